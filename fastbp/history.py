@@ -1,0 +1,101 @@
+"""What a training run records, epoch by epoch."""
+
+import numpy as np
+
+
+class History:
+    """Record of a training run, one value per completed epoch.
+
+    Every value is taken while the epoch runs: each row is judged before the update that uses it.
+
+    Attributes
+    ----------
+    epoch : ndarray of int64
+        Number of the epoch within its run, from 1.
+    mse : ndarray of float64
+        mean((a - y)**2) over all target elements.
+    loss : ndarray of float64
+        The objective whose gradient is used: half the sum ("sum") or half the mean ("mean") of the squared errors.
+    accuracy : ndarray of float64
+        Fraction of rows whose largest output is in the place of the largest target; with one output, of rows on the right
+        side of 0.5.
+    """
+
+    def __init__(self, sse, correct, n_rows, n_outputs, reduction):
+        self._sse, self._correct, self._n_rows = sse, correct, n_rows
+        self._elements = n_rows * n_outputs
+        self._reduction = reduction
+
+    def __len__(self):
+        return len(self._sse)
+
+    @property
+    def epoch(self):
+        return np.arange(1, len(self) + 1)
+
+    @property
+    def mse(self):
+        return self._sse / self._elements
+
+    @property
+    def loss(self):
+        return self._sse / 2 if self._reduction == "sum" else self.mse / 2
+
+    @property
+    def accuracy(self):
+        return self._correct / self._n_rows
+
+    def columns(self):
+        """All curves by name."""
+        return {"epoch": self.epoch, "mse": self.mse, "loss": self.loss, "accuracy": self.accuracy}
+
+    def to_frame(self):
+        """The record as a pandas DataFrame, one row per epoch.
+
+        Returns
+        -------
+        pandas.DataFrame
+            Columns epoch, mse, loss, accuracy.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        import pandas
+
+        return pandas.DataFrame(self.columns())
+
+    def plot(self, axes=None):
+        """Draw loss and accuracy over the epochs.
+
+        Parameters
+        ----------
+        axes : pair of matplotlib Axes, optional
+            Where to draw; by default two new ones, side by side.
+
+        Returns
+        -------
+        pair of matplotlib Axes
+            Loss and accuracy.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        if axes is None:
+            import matplotlib.pyplot as plt
+
+            _, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+        for ax, name in zip(axes, ("loss", "accuracy"), strict=True):
+            ax.plot(self.epoch, getattr(self, name))
+            ax.set(xlabel="epoch", ylabel=name, title=f"{name} per epoch")
+            ax.grid(alpha=0.3)
+        axes[1].set_ylim(-0.02, 1.02)
+        return axes
+
+    def __repr__(self):
+        if not len(self):
+            return "History(0 epochs)"
+        return f"History({len(self)} epochs, loss {self.loss[-1]:.6g}, accuracy {self.accuracy[-1]:.4g})"

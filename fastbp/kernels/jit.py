@@ -1,0 +1,198 @@
+"""How the kernels are compiled, where their machine code is kept, and how it is called.
+
+The only file that says ``numba.njit``. A `Kernel` is an entry point: a function of pointers and numbers in one of the kernel
+modules. Its first call looks for machine code on disk, and only if there is none imports numba and the module, compiles the
+function and keeps the object file. A later process loads that file through llvmlite and never imports numba, which would
+take several times as long as everything else a short training needs.
+
+Compiler options, and why:
+
+error_model   "numpy": a division by zero gives inf, and no kernel has a branch that raises.
+fastmath      never: ``nnan`` and ``ninf`` would hide a diverging network, ``reassoc`` folds the rounding tricks of
+              `fastbp.kernels.pointwise` away. Where a fused multiply-add is meant, the kernel says so.
+inline        "always" for the pieces of a kernel: numba puts the body in the caller's place before anything is compiled. As
+              functions of their own, each would be optimised once for itself and once more in every caller's module.
+
+A file is used only if its name carries the digest of all kernel sources, the compiler options, the versions of numba and
+llvmlite and the processor, and if its checksum is right: an upgrade never runs stale machine code. Whatever is wrong with
+the cache (nowhere to write, damaged, foreign) means compiling without it.
+"""
+
+import ctypes
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import os
+import pathlib
+import sys
+import tempfile
+import threading
+
+import numpy as np
+
+OPTIONS = {"error_model": "numpy"}
+FOLDER = pathlib.Path(__file__).parent
+CHECKSUM_BYTES = hashlib.sha256().digest_size
+
+# Numba's own switch: the kernels run as plain Python on numpy arrays.
+PLAIN_PYTHON = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+# Environment variables by which numba changes the machine code.
+NUMBA_SETTINGS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE")
+
+
+def inlined(function):
+    """Compile as part of the calling kernel."""
+    if PLAIN_PYTHON:
+        return function
+    import numba
+
+    return numba.njit(inline="always", **OPTIONS)(function)
+
+
+@functools.cache
+def digest():
+    """Hex digest of everything that decides the machine code, except the kernel and its float type."""
+    import llvmlite.binding as llvm
+
+    facts = [
+        OPTIONS,
+        importlib.metadata.version("numba"),
+        importlib.metadata.version("llvmlite"),
+        sys.platform,
+        llvm.get_host_cpu_name(),
+        llvm.get_host_cpu_features().flatten(),
+        [os.environ.get(name) for name in NUMBA_SETTINGS],
+    ]
+    result = hashlib.sha256(repr(facts).encode())
+    for path in sorted([*FOLDER.glob("*.py"), FOLDER.parent / "layout.py"]):
+        result.update(path.name.encode() + b"\0" + path.read_bytes())
+    return result.hexdigest()[:24]
+
+
+def cache_folders():
+    """Where object files may be kept, best first."""
+    if chosen := os.environ.get("NUMBA_CACHE_DIR"):
+        return [pathlib.Path(chosen) / "fastbp"]
+    user = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return [FOLDER / "__pycache__", pathlib.Path(user).expanduser() / "fastbp"]
+
+
+def read_object(name):
+    """Object code and its symbol out of the file `name`, or None where no folder holds a sound one."""
+    for folder in cache_folders():
+        try:
+            stored = (folder / name).read_bytes()
+        except OSError:
+            continue
+        payload = stored[CHECKSUM_BYTES:]
+        if hashlib.sha256(payload).digest() == stored[:CHECKSUM_BYTES]:
+            symbol, code = payload.split(b"\0", 1)
+            return code, symbol.decode()
+    return None
+
+
+def write_object(name, symbol, code):
+    """Keep an object file in the first folder that takes it, whole or not at all."""
+    payload = symbol.encode() + b"\0" + code
+    for folder in cache_folders():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=folder, prefix=name)
+            with os.fdopen(handle, "wb") as file:
+                file.write(hashlib.sha256(payload).digest() + payload)
+            os.replace(temporary, folder / name)
+        except OSError:
+            continue
+        return
+
+
+@functools.cache
+def engine():
+    """The linker of cached object files; it lives as long as the process."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine()
+    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+
+
+def link(code, symbol):
+    """Address of a symbol of an object file, made executable."""
+    import llvmlite.binding as llvm
+
+    engine().add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine().finalize_object()
+    return engine().get_function_address(symbol)
+
+
+class Kernel:
+    """A compiled entry point.
+
+    Parameters
+    ----------
+    module, name : str
+        The function: a module of this package and its attribute.
+    signature : str
+        One word per argument: "T*" pointer to the float type of the call, "double*", "int*" (int64), "int", "double".
+
+    It is called with a C-contiguous array for every pointer; nothing is checked here.
+    """
+
+    def __init__(self, module, name, signature):
+        self.module, self.name, self.signature = module, name, signature.split()
+        self.typed_by = self.signature.index("T*")
+        self._calls = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, *args):
+        if PLAIN_PYTHON:
+            pairs = zip(args, self.signature, strict=True)
+            self.function()(*[arg.reshape(-1) if kind.endswith("*") else arg for arg, kind in pairs])
+            return
+        call = self.loaded(args[self.typed_by].dtype.name)
+        call(*[arg.__array_interface__["data"][0] if isinstance(arg, np.ndarray) else arg for arg in args])
+
+    def function(self):
+        return getattr(importlib.import_module(f"{__package__}.{self.module}"), self.name)
+
+    def loaded(self, dtype):
+        """The C function for one float type: from disk, or compiled and then kept on disk."""
+        if dtype in self._calls:
+            return self._calls[dtype]
+        with self._lock:
+            file = f"{self.module}.{self.name}.{dtype}.{digest()}.o"
+            stored = read_object(file)
+            if stored is None:
+                library, symbol = self.compile(dtype)
+                address = library.get_pointer_to_function(symbol)
+                write_object(file, symbol, library.serialize_using_object_code()[2][0])
+            else:
+                address = link(*stored)
+            return self._calls.setdefault(dtype, self.prototype(address))
+
+    def compile(self, dtype):
+        """Numba's code library and the symbol of the function in it."""
+        import numba
+        from numba.core import types
+
+        kinds = {"int": types.int64, "double": types.float64, "T": getattr(types, dtype)}
+        argument_types = tuple(
+            types.CPointer(kinds[kind[:-1]]) if kind.endswith("*") else kinds[kind] for kind in self.signature
+        )
+        dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(self.function())
+        dispatcher.compile(argument_types)
+        result = dispatcher.overloads[argument_types]
+        return result.library, result.fndesc.llvm_func_name
+
+    def prototype(self, address):
+        """A Python callable that releases the GIL. Numba's functions take two leading pointers: result and exception."""
+        kinds = {"int": ctypes.c_int64, "double": ctypes.c_double}
+        arguments = [kinds.get(kind, ctypes.c_void_p) for kind in self.signature]
+        function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *arguments)(address)
+        return functools.partial(function, ctypes.create_string_buffer(8), ctypes.create_string_buffer(8))
+
+    def assembly(self, dtype):
+        """The machine code for one float type, as text."""
+        return self.compile(dtype)[0].get_asm_str()

@@ -1,0 +1,141 @@
+"""Where every weight and bias stands in one flat buffer.
+
+The kernels work on one flat, 64-byte-aligned array of parameters. Layer l is a block of rows: the n_in rows of W_l, then,
+with biases, b_l as one more row (the weights of an input that is always 1). Each row is padded with zeros to a multiple of
+the vector length, so that a vector never crosses into another row; padding is zero and stays zero.
+
+    W_l[0, :]       0 0
+    ...
+    W_l[n_in-1, :]  0 0
+    b_l[:]          0 0
+"""
+
+import numpy as np
+
+ALIGNMENT_BYTES = 64
+
+# Columns of `Layout.layers`, the integer table that describes a network to a kernel.
+N_IN, N_ROWS, N_OUT, OFFSET, STRIDE = range(5)
+FIELDS = 5
+
+
+def aligned_zeros(size, dtype):
+    """One-dimensional array of zeros that starts at a multiple of 64 bytes."""
+    itemsize = np.dtype(dtype).itemsize
+    buffer = np.zeros(size * itemsize + ALIGNMENT_BYTES, np.uint8)
+    start = -buffer.ctypes.data % ALIGNMENT_BYTES
+    return buffer[start : start + size * itemsize].view(dtype)
+
+
+class Layout:
+    """Offsets of the parameters of a network with the given layer sizes.
+
+    Parameters
+    ----------
+    units : sequence of int
+        Layer sizes, input and output included.
+    dtype : numpy dtype
+        float32 or float64.
+    bias : bool
+        Whether every layer has biases.
+
+    Attributes
+    ----------
+    layers : ndarray of int64, shape (n_layers, 5)
+        Per layer: N_IN, N_ROWS (N_IN, plus 1 with biases), N_OUT, OFFSET of the first row, STRIDE from row to row; the
+        last two in elements.
+    size : int
+        Elements of the whole buffer.
+    """
+
+    def __init__(self, units, dtype, bias):
+        self.dtype = np.dtype(dtype)
+        self.bias = bias
+        lanes = ALIGNMENT_BYTES // self.dtype.itemsize
+        rows, self.size = [], 0
+        for n_in, n_out in zip(units[:-1], units[1:], strict=True):
+            stride = -(-n_out // lanes) * lanes
+            rows.append((n_in, n_in + bias, n_out, self.size, stride))
+            self.size += (n_in + bias) * stride
+        self.layers = np.array(rows, np.int64)
+
+    def views(self, params):
+        """Weights and biases as views into the flat buffer: two lists, the second one empty without biases."""
+        weights, biases = [], []
+        for n_in, n_rows, n_out, offset, stride in self.layers:
+            block = params[offset : offset + n_rows * stride].reshape(n_rows, stride)[:, :n_out]
+            weights.append(block[:n_in])
+            biases.extend(block[n_in:])
+        return weights, biases
+
+    def gather(self, weights, biases):
+        """New flat buffer that holds the given weights and biases."""
+        params = aligned_zeros(self.size, self.dtype)
+        for views, arrays in zip(self.views(params), (weights, biases), strict=True):
+            for view, array in zip(views, arrays, strict=True):
+                view[...] = array
+        return params
+
+
+# cursor entries beyond the reference's epoch and row: the next panel, and whether all panels are packed
+EPOCH, ROW, PANEL, PACKED = range(4)
+CURSOR_SIZE = 4
+
+BLOCK_BYTES = 32 * 1024  # activations, deltas and panel of one block: most of a 48 KiB L1 cache
+RESIDENT_BYTES = 512 * 1024  # panels kept from epoch to epoch: a part of the L2 cache
+
+
+
+# entries of a workspace's plan
+COLUMNS, RESIDENT, PANEL_SIZE, GRAD = range(4)
+# columns of a workspace's places: where A_l^T and D_l^T stand for the layer that makes A_l
+A, D = range(2)
+
+INPUT_EXTRA = 3  # rows of a panel beside inputs and targets: ones, class, sample
+
+
+def round_up(count, multiple):
+    return -(-count // multiple) * multiple
+
+
+class Workspace:
+    """Scratch memory of `train` and `forward`, sized once for a network and its batches.
+
+    Parameters
+    ----------
+    layout : fastbp.layout.Layout
+    n_rows, batch_size : int
+        Rows of X, and of a mini-batch.
+    shuffled : bool
+        Whether the rows of a batch change from epoch to epoch.
+
+    Attributes
+    ----------
+    arrays : tuple
+        What the kernels take as `work`: the memory (one panel, or all of them, then every A_l^T and D_l^T, then the
+        gradient of a batch in the making), the plan and the places, see the constants of this module; in elements.
+    """
+
+    def __init__(self, layout, n_rows, batch_size, shuffled):
+        layers, itemsize = layout.layers, layout.dtype.itemsize
+        vector = ALIGNMENT_BYTES // itemsize
+        n_in, n_out = int(layers[0, N_IN]), layers[:, N_OUT]
+        panel_rows = n_in + INPUT_EXTRA + int(n_out[-1])
+        rows = panel_rows + int(np.sum(n_out + 1 + layers[:, STRIDE]))
+        most = max(2 * vector, BLOCK_BYTES // (rows * itemsize * vector) * vector)
+        self.columns = min(most, round_up(batch_size, vector))
+        blocks_per_batch = -(-batch_size // self.columns)
+        self.blocks_per_epoch = n_rows // batch_size * blocks_per_batch + -(-(n_rows % batch_size) // self.columns)
+        panel_size = panel_rows * self.columns
+        resident = not shuffled and self.blocks_per_epoch * panel_size * itemsize <= RESIDENT_BYTES
+        size = panel_size * (self.blocks_per_epoch if resident else 1)
+        places = np.empty((len(layers), 2), np.int64)
+        for level, (_, _, n_units, _, stride) in enumerate(layers):
+            places[level] = size, size + (n_units + 1) * self.columns
+            size += (n_units + 1 + stride) * self.columns
+        memory = aligned_zeros(size + layout.size, layout.dtype)
+        for level, (_, _, n_units, _, _) in enumerate(layers):
+            ones = places[level, A] + n_units * self.columns
+            memory[ones : ones + self.columns] = 1
+        plan = np.array([self.columns, resident, panel_size, size], np.int64)
+        self.arrays = memory, plan, places

@@ -1,0 +1,341 @@
+"""NeuralNetwork: layers of units, trained by backpropagation."""
+
+import math
+import numbers
+import operator
+
+import numpy as np
+
+from fastbp import kernels
+from fastbp.layout import Layout, Workspace
+from fastbp.training import Run, watch
+
+ACTIVATIONS = ("logistic",)
+REDUCTIONS = ("sum", "mean")
+DTYPES = ("float32", "float64")
+
+
+class NeuralNetwork:
+    """Fully connected layers of sigmoid units, trained by the delta rule.
+
+    Parameters
+    ----------
+    input_size : int
+        Number of inputs.
+    hidden_size : int or sequence of int
+        Units of the hidden layer, or of each hidden layer.
+    output_size : int
+        Number of outputs.
+    activation : {"logistic"}, default "logistic"
+        Activation of every layer.
+    bias : bool, default True
+        Whether every unit has a bias.
+    init_scale : float, default 1.0
+        Standard deviation of the normal distribution that the initial weights are drawn from. Biases start at zero.
+    dtype : {"float64", "float32"}, default "float64"
+        Float type of weights, inputs, targets and outputs, from end to end.
+    random_state : int, numpy.random.Generator or None, default None
+        Seed of the initial weights and of the row order of `train`; the same seed gives the same bits.
+
+    Attributes
+    ----------
+    weights : list of ndarray, shapes (n_in, n_out)
+        One per layer; assignable.
+    biases : list of ndarray, shapes (n_out,)
+        One per layer, or none without biases; assignable.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a parameter is out of its range or of the wrong type.
+
+    References
+    ----------
+    Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors", Nature 323, 1986.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbp import NeuralNetwork
+    >>> X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    >>> y = np.array([[0], [1], [1], [0]])
+    >>> net = NeuralNetwork(2, 4, 1, random_state=0)
+    >>> history = net.train(X, y, epochs=10_000, learning_rate=0.5)
+    >>> np.round(net.feedforward(X)).ravel()
+    array([0., 1., 1., 0.])
+    """
+
+    def __init__(
+        self,
+        input_size,
+        hidden_size,
+        output_size,
+        *,
+        activation="logistic",
+        bias=True,
+        init_scale=1.0,
+        dtype="float64",
+        random_state=None,
+    ):
+        hidden = [hidden_size] if np.ndim(hidden_size) == 0 else list(hidden_size)
+        self.units = [
+            at_least(1, "input_size", input_size),
+            *[at_least(1, "hidden_size", size) for size in hidden],
+            at_least(1, "output_size", output_size),
+        ]
+        self.activation = one_of(ACTIVATIONS, "activation", activation)
+        self.bias = bool(bias)
+        self.init_scale = finite_number("init_scale", init_scale)
+        if init_scale < 0:
+            raise ValueError(f"init_scale must be >= 0, got {init_scale}")
+        self.dtype = float_dtype(dtype)
+        try:
+            self._rng = np.random.default_rng(random_state)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"random_state must be an int, a Generator or None, got {random_state!r}") from error
+        shapes = list(zip(self.units[:-1], self.units[1:], strict=True))
+        self._weights = [self._rng.normal(0.0, init_scale, shape).astype(self.dtype) for shape in shapes]
+        self._biases = [np.zeros(n_out, self.dtype) for _, n_out in shapes] if self.bias else []
+
+    @property
+    def weights(self):
+        return self._weights
+
+    @weights.setter
+    def weights(self, arrays):
+        self._weights = self._checked("weights", arrays, self._weight_shapes())
+
+    @property
+    def biases(self):
+        return self._biases
+
+    @biases.setter
+    def biases(self, arrays):
+        self._biases = self._checked("biases", arrays, self._bias_shapes())
+
+    def _weight_shapes(self):
+        return list(zip(self.units[:-1], self.units[1:], strict=True))
+
+    def _bias_shapes(self):
+        return [(n_out,) for n_out in self.units[1:]] if self.bias else []
+
+    def _checked(self, name, arrays, shapes):
+        """Copies of parameter arrays in the network's dtype; an error for a wrong number, shape or value."""
+        arrays = list(arrays)
+        if len(arrays) != len(shapes):
+            raise ValueError(f"{name} must be {len(shapes)} arrays, got {len(arrays)}")
+        copies = []
+        for position, (array, shape) in enumerate(zip(arrays, shapes, strict=True)):
+            copy = numeric(f"{name}[{position}]", array, self.dtype).copy()
+            if copy.shape != shape:
+                raise ValueError(f"{name}[{position}] must have shape {shape}, got {copy.shape}")
+            copies.append(finite(f"{name}[{position}]", copy))
+        return copies
+
+    def _parameters(self):
+        """Both lists, checked anew: an item may have been assigned since."""
+        self.weights, self.biases = self._weights, self._biases
+        return self._weights, self._biases
+
+    def feedforward(self, X):
+        """Outputs for the rows of X.
+
+        Parameters
+        ----------
+        X : array-like, shape (n, input_size)
+
+        Returns
+        -------
+        ndarray, shape (n, output_size)
+            In the network's dtype; a row's result does not depend on the other rows.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X is not a finite numeric matrix of that shape with at least one row.
+        """
+        X = matrix("X", X, self.units[0], self.dtype)
+        layout = Layout(self.units, self.dtype, self.bias)
+        params = layout.gather(*self._parameters())
+        out = np.empty((len(X), self.units[-1]), self.dtype)
+        kernels.forward(layout.layers, params, X, out, Workspace(layout, len(X), len(X), shuffled=True).arrays)
+        return out
+
+    def backward(self, X, y, learning_rate, reduction="sum"):
+        """One gradient descent step on all rows at once, in place.
+
+        Parameters
+        ----------
+        X : array-like, shape (n, input_size)
+        y : array-like, shape (n, output_size)
+            Target of every output: one-hot class labels, or continuous values.
+        learning_rate : float
+            Step length, > 0.
+        reduction : {"sum", "mean"}, default "sum"
+            Whether the gradient is summed over the rows, or divided by the number of target elements.
+
+        Returns
+        -------
+        float
+            The loss before the step.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `train`.
+        """
+        return float(self.train(X, y, 1, learning_rate, reduction=reduction).loss[0])
+
+    def train(
+        self,
+        X,
+        y,
+        epochs,
+        learning_rate,
+        *,
+        batch_size=None,
+        reduction="sum",
+        shuffle=False,
+        verbose=0,
+        progress=False,
+        callback=None,
+    ):
+        """Train by gradient descent, continuing from the current weights.
+
+        Parameters
+        ----------
+        X : array-like, shape (n, input_size)
+        y : array-like, shape (n, output_size)
+            Target of every output: one-hot class labels, or continuous values.
+        epochs : int
+            Passes over the rows, >= 0.
+        learning_rate : float
+            Step length, > 0.
+        batch_size : int or None, default None
+            Rows per update, from 1 ("online") to n; None takes all of them. The last batch of an epoch may be smaller.
+        reduction : {"sum", "mean"}, default "sum"
+            Whether the gradient of a batch is summed over its rows, or divided by the number of its target elements.
+        shuffle : bool, default False
+            Visit the rows in a new random order in each epoch.
+        verbose : int, default 0
+            Print a line every `verbose` epochs; 0 prints none.
+        progress : bool, default False
+            Show a progress bar on standard error.
+        callback : callable or None, default None
+            Called as ``callback(epoch, history)`` after each epoch; training stops where it returns True. It may read and
+            change the weights.
+
+        Returns
+        -------
+        fastbp.History
+            One value per completed epoch.
+
+        Warns
+        -----
+        UserWarning
+            If interrupted from the keyboard; the weights and the history so far are kept.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an argument is out of its range or of the wrong type, if X or y is not a finite numeric matrix, or if a weight
+            stops being finite. The weights are then as they were before.
+        """
+        X = matrix("X", X, self.units[0], self.dtype)
+        y = matrix("y", y, self.units[-1], self.dtype)
+        if len(X) != len(y):
+            raise ValueError(f"X and y must have the same number of rows, got {len(X)} and {len(y)}")
+        epochs = at_least(0, "epochs", epochs)
+        if finite_number("learning_rate", learning_rate) <= 0:
+            raise ValueError(f"learning_rate must be > 0, got {learning_rate}")
+        batch_size = len(X) if batch_size is None else at_least(1, "batch_size", batch_size)
+        if batch_size > len(X):
+            raise ValueError(f"batch_size must be at most the number of rows, {len(X)}, got {batch_size}")
+        one_of(REDUCTIONS, "reduction", reduction)
+        verbose = at_least(0, "verbose", int(verbose) if isinstance(verbose, bool) else verbose)
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be callable or None, got {callback!r}")
+        run = Run(
+            *self._parameters(),
+            X,
+            y,
+            epochs=epochs,
+            learning_rate=float(learning_rate),
+            batch_size=batch_size,
+            reduction=reduction,
+            rng=self._rng if shuffle else None,
+        )
+        return watch(run, verbose, progress, callback)
+
+    def __repr__(self):
+        return f"NeuralNetwork({'-'.join(map(str, self.units))}, {self.activation}, bias={self.bias}, dtype={self.dtype})"
+
+
+def at_least(least, name, value):
+    """`value` as an int."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if value < least:
+        raise ValueError(f"{name} must be >= {least}, got {value}")
+    return value
+
+
+def finite_number(name, value):
+    """`value` as a float."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return float(value)
+
+
+def one_of(allowed, name, value):
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def float_dtype(dtype):
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = None
+    if dtype is None or name not in DTYPES:
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+    return np.dtype(name)
+
+
+def numeric(name, array, dtype):
+    """`array` as a C-contiguous, aligned ndarray of `dtype`; copied only where it is not one already."""
+    try:
+        array = np.asarray(array)
+        if array.dtype.kind == "O":
+            array = array.astype(dtype)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} must be numeric: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be numeric, got dtype {array.dtype}")
+    with np.errstate(over="ignore"):  # a value that overflows becomes inf, which is reported as such
+        return np.require(array, dtype, "CA")
+
+
+def finite(name, array):
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    return array
+
+
+def matrix(name, array, columns, dtype):
+    """`array` as a finite C-contiguous matrix with `columns` columns and at least one row."""
+    array = numeric(name, array, dtype)
+    if array.ndim != 2:
+        raise ValueError(f"{name} must be 2-dimensional, got {array.ndim} dimension(s), shape {array.shape}")
+    if array.shape[1] != columns:
+        raise ValueError(f"{name} must have {columns} columns, got {array.shape[1]}")
+    if not len(array):
+        raise ValueError(f"{name} must have at least one row, got 0")
+    return finite(name, array)

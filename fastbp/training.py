@@ -1,0 +1,187 @@
+"""The one training loop: row order, calls into the kernel, history, stopping, interrupts.
+
+A call into the kernel runs as many blocks of rows as fit into about CALL_SECONDS, then Python looks: an interrupt, a
+progress bar, lines to print, a callback. Where a call ends never changes a result.
+"""
+
+import sys
+import time
+import warnings
+
+import numpy as np
+
+from fastbp import kernels
+from fastbp.history import History
+from fastbp.layout import CURSOR_SIZE, EPOCH, PANEL, Layout, Workspace
+
+# A keyboard interrupt is seen when a call returns: far below the 0.2 s that feel immediate, far above a call's own cost.
+CALL_SECONDS = 0.05
+# Length of the first call, before anything is known: a hundredth of a second on a slow core.
+FIRST_CALL_FLOPS = 1e7
+
+
+class Run:
+    """One training run of a network on one data set.
+
+    Parameters
+    ----------
+    weights, biases : lists of ndarray
+        The parameters, whose items `scatter` replaces; all of the dtype of X.
+    X, Y : ndarray
+        C-contiguous (n, n_in) and (n, n_out), float32 or float64.
+    epochs, batch_size : int
+    learning_rate : float
+    reduction : {"sum", "mean"}
+    rng : numpy.random.Generator or None
+        Draws a new order of the rows for each epoch; None visits them as they stand.
+    """
+
+    def __init__(self, weights, biases, X, Y, *, epochs, learning_rate, batch_size, reduction, rng=None):
+        self.weights, self.biases, self.X, self.Y = weights, biases, X, Y
+        self.epochs, self.learning_rate, self.batch_size, self.rng = epochs, learning_rate, batch_size, rng
+        self.reduction = reduction
+        units = [X.shape[1]] + [w.shape[1] for w in weights]
+        self.layout = Layout(units, X.dtype, bias=bool(biases))
+        self.params = self.layout.gather(weights, biases)
+        self.work = Workspace(self.layout, len(X), batch_size, shuffled=rng is not None)
+        self.cursor = np.zeros(CURSOR_SIZE, np.int64)
+        self.sse, self.correct = np.zeros(epochs), np.zeros(epochs)
+        self.order = np.empty((0, len(X)), np.int64)
+
+    @property
+    def epochs_done(self):
+        return int(self.cursor[EPOCH])
+
+    def history(self):
+        done = self.epochs_done
+        return History(self.sse[:done], self.correct[:done], len(self.X), self.Y.shape[1], self.reduction)
+
+    def scatter(self):
+        """Put the current parameters into the lists, as new arrays."""
+        self.weights[:], self.biases[:] = (list(map(np.array, views)) for views in self.layout.views(self.params))
+
+    def gather(self):
+        self.params = self.layout.gather(self.weights, self.biases)
+
+    def draw_orders(self, blocks):
+        """Row orders of the current epoch, where it has begun, and of those that the next `blocks` blocks will reach."""
+        position = int(self.cursor[PANEL])
+        known = self.order[-1:] if position else self.order[:0]
+        count = -(-(position + blocks) // self.work.blocks_per_epoch) - len(known)
+        new = [self.rng.permutation(len(self.X)) for _ in range(count)]
+        self.order = np.concatenate([known, np.array(new, np.int64).reshape(-1, len(self.X))])
+
+    def advance(self, blocks):
+        """Run `blocks` blocks in one call."""
+        if self.rng is not None:
+            self.draw_orders(blocks)
+        kernels.train(
+            self.layout.layers, self.params, self.X, self.Y, self.order, self.batch_size, self.learning_rate,
+            self.reduction == "mean", blocks, self.cursor, self.sse, self.correct, self.work.arrays,
+        )  # fmt: skip
+        if not np.isfinite(self.params).all():
+            raise ValueError(
+                f"weights stopped being finite in epoch {self.epochs_done + 1} with "
+                f"learning_rate={self.learning_rate:g}; they are left as they were before this training"
+            )
+
+    def calls(self, each_epoch):
+        """Run to the end, yielding after every call: each about CALL_SECONDS long, and no longer than an epoch if asked."""
+        per_epoch = self.work.blocks_per_epoch
+        blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * self.work.columns)))
+        while self.epochs_done < self.epochs:
+            stop = self.epochs_done + 1 if each_epoch else self.epochs
+            left = (stop - self.epochs_done) * per_epoch - int(self.cursor[PANEL])
+            start = time.perf_counter()
+            self.advance(min(blocks, left))
+            seconds = time.perf_counter() - start
+            yield
+            if blocks <= left or seconds > CALL_SECONDS:
+                # no more than fourfold: one fast call must not make the next one too long
+                blocks = max(1, int(min(blocks, left) * min(4, CALL_SECONDS / seconds)))
+
+
+def watch(run, verbose=0, progress=False, callback=None):
+    """Train a `Run` to its end or to the first wish to stop; returns its history.
+
+    Parameters
+    ----------
+    run : Run
+    verbose : int
+        Print a line every `verbose` epochs; 0 prints none.
+    progress : bool
+        Show a progress bar.
+    callback : callable or None
+        Called as callback(epoch, history) after each epoch, with the current weights in place; training stops where it
+        returns True.
+
+    Raises
+    ------
+    ValueError
+        If a weight stops being finite; the parameters are then as they were before the run.
+    """
+    before = run.params
+    run.params = before.copy()
+    printed = called = 0
+    with ProgressBar(run.epochs, progress) as bar:
+        try:
+            for _ in run.calls(each_epoch=callback is not None):
+                bar.update(run.epochs_done)
+                if verbose:
+                    printed = print_lines(run.history(), verbose, printed)
+                if callback and run.epochs_done > called:
+                    called = run.epochs_done
+                    run.scatter()
+                    if callback(called, run.history()):
+                        break
+                    run.gather()
+        except KeyboardInterrupt:
+            warnings.warn("Training interrupted by user.", stacklevel=3)
+        except ValueError:
+            run.params = before
+            raise
+        finally:
+            run.scatter()
+    return run.history()
+
+
+def print_lines(history, every, printed):
+    """Print every `every`-th epoch beyond those already printed; returns how many epochs are dealt with."""
+    for epoch in range(printed // every * every + every, len(history) + 1, every):
+        at = epoch - 1
+        print(f"epoch {epoch}: mse {history.mse[at]:.6f}, loss {history.loss[at]:.6g}, accuracy {history.accuracy[at]:.4f}")
+    return len(history)
+
+
+class ProgressBar:
+    """Bar on standard error: rich's where it is installed, else one line of text that is written over."""
+
+    def __init__(self, total, shown):
+        self.total, self.shown, self.bar = total, shown, None
+
+    def __enter__(self):
+        if self.shown:
+            try:
+                from rich.console import Console
+                from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+            except ImportError:
+                pass
+            else:
+                columns = ["epoch", MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()]
+                self.bar = Progress(*columns, console=Console(stderr=True))
+                self.task = self.bar.add_task("training", total=self.total)
+                self.bar.start()
+        return self
+
+    def update(self, done):
+        if self.bar:
+            self.bar.update(self.task, completed=done)
+        elif self.shown:
+            filled = 40 * done // max(self.total, 1)
+            sys.stderr.write(f"\repoch {done}/{self.total} [{'=' * filled:40}]")
+
+    def __exit__(self, *exception):
+        if self.bar:
+            self.bar.stop()
+        elif self.shown:
+            sys.stderr.write("\n")
