@@ -68,26 +68,30 @@ class Layout:
             biases.extend(block[n_in:])
         return weights, biases
 
-    def gather(self, weights, biases):
-        """New flat buffer that holds the given weights and biases."""
-        params = aligned_zeros(self.size, self.dtype)
+    def gather(self, weights, biases, params=None):
+        """Copy weights and biases into a flat buffer, a new one unless `params` is given; returns it."""
+        params = aligned_zeros(self.size, self.dtype) if params is None else params
         for views, arrays in zip(self.views(params), (weights, biases), strict=True):
             for view, array in zip(views, arrays, strict=True):
                 view[...] = array
         return params
 
 
-# cursor entries beyond the reference's epoch and row: the next panel, and whether all panels are packed
-EPOCH, ROW, PANEL, PACKED = range(4)
-CURSOR_SIZE = 4
+# cursor entries: completed epochs, rows of the current epoch done; then the kernel's own: the first row of the current batch,
+# the next panel, whether all panels are packed
+EPOCH, ROW, BATCH, PANEL, PACKED = range(5)
+CURSOR_SIZE = 5
 
+# Batches that fit half a vector run in code for half vectors: every division takes half the time, and XOR's four rows an
+# epoch of 75 dependent fma latencies instead of 105. Larger batches lose by it (4-2-3 with 130 rows: a third).
+SMALL_WIDTH = 32
 BLOCK_BYTES = 32 * 1024  # activations, deltas and panel of one block: most of a 48 KiB L1 cache
 RESIDENT_BYTES = 512 * 1024  # panels kept from epoch to epoch: a part of the L2 cache
 
 
 
 # entries of a workspace's plan
-COLUMNS, RESIDENT, PANEL_SIZE, GRAD = range(4)
+COLUMNS, RESIDENT, PANEL_SIZE, GRAD, WIDTH = range(5)
 # columns of a workspace's places: where A_l^T and D_l^T stand for the layer that makes A_l
 A, D = range(2)
 
@@ -111,6 +115,8 @@ class Workspace:
 
     Attributes
     ----------
+    params : 1-D float array
+        Room for the parameters, beside the memory.
     arrays : tuple
         What the kernels take as `work`: the memory (one panel, or all of them, then every A_l^T and D_l^T, then the
         gradient of a batch in the making), the plan and the places, see the constants of this module; in elements.
@@ -118,7 +124,8 @@ class Workspace:
 
     def __init__(self, layout, n_rows, batch_size, shuffled):
         layers, itemsize = layout.layers, layout.dtype.itemsize
-        vector = ALIGNMENT_BYTES // itemsize
+        width = SMALL_WIDTH if batch_size * itemsize <= SMALL_WIDTH else ALIGNMENT_BYTES
+        vector = width // itemsize
         n_in, n_out = int(layers[0, N_IN]), layers[:, N_OUT]
         panel_rows = n_in + INPUT_EXTRA + int(n_out[-1])
         rows = panel_rows + int(np.sum(n_out + 1 + layers[:, STRIDE]))
@@ -133,9 +140,12 @@ class Workspace:
         for level, (_, _, n_units, _, stride) in enumerate(layers):
             places[level] = size, size + (n_units + 1) * self.columns
             size += (n_units + 1 + stride) * self.columns
-        memory = aligned_zeros(size + layout.size, layout.dtype)
+        # Parameters and memory side by side: in two allocations, a small network's could lie a multiple of 4 KiB apart, where
+        # the processor takes a load for one that depends on an earlier store.
+        both = aligned_zeros(layout.size + size + layout.size, layout.dtype)
+        self.params, memory = both[: layout.size], both[layout.size :]
         for level, (_, _, n_units, _, _) in enumerate(layers):
             ones = places[level, A] + n_units * self.columns
             memory[ones : ones + self.columns] = 1
-        plan = np.array([self.columns, resident, panel_size, size], np.int64)
+        plan = np.array([self.columns, resident, panel_size, size, width], np.int64)
         self.arrays = memory, plan, places

@@ -156,9 +156,10 @@ class NeuralNetwork:
         """
         X = matrix("X", X, self.units[0], self.dtype)
         layout = Layout(self.units, self.dtype, self.bias)
-        params = layout.gather(*self._parameters())
+        work = Workspace(layout, len(X), len(X), shuffled=True)
+        layout.gather(*self._parameters(), work.params)
         out = np.empty((len(X), self.units[-1]), self.dtype)
-        kernels.forward(layout.layers, params, X, out, Workspace(layout, len(X), len(X), shuffled=True).arrays)
+        kernels.forward(layout.layers, work.params, X, out, work.arrays)
         return out
 
     def backward(self, X, y, learning_rate, reduction="sum"):

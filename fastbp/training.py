@@ -42,8 +42,9 @@ class Run:
         self.reduction = reduction
         units = [X.shape[1]] + [w.shape[1] for w in weights]
         self.layout = Layout(units, X.dtype, bias=bool(biases))
-        self.params = self.layout.gather(weights, biases)
         self.work = Workspace(self.layout, len(X), batch_size, shuffled=rng is not None)
+        self.params = self.work.params
+        self.gather()
         self.cursor = np.zeros(CURSOR_SIZE, np.int64)
         self.sse, self.correct = np.zeros(epochs), np.zeros(epochs)
         self.order = np.empty((0, len(X)), np.int64)
@@ -61,7 +62,8 @@ class Run:
         self.weights[:], self.biases[:] = (list(map(np.array, views)) for views in self.layout.views(self.params))
 
     def gather(self):
-        self.params = self.layout.gather(self.weights, self.biases)
+        """Take the parameters from the lists."""
+        self.layout.gather(self.weights, self.biases, self.params)
 
     def draw_orders(self, blocks):
         """Row orders of the current epoch, where it has begun, and of those that the next `blocks` blocks will reach."""
@@ -120,8 +122,7 @@ def watch(run, verbose=0, progress=False, callback=None):
     ValueError
         If a weight stops being finite; the parameters are then as they were before the run.
     """
-    before = run.params
-    run.params = before.copy()
+    before = run.params.copy()
     printed = called = 0
     with ProgressBar(run.epochs, progress) as bar:
         try:
@@ -138,7 +139,7 @@ def watch(run, verbose=0, progress=False, callback=None):
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=3)
         except ValueError:
-            run.params = before
+            run.params[:] = before
             raise
         finally:
             run.scatter()

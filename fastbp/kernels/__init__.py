@@ -1,6 +1,7 @@
 """The compiled kernels and how they are called."""
 
 from fastbp.kernels.jit import Kernel
+from fastbp.layout import WIDTH
 
 _train = Kernel(
     "narrow", "train", "int* int T* T* T* int int* int int double int int int* double* double* T* int* int*"
@@ -10,10 +11,10 @@ _forward = Kernel("narrow", "forward", "int* int T* T* int T* T* int* int*")
 
 def train(layers, params, X, Y, order, batch_size, learning_rate, mean, blocks, cursor, sse, correct, work):
     """As `fastbp.reference.train`."""
-    _train(layers, len(layers), params, X, Y, len(X), order, order.size > 0, batch_size, learning_rate, mean, blocks,
+    _train(int(work[1][WIDTH]), layers, len(layers), params, X, Y, len(X), order, order.size > 0, batch_size, learning_rate, mean, blocks,
            cursor, sse, correct, *work)  # fmt: skip
 
 
 def forward(layers, params, X, out, work):
     """As `fastbp.reference.forward`."""
-    _forward(layers, len(layers), params, X, len(X), out, *work)
+    _forward(int(work[1][WIDTH]), layers, len(layers), params, X, len(X), out, *work)

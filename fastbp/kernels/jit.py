@@ -18,6 +18,7 @@ llvmlite and the processor, and if its checksum is right: an upgrade never runs 
 the cache (nowhere to write, damaged, foreign) means compiling without it.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -37,6 +38,7 @@ CHECKSUM_BYTES = hashlib.sha256().digest_size
 
 # Numba's own switch: the kernels run as plain Python on numpy arrays.
 PLAIN_PYTHON = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+VOCABULARY = threading.RLock()
 # Environment variables by which numba changes the machine code.
 NUMBA_SETTINGS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE")
 
@@ -127,6 +129,19 @@ def link(code, symbol):
     return engine().get_function_address(symbol)
 
 
+@contextlib.contextmanager
+def vectors_of(width):
+    """Let the vector vocabulary speak of vectors of `width` bytes, one kernel at a time."""
+    from fastbp.kernels import simd
+
+    with VOCABULARY:
+        before, simd.width = simd.width, width
+        try:
+            yield
+        finally:
+            simd.width = before
+
+
 class Kernel:
     """A compiled entry point.
 
@@ -137,7 +152,7 @@ class Kernel:
     signature : str
         One word per argument: "T*" pointer to the float type of the call, "double*", "int*" (int64), "int", "double".
 
-    It is called with a C-contiguous array for every pointer; nothing is checked here.
+    It is called with the bytes of a vector, and a C-contiguous array for every pointer; nothing is checked here.
     """
 
     def __init__(self, module, name, signature):
@@ -146,33 +161,34 @@ class Kernel:
         self._calls = {}
         self._lock = threading.Lock()
 
-    def __call__(self, *args):
+    def __call__(self, width, *args):
         if PLAIN_PYTHON:
             pairs = zip(args, self.signature, strict=True)
-            self.function()(*[arg.reshape(-1) if kind.endswith("*") else arg for arg, kind in pairs])
+            with vectors_of(width):
+                self.function()(*[arg.reshape(-1) if kind.endswith("*") else arg for arg, kind in pairs])
             return
-        call = self.loaded(args[self.typed_by].dtype.name)
+        call = self.loaded(args[self.typed_by].dtype.name, width)
         call(*[arg.__array_interface__["data"][0] if isinstance(arg, np.ndarray) else arg for arg in args])
 
     def function(self):
         return getattr(importlib.import_module(f"{__package__}.{self.module}"), self.name)
 
-    def loaded(self, dtype):
-        """The C function for one float type: from disk, or compiled and then kept on disk."""
-        if dtype in self._calls:
-            return self._calls[dtype]
+    def loaded(self, dtype, width):
+        """The C function for one float type and vector width: from disk, or compiled and then kept on disk."""
+        if (dtype, width) in self._calls:
+            return self._calls[dtype, width]
         with self._lock:
-            file = f"{self.module}.{self.name}.{dtype}.{digest()}.o"
+            file = f"{self.module}.{self.name}.{dtype}.{width}.{digest()}.o"
             stored = read_object(file)
             if stored is None:
-                library, symbol = self.compile(dtype)
+                library, symbol = self.compile(dtype, width)
                 address = library.get_pointer_to_function(symbol)
                 write_object(file, symbol, library.serialize_using_object_code()[2][0])
             else:
                 address = link(*stored)
-            return self._calls.setdefault(dtype, self.prototype(address))
+            return self._calls.setdefault((dtype, width), self.prototype(address))
 
-    def compile(self, dtype):
+    def compile(self, dtype, width):
         """Numba's code library and the symbol of the function in it."""
         import numba
         from numba.core import types
@@ -182,7 +198,8 @@ class Kernel:
             types.CPointer(kinds[kind[:-1]]) if kind.endswith("*") else kinds[kind] for kind in self.signature
         )
         dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(self.function())
-        dispatcher.compile(argument_types)
+        with vectors_of(width):
+            dispatcher.compile(argument_types)
         result = dispatcher.overloads[argument_types]
         return result.library, result.fndesc.llvm_func_name
 
@@ -193,6 +210,6 @@ class Kernel:
         function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *arguments)(address)
         return functools.partial(function, ctypes.create_string_buffer(8), ctypes.create_string_buffer(8))
 
-    def assembly(self, dtype):
-        """The machine code for one float type, as text."""
-        return self.compile(dtype)[0].get_asm_str()
+    def assembly(self, dtype, width=64):
+        """The machine code for one float type and vector width, as text."""
+        return self.compile(dtype, width)[0].get_asm_str()

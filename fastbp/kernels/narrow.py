@@ -18,10 +18,8 @@ import numpy as np
 
 from fastbp.kernels.jit import inlined
 from fastbp.kernels.pointwise import (
-    add,
     count_hits,
     count_hits_of_one,
-    descend,
     hidden_delta,
     logistic,
     output_delta,
@@ -30,19 +28,25 @@ from fastbp.kernels.pointwise import (
 from fastbp.kernels.simd import (
     add_outer,
     add_products,
+    by_vector,
+    either,
+    fma,
+    fold,
     lanes,
     load,
-    replace_lane,
+    load_like,
+    load_tile,
+    repeat,
     splat,
     store,
+    store_like,
     store_tile,
-    sum_columns,
     sum_lanes,
-    sum_tile,
-    zero_square,
+    traced,
     zero_tile,
 )
 from fastbp.layout import (
+    BATCH,
     COLUMNS,
     EPOCH,
     FIELDS,
@@ -60,6 +64,9 @@ from fastbp.layout import (
     A,
     D,
 )
+
+TALL = 4  # rows of the larger register tiles
+QUAD = 4  # columns of the larger tiles of a gradient
 
 
 @inlined
@@ -96,109 +103,136 @@ def pack_targets(Y, n_out, order, shuffled, place, count, memory, targets, colum
         memory[targets + (n_out + 1) * columns + c] = 1.0
 
 
-@inlined
-def product(a, a_at, a_row, a_step, b, b_at, b_step, depth, c, c_at, c_row, rows, columns):
-    """C[r, :] = sum_k A[r, k] B[k, :], a tile of rows x vectors at a time.
+def product(finish, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_at, talls, rests, columns, pairs, single):
+    """C[r, :] = finish(sum_k A[r, k] B[k, :]), a tile of rows x vectors at a time.
 
-    a, b, c   IN, IN, OUT   flat arrays; A[r, k] stands at a_at + r*a_row + k*a_step, B[k, :] at b_at + k*b_step
-    columns   a multiple of the vector length
+    finish        called with a tile of sums and the place of its C, gives the tile to store
+    a, b    IN    A[r, k] stands at a_at + r*a_row + k*a_step, B[k, :] at b_at + k*b_step
+    c       OUT   C[r, :] stands at c_at + r*columns
+    talls, rests  rows: so many times TALL, and so many more
+    pairs, single columns: so many times two vectors, and 0 or 1 more vector
     """
     L = lanes(c)
-    wide = columns // (2 * L) * 2 * L
-    for v in range(0, wide, 2 * L):
-        tall = rows // 4 * 4
-        for r in range(0, tall, 4):
-            tile = add_outer(zero_tile(c, 4, 2), depth, a, a_at + r * a_row, a_row, a_step, b, b_at + v, b_step)
-            store_tile(tile, c, c_at + r * c_row + v, c_row)
-        for r in range(tall, rows):
-            line = add_outer(zero_tile(c, 1, 2), depth, a, a_at + r * a_row, a_row, a_step, b, b_at + v, b_step)
-            store_tile(line, c, c_at + r * c_row + v, c_row)
-    if wide < columns:
-        for r in range(rows):
-            vector = add_outer(zero_tile(c, 1, 1), depth, a, a_at + r * a_row, a_row, a_step, b, b_at + wide, b_step)
-            store_tile(vector, c, c_at + r * c_row + wide, c_row)
+
+    def strip(cols, v):
+        def tile(rows, r):
+            sums = add_outer(zero_tile(c, rows, cols), depth, a, a_at + r * a_row, a_row, a_step, b, b_at + v, b_step)
+            at = c_at + r * columns + v
+            store_tile(finish(sums, at), c, at, columns)
+
+        repeat(talls, lambda r: tile(TALL, r * TALL))
+        repeat(rests, lambda r: tile(1, talls * TALL + r))
+
+    repeat(pairs, lambda v: strip(2, v * (2 * L)))
+    repeat(single, lambda _: strip(1, pairs * (2 * L)))
+
+
+@traced
+def activations(w, w_at, w_stride, depth, memory, below, here, columns, talls, rests, pairs, single):
+    """(1), (2): A_l^T = s(W_l^T A_{l-1}^T)."""
+    product(lambda z, at: by_vector(logistic, z),
+            w, w_at, 1, w_stride, depth, memory, below, columns, memory, here, talls, rests, columns, pairs, single)  # fmt: skip
+
+
+@traced
+def deltas(w, w_at, w_stride, depth, memory, above, here, a_here, columns, talls, rests, pairs, single):
+    """(5): D_{l-1}^T = (W_l D_l^T) * s'."""
+
+    def finish(errors, at):
+        return by_vector(hidden_delta, errors, load_tile(errors, memory, at - here + a_here, columns))
+
+    product(finish,
+            w, w_at, w_stride, 1, depth, memory, above, columns, memory, here, talls, rests, columns, pairs, single)  # fmt: skip
 
 
 @inlined
-def propagate(layers, n_layers, params, memory, panel, places, columns, used):
+def propagate(layers, n_layers, params, memory, panel, places, columns, vectors):
     """(1), (2): every A_l^T of a block from the panel's A_0^T."""
-    L = lanes(memory)
     below = panel
     for level in range(n_layers):
         layer = level * FIELDS
-        n_out, here = layers[layer + N_OUT], places[2 * level + A]
-        product(params, layers[layer + OFFSET], 1, layers[layer + STRIDE], memory, below, columns, layers[layer + N_ROWS],
-                memory, here, columns, n_out, used)  # fmt: skip
-        for row in range(here, here + n_out * columns, columns):
-            for v in range(row, row + used, L):
-                store(memory, v, logistic(load(memory, v)))
+        here = places[2 * level + A]
+        n_out = layers[layer + N_OUT]
+        activations(params, layers[layer + OFFSET], layers[layer + STRIDE], layers[layer + N_ROWS], memory, below, here,
+                    columns, n_out // TALL, n_out % TALL, vectors // 2, vectors % 2)  # fmt: skip
         below = here
 
 
+@traced
+def output_unit(memory, at, y_at, d_at, sample, scale, squares, j, best, winner):
+    """(4) for one output and LANES samples, whose squared errors and largest outputs are collected on the way."""
+    a = load(memory, at)
+    delta, squares = output_delta(a, load(memory, y_at), sample, scale, squares)
+    store(memory, d_at, delta)
+    return squares, *take_larger(a, j, best, winner)
+
+
 @inlined
-def compare(memory, targets, activation, delta, n_out, columns, used, scale):
+def compare(memory, targets, activation, delta, n_out, columns, vectors, scale):
     """(4) into D_L^T; returns sum (A_L - Y)**2 and the hits of the block."""
     L = lanes(memory)
-    zero = splat(memory, 0.0)
-    squares, hits, scales = zero, zero, splat(memory, scale)
-    for v in range(0, used, L):
+    squares, hits, scales = splat(memory, 0.0), splat(memory, 0.0), splat(memory, scale)
+    for v in range(0, vectors * L, L):
         wanted = load(memory, targets + n_out * columns + v)
         sample = load(memory, targets + (n_out + 1) * columns + v)
-        best, winner = splat(memory, -np.inf), zero
+        best, winner = splat(memory, -np.inf), splat(memory, 0.0)
+        at = v
         for j in range(n_out):
-            a = load(memory, activation + j * columns + v)
-            d, squares = output_delta(a, load(memory, targets + j * columns + v), sample, scales, squares)
-            store(memory, delta + j * columns + v, d)
-            best, winner = take_larger(a, splat(memory, j), best, winner)
+            squares, best, winner = output_unit(memory, activation + at, targets + at, delta + at, sample, scales,
+                                                squares, splat(memory, j), best, winner)  # fmt: skip
+            at += columns
         hits = count_hits(hits, winner, wanted, sample) if n_out > 1 else count_hits_of_one(hits, best, wanted, sample)
     return sum_lanes(squares), sum_lanes(hits)
 
 
-@inlined
-def gradient(memory, a, d, columns, used, i, j, n_out):
-    """(6): dW[i, j : j+LANES] as one vector, zero beyond n_out."""
+@traced
+def gradients(memory, vectors, columns, a, d, grad, stride, talls, rests, quads, singles, first):
+    """(6): dW_l from A_{l-1}^T at `a` and D_l^T at `d`, into `grad` where the batch begins, else added to it."""
+
+    def tile(rows, cols, i, j):
+        sums = add_products(zero_tile(memory, rows, cols), vectors,
+                            memory, a + i * columns, columns, memory, d + j * columns, columns)  # fmt: skip
+        for r, g in enumerate(fold(sums)):
+            at = grad + (i + r) * stride + j
+            either(first, lambda: store_like(g, memory, at), lambda: store_like(g + load_like(g, memory, at), memory, at))
+
+    def strip(cols, j):
+        repeat(talls, lambda i: tile(TALL, cols, i * TALL, j))
+        repeat(rests, lambda i: tile(1, cols, talls * TALL + i, j))
+
+    repeat(quads, lambda j: strip(QUAD, j * QUAD))
+    repeat(singles, lambda j: strip(1, quads * QUAD + j))
+
+
+@traced
+def descend(params, memory, grad, vectors, minus_learning_rate):
+    """(7): a step against the gradient."""
     L = lanes(memory)
-    a += i * columns
-    d += j * columns
-    if 2 * (n_out - j) > L:
-        return sum_columns(add_products(zero_square(memory), used // L, memory, a, memory, d, columns))
-    result = splat(memory, 0.0)
-    for lane in range(n_out - j):
-        tile = add_products(zero_tile(memory, 1, 1), used // L, memory, a, memory, d + lane * columns, columns)
-        result = replace_lane(result, lane, sum_tile(tile))
-    return result
+
+    def step(v):
+        at = v * L
+        store(params, at, fma(load(memory, grad + at), minus_learning_rate, load(params, at)))
+
+    repeat(vectors, step)
 
 
 @inlined
-def backpropagate(layers, n_layers, params, memory, panel, places, columns, used, grad, first, last, learning_rate):
-    """(5), (6) and, after the last block of a batch, (7)."""
-    L = lanes(memory)
-    step = splat(memory, -learning_rate)
+def backpropagate(layers, n_layers, params, memory, panel, places, columns, vectors, grad, first):
+    """(5), (6)."""
     for back in range(n_layers):
         level = n_layers - 1 - back
         layer = level * FIELDS
-        n_in, n_out, offset, stride = (
-            layers[layer + N_IN], layers[layer + N_OUT], layers[layer + OFFSET], layers[layer + STRIDE],
-        )  # fmt: skip
-        d = places[2 * level + D]
+        n_rows, n_out = layers[layer + N_ROWS], layers[layer + N_OUT]
+        offset, stride, d = layers[layer + OFFSET], layers[layer + STRIDE], places[2 * level + D]
         a = panel
         if level:
-            # before this layer's update: the delta below needs the weights that made the loss
-            a, d_below = places[2 * level - 2 + A], places[2 * level - 2 + D]
-            product(params, offset, stride, 1, memory, d, columns, n_out, memory, d_below, columns, n_in, used)
-            for row in range(0, n_in * columns, columns):
-                for v in range(row, row + used, L):
-                    store(memory, d_below + v, hidden_delta(load(memory, d_below + v), load(memory, a + v)))
-        for i in range(layers[layer + N_ROWS]):
-            for j in range(0, stride, L):
-                at = offset + i * stride + j
-                g = gradient(memory, a, d, columns, used, i, j, n_out)
-                if not first:
-                    g = add(g, load(memory, grad + at))
-                if last:
-                    store(params, at, descend(load(params, at), g, step))
-                else:
-                    store(memory, grad + at, g)
+            a, n_in = places[2 * level - 2 + A], layers[layer + N_IN]
+            deltas(params, offset, stride, n_out, memory, d, places[2 * level - 2 + D], a, columns,
+                   n_in // TALL, n_in % TALL, vectors // 2, vectors % 2)  # fmt: skip
+        # three columns are done as four, the last of them zero
+        quads = (n_out + 1) // QUAD
+        gradients(memory, vectors, columns, a, d, grad + offset, stride,
+                  n_rows // TALL, n_rows % TALL, quads, max(0, n_out - quads * QUAD), first)  # fmt: skip
 
 
 def train(layers, n_layers, params, X, Y, n, order, shuffled, batch_size, learning_rate, mean, blocks,
@@ -207,32 +241,38 @@ def train(layers, n_layers, params, X, Y, n, order, shuffled, batch_size, learni
     n_in, n_out = layers[N_IN], layers[(n_layers - 1) * FIELDS + N_OUT]
     columns, resident, panel_size, grad = plan[COLUMNS], plan[RESIDENT], plan[PANEL_SIZE], plan[GRAD]
     output, first_epoch = 2 * n_layers - 2, cursor[EPOCH]
+    step = splat(memory, -learning_rate)
+    size = layers[(n_layers - 1) * FIELDS + OFFSET] + layers[(n_layers - 1) * FIELDS + N_ROWS] * layers[
+        (n_layers - 1) * FIELDS + STRIDE
+    ]
+    # the cursor lives in registers while blocks run
+    epoch, row, batch, panel, packed = cursor[EPOCH], cursor[ROW], cursor[BATCH], cursor[PANEL], cursor[PACKED]
     for _ in range(blocks):
-        epoch, row = cursor[EPOCH], cursor[ROW]
-        batch_start = row - row % batch_size
-        batch_stop = min(batch_start + batch_size, n)
+        batch_stop = min(batch + batch_size, n)
         stop = min(row + columns, batch_stop)
-        used = -((row - stop) // lanes(memory)) * lanes(memory)
-        panel = cursor[PANEL] * panel_size * resident
-        targets = panel + (n_in + 1) * columns
-        if not cursor[PACKED]:
+        vectors = (stop - row + lanes(memory) - 1) // lanes(memory)
+        inputs = panel * panel_size * resident
+        targets = inputs + (n_in + 1) * columns
+        if not packed:
             place = (epoch - first_epoch) * n * shuffled + row
-            pack_inputs(X, n_in, order, shuffled, place, stop - row, memory, panel, columns)
+            pack_inputs(X, n_in, order, shuffled, place, stop - row, memory, inputs, columns)
             pack_targets(Y, n_out, order, shuffled, place, stop - row, memory, targets, columns)
-        propagate(layers, n_layers, params, memory, panel, places, columns, used)
-        scale = 1.0 / ((batch_stop - batch_start) * n_out) if mean else 1.0
-        squares, hits = compare(memory, targets, places[output + A], places[output + D], n_out, columns, used, scale)
+        propagate(layers, n_layers, params, memory, inputs, places, columns, vectors)
+        scale = 1.0 / ((batch_stop - batch) * n_out) if mean else 1.0
+        squares, hits = compare(memory, targets, places[output + A], places[output + D], n_out, columns, vectors, scale)
         sse[epoch] += squares
         correct[epoch] += hits
-        backpropagate(layers, n_layers, params, memory, panel, places, columns, used, grad,
-                      row == batch_start, stop == batch_stop, learning_rate)  # fmt: skip
-        cursor[ROW] = stop
-        cursor[PANEL] += 1
+        backpropagate(layers, n_layers, params, memory, inputs, places, columns, vectors, grad, int(row == batch))
+        if stop == batch_stop:
+            descend(params, memory, grad, size // lanes(memory), step)
+        row = stop
+        panel += 1
+        if stop == batch_stop:
+            batch = stop
         if stop == n:
-            cursor[EPOCH] = epoch + 1
-            cursor[ROW] = 0
-            cursor[PANEL] = 0
-            cursor[PACKED] = resident
+            epoch += 1
+            row, batch, panel, packed = 0, 0, 0, resident
+    cursor[EPOCH], cursor[ROW], cursor[BATCH], cursor[PANEL], cursor[PACKED] = epoch, row, batch, panel, packed
 
 
 def forward(layers, n_layers, params, X, n, out, memory, plan, places):
@@ -241,9 +281,9 @@ def forward(layers, n_layers, params, X, n, out, memory, plan, places):
     columns, result = plan[COLUMNS], places[2 * n_layers - 2 + A]
     for start in range(0, n, columns):
         count = min(columns, n - start)
-        used = -(-count // lanes(memory)) * lanes(memory)
+        vectors = (count + lanes(memory) - 1) // lanes(memory)
         pack_inputs(X, n_in, places, 0, start, count, memory, 0, columns)
-        propagate(layers, n_layers, params, memory, 0, places, columns, used)
+        propagate(layers, n_layers, params, memory, 0, places, columns, vectors)
         for c in range(count):
             for j in range(n_out):
                 out[(start + c) * n_out + j] = memory[result + j * columns + c]

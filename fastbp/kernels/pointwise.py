@@ -47,16 +47,17 @@ def exp_in_range(x):
     shifted = fma(x, LOG2_E, rounding)
     n = shifted - rounding
     r = fma(n, -lower, fma(n, -upper, x))
-    return add_to_exponent(1 + fma(r * r, polynomial(r, coefficients), r), shifted)
+    # 1 + r runs beside the polynomial, which keeps the chain of dependent operations short
+    return add_to_exponent(fma(r * r, polynomial(r, coefficients), 1 + r), shifted)
 
 
-@traced
 def logistic(z):
     """1 / (1 + e**-z), at most 3 ULP (float32) and 2.5 ULP (float64); 0 where the result would not be a normal number."""
     lowest, highest = LOGISTIC_RANGE_FLOAT32 if is_float32(z) else LOGISTIC_RANGE_FLOAT64
-    # written so that a NaN fails every comparison and passes through
-    clipped = select(z < lowest, lowest, select(z > highest, highest, z))
-    return select(z < lowest, 0, 1 / (1 + exp_in_range(-clipped)))
+    # Out of range, the exponential is any number; putting its limits in afterwards is off the chain of dependent operations.
+    # A NaN fails both comparisons and has passed through the exponential.
+    inside = 1 / (1 + exp_in_range(-z))
+    return select(z < lowest, 0, select(z > highest, 1, inside))
 
 
 def logistic_derivative(a):
@@ -64,20 +65,17 @@ def logistic_derivative(a):
     return a * (1 - a)
 
 
-@traced
-def hidden_delta(product, a):
-    """(5): the delta of a hidden unit from the sum over the layer above and its own activation."""
-    return product * logistic_derivative(a)
+def hidden_delta(errors, a):
+    """(5): the delta of a hidden unit from the weighted deltas of the layer above and its own activation."""
+    return errors * logistic_derivative(a)
 
 
-@traced
 def output_delta(a, y, sample, scale, squares):
     """(4): delta, and `squares` plus (a - y)**2; `sample` is 0 in lanes that hold no sample."""
     error = a - y
     return (error * (sample * scale)) * logistic_derivative(a), fma(error * sample, error, squares)
 
 
-@traced
 def take_larger(a, j, best, winner):
     """The larger of `best` and `a`, and whose it is."""
     better = a > best
@@ -94,14 +92,3 @@ def count_hits(hits, winner, wanted, sample):
 def count_hits_of_one(hits, a, wanted, sample):
     """The same for a single output: classes 0 and 1, told apart at 0.5."""
     return fma(select(a >= 0.5, wanted, 1 - wanted), sample, hits)
-
-
-@traced
-def add(a, b):
-    return a + b
-
-
-@traced
-def descend(w, g, minus_learning_rate):
-    """(7): a step against the gradient."""
-    return fma(g, minus_learning_rate, w)

@@ -1,15 +1,18 @@
-"""The vector vocabulary: what a kernel may say about 64 bytes at a time.
+"""The vector vocabulary: what a kernel may say about 64 (or 32) bytes at a time.
 
-Everything has two meanings. Compiled, a vector is an LLVM vector and a word is one or a few instructions; a machine with
-narrower registers (AVX2, NEON) gets each vector split by LLVM. Run as plain Python (NUMBA_DISABLE_JIT=1), a vector is a
-numpy array, so that a kernel can be stepped through, bounds-checked and covered.
+Everything has three meanings, chosen by what it is called with.
 
-Words         what numba code says: `load`, `store`, `splat`, and tiles. Memory is a pointer to the first element of an
-              array, indexed by element offsets; plain Python sees the flat array. No word checks bounds, none allocates.
-Tile          rows x cols vectors that LLVM keeps in registers over a loop; in Python an array (rows, cols, lanes).
-Traced        functions of vectors without memory or control flow (see `fastbp.kernels.pointwise`). They are plain Python:
-              run on numpy arrays they compute, run on `Traced` values they emit one LLVM instruction per operation, which
-              compiles several times faster than sending each operation through numba's type inference.
+Compiled      LLVM vectors: a word is one or a few instructions. A machine with narrower registers (AVX2, NEON) gets each
+              vector split by LLVM.
+Plain Python  numpy arrays (NUMBA_DISABLE_JIT=1), so that a kernel can be stepped through, bounds-checked and covered.
+Traced        `Traced` values, whose operators and words emit LLVM at once. A `traced` function is straight-line code (see
+              `fastbp.kernels.pointwise`); numba sees one call of it and not the operations inside, which makes compiling
+              several times faster than sending every operation through numba's type inference.
+
+Vectors       LANES elements of one float type.
+Tiles         rows x cols vectors that LLVM keeps in registers over a loop; in plain Python an array (rows, cols, lanes).
+Memory        a pointer to the first element of an array, indexed by element offsets; plain Python sees the flat array. No
+              word checks bounds when compiled, none allocates.
 """
 
 import inspect
@@ -17,258 +20,92 @@ import inspect
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types
-from numba.extending import intrinsic, models, register_model
+from numba.extending import lower_builtin, models, register_model, type_callable
 
 from fastbp.kernels.jit import PLAIN_PYTHON
 
-VECTOR_BYTES = 64
+width = 64  # bytes of a vector; `fastbp.kernels.jit` sets it for the time that it compiles or runs a kernel
+INT = ir.IntType(64)
 
 
 class Vector(types.Type):
-    """Numba type of LANES elements; ``dtype`` float32 or float64."""
+    """Numba type of some elements, LANES by default; ``dtype`` float32 or float64."""
 
-    def __init__(self, dtype, lanes):
-        self.dtype, self.lanes = dtype, lanes
-        super().__init__(name=f"Vector({dtype}, {lanes})")
+    def __init__(self, dtype, lanes=0):
+        self.dtype, self.lanes = dtype, lanes or width * 8 // dtype.bitwidth
+        self.llvm = ir.VectorType(llvm_element(dtype), self.lanes)
+        super().__init__(name=f"Vector({dtype}, {self.lanes})")
 
 
 class Tile(types.Type):
-    """Numba type of rows x cols float vectors."""
+    """Numba type of rows x cols vectors."""
 
-    def __init__(self, dtype, rows, cols):
-        self.dtype, self.rows, self.cols = dtype, rows, cols
-        self.vector = vector_of(dtype)
-        super().__init__(name=f"Tile({dtype}, {rows}, {cols})")
-
-
-def vector_of(dtype):
-    return Vector(dtype, VECTOR_BYTES * 8 // dtype.bitwidth)
+    def __init__(self, vector, rows, cols):
+        self.vector, self.rows, self.cols = vector, rows, cols
+        self.llvm = ir.ArrayType(vector.llvm, rows * cols)
+        super().__init__(name=f"Tile({vector}, {rows}, {cols})")
 
 
-def llvm_vector(vector):
-    element = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}[vector.dtype]
-    return ir.VectorType(element, vector.lanes)
+def llvm_element(dtype):
+    return {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}[dtype]
 
 
 @register_model(Vector)
-class VectorModel(models.PrimitiveModel):
-    def __init__(self, manager, vector):
-        super().__init__(manager, vector, llvm_vector(vector))
-
-
 @register_model(Tile)
-class TileModel(models.PrimitiveModel):
-    def __init__(self, manager, tile):
-        super().__init__(manager, tile, ir.ArrayType(llvm_vector(tile.vector), tile.rows * tile.cols))
+class VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, kind.llvm)
 
 
-def word(python):
-    """Join a word's two meanings: `python` on numpy arrays, and the decorated numba typing function."""
-
-    def choose(typing):
-        return python if PLAIN_PYTHON else intrinsic(prefer_literal=True)(typing)
-
-    return choose
-
-
-# --- emitting LLVM ----------------------------------------------------------------------------------------------------
-
-
-def call(builder, name, result, args):
-    """Call an LLVM intrinsic such as llvm.fma, overloaded on its result type."""
-    element = "i" if isinstance(result.element, ir.IntType) else "f"
-    width = {ir.FloatType(): 32, ir.DoubleType(): 64}.get(result.element) or result.element.width
-    function = ir.FunctionType(result, [a.type for a in args])
-    return builder.call(
-        cgutils.get_or_insert_function(builder.module, function, f"{name}.v{result.count}{element}{width}"), args
-    )
-
-
-def emit_splat(builder, scalar, vector):
-    if isinstance(scalar, ir.Constant):
-        return ir.Constant(vector, [scalar] * vector.count)
-    undefined = ir.Constant(vector, ir.Undefined)
-    first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), vector.count), [0] * vector.count)
-    return builder.shuffle_vector(first, undefined, zeros)
-
-
-def emit_shuffle(builder, a, b, lanes):
-    order = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
-    return builder.shuffle_vector(a, b, order)
-
-
-def emit_load(builder, memory, data, offset):
-    """The vector at element `offset`, aligned like its elements."""
-    vector = llvm_vector(vector_of(memory.dtype))
-    address = builder.bitcast(builder.gep(data, [offset]), vector.as_pointer())
-    return builder.load(address, align=memory.dtype.bitwidth // 8)
-
-
-def emit_store(builder, memory, data, offset, value):
-    address = builder.bitcast(builder.gep(data, [offset]), value.type.as_pointer())
-    builder.store(value, address, align=memory.dtype.bitwidth // 8)
-
-
-def emit_broadcast(builder, memory, data, offset):
-    return emit_splat(builder, builder.load(builder.gep(data, [offset])), llvm_vector(vector_of(memory.dtype)))
-
-
-def emit_sum(builder, value):
-    """Sum of all lanes by halving: a tree, so that the order is defined and the chain short."""
-    while value.type.count > 1:
-        half = value.type.count // 2
-        low = emit_shuffle(builder, value, value, range(half))
-        high = emit_shuffle(builder, value, value, range(half, 2 * half))
-        value = builder.fadd(low, high)
-    return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
-
-
-def emit_fma(builder, a, b, c):
-    return call(builder, "llvm.fma", a.type, [a, b, c])
-
-
-def integer(value):
-    return ir.Constant(ir.IntType(64), value)
-
-
-def emit_loop(builder, count, values, body):
-    """for k in range(count): values = body(k, values); the values after the loop.
-
-    Not unrolled: the bodies are long enough to hide the loop's own instructions, the counts often too small for more.
-    """
-    before, loop, after = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("after")
-    builder.cbranch(builder.icmp_signed(">", count, integer(0)), loop, after)
-    builder.position_at_end(loop)
-    k = builder.phi(count.type)
-    current = [builder.phi(value.type) for value in values]
-    new = body(k, current)
-    following = builder.add(k, integer(1))
-    back = builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
-    keep_rolled = builder.module.add_metadata(["llvm.loop.unroll.disable"])
-    loop_id = builder.module.add_metadata([keep_rolled, integer(id(back))])
-    loop_id.operands = (loop_id, keep_rolled)  # LLVM wants a loop's name to begin with itself
-    back.set_metadata("llvm.loop", loop_id)
-    k.add_incoming(integer(0), before)
-    k.add_incoming(following, loop)
-    builder.position_at_end(after)
-    result = []
-    for value, phi, end in zip(values, current, new, strict=True):
-        phi.add_incoming(value, before)
-        phi.add_incoming(end, loop)
-        final = builder.phi(value.type)
-        final.add_incoming(value, before)
-        final.add_incoming(end, loop)
-        result.append(final)
-    return result
-
-
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-
-def python_lanes(like):
-    return VECTOR_BYTES // like.dtype.itemsize
-
-
-@word(python_lanes)
-def lanes(typing, like):
-    """Elements per vector for an pointer or vector `like`; a constant."""
-    count = vector_of(like.dtype).lanes
-
-    def emit(context, builder, sig, args):
-        return context.get_constant(types.intp, count)
-
-    return types.intp(like), emit
-
-
-@word(lambda memory, offset: memory[offset : offset + python_lanes(memory)].copy())
-def load(typing, memory, offset):
-    def emit(context, builder, sig, args):
-        return emit_load(builder, memory, args[0], args[1])
-
-    return vector_of(memory.dtype)(memory, types.intp), emit
-
-
-def python_store(memory, offset, value):
-    memory[offset : offset + python_lanes(memory)] = value
-
-
-@word(python_store)
-def store(typing, memory, offset, value):
-    def emit(context, builder, sig, args):
-        emit_store(builder, memory, *args)
-        return context.get_dummy_value()
-
-    return types.none(memory, types.intp, value), emit
-
-
-@word(lambda memory, offset: np.full(python_lanes(memory), memory[offset]))
-def broadcast(typing, memory, offset):
-    """One element in every lane."""
-
-    def emit(context, builder, sig, args):
-        return emit_broadcast(builder, memory, args[0], args[1])
-
-    return vector_of(memory.dtype)(memory, types.intp), emit
-
-
-@word(lambda like, value: np.full(python_lanes(like), value, like.dtype))
-def splat(typing, like, value):
-    """A scalar, rounded to the float type of the pointer or vector `like`, in every lane."""
-    result = vector_of(like.dtype)
-
-    def emit(context, builder, sig, args):
-        scalar = context.cast(builder, args[1], sig.args[1], result.dtype)
-        return emit_splat(builder, scalar, llvm_vector(result))
-
-    return result(like, types.float64), emit
-
-
-# --- traced functions -------------------------------------------------------------------------------------------------
+# --- values that emit -------------------------------------------------------------------------------------------------
 
 
 class Traced:
-    """A vector (or a mask of one bit per lane) that is being computed: its operators emit LLVM."""
+    """A value that is being computed: a numba type, an LLVM value, and the builder that its operators emit into."""
 
     __array_ufunc__ = None
 
-    def __init__(self, builder, value):
-        self.builder, self.value = builder, value
+    def __init__(self, builder, kind, value):
+        self.builder, self.kind, self.value = builder, kind, value
 
-    def constant(self, number):
-        """The operand as an LLVM vector: another traced value, or a number in every lane."""
+    def like(self, number):
+        """LLVM operand of this value's type: another traced value, or a number in every lane."""
         if isinstance(number, Traced):
             return number.value
-        return ir.Constant(self.value.type, [float(number)] * self.value.type.count)
+        if isinstance(self.kind, Vector):
+            return ir.Constant(self.kind.llvm, [float(number)] * self.kind.lanes)
+        return integer(number)
 
-    def emit(self, instruction, *operands):
-        return Traced(self.builder, instruction(*[self.constant(operand) for operand in operands]))
+    def operate(self, name, *operands):
+        operands = [self.like(operand) for operand in operands]
+        name = f"f{name}" if isinstance(self.kind, Vector) else name
+        return Traced(self.builder, self.kind, getattr(self.builder, name)(*operands))
 
     def __add__(self, other):
-        return self.emit(self.builder.fadd, self, other)
+        return self.operate("add", self, other)
 
     def __sub__(self, other):
-        return self.emit(self.builder.fsub, self, other)
+        return self.operate("sub", self, other)
 
     def __rsub__(self, other):
-        return self.emit(self.builder.fsub, other, self)
+        return self.operate("sub", other, self)
 
     def __mul__(self, other):
-        return self.emit(self.builder.fmul, self, other)
+        return self.operate("mul", self, other)
 
     def __truediv__(self, other):
-        return self.emit(self.builder.fdiv, self, other)
+        return self.operate("div", self, other)
 
     def __rtruediv__(self, other):
-        return self.emit(self.builder.fdiv, other, self)
+        return self.operate("div", other, self)
 
     def __neg__(self):
-        return self.emit(self.builder.fneg, self)
+        return self.operate("neg", self)
 
     __radd__, __rmul__ = __add__, __mul__
 
     def compare(self, sign, other):
-        return Traced(self.builder, self.builder.fcmp_ordered(sign, self.value, self.constant(other)))
+        return Traced(self.builder, None, self.builder.fcmp_ordered(sign, self.value, self.like(other)))
 
     def __lt__(self, other):
         return self.compare("<", other)
@@ -283,40 +120,222 @@ class Traced:
         return self.compare("==", other)
 
 
+def register(function, typing, parameters):
+    """Let numba code call `function`.
+
+    typing(*numba types) gives the result's type and emit(builder, *LLVM values), or None; `parameters` is a function whose
+    parameters are those of a call.
+    """
+
+    @type_callable(function)
+    def typer_of(context):
+        def typer(*kinds):
+            known = typing(*kinds)
+            return known and known[0]
+
+        typer.__signature__ = inspect.signature(parameters)
+        return typer
+
+    @lower_builtin(function, types.VarArg(types.Any))
+    def lower(context, builder, sig, args):
+        result = typing(*sig.args)[1](builder, *args)
+        if isinstance(result, list):
+            return context.make_tuple(builder, sig.return_type, result)
+        return context.get_dummy_value() if result is None else result
+
+
+def word(python):
+    """Join a word's meanings: `python` on numpy arrays, and the decorated typing function for `register`."""
+
+    def join(typing):
+        def call(*args):
+            builder = next((arg.builder for arg in args if isinstance(arg, Traced)), None)
+            if builder is None:
+                return python(*args)
+            kinds = [arg.kind if isinstance(arg, Traced) else types.literal(arg) for arg in args]
+            result, emit = typing(*kinds)
+            return Traced(builder, result, emit(builder, *[a.value if isinstance(a, Traced) else integer(a) for a in args]))
+
+        call.__name__, call.__doc__ = typing.__name__, typing.__doc__
+        if not PLAIN_PYTHON:
+            register(call, typing, typing)
+        return call
+
+    return join
+
+
 def traced(function):
-    """Make a function of vectors callable from numba code; its results are vectors of the type of its first argument."""
-    if PLAIN_PYTHON:
-        return function
+    """Make straight-line code callable from numba code; its arguments may be of any kind, its result one value or several."""
+    if not PLAIN_PYTHON:
+        register(function, lambda *kinds: typing_of(function, kinds), function)
+    return function
 
-    # numba wants to see the arguments by name
-    names = ", ".join(inspect.signature(function).parameters)
-    scope = {"typing_of": lambda *vectors: typing_of(*vectors)}
-    exec(f"def {function.__name__}(typing, {names}): return typing_of({names})", scope)
 
-    def typing_of(*vectors):
-        module = ir.Module()
-        probe = ir.Function(module, ir.FunctionType(ir.VoidType(), [llvm_vector(v) for v in vectors]), "probe")
-        builder = ir.IRBuilder(probe.append_basic_block())
-        result = function(*[Traced(builder, arg) for arg in probe.args])
-        several = isinstance(result, tuple)
-        result_type = types.UniTuple(vectors[0], len(result)) if several else vectors[0]
+def typing_of(function, kinds):
+    def run(builder, args):
+        return function(*[Traced(builder, kind, arg) for kind, arg in zip(kinds, args, strict=True)])
 
-        def emit(context, builder, sig, args):
-            result = function(*[Traced(builder, arg) for arg in args])
-            if several:
-                return context.make_tuple(builder, sig.return_type, [vector.value for vector in result])
-            return result.value
+    def emit(builder, *args):
+        result = run(builder, args)
+        if isinstance(result, tuple):
+            return [one.value for one in result]
+        return result and result.value
 
-        return result_type(*vectors), emit
+    # what it returns is found by running it once into a function that is thrown away
+    llvm_kinds = [llvm_of(kind) for kind in kinds]
+    probe = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), llvm_kinds), "probe")
+    result = run(ir.IRBuilder(probe.append_basic_block()), probe.args)
+    if isinstance(result, tuple):
+        return types.UniTuple(result[0].kind, len(result)), emit
+    return result.kind if result is not None else types.none, emit
 
-    return intrinsic(scope[function.__name__])
+
+def llvm_of(kind):
+    if isinstance(kind, types.CPointer):
+        return llvm_of(kind.dtype).as_pointer()
+    if isinstance(kind, types.Integer):
+        return ir.IntType(kind.bitwidth)
+    return kind.llvm if isinstance(kind, (Vector, Tile)) else llvm_element(kind)
+
+
+# --- emitting LLVM ----------------------------------------------------------------------------------------------------
+
+
+def integer(value):
+    return ir.Constant(INT, value)
+
+
+def emit_fma(builder, a, b, c):
+    name = f"llvm.fma.v{a.type.count}f{32 if isinstance(a.type.element, ir.FloatType) else 64}"
+    function = ir.FunctionType(a.type, [a.type] * 3)
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), [a, b, c])
+
+
+def emit_splat(builder, scalar, vector):
+    undefined = ir.Constant(vector.llvm, ir.Undefined)
+    first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
+    return emit_shuffle(builder, first, undefined, [0] * vector.lanes)
+
+
+def emit_shuffle(builder, a, b, lanes):
+    order = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
+    return builder.shuffle_vector(a, b, order)
+
+
+def emit_address(builder, data, offset, vector):
+    return builder.bitcast(builder.gep(data, [offset]), vector.llvm.as_pointer())
+
+
+def emit_load(builder, vector, data, offset):
+    return builder.load(emit_address(builder, data, offset, vector), align=vector.dtype.bitwidth // 8)
+
+
+def emit_store(builder, vector, data, offset, value):
+    builder.store(value, emit_address(builder, data, offset, vector), align=vector.dtype.bitwidth // 8)
+
+
+def emit_broadcast(builder, vector, data, offset):
+    return emit_splat(builder, builder.load(builder.gep(data, [offset])), vector)
+
+
+def vectors_of(builder, tile, value):
+    return [builder.extract_value(value, position) for position in range(tile.rows * tile.cols)]
+
+
+def emit_tile(builder, tile, vectors):
+    value = ir.Constant(tile.llvm, ir.Undefined)
+    for position, vector in enumerate(vectors):
+        value = builder.insert_value(value, vector, position)
+    return value
+
+
+def emit_loop(builder, count, values, body):
+    """for k in range(count): values = body(k, values); the values after the loop. The count is at least 1.
+
+    Not unrolled: the bodies are long enough to hide the loop's own instructions, the counts often too small for more.
+    """
+    before, loop = builder.block, builder.append_basic_block("loop")
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    k = builder.phi(INT)
+    current = [builder.phi(value.type) for value in values]
+    new = body(k, current)
+    following = builder.add(k, integer(1))
+    for phi, start, end in zip([k, *current], [integer(0), *values], [following, *new], strict=True):
+        phi.add_incoming(start, before)
+        phi.add_incoming(end, builder.block)
+    after = builder.append_basic_block("after")
+    back = builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+    keep_rolled = builder.module.add_metadata(["llvm.loop.unroll.disable"])
+    loop_id = builder.module.add_metadata([keep_rolled, integer(id(back))])
+    loop_id.operands = (loop_id, keep_rolled)  # LLVM wants a loop's name to begin with itself
+    back.set_metadata("llvm.loop", loop_id)
+    builder.position_at_end(after)
+    return new
+
+
+def repeat(count, body):
+    """body(0), body(1) ... body(count - 1). For traced functions."""
+    if not isinstance(count, Traced):
+        for k in range(count):
+            body(k)
+        return
+    builder = count.builder
+
+    def emit_body(k, _):
+        body(Traced(builder, types.intp, k))
+        return []
+
+    with builder.if_then(builder.icmp_signed(">", count.value, integer(0))):
+        emit_loop(builder, count.value, [], emit_body)
+
+
+# --- vectors ----------------------------------------------------------------------------------------------------------
+
+
+def python_lanes(like):
+    return width // like.dtype.itemsize
+
+
+@word(python_lanes)
+def lanes(like):
+    """Elements per vector for memory or a vector `like`; a constant."""
+    return types.intp, lambda builder, _: integer(Vector(like.dtype).lanes)
+
+
+@word(lambda memory, offset: memory[offset : offset + python_lanes(memory)].copy())
+def load(memory, offset):
+    vector = Vector(memory.dtype)
+    return vector, lambda builder, data, at: emit_load(builder, vector, data, at)
+
+
+def python_store(memory, offset, value):
+    memory[offset : offset + python_lanes(memory)] = value
+
+
+@word(python_store)
+def store(memory, offset, vector):
+    return types.none, lambda builder, data, at, value: emit_store(builder, vector, data, at, value)
+
+
+@word(lambda like, value: np.full(python_lanes(like), value, like.dtype))
+def splat(like, number):
+    """An int or a double, rounded to the float type of the memory or vector `like`, in every lane."""
+    vector = Vector(like.dtype)
+
+    def emit(builder, _, value):
+        if isinstance(number, types.Integer):
+            value = builder.sitofp(value, vector.llvm.element)
+        elif vector.dtype == types.float32:
+            value = builder.fptrunc(value, vector.llvm.element)
+        return emit_splat(builder, value, vector)
+
+    return vector, emit
 
 
 def is_float32(x):
     """Whether a traced function computes in float32; the same for every lane and call."""
-    if isinstance(x, Traced):
-        return isinstance(x.value.type.element, ir.FloatType)
-    return x.dtype == np.float32
+    return (x.kind.dtype == types.float32) if isinstance(x, Traced) else (x.dtype == np.float32)
 
 
 def python_fma(a, b, c):
@@ -326,18 +345,18 @@ def python_fma(a, b, c):
 
 
 def fma(a, b, c):
-    """a*b + c, rounded once; the last two may be numbers."""
+    """a*b + c, rounded once; the last two may be numbers. For traced functions."""
     if not isinstance(a, Traced):
         return python_fma(a, b, c)
-    return a.emit(lambda *args: emit_fma(a.builder, *args), a, b, c)
+    return Traced(a.builder, a.kind, emit_fma(a.builder, a.value, a.like(b), a.like(c)))
 
 
 def select(mask, yes, no):
-    """Lane by lane `yes` where the mask is set, else `no`; one of the two may be a number."""
+    """Lane by lane `yes` where the mask is set, else `no`; one of the two may be a number. For traced functions."""
     vector = yes if isinstance(yes, (Traced, np.ndarray)) else no
     if not isinstance(mask, Traced):
         return np.where(mask, yes, no).astype(vector.dtype)
-    return Traced(mask.builder, mask.builder.select(mask.value, vector.constant(yes), vector.constant(no)))
+    return Traced(mask.builder, vector.kind, mask.builder.select(mask.value, vector.like(yes), vector.like(no)))
 
 
 def add_to_exponent(x, n):
@@ -346,10 +365,10 @@ def add_to_exponent(x, n):
     if not isinstance(x, Traced):
         integers = np.dtype(f"int{bits}")
         return (x.view(integers) + (n.view(integers) << mantissa)).view(x.dtype)
-    builder, vector = x.builder, x.value.type
-    integers = ir.VectorType(ir.IntType(bits), vector.count)
-    power = builder.shl(builder.bitcast(n.value, integers), ir.Constant(integers, [mantissa] * vector.count))
-    return Traced(builder, builder.bitcast(builder.add(builder.bitcast(x.value, integers), power), vector))
+    builder, vector = x.builder, x.kind
+    integers = ir.VectorType(ir.IntType(bits), vector.lanes)
+    power = builder.shl(builder.bitcast(n.value, integers), ir.Constant(integers, [mantissa] * vector.lanes))
+    return Traced(builder, vector, builder.bitcast(builder.add(builder.bitcast(x.value, integers), power), vector.llvm))
 
 
 def polynomial(x, coefficients):
@@ -368,38 +387,67 @@ def polynomial(x, coefficients):
 # --- tiles ------------------------------------------------------------------------------------------------------------
 
 
-def vectors_of(builder, tile, value):
-    return [builder.extract_value(value, position) for position in range(tile.rows * tile.cols)]
+@word(lambda like, rows, cols: np.zeros((rows, cols or python_lanes(like), python_lanes(like)), like.dtype))
+def zero_tile(like, rows, cols):
+    """Tile of zeros; rows and cols are constants, cols = 0 stands for LANES."""
+    if not (isinstance(rows, types.IntegerLiteral) and isinstance(cols, types.IntegerLiteral)):
+        return None
+    vector = Vector(like.dtype)
+    tile = Tile(vector, rows.literal_value, cols.literal_value or vector.lanes)
+    zero = ir.Constant(vector.llvm, [0.0] * vector.lanes)
+    return tile, lambda builder, *_: emit_tile(builder, tile, [zero] * (tile.rows * tile.cols))
 
 
-def emit_tile(builder, tile, vectors):
-    value = ir.Constant(ir.ArrayType(llvm_vector(tile.vector), tile.rows * tile.cols), ir.Undefined)
-    for position, vector in enumerate(vectors):
-        value = builder.insert_value(value, vector, position)
-    return value
+def by_vector(function, *tiles):
+    """A function of vectors for each vector of equal tiles. For traced functions."""
+    first = tiles[0]
+    if not isinstance(first, Traced):
+        return function(*tiles)
+    builder, tile = first.builder, first.kind
+    vectors = zip(*[vectors_of(builder, tile, one.value) for one in tiles], strict=True)
+    results = [function(*[Traced(builder, tile.vector, vector) for vector in some]) for some in vectors]
+    return Traced(builder, tile, emit_tile(builder, tile, [result.value for result in results]))
 
 
-@word(lambda like, rows, cols: np.zeros((rows, cols, python_lanes(like)), like.dtype))
-def zero_tile(typing, like, rows, cols):
-    tile = Tile(like.dtype, rows.literal_value, cols.literal_value)
-
-    def emit(context, builder, sig, args):
-        zero = ir.Constant(llvm_vector(tile.vector), [0.0] * tile.vector.lanes)
-        return emit_tile(builder, tile, [zero] * (tile.rows * tile.cols))
-
-    return tile(like, rows, cols), emit
+def python_load_tile(like, memory, offset, row):
+    rows, cols, count = like.shape
+    return np.stack([memory[offset + r * row :][: cols * count].reshape(cols, count) for r in range(rows)])
 
 
-@word(lambda like: np.zeros((1, python_lanes(like), python_lanes(like)), like.dtype))
-def zero_square(typing, like):
-    """Tile of one row and LANES columns, what `sum_columns` folds into one vector."""
-    tile = Tile(like.dtype, 1, vector_of(like.dtype).lanes)
+def tile_places(builder, tile, offset, row):
+    """Offset of each vector of a tile that stands in memory with `row` elements from row to row."""
+    for r in range(tile.rows):
+        start = builder.add(offset, builder.mul(integer(r), row))
+        for c in range(tile.cols):
+            yield builder.add(start, integer(c * tile.vector.lanes))
 
-    def emit(context, builder, sig, args):
-        zero = ir.Constant(llvm_vector(tile.vector), [0.0] * tile.vector.lanes)
-        return emit_tile(builder, tile, [zero] * tile.cols)
 
-    return tile(like), emit
+@word(python_load_tile)
+def load_tile(tile, memory, offset, row):
+    """Tile of the shape of the first argument: [r, c] = load(memory, offset + r*row + c*LANES)."""
+
+    def emit(builder, _, data, offset, row):
+        places = tile_places(builder, tile, offset, row)
+        return emit_tile(builder, tile, [emit_load(builder, tile.vector, data, place) for place in places])
+
+    return tile, emit
+
+
+def python_store_tile(tile, memory, offset, row):
+    for r, vectors in enumerate(tile):
+        memory[offset + r * row :][: vectors.size] = vectors.ravel()
+
+
+@word(python_store_tile)
+def store_tile(tile, memory, offset, row):
+    """memory[offset + r*row + c*LANES ...] = tile[r, c]."""
+
+    def emit(builder, value, data, offset, row):
+        places = tile_places(builder, tile, offset, row)
+        for place, vector in zip(places, vectors_of(builder, tile, value), strict=True):
+            emit_store(builder, tile.vector, data, place, vector)
+
+    return types.none, emit
 
 
 def python_add_outer(tile, depth, a, a_at, a_row, a_step, b, b_at, b_step):
@@ -412,76 +460,119 @@ def python_add_outer(tile, depth, a, a_at, a_row, a_step, b, b_at, b_step):
 
 
 @word(python_add_outer)
-def add_outer(typing, tile, depth, a, a_at, a_row, a_step, b, b_at, b_step):
+def add_outer(tile, depth, a, a_at, a_row, a_step, b, b_at, b_step):
     """For k < depth: tile[r, c] += a[a_at + r*a_row + k*a_step] in every lane * load(b, b_at + k*b_step + c*LANES)."""
 
-    def emit(context, builder, sig, args):
-        old, depth, a_data, a_at, a_row, a_step, b_data, b_at, b_step = args
-        count = tile.vector.lanes
-
+    def emit(builder, old, depth, a, a_at, a_row, a_step, b, b_at, b_step):
         def body(k, vectors):
             a_k, b_k = (builder.add(at, builder.mul(k, step)) for at, step in ((a_at, a_step), (b_at, b_step)))
-            right = [emit_load(builder, b, b_data, builder.add(b_k, integer(c * count))) for c in range(tile.cols)]
+            places = [builder.add(b_k, integer(c * tile.vector.lanes)) for c in range(tile.cols)]
+            right = [emit_load(builder, tile.vector, b, place) for place in places]
             result = []
             for r in range(tile.rows):
-                left = emit_broadcast(builder, a, a_data, builder.add(a_k, builder.mul(integer(r), a_row)))
+                left = emit_broadcast(builder, tile.vector, a, builder.add(a_k, builder.mul(integer(r), a_row)))
                 row = vectors[r * tile.cols : (r + 1) * tile.cols]
                 result += [emit_fma(builder, left, *pair) for pair in zip(right, row, strict=True)]
             return result
 
         return emit_tile(builder, tile, emit_loop(builder, depth, vectors_of(builder, tile, old), body))
 
-    return tile(tile, types.intp, a, *[types.intp] * 3, b, types.intp, types.intp), emit
+    return tile, emit
 
 
-def python_add_products(tile, depth, a, a_at, b, b_at, b_col):
-    _, cols, count = tile.shape
+def python_add_products(tile, depth, a, a_at, a_row, b, b_at, b_col):
+    rows, cols, count = tile.shape
     for v in range(0, depth * count, count):
+        left = np.stack([a[a_at + r * a_row + v :][:count] for r in range(rows)])[:, None]
         right = np.stack([b[b_at + c * b_col + v :][:count] for c in range(cols)])[None]
-        tile = python_fma(*np.broadcast_arrays(a[a_at + v :][:count], right, tile))
+        tile = python_fma(*np.broadcast_arrays(left, right, tile))
     return tile
 
 
 @word(python_add_products)
-def add_products(typing, tile, depth, a, a_at, b, b_at, b_col):
-    """For k < depth: tile[0, c] += load(a, a_at + k*LANES) * load(b, b_at + c*b_col + k*LANES), lane by lane."""
+def add_products(tile, depth, a, a_at, a_row, b, b_at, b_col):
+    """For k < depth: tile[r, c] += load(a, a_at + r*a_row + k*LANES) * load(b, b_at + c*b_col + k*LANES)."""
 
-    def emit(context, builder, sig, args):
-        old, depth, a_data, a_at, b_data, b_at, b_col = args
-
-        def body(k, vectors):
+    def emit(builder, old, depth, a, a_at, a_row, b, b_at, b_col):
+        def body(k, sums):
             v = builder.mul(k, integer(tile.vector.lanes))
-            left = emit_load(builder, a, a_data, builder.add(a_at, v))
-            b_v = builder.add(b_at, v)
-            right = [
-                emit_load(builder, b, b_data, builder.add(b_v, builder.mul(integer(c), b_col)))
-                for c in range(tile.cols)
-            ]
-            return [emit_fma(builder, left, *pair) for pair in zip(right, vectors, strict=True)]
+
+            def vectors(data, at, stride, count):
+                start = builder.add(at, v)
+                places = [builder.add(start, builder.mul(integer(n), stride)) for n in range(count)]
+                return [emit_load(builder, tile.vector, data, place) for place in places]
+
+            right = vectors(b, b_at, b_col, tile.cols)
+            pairs = [(left, one) for left in vectors(a, a_at, a_row, tile.rows) for one in right]
+            return [emit_fma(builder, *pair, total) for pair, total in zip(pairs, sums, strict=True)]
 
         return emit_tile(builder, tile, emit_loop(builder, depth, vectors_of(builder, tile, old), body))
 
-    return tile(tile, types.intp, a, types.intp, b, types.intp, types.intp), emit
+    return tile, emit
 
 
-def python_store_tile(tile, memory, offset, row):
-    for r, vectors in enumerate(tile):
-        memory[offset + r * row :][: vectors.size] = vectors.ravel()
+def fold(tile):
+    """The sum over the lanes of every vector of a tile: for each row one vector of as many lanes as the tile has columns.
+
+    For traced functions; rows and columns are powers of two. Folding two vectors into one costs two shuffles and an
+    addition, so that many sums together take far fewer instructions than each by itself.
+    """
+    if not isinstance(tile, Traced):
+        return [np.array([python_sum(vector) for vector in row], tile.dtype) for row in tile]
+    builder, kind = tile.builder, tile.kind
+    vectors, group = vectors_of(builder, kind, tile.value), kind.vector.lanes
+    while group > 1:
+        # two vectors meet in one as long as there are two: i and i + n, which leaves the sums in the order of the tile
+        n, sources = max(1, len(vectors) // 2), min(2, len(vectors))
+        half, lanes = group // 2, vectors[0].type.count
+        low = [s * lanes + g + t for g in range(0, lanes, group) for s in range(sources) for t in range(half)]
+        high = [lane + half for lane in low]
+        pairs = zip(vectors[:n], vectors[-n:], strict=True)
+        vectors = [builder.fadd(emit_shuffle(builder, a, b, low), emit_shuffle(builder, a, b, high)) for a, b in pairs]
+        group = half
+    # lane l of vector i now is the sum of vector l*n + i of the tile
+    n = len(vectors)
+    result = []
+    for r in range(kind.rows):
+        wanted = range(r * kind.cols, (r + 1) * kind.cols)
+        part = Vector(kind.vector.dtype, kind.cols)
+        value = ir.Constant(part.llvm, ir.Undefined)
+        if n == 1:
+            value = emit_shuffle(builder, vectors[0], vectors[0], wanted)
+        else:
+            for c, position in enumerate(wanted):
+                lane = ir.Constant(ir.IntType(32), position // n)
+                element = builder.extract_element(vectors[position % n], lane)
+                value = builder.insert_element(value, element, ir.Constant(ir.IntType(32), c))
+        result.append(Traced(builder, part, value))
+    return result
 
 
-@word(python_store_tile)
-def store_tile(typing, tile, memory, offset, row):
-    """memory[offset + r*row + c*LANES ...] = tile[r, c]."""
+def load_like(vector, memory, at):
+    """As many elements as `vector` has. For traced functions."""
+    if not isinstance(vector, Traced):
+        return memory[at : at + len(vector)].copy()
+    return Traced(vector.builder, vector.kind, emit_load(vector.builder, vector.kind, memory.value, at.value))
 
-    def emit(context, builder, sig, args):
-        value, data, offset, row = args
-        for position, vector in enumerate(vectors_of(builder, tile, value)):
-            r, c = divmod(position, tile.cols)
-            place = builder.add(offset, builder.add(builder.mul(integer(r), row), integer(c * tile.vector.lanes)))
-            emit_store(builder, memory, data, place, vector)
-        return context.get_dummy_value()
 
-    return types.none(tile, memory, types.intp, types.intp), emit
+def store_like(vector, memory, at):
+    if not isinstance(vector, Traced):
+        memory[at : at + len(vector)] = vector
+    else:
+        emit_store(vector.builder, vector.kind, memory.value, at.value, vector.value)
+
+
+def either(flag, yes, no):
+    """Call yes() or no() as an integer flag says. For traced functions."""
+    if not isinstance(flag, Traced):
+        yes() if flag else no()
+        return
+    builder = flag.builder
+    with builder.if_else(builder.icmp_signed("!=", flag.value, integer(0))) as (then, otherwise):
+        with then:
+            yes()
+        with otherwise:
+            no()
 
 
 def python_sum(value):
@@ -491,54 +582,14 @@ def python_sum(value):
 
 
 @word(python_sum)
-def sum_lanes(typing, vector):
-    def emit(context, builder, sig, args):
-        return emit_sum(builder, args[0])
+def sum_lanes(vector):
+    """Sum of all lanes by halving: a tree, so that the order is defined and the chain short."""
 
-    return vector.dtype(vector), emit
+    def emit(builder, value):
+        while value.type.count > 1:
+            half = value.type.count // 2
+            low, high = (emit_shuffle(builder, value, value, range(start, start + half)) for start in (0, half))
+            value = builder.fadd(low, high)
+        return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
-
-@word(lambda tile: python_sum(tile[0, 0]))
-def sum_tile(typing, tile):
-    """Sum over the lanes of a tile of one vector."""
-
-    def emit(context, builder, sig, args):
-        return emit_sum(builder, builder.extract_value(args[0], 0))
-
-    return tile.dtype(tile), emit
-
-
-@word(lambda vector, lane, value: np.where(np.arange(vector.size) == lane, value, vector))
-def replace_lane(typing, vector, lane, value):
-    """`vector` with `value` in one lane."""
-
-    def emit(context, builder, sig, args):
-        lanes = ir.VectorType(ir.IntType(64), vector.lanes)
-        here = builder.icmp_signed("==", ir.Constant(lanes, list(range(vector.lanes))), emit_splat(builder, args[1], lanes))
-        return builder.select(here, emit_splat(builder, args[2], args[0].type), args[0])
-
-    return vector(vector, types.intp, vector.dtype), emit
-
-
-@word(lambda tile: np.array([python_sum(row) for row in tile[0]], tile.dtype))
-def sum_columns(typing, tile):
-    """Lane c of the result is the sum over the lanes of tile[0, c]; for a tile of LANES columns.
-
-    Folding pairs of vectors sums LANES vectors with LANES-1 additions, where summing each by itself takes log2(LANES) each.
-    """
-
-    def emit(context, builder, sig, args):
-        count = tile.vector.lanes
-        vectors = vectors_of(builder, tile, args[0])
-        group = count
-        while group > 1:
-            # vectors i and i + n meet, so that the last fold leaves the sums in the order of their columns
-            n, half = len(vectors) // 2, group // 2
-            low = [s * count + g + t for g in range(0, count, group) for s in (0, 1) for t in range(half)]
-            high = [lane + half for lane in low]
-            pairs = zip(vectors[:n], vectors[n:], strict=True)
-            vectors = [builder.fadd(emit_shuffle(builder, a, b, low), emit_shuffle(builder, a, b, high)) for a, b in pairs]
-            group = half
-        return vectors[0]
-
-    return tile.vector(tile), emit
+    return vector.dtype, emit
