@@ -31,18 +31,22 @@ class History:
 
     @property
     def epoch(self):
+        """Number of each epoch, from 1."""
         return np.arange(1, len(self) + 1)
 
     @property
     def mse(self):
+        """mean((a - y)**2) of each epoch."""
         return self._sse / self._elements
 
     @property
     def loss(self):
+        """The objective in each epoch."""
         return self._sse / 2 if self._reduction == "sum" else self.mse / 2
 
     @property
     def accuracy(self):
+        """Fraction of right rows in each epoch."""
         return self._correct / self._n_rows
 
     def columns(self):

@@ -10,6 +10,8 @@ the vector length, so that a vector never crosses into another row; padding is z
     b_l[:]          0 0
 """
 
+import itertools
+
 import numpy as np
 
 ALIGNMENT_BYTES = 64
@@ -53,7 +55,7 @@ class Layout:
         self.bias = bias
         lanes = ALIGNMENT_BYTES // self.dtype.itemsize
         rows, self.size = [], 0
-        for n_in, n_out in zip(units[:-1], units[1:], strict=True):
+        for n_in, n_out in itertools.pairwise(units):
             stride = -(-n_out // lanes) * lanes
             rows.append((n_in, n_in + bias, n_out, self.size, stride))
             self.size += (n_in + bias) * stride
@@ -77,8 +79,8 @@ class Layout:
         return params
 
 
-# cursor entries: completed epochs, rows of the current epoch done; then the kernel's own: the first row of the current batch,
-# the next panel, whether all panels are packed
+# cursor entries: completed epochs, rows of the current epoch done; then the kernel's own: the first row of the current
+# batch, the next panel, whether all panels are packed
 EPOCH, ROW, BATCH, PANEL, PACKED = range(5)
 CURSOR_SIZE = 5
 
@@ -89,9 +91,8 @@ BLOCK_BYTES = 32 * 1024  # activations, deltas and panel of one block: most of a
 RESIDENT_BYTES = 512 * 1024  # panels kept from epoch to epoch: a part of the L2 cache
 
 
-
 # entries of a workspace's plan
-COLUMNS, RESIDENT, PANEL_SIZE, GRAD, WIDTH = range(5)
+COLUMNS, RESIDENT, PANEL_SIZE, GRAD, SIZE, WIDTH = range(6)
 # columns of a workspace's places: where A_l^T and D_l^T stand for the layer that makes A_l
 A, D = range(2)
 
@@ -99,6 +100,7 @@ INPUT_EXTRA = 3  # rows of a panel beside inputs and targets: ones, class, sampl
 
 
 def round_up(count, multiple):
+    """The smallest multiple of `multiple` that is not below `count`."""
     return -(-count // multiple) * multiple
 
 
@@ -140,12 +142,12 @@ class Workspace:
         for level, (_, _, n_units, _, stride) in enumerate(layers):
             places[level] = size, size + (n_units + 1) * self.columns
             size += (n_units + 1 + stride) * self.columns
-        # Parameters and memory side by side: in two allocations, a small network's could lie a multiple of 4 KiB apart, where
-        # the processor takes a load for one that depends on an earlier store.
+        # Parameters and memory side by side: in two allocations, a small network's could lie a multiple of 4 KiB apart,
+        # where the processor takes a load for one that depends on an earlier store.
         both = aligned_zeros(layout.size + size + layout.size, layout.dtype)
         self.params, memory = both[: layout.size], both[layout.size :]
         for level, (_, _, n_units, _, _) in enumerate(layers):
             ones = places[level, A] + n_units * self.columns
             memory[ones : ones + self.columns] = 1
-        plan = np.array([self.columns, resident, panel_size, size, width], np.int64)
+        plan = np.array([self.columns, resident, panel_size, size, layout.size, width], np.int64)
         self.arrays = memory, plan, places

@@ -99,19 +99,22 @@ class NeuralNetwork:
 
     @property
     def weights(self):
+        """W_l (n_in, n_out) of every layer."""
         return self._weights
 
     @weights.setter
     def weights(self, arrays):
-        self._weights = self._checked("weights", arrays, self._weight_shapes())
+        # the list stays the same: a running training reads it after each callback
+        self._weights[:] = self._checked("weights", arrays, self._weight_shapes())
 
     @property
     def biases(self):
+        """b_l (n_out,) of every layer; empty without biases."""
         return self._biases
 
     @biases.setter
     def biases(self, arrays):
-        self._biases = self._checked("biases", arrays, self._bias_shapes())
+        self._biases[:] = self._checked("biases", arrays, self._bias_shapes())
 
     def _weight_shapes(self):
         return list(zip(self.units[:-1], self.units[1:], strict=True))
@@ -121,7 +124,10 @@ class NeuralNetwork:
 
     def _checked(self, name, arrays, shapes):
         """Copies of parameter arrays in the network's dtype; an error for a wrong number, shape or value."""
-        arrays = list(arrays)
+        try:
+            arrays = list(arrays)
+        except TypeError:
+            raise TypeError(f"{name} must be a list of {len(shapes)} arrays, got {arrays!r}") from None
         if len(arrays) != len(shapes):
             raise ValueError(f"{name} must be {len(shapes)} arrays, got {len(arrays)}")
         copies = []
@@ -157,7 +163,8 @@ class NeuralNetwork:
         X = matrix("X", X, self.units[0], self.dtype)
         layout = Layout(self.units, self.dtype, self.bias)
         work = Workspace(layout, len(X), len(X), shuffled=True)
-        layout.gather(*self._parameters(), work.params)
+        weights, biases = self._parameters()
+        layout.gather(weights, biases, work.params)
         out = np.empty((len(X), self.units[-1]), self.dtype)
         kernels.forward(layout.layers, work.params, X, out, work.arrays)
         return out
@@ -182,7 +189,7 @@ class NeuralNetwork:
 
         Raises
         ------
-        ValueError, TypeError
+        ValueError, TypeError, FloatingPointError
             As `train`.
         """
         return float(self.train(X, y, 1, learning_rate, reduction=reduction).loss[0])
@@ -239,8 +246,10 @@ class NeuralNetwork:
         Raises
         ------
         ValueError, TypeError
-            If an argument is out of its range or of the wrong type, if X or y is not a finite numeric matrix, or if a weight
-            stops being finite. The weights are then as they were before.
+            If an argument is out of its range or of the wrong type, or if X or y is not a finite numeric matrix. The weights
+            are then as they were before.
+        FloatingPointError
+            If a weight stops being finite. The weights are then as they were before.
         """
         X = matrix("X", X, self.units[0], self.dtype)
         y = matrix("y", y, self.units[-1], self.dtype)
@@ -256,8 +265,16 @@ class NeuralNetwork:
         verbose = at_least(0, "verbose", int(verbose) if isinstance(verbose, bool) else verbose)
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable or None, got {callback!r}")
+
+        def checked(epoch, history):
+            stop = callback(epoch, history)
+            self._parameters()
+            return stop
+
+        weights, biases = self._parameters()
         run = Run(
-            *self._parameters(),
+            weights,
+            biases,
             X,
             y,
             epochs=epochs,
@@ -266,7 +283,7 @@ class NeuralNetwork:
             reduction=reduction,
             rng=self._rng if shuffle else None,
         )
-        return watch(run, verbose, progress, callback)
+        return watch(run, verbose, progress, None if callback is None else checked)
 
     def __repr__(self):
         return f"NeuralNetwork({'-'.join(map(str, self.units))}, {self.activation}, bias={self.bias}, dtype={self.dtype})"
@@ -295,12 +312,14 @@ def finite_number(name, value):
 
 
 def one_of(allowed, name, value):
+    """`value`, one of the allowed words."""
     if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
     return value
 
 
 def float_dtype(dtype):
+    """`dtype` as numpy's float32 or float64."""
     try:
         name = np.dtype(dtype).name
     except TypeError:
@@ -315,16 +334,20 @@ def numeric(name, array, dtype):
     try:
         array = np.asarray(array)
         if array.dtype.kind == "O":
+            # astype would read numbers out of text
+            if any(isinstance(item, (str, bytes)) for item in array.flat):
+                raise TypeError("got text")
             array = array.astype(dtype)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} must be numeric: {error}") from None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must be numeric, got dtype {array.dtype}")
     with np.errstate(over="ignore"):  # a value that overflows becomes inf, which is reported as such
-        return np.require(array, dtype, "CA")
+        return np.require(array, dtype, ["C", "A"])
 
 
 def finite(name, array):
+    """`array`, which has neither NaN nor infinity."""
     if not np.isfinite(array).all():
         raise ValueError(f"{name} must be finite, got NaN or infinity")
     return array

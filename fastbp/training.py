@@ -45,15 +45,18 @@ class Run:
         self.work = Workspace(self.layout, len(X), batch_size, shuffled=rng is not None)
         self.params = self.work.params
         self.gather()
+        self.start = self.params.copy()
         self.cursor = np.zeros(CURSOR_SIZE, np.int64)
         self.sse, self.correct = np.zeros(epochs), np.zeros(epochs)
         self.order = np.empty((0, len(X)), np.int64)
 
     @property
     def epochs_done(self):
+        """Completed epochs."""
         return int(self.cursor[EPOCH])
 
     def history(self):
+        """The record of the epochs completed so far."""
         done = self.epochs_done
         return History(self.sse[:done], self.correct[:done], len(self.X), self.Y.shape[1], self.reduction)
 
@@ -82,7 +85,8 @@ class Run:
             self.reduction == "mean", blocks, self.cursor, self.sse, self.correct, self.work.arrays,
         )  # fmt: skip
         if not np.isfinite(self.params).all():
-            raise ValueError(
+            self.params[:] = self.start
+            raise FloatingPointError(
                 f"weights stopped being finite in epoch {self.epochs_done + 1} with "
                 f"learning_rate={self.learning_rate:g}; they are left as they were before this training"
             )
@@ -119,10 +123,9 @@ def watch(run, verbose=0, progress=False, callback=None):
 
     Raises
     ------
-    ValueError
+    FloatingPointError
         If a weight stops being finite; the parameters are then as they were before the run.
     """
-    before = run.params.copy()
     printed = called = 0
     with ProgressBar(run.epochs, progress) as bar:
         try:
@@ -133,14 +136,12 @@ def watch(run, verbose=0, progress=False, callback=None):
                 if callback and run.epochs_done > called:
                     called = run.epochs_done
                     run.scatter()
-                    if callback(called, run.history()):
-                        break
+                    stop = callback(called, run.history())
                     run.gather()
+                    if stop:
+                        break
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=3)
-        except ValueError:
-            run.params[:] = before
-            raise
         finally:
             run.scatter()
     return run.history()
@@ -149,8 +150,8 @@ def watch(run, verbose=0, progress=False, callback=None):
 def print_lines(history, every, printed):
     """Print every `every`-th epoch beyond those already printed; returns how many epochs are dealt with."""
     for epoch in range(printed // every * every + every, len(history) + 1, every):
-        at = epoch - 1
-        print(f"epoch {epoch}: mse {history.mse[at]:.6f}, loss {history.loss[at]:.6g}, accuracy {history.accuracy[at]:.4f}")
+        mse, loss, accuracy = (curve[epoch - 1] for curve in (history.mse, history.loss, history.accuracy))
+        print(f"epoch {epoch}: mse {mse:.6f}, loss {loss:.6g}, accuracy {accuracy:.4f}")
     return len(history)
 
 
@@ -175,6 +176,7 @@ class ProgressBar:
         return self
 
     def update(self, done):
+        """Show that `done` epochs are completed."""
         if self.bar:
             self.bar.update(self.task, completed=done)
         elif self.shown:

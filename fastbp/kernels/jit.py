@@ -38,6 +38,8 @@ CHECKSUM_BYTES = hashlib.sha256().digest_size
 
 # Numba's own switch: the kernels run as plain Python on numpy arrays.
 PLAIN_PYTHON = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+# Bytes of a vector in the vocabulary of `fastbp.kernels.simd`, while a kernel is compiled or run as plain Python.
+vector_bytes = 64
 VOCABULARY = threading.RLock()
 # Environment variables by which numba changes the machine code.
 NUMBA_SETTINGS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE")
@@ -101,12 +103,16 @@ def write_object(name, symbol, code):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             handle, temporary = tempfile.mkstemp(dir=folder, prefix=name)
+        except OSError:
+            continue
+        try:
             with os.fdopen(handle, "wb") as file:
                 file.write(hashlib.sha256(payload).digest() + payload)
             os.replace(temporary, folder / name)
+            return
         except OSError:
-            continue
-        return
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
 
 
 @functools.cache
@@ -132,14 +138,13 @@ def link(code, symbol):
 @contextlib.contextmanager
 def vectors_of(width):
     """Let the vector vocabulary speak of vectors of `width` bytes, one kernel at a time."""
-    from fastbp.kernels import simd
-
+    global vector_bytes
     with VOCABULARY:
-        before, simd.width = simd.width, width
+        before, vector_bytes = vector_bytes, width
         try:
             yield
         finally:
-            simd.width = before
+            vector_bytes = before
 
 
 class Kernel:
@@ -152,7 +157,7 @@ class Kernel:
     signature : str
         One word per argument: "T*" pointer to the float type of the call, "double*", "int*" (int64), "int", "double".
 
-    It is called with the bytes of a vector, and a C-contiguous array for every pointer; nothing is checked here.
+    It is called with a C-contiguous array for every pointer, and the bytes of a vector; nothing is checked here.
     """
 
     def __init__(self, module, name, signature):
@@ -161,7 +166,7 @@ class Kernel:
         self._calls = {}
         self._lock = threading.Lock()
 
-    def __call__(self, width, *args):
+    def __call__(self, *args, width=64):
         if PLAIN_PYTHON:
             pairs = zip(args, self.signature, strict=True)
             with vectors_of(width):

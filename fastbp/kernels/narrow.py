@@ -7,7 +7,7 @@ through the whole network before the next one starts:
     pack        rows of X and Y into a panel, transposed       (once where every panel fits the L2 cache)
     product     Z^T = W^T A^T for each layer, then the activation in place
     delta       D^T of the output, then product D^T = W D^T for each layer downwards, then the derivative in place
-    gradient    dW[i, j] = sum over the columns of A^T[i] D^T[j]; on a batch's last block the update follows in registers
+    gradient    dW[i, j] = sum over the columns of A^T[i] D^T[j]; the update follows a batch's last block
 
 A panel has one row per input unit, a row of ones (the bias's input), one row per target, a row with the class of the target,
 and a row that is 1 for samples and 0 for padding columns. Padding columns run through every product and are removed by the
@@ -60,6 +60,7 @@ from fastbp.layout import (
     PANEL_SIZE,
     RESIDENT,
     ROW,
+    SIZE,
     STRIDE,
     A,
     D,
@@ -130,8 +131,8 @@ def product(finish, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_at, tal
 @traced
 def activations(w, w_at, w_stride, depth, memory, below, here, columns, talls, rests, pairs, single):
     """(1), (2): A_l^T = s(W_l^T A_{l-1}^T)."""
-    product(lambda z, at: by_vector(logistic, z),
-            w, w_at, 1, w_stride, depth, memory, below, columns, memory, here, talls, rests, columns, pairs, single)  # fmt: skip
+    product(lambda z, at: by_vector(logistic, z), w, w_at, 1, w_stride, depth,
+            memory, below, columns, memory, here, talls, rests, columns, pairs, single)  # fmt: skip
 
 
 @traced
@@ -141,8 +142,8 @@ def deltas(w, w_at, w_stride, depth, memory, above, here, a_here, columns, talls
     def finish(errors, at):
         return by_vector(hidden_delta, errors, load_tile(errors, memory, at - here + a_here, columns))
 
-    product(finish,
-            w, w_at, w_stride, 1, depth, memory, above, columns, memory, here, talls, rests, columns, pairs, single)  # fmt: skip
+    product(finish, w, w_at, w_stride, 1, depth,
+            memory, above, columns, memory, here, talls, rests, columns, pairs, single)  # fmt: skip
 
 
 @inlined
@@ -185,6 +186,11 @@ def compare(memory, targets, activation, delta, n_out, columns, vectors, scale):
     return sum_lanes(squares), sum_lanes(hits)
 
 
+def accumulate(g, memory, at, first):
+    """Store `g` where a batch begins, else add it to what stands there."""
+    either(first, lambda: store_like(g, memory, at), lambda: store_like(g + load_like(g, memory, at), memory, at))
+
+
 @traced
 def gradients(memory, vectors, columns, a, d, grad, stride, talls, rests, quads, singles, first):
     """(6): dW_l from A_{l-1}^T at `a` and D_l^T at `d`, into `grad` where the batch begins, else added to it."""
@@ -193,8 +199,7 @@ def gradients(memory, vectors, columns, a, d, grad, stride, talls, rests, quads,
         sums = add_products(zero_tile(memory, rows, cols), vectors,
                             memory, a + i * columns, columns, memory, d + j * columns, columns)  # fmt: skip
         for r, g in enumerate(fold(sums)):
-            at = grad + (i + r) * stride + j
-            either(first, lambda: store_like(g, memory, at), lambda: store_like(g + load_like(g, memory, at), memory, at))
+            accumulate(g, memory, grad + (i + r) * stride + j, first)
 
     def strip(cols, j):
         repeat(talls, lambda i: tile(TALL, cols, i * TALL, j))
@@ -241,10 +246,7 @@ def train(layers, n_layers, params, X, Y, n, order, shuffled, batch_size, learni
     n_in, n_out = layers[N_IN], layers[(n_layers - 1) * FIELDS + N_OUT]
     columns, resident, panel_size, grad = plan[COLUMNS], plan[RESIDENT], plan[PANEL_SIZE], plan[GRAD]
     output, first_epoch = 2 * n_layers - 2, cursor[EPOCH]
-    step = splat(memory, -learning_rate)
-    size = layers[(n_layers - 1) * FIELDS + OFFSET] + layers[(n_layers - 1) * FIELDS + N_ROWS] * layers[
-        (n_layers - 1) * FIELDS + STRIDE
-    ]
+    step, size = splat(memory, -learning_rate), plan[SIZE]
     # the cursor lives in registers while blocks run
     epoch, row, batch, panel, packed = cursor[EPOCH], cursor[ROW], cursor[BATCH], cursor[PANEL], cursor[PACKED]
     for _ in range(blocks):

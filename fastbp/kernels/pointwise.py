@@ -4,7 +4,7 @@ Source of the exponential: range reduction to |r| <= ln(2)/2 by two-part subtrac
 Manual for the Elementary Functions, 1980), then a minimax polynomial for e**r with its first two coefficients held at 1.
 """
 
-from fastbp.kernels.simd import add_to_exponent, fma, is_float32, polynomial, select, traced
+from fastbp.kernels.simd import at_least, fma, is_float32, polynomial, power_of_two, select, traced
 
 # e**r on |r| <= ln(2)/2; relative error 3.1e-9 (float32) and 3.6e-18 (float64) before rounding.
 EXP_FLOAT32 = (
@@ -33,13 +33,13 @@ LN2_FLOAT64 = 0.6931471803691238, 1.9082149292705877e-10
 # Adding 1.5 * 2**(mantissa bits) rounds to an integer and leaves it in the low bits of the sum.
 ROUND_FLOAT32, ROUND_FLOAT64 = 12582912.0, 6755399441055744.0
 
-# Below the first argument the logistic function is no longer a normal number; above the second it rounds to 1.
-LOGISTIC_RANGE_FLOAT32 = (-87.33654, 18.0)
-LOGISTIC_RANGE_FLOAT64 = (-708.3964185322641, 40.0)
+# Below the first argument the logistic function is no longer a normal number; far below the second it rounds to 1.
+LOGISTIC_RANGE_FLOAT32 = (-87.33654, 87.0)
+LOGISTIC_RANGE_FLOAT64 = (-708.3964185322641, 708.0)
 
 
-def exp_in_range(x):
-    """e**x for arguments whose result is a normal number."""
+def exp_parts(x):
+    """e**x as m * 2**n with m near 1: m, and 2**n as a float; right while e**x and 2**n are normal numbers."""
     if is_float32(x):
         rounding, (upper, lower), coefficients = ROUND_FLOAT32, LN2_FLOAT32, EXP_FLOAT32
     else:
@@ -47,17 +47,15 @@ def exp_in_range(x):
     shifted = fma(x, LOG2_E, rounding)
     n = shifted - rounding
     r = fma(n, -lower, fma(n, -upper, x))
-    # 1 + r runs beside the polynomial, which keeps the chain of dependent operations short
-    return add_to_exponent(fma(r * r, polynomial(r, coefficients), 1 + r), shifted)
+    return 1 + fma(r * r, polynomial(r, coefficients), r), power_of_two(shifted)
 
 
 def logistic(z):
     """1 / (1 + e**-z), at most 3 ULP (float32) and 2.5 ULP (float64); 0 where the result would not be a normal number."""
     lowest, highest = LOGISTIC_RANGE_FLOAT32 if is_float32(z) else LOGISTIC_RANGE_FLOAT64
-    # Out of range, the exponential is any number; putting its limits in afterwards is off the chain of dependent operations.
-    # A NaN fails both comparisons and has passed through the exponential.
-    inside = 1 / (1 + exp_in_range(-z))
-    return select(z < lowest, 0, select(z > highest, 1, inside))
+    # both written so that a NaN passes through
+    mantissa, power = exp_parts(-select(z > highest, highest, z))
+    return select(at_least(z, lowest), 1 / fma(mantissa, power, 1), 0)
 
 
 def logistic_derivative(a):

@@ -22,9 +22,8 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import lower_builtin, models, register_model, type_callable
 
-from fastbp.kernels.jit import PLAIN_PYTHON
+from fastbp.kernels import jit
 
-width = 64  # bytes of a vector; `fastbp.kernels.jit` sets it for the time that it compiles or runs a kernel
 INT = ir.IntType(64)
 
 
@@ -32,7 +31,7 @@ class Vector(types.Type):
     """Numba type of some elements, LANES by default; ``dtype`` float32 or float64."""
 
     def __init__(self, dtype, lanes=0):
-        self.dtype, self.lanes = dtype, lanes or width * 8 // dtype.bitwidth
+        self.dtype, self.lanes = dtype, lanes or jit.vector_bytes * 8 // dtype.bitwidth
         self.llvm = ir.VectorType(llvm_element(dtype), self.lanes)
         super().__init__(name=f"Vector({dtype}, {self.lanes})")
 
@@ -53,6 +52,8 @@ def llvm_element(dtype):
 @register_model(Vector)
 @register_model(Tile)
 class VectorModel(models.PrimitiveModel):
+    """Both are their LLVM type, in registers and in memory."""
+
     def __init__(self, manager, kind):
         super().__init__(manager, kind, kind.llvm)
 
@@ -157,7 +158,7 @@ def word(python):
             return Traced(builder, result, emit(builder, *[a.value if isinstance(a, Traced) else integer(a) for a in args]))
 
         call.__name__, call.__doc__ = typing.__name__, typing.__doc__
-        if not PLAIN_PYTHON:
+        if not jit.PLAIN_PYTHON:
             register(call, typing, typing)
         return call
 
@@ -165,8 +166,8 @@ def word(python):
 
 
 def traced(function):
-    """Make straight-line code callable from numba code; its arguments may be of any kind, its result one value or several."""
-    if not PLAIN_PYTHON:
+    """Make straight-line code callable from numba code; arguments of any kind, one result or several."""
+    if not jit.PLAIN_PYTHON:
         register(function, lambda *kinds: typing_of(function, kinds), function)
     return function
 
@@ -294,7 +295,7 @@ def repeat(count, body):
 
 
 def python_lanes(like):
-    return width // like.dtype.itemsize
+    return jit.vector_bytes // like.dtype.itemsize
 
 
 @word(python_lanes)
@@ -359,16 +360,24 @@ def select(mask, yes, no):
     return Traced(mask.builder, vector.kind, mask.builder.select(mask.value, vector.like(yes), vector.like(no)))
 
 
-def add_to_exponent(x, n):
-    """x * 2**k where k stands in the low bits of the float `n`; exact while the result is a normal number."""
-    bits, mantissa = (32, 23) if is_float32(x) else (64, 52)
+def at_least(x, number):
+    """Mask of the lanes where not x < number: a NaN counts. For traced functions."""
     if not isinstance(x, Traced):
-        integers = np.dtype(f"int{bits}")
-        return (x.view(integers) + (n.view(integers) << mantissa)).view(x.dtype)
-    builder, vector = x.builder, x.kind
+        return ~(x < number)
+    return Traced(x.builder, None, x.builder.fcmp_unordered(">=", x.value, x.like(number)))
+
+
+def power_of_two(k):
+    """2**k for an integer k that stands in the low bits of a float; right while 2**k is a normal number."""
+    bits, mantissa, bias = (32, 23, 127) if is_float32(k) else (64, 52, 1023)
+    if not isinstance(k, Traced):
+        integers = np.dtype(f"int{bits}").type
+        return ((k.view(integers) << integers(mantissa)) + (integers(bias) << integers(mantissa))).view(k.dtype)
+    builder, vector = k.builder, k.kind
     integers = ir.VectorType(ir.IntType(bits), vector.lanes)
-    power = builder.shl(builder.bitcast(n.value, integers), ir.Constant(integers, [mantissa] * vector.lanes))
-    return Traced(builder, vector, builder.bitcast(builder.add(builder.bitcast(x.value, integers), power), vector.llvm))
+    shifted = builder.shl(builder.bitcast(k.value, integers), ir.Constant(integers, [mantissa] * vector.lanes))
+    one = ir.Constant(integers, [bias << mantissa] * vector.lanes)
+    return Traced(builder, vector, builder.bitcast(builder.add(shifted, one), vector.llvm))
 
 
 def polynomial(x, coefficients):

@@ -1,0 +1,105 @@
+"""The two founding networks: fastbp against a straightforward numpy loop of the same equations."""
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_iris
+from sklearn.model_selection import train_test_split
+
+from fastbp import NeuralNetwork
+
+# 10,000 updates carry a rounding error of 1e-16 each, which a network that is learning amplifies by some powers of ten
+TOLERANCE = 1e-9
+ROUNDS = {"numpy": 5, "fastbp": 50}
+
+
+def s(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def xor_loop(X, y, weights, biases, epochs, lr):
+    """Squared error of every thousandth epoch, as the first script of this kind printed it."""
+    (W1, W2), (b1, b2) = weights, biases
+    printed = []
+    for epoch in range(epochs):
+        A1 = s(X @ W1 + b1)
+        A2 = s(A1 @ W2 + b2)
+        d2 = (A2 - y) * A2 * (1 - A2)
+        d1 = (d2 @ W2.T) * A1 * (1 - A1)
+        if epoch % 1000 == 0:
+            printed.append(np.mean((y - A2) ** 2))
+        W2 -= lr * A1.T @ d2
+        b2 -= lr * d2.sum(axis=0)
+        W1 -= lr * X.T @ d1
+        b1 -= lr * d1.sum(axis=0)
+    return np.array(printed)
+
+
+def iris_loop(X, y, weights, biases, epochs, lr):
+    """Loss of every epoch; the accuracy is computed and kept too, because the picture needs it."""
+    W1, W2 = weights
+    losses, accuracies = [], []
+    for _ in range(epochs):
+        A1 = s(X @ W1)
+        A2 = s(A1 @ W2)
+        error = A2 - y
+        losses.append(np.sum(error**2) / (2 * y.size))
+        accuracies.append(np.mean(A2.argmax(axis=1) == y.argmax(axis=1)))
+        d2 = error * A2 * (1 - A2)
+        d1 = (d2 @ W2.T) * A1 * (1 - A1)
+        W2 -= lr * A1.T @ d2 / y.size
+        W1 -= lr * X.T @ d1 / y.size
+    return np.array(losses)
+
+
+def xor():
+    X, y = np.array([[0.0, 0], [0, 1], [1, 0], [1, 1]]), np.array([[0.0], [1], [1], [0]])
+    return X, y, xor_loop, {"hidden_size": 4}, {"epochs": 10_000, "learning_rate": 0.1}
+
+
+def iris():
+    X, labels = load_iris(return_X_y=True)
+    X, _, y, _ = train_test_split(X, np.eye(3)[labels], test_size=20, random_state=4)
+    network = {"hidden_size": 2, "bias": False, "init_scale": 0.5}
+    return X, y, iris_loop, network, {"epochs": 5_000, "learning_rate": 0.1, "reduction": "mean"}
+
+
+NETWORKS = {"xor": xor, "iris": iris}
+
+
+def curve(name, history):
+    return history.mse[::1000] if name == "xor" else history.loss
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("implementation", ["numpy-float64", "fastbp-float64", "fastbp-float32"])
+def test_founding_network(benchmark, name, implementation):
+    X, y, loop, network, run = NETWORKS[name]()
+    library, dtype = implementation.split("-")
+    X, y = X.astype(dtype), y.astype(dtype)
+
+    def new_network():
+        return NeuralNetwork(X.shape[1], output_size=y.shape[1], dtype=dtype, random_state=0, **network)
+
+    def train_numpy(net):
+        return loop(X, y, net.weights, net.biases, run["epochs"], run["learning_rate"])
+
+    def train_fastbp(net):
+        return net.train(X, y, **run)
+
+    if dtype == "float64":
+        net, again = new_network(), new_network()
+        np.testing.assert_allclose(curve(name, train_fastbp(net)), train_numpy(again), rtol=0, atol=TOLERANCE)
+        for ours, theirs in zip(net.weights + net.biases, again.weights + again.biases, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
+
+    train = train_numpy if library == "numpy" else train_fastbp
+    benchmark.group = name
+    benchmark.pedantic(train, setup=lambda: ((new_network(),), {}), rounds=ROUNDS[library], warmup_rounds=1)
+    if benchmark.enabled:
+        seconds = benchmark.stats.stats.median / run["epochs"]
+        benchmark.extra_info |= {
+            "network": name,
+            "implementation": implementation,
+            "nanoseconds_per_epoch": seconds * 1e9,
+            "samples_per_second": len(X) / seconds,
+        }

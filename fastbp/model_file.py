@@ -1,0 +1,247 @@
+"""Trained networks together with what they need to read raw rows, and the files that keep them.
+
+A model file is an uncompressed ``.npz``: a JSON text called ``header``, ``weights_0``, ``weights_1``, ... and, unless
+the network has no biases, ``biases_0``, ..., then ``input_mean`` and ``input_scale``. Nothing in it is ever unpickled.
+"""
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from fastbp.neural_network import NeuralNetwork
+
+FORMAT = "fastbp model"
+FORMAT_VERSION = 1
+
+
+class ModelFileError(ValueError):
+    """A file is not a model file, or is damaged."""
+
+
+@dataclass
+class Model:
+    """A network, how raw rows become its inputs, and what its outputs stand for.
+
+    Parameters
+    ----------
+    net : NeuralNetwork
+    feature_names : tuple of str
+        One name for each input.
+    target_name : str
+    class_names : tuple of str
+        Empty for regression. Two classes share one output, more have an output each.
+    input_mean, input_scale : ndarray of shape (n_features,), float64
+        The network's inputs are (X - input_mean) / input_scale.
+    target_low, target_span : float, default=0.0 and 1.0
+        In regression an output a stands for target_low + target_span * a.
+    """
+
+    net: NeuralNetwork
+    feature_names: tuple[str, ...]
+    target_name: str
+    class_names: tuple[str, ...]
+    input_mean: np.ndarray
+    input_scale: np.ndarray
+    target_low: float = 0.0
+    target_span: float = 1.0
+
+    def inputs(self, X: np.ndarray) -> np.ndarray:
+        """Return raw rows (n, n_features) as the network reads them, in the network's dtype."""
+        return ((X - self.input_mean) / self.input_scale).astype(self.net.dtype)
+
+    def targets(self, y: np.ndarray) -> np.ndarray:
+        """Return class numbers or values (n,) as the outputs (n, n_outputs) that the network should give."""
+        dtype = self.net.dtype
+        if not self.class_names:
+            return ((y - self.target_low) / self.target_span).astype(dtype)[:, np.newaxis]
+        if len(self.class_names) == 2:
+            return y.astype(dtype)[:, np.newaxis]
+        return np.eye(len(self.class_names), dtype=dtype)[y]
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return the class numbers or values (n,) of raw rows (n, n_features)."""
+        outputs = self.net.feedforward(self.inputs(X))
+        if not self.class_names:
+            return self.target_low + self.target_span * outputs[:, 0].astype(np.float64)
+        if len(self.class_names) == 2:
+            return (outputs[:, 0] >= 0.5).astype(np.intp)
+        return outputs.argmax(axis=1)
+
+    def score(self, X: np.ndarray, y: np.ndarray) -> float:
+        """Return the accuracy of classification, or R2 of regression, which is nan where all y are the same.
+
+        R2 = 1 - sum (y - p)^2 / sum (y - mean(y))^2 for predictions p.
+        """
+        predicted = self.predict(X)
+        if self.class_names:
+            return float(np.mean(predicted == y))
+        if np.all(y == y[0]):
+            return np.nan
+        return float(1 - np.sum((y - predicted) ** 2) / np.sum((y - np.mean(y)) ** 2))
+
+
+def save(path: str | Path, model: Model) -> None:
+    """Write a model so that `path` holds either what it held before or all of the new model, whatever happens.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file name, used as it is.
+    model : Model
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    ValueError
+        If `path` is something else than a file, a device for instance.
+    """
+    target = Path(path).resolve()
+    if target.exists() and not target.is_file():
+        raise ValueError(f"path must be a file, got {path}")
+    header = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "units": model.net.units,
+        "activation": model.net.activation,
+        "bias": model.net.bias,
+        "dtype": model.net.dtype.name,
+        "feature_names": list(model.feature_names),
+        "target_name": model.target_name,
+        "class_names": list(model.class_names),
+        "target_low": float(model.target_low),
+        "target_span": float(model.target_span),
+    }
+    arrays = {f"weights_{layer}": W for layer, W in enumerate(model.net.weights)}
+    arrays |= {f"biases_{layer}": b for layer, b in enumerate(model.net.biases)}
+    arrays |= {"input_mean": model.input_mean, "input_scale": model.input_scale}
+
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("xb") as stream:
+            np.savez(stream, header=np.array(json.dumps(header)), **arrays)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself durable, where the system lets a folder be opened."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def load(path: str | Path) -> Model:
+    """Read a model that `save` wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    ModelFileError
+        If it is no model file, is truncated or damaged, or was written by a newer fastbp.
+    """
+    with Path(path).open("rb") as stream:
+        try:
+            return _read(stream)
+        except ModelFileError as error:
+            raise ModelFileError(f"{path}: {error}") from None
+        # zipfile, json and numpy raise a dozen kinds of error on bytes that are not theirs
+        except Exception as error:
+            raise ModelFileError(f"{path} is not a fastbp model file, or is damaged: {error}") from error
+
+
+def _read(stream: BinaryIO) -> Model:
+    with zipfile.ZipFile(stream) as archive:
+        header = _header(archive)
+        units, dtype = header["units"], np.dtype(header["dtype"])
+        # every array is read before a network is built, so that no header can ask for more memory than the file has
+        shapes = list(itertools.pairwise(units))
+        weights = [_array(archive, f"weights_{layer}", shape, dtype) for layer, shape in enumerate(shapes)]
+        n_biases = len(weights) if header["bias"] else 0
+        biases = [_array(archive, f"biases_{layer}", shapes[layer][1:], dtype) for layer in range(n_biases)]
+        mean = _array(archive, "input_mean", units[:1], np.dtype(np.float64))
+        scale = _array(archive, "input_scale", units[:1], np.dtype(np.float64))
+    net = NeuralNetwork(
+        units[0],
+        units[1:-1],
+        units[-1],
+        activation=header["activation"],
+        bias=header["bias"],
+        dtype=header["dtype"],
+    )
+    net.weights = weights
+    if biases:
+        net.biases = biases
+    model = Model(
+        net,
+        tuple(header["feature_names"]),
+        header["target_name"],
+        tuple(header["class_names"]),
+        mean,
+        scale,
+        float(header["target_low"]),
+        float(header["target_span"]),
+    )
+    _require(len(model.feature_names) == units[0], "feature_names", model.feature_names)
+    n_classes = len(model.class_names)
+    _require(n_classes != 1 and units[-1] == (n_classes if n_classes > 2 else 1), "class_names", model.class_names)
+    _require(bool(np.all(model.input_scale > 0)), "input_scale", model.input_scale)
+    return model
+
+
+def _header(archive: zipfile.ZipFile) -> dict[str, Any]:
+    header = json.loads(str(_member(archive, "header")))
+    _require(header["format"] == FORMAT, "format", header["format"])
+    if header["format_version"] != FORMAT_VERSION:
+        raise ModelFileError(f"format_version must be {FORMAT_VERSION}, got {header['format_version']}")
+    units = header["units"]
+    _require(len(units) >= 2 and all(type(n) is int and n > 0 for n in units), "units", units)
+    return header
+
+
+def _array(archive: zipfile.ZipFile, name: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    array = _member(archive, name)
+    if array.shape != tuple(shape) or array.dtype != dtype:
+        raise ModelFileError(f"{name} must be {dtype} of shape {tuple(shape)}, got {array.dtype} {array.shape}")
+    if not np.isfinite(array).all():
+        raise ModelFileError(f"{name} must be finite")
+    return array
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    info = archive.getinfo(f"{name}.npy")
+    # stored members cannot be larger than the file, so a small damaged file never asks for much memory
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ModelFileError(f"{name} must not be compressed")
+    return np.lib.format.read_array(io.BytesIO(archive.read(info)), allow_pickle=False)
+
+
+def _require(holds: bool, name: str, got: object) -> None:
+    if not holds:
+        raise ModelFileError(f"header has {name} that do not fit, got {got}")

@@ -1,0 +1,44 @@
+"""Memory that ends, or begins, where the process may not look: an access beyond it kills the process.
+
+Run as a program, it sends cases through the kernels in such memory: ``python guard.py before|after CASE...`` with the
+numbers of cases. Only where there is mprotect (Linux, macOS).
+"""
+
+import ctypes
+import mmap
+import sys
+
+import numpy as np
+from cases import CASES, forward, train
+
+from fastbp import kernels
+
+PAGE = mmap.PAGESIZE
+PROT_NONE = 0
+
+
+def guarded(array, side):
+    """A copy of `array` that stands directly before or after a page without access."""
+    size = -(-array.nbytes // PAGE) * PAGE
+    memory = mmap.mmap(-1, size + 2 * PAGE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for page in (start, start + PAGE + size):
+        if ctypes.CDLL(None, use_errno=True).mprotect(ctypes.c_void_p(page), PAGE, PROT_NONE):
+            raise OSError(ctypes.get_errno(), "mprotect failed")
+    offset = PAGE if side == "after" else PAGE + size - array.nbytes
+    copy = np.frombuffer(memory, array.dtype, array.size, offset).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def main(side, *numbers):
+    for number in map(int, numbers):
+        case = CASES[number]
+        # what died is known by the last line
+        print(case, flush=True)
+        train(kernels, case, calls=[1, 5], place=lambda array: guarded(array, side))
+        forward(kernels, case, place=lambda array: guarded(array, side))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,336 @@
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_iris
+from sklearn.model_selection import train_test_split
+
+from fastbp import NeuralNetwork, cli, datasets, profiling, training
+from fastbp.model_file import load
+
+PNG = b"\x89PNG\r\n\x1a\n"
+# fifty updates of numbers near 1, each exact to 1e-16
+TOLERANCE = 1e-13
+
+
+@pytest.fixture(autouse=True)
+def small_and_tidy(monkeypatch, tmp_path):
+    """Run in an empty folder, and compare with numpy only for a moment."""
+    monkeypatch.setattr(profiling, "COMPARISON_SECONDS", 0.01)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*arguments):
+        try:
+            status = cli.main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            status = exit.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def report(run):
+    def report(*arguments):
+        status, out, err = run("train", *arguments, "--json")
+        assert (status, err) == (0, "")
+        return json.loads(out)
+
+    return report
+
+
+@pytest.fixture
+def flowers(tmp_path):
+    X, y = load_iris(return_X_y=True)
+    path = tmp_path / "flowers.csv"
+    rows = [f"{','.join(map(str, row))},{('setosa', 'versicolor', 'virginica')[c]}" for row, c in zip(X, y, strict=True)]
+    path.write_text("\n".join(["a,b,c,d,species", *rows]))
+    return path
+
+
+def s(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def test_xor_trains_the_founding_network(report):
+    X, y = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([[0], [1], [1], [0]])
+    net = NeuralNetwork(2, 4, 1, random_state=3)
+    (W1, W2), (b1, b2) = net.weights, net.biases
+    errors = []
+    for _ in range(50):
+        A1 = s(X @ W1 + b1)
+        A2 = s(A1 @ W2 + b2)
+        errors.append(np.mean((A2 - y) ** 2))
+        d2 = (A2 - y) * A2 * (1 - A2)
+        d1 = (d2 @ W2.T) * A1 * (1 - A1)
+        W2 -= 0.1 * A1.T @ d2
+        b2 -= 0.1 * d2.sum(axis=0)
+        W1 -= 0.1 * X.T @ d1
+        b1 -= 0.1 * d1.sum(axis=0)
+    shown = report("xor", "--epochs", 50, "--seed", 3)
+    assert [row["epoch"] for row in shown["milestones"]] == [1, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50]
+    for row in shown["milestones"]:
+        assert row["mse"] == pytest.approx(errors[row["epoch"] - 1], abs=TOLERANCE)
+        assert row["loss"] == pytest.approx(4 / 2 * row["mse"])
+    assert shown["outputs"] == pytest.approx(s(s(X @ W1 + b1) @ W2 + b2)[:, 0], abs=TOLERANCE)
+    assert datasets.PRESETS["xor"].epochs == 10_000
+
+
+def test_iris_trains_the_founding_network(report):
+    X, labels = load_iris(return_X_y=True)
+    X, _, y, _ = train_test_split(X, np.eye(3)[labels], test_size=20, random_state=4)
+    W1, W2 = NeuralNetwork(4, 2, 3, bias=False, init_scale=0.5, random_state=3).weights
+    losses, accuracies = [], []
+    for _ in range(50):
+        A1 = s(X @ W1)
+        A2 = s(A1 @ W2)
+        losses.append(np.sum((A2 - y) ** 2) / (2 * y.size))
+        accuracies.append(np.mean(A2.argmax(axis=1) == y.argmax(axis=1)))
+        d2 = (A2 - y) * A2 * (1 - A2)
+        d1 = (d2 @ W2.T) * A1 * (1 - A1)
+        W2 -= 0.1 * A1.T @ d2 / 390
+        W1 -= 0.1 * X.T @ d1 / 390
+    shown = report("iris", "--epochs", 50, "--seed", 3)
+    for row in shown["milestones"]:
+        assert row["loss"] == pytest.approx(losses[row["epoch"] - 1], abs=TOLERANCE)
+        assert row["accuracy"] == pytest.approx(accuracies[row["epoch"] - 1])
+    assert (shown["train_rows"], shown["test_rows"]) == (130, 20)
+    assert datasets.PRESETS["iris"].epochs == 5_000
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize(
+    ("name", "score", "least"),
+    [
+        ("xor", "train_accuracy", 1),
+        ("iris", "test_accuracy", 0.75),
+        ("digits", "test_accuracy", 0.95),
+        ("wine", "test_accuracy", 0.95),
+        ("breast_cancer", "test_accuracy", 0.95),
+        ("diabetes", "test_r2", 0.3),
+    ],
+)
+def test_presets_learn(report, name, score, least):
+    shown = report(name)
+    assert shown[score] >= least
+    assert shown["speedup_over_numpy"] > 1
+    assert shown["samples_per_second"] == pytest.approx(shown["epochs_per_second"] * shown["train_rows"])
+
+
+def test_options_override_the_preset(report):
+    sizes = ["--hidden", "5,3", "--epochs", 2, "--batch-size", 8]
+    shown = report("wine", *sizes, "--lr", 0.2, "--reduction", "mean", "--no-bias", "--dtype", "float32")
+    assert shown["units"] == [13, 5, 3, 3]
+    expected = {"epochs": 2, "learning_rate": 0.2, "batch_size": 8, "reduction": "mean", "dtype": "float32"}
+    assert {name: shown[name] for name in expected} == expected
+    assert shown["bias"] is False
+    assert report("wine", "--epochs", 1, "--batch-size", "full")["batch_size"] is None
+
+
+def test_the_seed_decides_the_result(report):
+    first, again, other = (report("wine", "--epochs", 2, "--seed", seed)["milestones"] for seed in (1, 1, 2))
+    assert first == again
+    assert first != other
+
+
+def test_a_csv_file_is_learned_saved_and_predicted(run, report, flowers):
+    shown = report(flowers, "--target", "species", "--epochs", 20, "--save", "flowers.npz")
+    assert shown["units"] == [4, 16, 3]
+    assert shown["test_rows"] == 30
+    model = load("flowers.npz")
+    assert model.class_names == ("setosa", "versicolor", "virginica")
+
+    data = datasets.load_csv(flowers, "species")
+    np.testing.assert_allclose(model.inputs(data.X_train).mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(model.inputs(data.X_train).std(axis=0), 1, atol=1e-12)
+    assert shown["test_accuracy"] == model.score(data.X_test, data.y_test)
+
+    status, out, err = run("predict", "flowers.npz", flowers)
+    names = flowers.read_text().split()[1:]
+    accuracy = np.mean([line == name.split(",")[-1] for line, name in zip(out.split(), names, strict=True)])
+    assert (status, err) == (0, f"accuracy {accuracy:.3f} on 150 rows\n")
+
+    status, out, err = run("predict", "flowers.npz", flowers, "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["accuracy"] == accuracy
+
+
+def test_columns_are_found_by_name_or_by_place(run, report, flowers, tmp_path):
+    report(flowers, "--target", "species", "--epochs", 2, "--save", "flowers.npz")
+    expected = run("predict", "flowers.npz", flowers)[1]
+    header, *rows = (line.split(",") for line in flowers.read_text().split())
+    other = tmp_path / "other.csv"
+    for pick, with_header in (([3, 2, 1, 0], True), ([0, 1, 2, 3], False)):
+        lines = [[row[i] for i in pick] for row in ([header] if with_header else []) + rows]
+        other.write_text("\n".join(map(";".join, lines)))
+        assert run("predict", "flowers.npz", other) == (0, expected, "")
+    other.write_text("a,b\n1,2\n")
+    status, out, err = run("predict", "flowers.npz", other)
+    assert (status, out) == (2, "")
+    assert "other.csv must have the columns a, b, c, d, got none called 'c'" in err
+
+
+def test_regression_predicts_in_original_units(run, report, tmp_path):
+    path = tmp_path / "line.csv"
+    path.write_text("x,y\n" + "".join(f"{x},{1000 + 3.5 * x}\n" for x in range(40)))
+    shown = report(path, "--target", "y", "--epochs", 30, "--save", "line.npz")
+    assert shown["task"] == "regression"
+    assert "accuracy" not in shown["milestones"][0]
+    status, out, err = run("predict", "line.npz", path)
+    values = np.array(out.split(), float)
+    assert status == 0
+    assert err.startswith("r2 ")
+    assert values.min() >= 1000
+    assert values.max() <= 1000 + 3.5 * 39
+
+
+def test_named_data_can_be_predicted(run, report):
+    shown = report("wine", "--epochs", 5, "--save", "wine.npz")
+    status, out, err = run("predict", "wine.npz", "wine")
+    assert (status, err) == (0, f"accuracy {shown['test_accuracy']:.3f} on 36 rows\n")
+    assert set(out.split()) <= {"class_0", "class_1", "class_2"}
+
+
+@pytest.mark.parametrize("with_rich", [True, False])
+def test_tables(run, monkeypatch, with_rich):
+    find_spec = importlib.util.find_spec
+    if not with_rich:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rich" else find_spec(name))
+    status, out, err = run("train", "breast_cancer", "--epochs", 3)
+    assert (status, err) == (0, "")
+    assert ("─" in out) == with_rich
+    for text in (
+        "breast_cancer: 30-8-1 with biases, float64\n",
+        "epoch",
+        "mse",
+        "train accuracy",
+        "on 455 rows",
+        "test accuracy",
+        "epochs/s",
+        "samples/s",
+        "numpy reference",
+        "speed-up",
+    ):
+        assert text in out
+
+
+@pytest.mark.parametrize("name", ["iris", "diabetes"])
+def test_plot(run, name, tmp_path):
+    status, out, _ = run("train", name, "--epochs", 5, "--plot")
+    assert status == 0
+    assert f"{name}.png" in out
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG)
+
+
+def test_plot_needs_matplotlib(run, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert run("train", "iris", "--plot") == (
+        2,
+        "",
+        "fastbp: error: --plot needs matplotlib: pip install 'fastbp[cli]'\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "required: COMMAND"),
+        ("fly", "invalid choice: 'fly'"),
+        ("train", "required: DATA"),
+        ("train nothing", "DATA must be xor, iris, digits, .* or a CSV file, got 'nothing'"),
+        ("train flowers.csv", "--target COLUMN is needed to train on flowers.csv"),
+        ("train flowers.csv --target x", "target must be a column of flowers.csv .* got 'x'"),
+        ("train iris --target x", "--target is for CSV files, got 'x' with iris"),
+        ("train iris --epochs 0", "--epochs: must be a whole number > 0, got '0'"),
+        ("train iris --epochs 10000000000000", "Unable to allocate"),
+        ("train iris --hidden 3,x", "--hidden: must be a whole number > 0, got 'x'"),
+        ("train iris --lr nan", "learning_rate must be finite, got nan"),
+        ("train iris --lr=-1", "learning_rate must be > 0, got -1"),
+        ("train iris --batch-size 131", "batch_size must be at most the number of rows, 130, got 131"),
+        ("train iris --seed -1", "--seed: must be a whole number >= 0, got '-1'"),
+        ("train iris --dtype float16", "--dtype: invalid choice: 'float16'"),
+        ("train iris --reduction max", "--reduction: invalid choice: 'max'"),
+        ("train iris --save none/model.npz", "--save must name a file in an existing folder, got 'none/model.npz'"),
+        ("train iris --save .", "--save must name a file, got '.'"),
+        ("train iris --plot iris.txt", "--plot must name a file ending in .png, .pdf, .svg, got 'iris.txt'"),
+        ("predict none.npz iris", "none.npz: No such file or directory"),
+        ("predict flowers.csv iris", "flowers.csv is not a fastbp model file, or is damaged"),
+    ],
+)
+def test_bad_arguments(run, flowers, arguments, message):
+    status, out, err = run(*arguments.split())
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "error: " in err
+    assert re.search(message, err)
+
+
+@pytest.mark.parametrize("command", ["train", "predict"])
+def test_help_has_an_example(run, command):
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    assert f"example:\n  fastbp {command} " in out
+
+
+def test_help_names_every_data_set():
+    assert cli.DATA_HELP.removesuffix(", or a CSV file").split(", ") == list(datasets.PRESETS)
+
+
+def test_version(run):
+    assert run("--version") == (0, "fastbp 0.1.0\n", "")
+
+
+def test_ctrl_c_keeps_what_was_learned(run, monkeypatch):
+    advance, calls = training.Run.advance, []
+
+    def interrupted_advance(self, blocks):
+        calls.append(blocks)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        advance(self, min(blocks, 9))
+
+    monkeypatch.setattr(training.Run, "advance", interrupted_advance)
+    status, out, err = run("train", "wine", "--batch-size", 16, "--save", "wine.npz", "--json")
+    assert status == 130
+    assert err == "fastbp: warning: Training interrupted by user.\n"
+    shown = json.loads(out)
+    assert shown["interrupted"] is True
+    assert 0 < shown["epochs"] < datasets.PRESETS["wine"].epochs
+    assert run("predict", "wine.npz", "wine")[2] == f"accuracy {shown['test_accuracy']:.3f} on 36 rows\n"
+
+
+def test_ctrl_c_elsewhere_leaves_one_line(run, monkeypatch):
+    def interrupt(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(datasets, "load_named", interrupt)
+    assert run("train", "iris") == (130, "", "fastbp: error: interrupted\n")
+
+
+@pytest.mark.parametrize("arguments", [("train", "xor", "--epochs", "5"), ("train", "xor", "--epochs", "5", "--json")])
+def test_a_broken_pipe_leaves_no_traceback(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "fastbp", *arguments]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert ended.returncode in (1, 141)
+    assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("length", [1, 2, 9, 10, 11, 99, 5000])
+def test_milestones_span_the_run(length):
+    history = NeuralNetwork(1, 1, 1, random_state=0).train([[1.0]], [[1.0]], length, 0.1)
+    epochs = [row["epoch"] for row in cli._milestones(history, classification=True)]
+    assert epochs == sorted(set(epochs))
+    assert (epochs[0], epochs[-1]) == (1, length)
+    assert len(epochs) <= 2 * cli.MILESTONES

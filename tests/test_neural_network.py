@@ -1,0 +1,798 @@
+"""NeuralNetwork and History, as a user meets them."""
+
+import copy
+import pickle
+import re
+import signal
+import sys
+import threading
+import time
+
+import by_hand
+import numpy as np
+import pytest
+from cases import assert_close, assert_same_bits
+
+import fastbp
+from fastbp import NeuralNetwork
+from fastbp.kernels.jit import PLAIN_PYTHON
+
+# 10,000 steps of one set of equations in two orders of evaluation: what the two founding networks have to agree to.
+AGREEMENT = 1e-9
+
+XOR = by_hand.XOR_X, by_hand.XOR_Y
+
+
+def network(**options):
+    return NeuralNetwork(2, 4, 1, random_state=0, **options)
+
+
+def parameters(net):
+    """Copies of all parameters."""
+    return [array.copy() for array in (*net.weights, *net.biases)]
+
+
+def rows(n=11, n_in=3, n_out=2):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n, n_in)), rng.uniform(size=(n, n_out))
+
+
+def assert_curves(history, curves, tolerance):
+    assert_same_bits([history.epoch], [np.arange(1, len(curves["mse"]) + 1)])
+    for name, curve in curves.items():
+        assert_close(name, getattr(history, name), curve, tolerance)
+
+
+# --- the two founding networks ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.compiled
+def test_xor_agrees_with_the_equations_by_hand():
+    net = network()
+    net.weights, net.biases = by_hand.xor_start()
+    history = net.train(*XOR, by_hand.XOR_EPOCHS, by_hand.LEARNING_RATE)
+    weights, biases, curves = by_hand.trained_xor()
+    for ours, theirs in zip(parameters(net), weights + biases, strict=True):
+        assert_close("parameters", ours, theirs, AGREEMENT)
+    assert_curves(history, curves, AGREEMENT)
+    assert list(np.round(net.feedforward(XOR[0]))) == [0, 1, 1, 0]
+
+
+@pytest.mark.compiled
+def test_iris_agrees_with_the_equations_by_hand():
+    X, X_test, y, y_test = by_hand.iris()
+    net = NeuralNetwork(4, 2, 3, bias=False, init_scale=0.5)
+    net.weights = by_hand.iris_start()
+    history = net.train(X, y, by_hand.IRIS_EPOCHS, by_hand.LEARNING_RATE, reduction="mean")
+    weights, curves = by_hand.trained_iris()
+    for ours, theirs in zip(parameters(net), weights, strict=True):
+        assert_close("parameters", ours, theirs, AGREEMENT)
+    assert_curves(history, curves, AGREEMENT)
+    outputs = by_hand.sigmoid(by_hand.sigmoid(X_test @ weights[0]) @ weights[1])
+    assert_close("outputs", net.feedforward(X_test), outputs, AGREEMENT)
+    assert np.mean(outputs.argmax(axis=1) == y_test.argmax(axis=1)) >= 0.5
+
+
+def test_the_first_epochs_of_both_agree():
+    """The same, short enough for plain Python."""
+    net = network()
+    net.weights, net.biases = by_hand.xor_start()
+    history = net.train(*XOR, 30, by_hand.LEARNING_RATE)
+    weights, biases, curves = by_hand.train_xor(*by_hand.xor_start(), 30)
+    assert_curves(history, curves, AGREEMENT)
+    X, _, y, _ = by_hand.iris()
+    iris = NeuralNetwork(4, 2, 3, bias=False)
+    iris.weights = by_hand.iris_start()
+    history = iris.train(X, y, 30, by_hand.LEARNING_RATE, reduction="mean")
+    iris_weights, curves = by_hand.train_iris(X, y, by_hand.iris_start(), 30)
+    assert_curves(history, curves, AGREEMENT)
+    for ours, theirs in zip(parameters(net) + parameters(iris), weights + biases + iris_weights, strict=True):
+        assert_close("parameters", ours, theirs, AGREEMENT)
+
+
+# --- construction -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", np.float32, np.dtype(">f8")])
+def test_initial_parameters(dtype):
+    net = NeuralNetwork(50, (40, np.int64(30)), 20, init_scale=0.5, dtype=dtype, random_state=0)
+    assert [W.shape for W in net.weights] == [(50, 40), (40, 30), (30, 20)]
+    assert [b.shape for b in net.biases] == [(40,), (30,), (20,)]
+    assert {array.dtype for array in parameters(net)} == {np.dtype(dtype).newbyteorder("=")}
+    assert not any(b.any() for b in net.biases)
+    drawn = np.concatenate([W.ravel() for W in net.weights])
+    # the spread of the mean and of the standard deviation of n normal numbers
+    assert abs(drawn.mean()) < 4 * 0.5 / len(drawn) ** 0.5
+    assert abs(drawn.std() - 0.5) < 4 * 0.5 / (2 * len(drawn)) ** 0.5
+
+
+def test_without_biases_there_are_none():
+    net = network(bias=False)
+    assert net.biases == []
+    net.train(*XOR, 3, 0.1)
+    assert net.biases == []
+
+
+def test_no_hidden_layer():
+    net = NeuralNetwork(2, [], 1, random_state=0)
+    assert [W.shape for W in net.weights] == [(2, 1)]
+    X, y = XOR[0], XOR[0].max(axis=1, keepdims=True)
+    net.train(X, y, 20 if PLAIN_PYTHON else 2000, 2.0)
+    assert_close("outputs", net.feedforward(X), y, 0.5 if PLAIN_PYTHON else 0.1)
+
+
+def test_random_state():
+    assert_same_bits(parameters(network()), parameters(network()))
+    generator = np.random.default_rng(0)
+    assert_same_bits(parameters(NeuralNetwork(2, 4, 1, random_state=generator)), parameters(network()))
+    other = NeuralNetwork(2, 4, 1, random_state=1)
+    unseeded = [NeuralNetwork(2, 4, 1) for _ in range(2)]
+    drawn = [net.weights[0].tobytes() for net in (network(), other, *unseeded)]
+    assert len(set(drawn)) == 4
+
+
+def test_repr():
+    assert repr(network()) == "NeuralNetwork(2-4-1, logistic, bias=True, dtype=float64)"
+
+
+def test_public_names():
+    assert fastbp.NeuralNetwork is NeuralNetwork
+    assert isinstance(network().train(*XOR, 1, 0.1), fastbp.History)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_training_twice_continues():
+    once, twice = network(), network()
+    history = once.train(*XOR, 7, 0.1)
+    first, second = twice.train(*XOR, 3, 0.1), twice.train(*XOR, 4, 0.1)
+    assert_same_bits(parameters(twice), parameters(once))
+    assert_same_bits([np.concatenate([first.mse, second.mse])], [history.mse])
+    assert list(second.epoch) == [1, 2, 3, 4]
+
+
+def test_backward_is_one_epoch_of_training():
+    one, other = network(), network()
+    for reduction in ("sum", "mean"):
+        loss = one.backward(*XOR, 0.3, reduction=reduction)
+        assert type(loss) is float
+        assert loss == other.train(*XOR, 1, 0.3, reduction=reduction).loss[0]
+    assert_same_bits(parameters(one), parameters(other))
+
+
+def test_batches_in_order_are_single_steps():
+    X, y = rows()
+    whole, single = (NeuralNetwork(3, 5, 2, random_state=0) for _ in range(2))
+    whole.train(X, y, 2, 0.3, batch_size=4, reduction="mean")
+    for _ in range(2):
+        for batch in (slice(0, 4), slice(4, 8), slice(8, 11)):
+            single.backward(X[batch], y[batch], 0.3, reduction="mean")
+    for ours, theirs in zip(parameters(whole), parameters(single), strict=True):
+        assert_close("parameters", ours, theirs, 100 * np.finfo(float).eps)
+
+
+def test_shuffle():
+    X, y = rows()
+    runs = {}
+    for shuffle in (False, True):
+        for seed in (0, 0, 1):
+            net = NeuralNetwork(3, 5, 2, random_state=seed)
+            net.weights = NeuralNetwork(3, 5, 2, random_state=5).weights
+            history = net.train(X, y, 6, 0.3, batch_size=4, shuffle=shuffle)
+            runs.setdefault((shuffle, seed), []).append([*parameters(net), history.mse])
+    assert_same_bits(*runs[True, 0])
+    assert_same_bits(*runs[False, 0])
+    assert_same_bits(runs[False, 0][0], runs[False, 1][0])
+    weights = [runs[key][0][0].tobytes() for key in ((True, 0), (True, 1), (False, 0))]
+    assert len(set(weights)) == 3
+
+
+def test_shuffle_does_not_depend_on_how_it_is_cut():
+    X, y = rows()
+    whole, watched, twice = (NeuralNetwork(3, 5, 2, random_state=0) for _ in range(3))
+    options = {"batch_size": 3, "shuffle": True}
+    whole.train(X, y, 9, 0.3, **options)
+    watched.train(X, y, 100, 0.3, callback=lambda epoch, history: epoch == 5, **options)
+    watched.train(X, y, 4, 0.3, **options)
+    twice.train(X, y, 2, 0.3, **options)
+    twice.train(X, y, 7, 0.3, **options)
+    assert_same_bits(parameters(watched), parameters(whole))
+    assert_same_bits(parameters(twice), parameters(whole))
+
+
+def test_shuffle_visits_every_row_once_per_epoch():
+    """With tiny steps the loss of every row counts as it was at the start, in whatever order."""
+    X, y = rows()
+    net, ordered = (NeuralNetwork(3, 5, 2, random_state=0) for _ in range(2))
+    shuffled = net.train(X, y, 5, 1e-14, batch_size=2, shuffle=True)
+    in_order = ordered.train(X, y, 5, 1e-14, batch_size=2)
+    assert_close("mse", shuffled.mse, in_order.mse, 1e-12)
+    assert_close("accuracy", shuffled.accuracy, in_order.accuracy, 1e-12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_float_type_stays(dtype):
+    net = network(dtype=dtype)
+    history = net.train(*XOR, 5, 0.1, callback=lambda epoch, history: None)
+    net.backward(XOR[0].astype("float32"), XOR[1].astype("float64"), np.float64(0.1))
+    assert {array.dtype.name for array in parameters(net)} == {dtype}
+    assert net.feedforward(XOR[0]).dtype == dtype
+    assert {history.mse.dtype.name, history.loss.dtype.name, history.accuracy.dtype.name} == {"float64"}
+
+
+def test_float32_is_computed_as_float32():
+    X, y = rows()
+    single, double = (NeuralNetwork(3, 5, 2, dtype=dtype, random_state=0) for dtype in ("float32", "float64"))
+    single.train(X, y, 20, 0.1)
+    double.train(X, y, 20, 0.1)
+    difference = max(np.max(np.abs(one - other)) for one, other in zip(parameters(single), parameters(double), strict=True))
+    assert 1e-9 < difference < 1e-5
+
+
+def test_no_epochs_change_nothing():
+    net, untouched = network(), network()
+    history = net.train(*XOR, 0, 0.1, shuffle=True, verbose=1, callback=lambda epoch, history: True)
+    assert_same_bits(parameters(net), parameters(untouched))
+    assert len(history) == len(history.epoch) == len(history.mse) == len(history.loss) == len(history.accuracy) == 0
+    assert repr(history) == "History(0 epochs)"
+
+
+def test_copies_and_pickles_continue_alike():
+    X, y = rows()
+    net = NeuralNetwork(3, 5, 2, random_state=0)
+    net.train(X, y, 2, 0.1, shuffle=True, batch_size=3)
+    others = [copy.deepcopy(net), pickle.loads(pickle.dumps(net))]
+    before = parameters(net)
+    history = net.train(X, y, 3, 0.1, shuffle=True, batch_size=3)
+    for other in others:
+        assert_same_bits(parameters(other), before)
+        assert_same_bits([other.train(X, y, 3, 0.1, shuffle=True, batch_size=3).mse], [history.mse])
+        assert_same_bits(parameters(other), parameters(net))
+    assert_same_bits([pickle.loads(pickle.dumps(history)).loss], [history.loss])
+
+
+# --- parameters -------------------------------------------------------------------------------------------------------
+
+
+def test_assigned_parameters_are_copies():
+    net, W = network(dtype="float32"), [np.ones((2, 4), int), [[1.0], [2.0], [3.0], [4.0]]]
+    net.weights, net.biases = W, (np.zeros(4), np.zeros(1))
+    W[0][...] = 7
+    assert_same_bits(net.weights, [np.ones((2, 4), "float32"), np.array([[1], [2], [3], [4]], "float32")])
+    assert {b.dtype.name for b in net.biases} == {"float32"}
+
+
+def test_single_arrays_can_be_assigned_and_changed():
+    net, other = network(), network()
+    net.weights[0] = np.zeros((2, 4))
+    net.biases[1][:] = 3
+    other.weights, other.biases = [np.zeros((2, 4)), other.weights[1]], [np.zeros(4), np.full(1, 3.0)]
+    net.train(*XOR, 2, 0.1)
+    other.train(*XOR, 2, 0.1)
+    assert_same_bits(parameters(net), parameters(other))
+
+
+def test_training_does_not_write_into_arrays_that_were_read():
+    net = network()
+    W, b = net.weights[0], net.biases[0]
+    before = W.copy(), b.copy()
+    net.train(*XOR, 2, 0.1)
+    assert_same_bits((W, b), before)
+    assert not np.array_equal(net.weights[0], W)
+
+
+BAD_PARAMETERS = {
+    "too few": ("weights", [np.ones((2, 4))], ValueError, r"weights must be 2 arrays, got 1"),
+    "no list": ("weights", 5, TypeError, r"weights must be .* got 5"),
+    "transposed": ("weights", [np.ones((4, 2)), np.ones((4, 1))], ValueError, r"weights\[0\] .*\(2, 4\), got \(4, 2\)"),
+    "one dimension": ("weights", [np.ones((2, 4)), np.ones(4)], ValueError, r"weights\[1\] .*\(4, 1\), got \(4,\)"),
+    "not finite": ("weights", [np.ones((2, 4)), np.full((4, 1), np.nan)], ValueError, r"weights\[1\] must be finite"),
+    "too large": ("weights", [np.full((2, 4), 1e300), np.ones((4, 1))], ValueError, r"weights\[0\] must be finite"),
+    "text": ("weights", [np.full((2, 4), "a"), np.ones((4, 1))], ValueError, r"weights\[0\] must be numeric"),
+    "complex": ("weights", [np.ones((2, 4)) * 1j, np.ones((4, 1))], ValueError, r"weights\[0\] .* complex128"),
+    "biases": ("biases", [np.ones(4), np.ones(2)], ValueError, r"biases\[1\] must have shape \(1,\), got \(2,\)"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_PARAMETERS)
+def test_bad_parameters(bad):
+    name, value, error, message = BAD_PARAMETERS[bad]
+    net, untouched = network(dtype="float32"), network(dtype="float32")
+    with pytest.raises(error, match=message):
+        setattr(net, name, value)
+    assert_same_bits(parameters(net), parameters(untouched))
+
+
+def test_biases_of_a_network_without():
+    net = network(bias=False)
+    with pytest.raises(ValueError, match="biases must be 0 arrays, got 2"):
+        net.biases = [np.ones(4), np.ones(1)]
+
+
+def test_a_bad_single_array_is_seen_when_it_is_used():
+    net = network()
+    net.weights[1] = np.ones((1, 1))
+    for use in (lambda: net.train(*XOR, 1, 0.1), lambda: net.feedforward(XOR[0])):
+        with pytest.raises(ValueError, match=r"weights\[1\] must have shape \(4, 1\), got \(1, 1\)"):
+            use()
+
+
+# --- input ------------------------------------------------------------------------------------------------------------
+
+
+def read_only(array, folder):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+def strided(array, folder):
+    wide = np.full((2 * array.shape[0], 3 * array.shape[1]), np.nan)
+    wide[::2, ::3] = array
+    return wide[::2, ::3]
+
+
+def unaligned(array, folder):
+    raw = np.zeros(array.nbytes + 1, np.uint8)
+    view = raw[1:].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
+
+
+def memmap(array, folder):
+    path = folder / f"{array.shape[1]}.npy"
+    np.save(path, array)
+    return np.load(path, mmap_mode="r")
+
+
+def data_frame(array, folder):
+    import pandas
+
+    return pandas.DataFrame(array, columns=[f"column {i}" for i in range(array.shape[1])])
+
+
+KINDS = {
+    "read-only": read_only,
+    "Fortran": lambda array, folder: np.asfortranarray(array),
+    "strided": strided,
+    "backwards": lambda array, folder: np.ascontiguousarray(array[::-1, ::-1])[::-1, ::-1],
+    "unaligned": unaligned,
+    "other byte order": lambda array, folder: array.astype(array.dtype.newbyteorder("S")),
+    "int8": lambda array, folder: array.astype("int8"),
+    "int64": lambda array, folder: array.astype("int64"),
+    "unsigned": lambda array, folder: array.astype("uint16"),
+    "float32": lambda array, folder: array.astype("float32"),
+    "long double": lambda array, folder: array.astype("longdouble"),
+    "objects": lambda array, folder: array.astype(object),
+    "list": lambda array, folder: array.tolist(),
+    "tuples": lambda array, folder: tuple(map(tuple, array.tolist())),
+    "matrix-like": lambda array, folder: memoryview(array),
+    "DataFrame": data_frame,
+    "memmap": memmap,
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_input_trains_as_a_plain_copy(kind, dtype, tmp_path):
+    rng = np.random.default_rng(0)
+    X, y = rng.integers(0, 9, (7, 3)).astype(dtype), rng.integers(0, 2, (7, 2)).astype(dtype)
+    plain, net = (NeuralNetwork(3, 5, 2, dtype=dtype, random_state=0) for _ in range(2))
+    other_X, other_y = KINDS[kind](X, tmp_path), KINDS[kind](y, tmp_path)
+    kept = np.array(other_X), np.array(other_y)
+    history = plain.train(X, y, 5, 0.1, batch_size=3)
+    assert_same_bits([net.train(other_X, other_y, 5, 0.1, batch_size=3).mse], [history.mse])
+    assert_same_bits(parameters(net), parameters(plain))
+    assert_same_bits([net.feedforward(other_X)], [plain.feedforward(X)])
+    np.testing.assert_array_equal(np.array(other_X), kept[0])
+    np.testing.assert_array_equal(np.array(other_y), kept[1])
+
+
+def test_booleans_are_zero_and_one():
+    net, other = network(), network()
+    net.train(XOR[0].astype(bool), XOR[1].astype(bool), 5, 0.1)
+    other.train(*XOR, 5, 0.1)
+    assert_same_bits(parameters(net), parameters(other))
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+BAD_SIZES = {
+    "no input": ((0, 4, 1), {}, ValueError, "input_size must be >= 1, got 0"),
+    "no hidden": ((2, 0, 1), {}, ValueError, "hidden_size must be >= 1, got 0"),
+    "no hidden in the second": ((2, [4, -3], 1), {}, ValueError, "hidden_size must be >= 1, got -3"),
+    "no output": ((2, 4, -1), {}, ValueError, "output_size must be >= 1, got -1"),
+    "fraction": ((2.5, 4, 1), {}, TypeError, "input_size must be an integer, got 2.5"),
+    "text": ((2, "4", 1), {}, TypeError, "hidden_size must be an integer, got '4'"),
+    "nothing": ((2, None, 1), {}, TypeError, "hidden_size must be an integer, got None"),
+    "truth": ((2, 4, True), {}, TypeError, "output_size must be an integer, got True"),
+    "activation": ((2, 4, 1), {"activation": "step"}, ValueError, "activation must be one of 'logistic', got 'step'"),
+    "no activation": ((2, 4, 1), {"activation": None}, ValueError, "activation must be .* got None"),
+    "half": ((2, 4, 1), {"dtype": "float16"}, ValueError, "dtype must be 'float32' or 'float64', got 'float16'"),
+    "int": ((2, 4, 1), {"dtype": int}, ValueError, "dtype must be .* got <class 'int'>"),
+    "no dtype": ((2, 4, 1), {"dtype": None}, ValueError, "dtype must be .* got None"),
+    "unknown dtype": ((2, 4, 1), {"dtype": "real"}, ValueError, "dtype must be .* got 'real'"),
+    "negative scale": ((2, 4, 1), {"init_scale": -1}, ValueError, "init_scale must be >= 0, got -1"),
+    "infinite scale": ((2, 4, 1), {"init_scale": np.inf}, ValueError, "init_scale must be finite, got inf"),
+    "text scale": ((2, 4, 1), {"init_scale": "1"}, TypeError, "init_scale must be a number, got '1'"),
+    "seed": ((2, 4, 1), {"random_state": "x"}, TypeError, "random_state must be .* got 'x'"),
+    "negative seed": ((2, 4, 1), {"random_state": -1}, ValueError, "random_state must be .* got -1"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_SIZES)
+def test_bad_construction(bad):
+    sizes, options, error, message = BAD_SIZES[bad]
+    with pytest.raises(error, match=message):
+        NeuralNetwork(*sizes, **options)
+
+
+def with_one(array, value):
+    array = array.astype(type(value)) if isinstance(value, (str, complex)) else array.copy()
+    array[1, 0] = value
+    return array
+
+
+BAD_MATRICES = {
+    "one dimension": (lambda A: A[0], ValueError, "must be 2-dimensional, got 1"),
+    "three dimensions": (lambda A: A[None], ValueError, "must be 2-dimensional, got 3"),
+    "a number": (lambda A: 5, ValueError, "must be 2-dimensional, got 0"),
+    "nothing": (lambda A: None, ValueError, "must be"),
+    "text": (lambda A: A.astype(str), ValueError, "must be numeric, got dtype <U"),
+    "text as objects": (lambda A: A.astype(str).astype(object), ValueError, "must be numeric"),
+    "mixed objects": (lambda A: with_one(A.astype(object), "a"), ValueError, "must be numeric"),
+    "bytes": (lambda A: A.astype("S8"), ValueError, r"must be numeric, got dtype \|S8"),
+    "complex": (lambda A: A * 1j, ValueError, "must be numeric, got dtype complex128"),
+    "dates": (lambda A: A.astype("datetime64[s]"), ValueError, "must be numeric, got dtype datetime64"),
+    "records": (lambda A: A.astype([("a", float)]), ValueError, "must be numeric, got dtype"),
+    "ragged": (lambda A: [[1, 2], [3]], ValueError, "must be numeric"),
+    "missing": (lambda A: with_one(A.astype(object), None), ValueError, "must be"),
+    "NaN": (lambda A: with_one(A, np.nan), ValueError, "must be finite, got NaN or infinity"),
+    "infinity": (lambda A: with_one(A, -np.inf), ValueError, "must be finite, got NaN or infinity"),
+    "too large for float32": (lambda A: with_one(A, 1e39), ValueError, "must be finite"),
+    "no rows": (lambda A: A[:0], ValueError, "must have at least one row, got 0"),
+    "column too many": (lambda A: np.hstack([A, A]), ValueError, r"must have \d columns?, got \d"),
+    "no columns": (lambda A: A[:, :0], ValueError, r"must have \d columns?, got 0"),
+    "transposed": (lambda A: A.T, ValueError, r"must have \d columns?, got 4"),
+}
+
+
+@pytest.mark.parametrize("name", ["X", "y"])
+@pytest.mark.parametrize("bad", BAD_MATRICES)
+def test_bad_matrices(bad, name):
+    spoil, error, message = BAD_MATRICES[bad]
+    net, untouched = network(dtype="float32"), network(dtype="float32")
+    X, y = (spoil(XOR[0]), XOR[1]) if name == "X" else (XOR[0], spoil(XOR[1]))
+    uses = [lambda: net.train(X, y, 3, 0.1), lambda: net.backward(X, y, 0.1)]
+    if name == "X":
+        uses.append(lambda: net.feedforward(X))
+    for use in uses:
+        with pytest.raises(error, match=f"{name} {message}"):
+            use()
+    assert_same_bits(parameters(net), parameters(untouched))
+
+
+def test_different_numbers_of_rows():
+    net, untouched = network(), network()
+    for use in (lambda: net.train(XOR[0], XOR[1][:3], 3, 0.1), lambda: net.backward(XOR[0][:3], XOR[1], 0.1)):
+        with pytest.raises(ValueError, match="X and y must have the same number of rows, got [34] and [34]"):
+            use()
+    assert_same_bits(parameters(net), parameters(untouched))
+
+
+BAD_OPTIONS = {
+    "epochs below 0": ({"epochs": -1}, ValueError, "epochs must be >= 0, got -1"),
+    "half an epoch": ({"epochs": 0.5}, TypeError, "epochs must be an integer, got 0.5"),
+    "text epochs": ({"epochs": "3"}, TypeError, "epochs must be an integer, got '3'"),
+    "no step": ({"learning_rate": 0}, ValueError, "learning_rate must be > 0, got 0"),
+    "uphill": ({"learning_rate": -0.1}, ValueError, "learning_rate must be > 0, got -0.1"),
+    "NaN step": ({"learning_rate": np.nan}, ValueError, "learning_rate must be finite, got nan"),
+    "infinite step": ({"learning_rate": np.inf}, ValueError, "learning_rate must be finite, got inf"),
+    "text step": ({"learning_rate": "0.1"}, TypeError, "learning_rate must be a number, got '0.1'"),
+    "no number": ({"learning_rate": None}, TypeError, "learning_rate must be a number, got None"),
+    "empty batch": ({"batch_size": 0}, ValueError, "batch_size must be >= 1, got 0"),
+    "large batch": ({"batch_size": 5}, ValueError, "batch_size must be at most the number of rows, 4, got 5"),
+    "fractional batch": ({"batch_size": 2.0}, TypeError, "batch_size must be an integer, got 2.0"),
+    "reduction": ({"reduction": "max"}, ValueError, "reduction must be one of 'sum', 'mean', got 'max'"),
+    "reductions": ({"reduction": ["sum"]}, ValueError, r"reduction must be one of 'sum', 'mean', got \['sum'\]"),
+    "negative verbose": ({"verbose": -1}, ValueError, "verbose must be >= 0, got -1"),
+    "text verbose": ({"verbose": "very"}, TypeError, "verbose must be an integer, got 'very'"),
+    "callback": ({"callback": 5}, TypeError, "callback must be callable or None, got 5"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_OPTIONS)
+def test_bad_options(bad):
+    options, error, message = BAD_OPTIONS[bad]
+    net, untouched = network(), network()
+    with pytest.raises(error, match=message):
+        net.train(*XOR, **({"epochs": 3, "learning_rate": 0.1} | options))
+    assert_same_bits(parameters(net), parameters(untouched))
+    step = options.keys() & {"learning_rate", "reduction"}
+    if step:
+        with pytest.raises(error, match=message):
+            net.backward(*XOR, **({"learning_rate": 0.1} | options))
+        assert_same_bits(parameters(net), parameters(untouched))
+
+
+@pytest.mark.parametrize("callback", [None, lambda epoch, history: None])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_weights_that_stop_being_finite(dtype, callback):
+    net, untouched = network(dtype=dtype), network(dtype=dtype)
+    net.train(*XOR, 3, 0.1)
+    untouched.train(*XOR, 3, 0.1)
+    message = r"weights stopped being finite in epoch \d+ with learning_rate=1e\+308"
+    with pytest.raises(FloatingPointError, match=message), np.errstate(all="ignore"):
+        net.train(np.ones((100, 2)), np.zeros((100, 1)), 10, 1e308, callback=callback)
+    assert_same_bits(parameters(net), parameters(untouched))
+
+
+# --- callbacks, printing and progress ---------------------------------------------------------------------------------
+
+
+def test_callback_sees_every_epoch_and_the_weights():
+    net, other, seen = network(), network(), []
+
+    def callback(epoch, history):
+        assert len(history) == epoch
+        seen.append((epoch, history.mse[-1], parameters(net)))
+
+    history = net.train(*XOR, 4, 0.1, callback=callback)
+    assert [epoch for epoch, _, _ in seen] == [1, 2, 3, 4]
+    assert [mse for _, mse, _ in seen] == list(history.mse)
+    for _, _, weights in seen:
+        other.train(*XOR, 1, 0.1)
+        assert_same_bits(weights, parameters(other))
+    assert_same_bits(parameters(net), parameters(other))
+
+
+@pytest.mark.parametrize("stop", [True, np.True_])
+def test_callback_stops(stop):
+    net, other = network(), network()
+    history = net.train(*XOR, 100, 0.1, callback=lambda epoch, history: stop if epoch == 3 else None)
+    other.train(*XOR, 3, 0.1)
+    assert len(history) == 3
+    assert_same_bits(parameters(net), parameters(other))
+
+
+def halve_in_place(net):
+    net.weights[0][...] /= 2
+
+
+def halve_item(net):
+    net.weights[0] = net.weights[0] / 2
+
+
+def halve_all(net):
+    net.weights = [net.weights[0] / 2, net.weights[1]]
+
+
+@pytest.mark.parametrize("halve", [halve_in_place, halve_item, halve_all])
+@pytest.mark.parametrize("stop", [False, True])
+def test_callback_changes_the_weights(halve, stop):
+    net, other = network(), network()
+
+    def callback(epoch, history):
+        if epoch == 2:
+            halve(net)
+            return stop
+        return False
+
+    history = net.train(*XOR, 4, 0.1, callback=callback)
+    other.train(*XOR, 2, 0.1)
+    halve(other)
+    if not stop:
+        other.train(*XOR, 2, 0.1)
+    assert len(history) == (2 if stop else 4)
+    assert_same_bits(parameters(net), parameters(other))
+    assert_same_bits([net.train(*XOR, 2, 0.1).mse], [other.train(*XOR, 2, 0.1).mse])
+
+
+def test_callback_sets_bad_weights():
+    net, other = network(), network()
+
+    def callback(epoch, history):
+        if epoch == 2:
+            net.weights[1] = np.ones((1, 1))
+
+    with pytest.raises(ValueError, match=r"weights\[1\] must have shape \(4, 1\), got \(1, 1\)"):
+        net.train(*XOR, 4, 0.1, callback=callback)
+    other.train(*XOR, 2, 0.1)
+    assert_same_bits(parameters(net), parameters(other))
+
+
+@pytest.mark.parametrize("error", [ValueError, FloatingPointError, KeyError])
+def test_callback_raises(error):
+    """What was learned until then is kept."""
+    net, other = network(), network()
+
+    def callback(epoch, history):
+        if epoch == 3:
+            raise error("mine")
+
+    with pytest.raises(error, match="mine"):
+        net.train(*XOR, 5, 0.1, callback=callback)
+    other.train(*XOR, 3, 0.1)
+    assert_same_bits(parameters(net), parameters(other))
+
+
+def test_callback_and_printing_change_no_bit(capsys):
+    X, y = rows()
+    silent, loud = (NeuralNetwork(3, 5, 2, random_state=0) for _ in range(2))
+    silent.train(X, y, 20, 0.1, batch_size=3)
+    loud.train(X, y, 20, 0.1, batch_size=3, verbose=3, progress=True, callback=lambda epoch, history: False)
+    assert_same_bits(parameters(loud), parameters(silent))
+
+
+def test_verbose(capsys):
+    net = network()
+    history = net.train(*XOR, 10, 0.1, verbose=4)
+    printed, errors = capsys.readouterr()
+    expected = [
+        f"epoch {epoch}: mse {history.mse[epoch - 1]:.6f}, loss {history.loss[epoch - 1]:.6g}, "
+        f"accuracy {history.accuracy[epoch - 1]:.4f}"
+        for epoch in (4, 8)
+    ]
+    assert printed.splitlines() == expected
+    assert errors == ""
+
+
+@pytest.mark.parametrize(("verbose", "lines"), [(0, 0), (False, 0), (True, 5), (1, 5), (5, 1), (6, 0)])
+def test_how_often_verbose_prints(verbose, lines, capsys):
+    network().train(*XOR, 5, 0.1, verbose=verbose, callback=lambda epoch, history: None)
+    assert len(capsys.readouterr().out.splitlines()) == lines
+
+
+@pytest.mark.parametrize("rich", [True, False])
+@pytest.mark.parametrize("epochs", [0, 30])
+def test_progress(rich, epochs, capsys, monkeypatch):
+    if not rich:
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+    network().train(*XOR, epochs, 0.1, progress=True)
+    printed, errors = capsys.readouterr()
+    assert printed == ""
+    assert re.search(rf"epoch +{epochs}/{epochs}\b" if epochs or rich else r"^\n$", errors)
+    network().train(*XOR, epochs, 0.1)
+    assert capsys.readouterr() == ("", "")
+
+
+# --- interrupts -------------------------------------------------------------------------------------------------------
+
+INTERRUPT_SECONDS = 0.2
+ATTEMPTS = 3  # for a machine that is busy with something else
+
+
+def interrupted_training(net, X, y, epochs, after):
+    """Press Ctrl-C some seconds into a training; its history, and how long it went on."""
+    pressed = []
+
+    def press():
+        pressed.append(time.perf_counter())
+        signal.raise_signal(signal.SIGINT)
+
+    timer = threading.Timer(after, press)
+    timer.start()
+    try:
+        with pytest.warns(UserWarning, match="interrupted"):
+            history = net.train(X, y, epochs, 1e-3)
+        return history, time.perf_counter() - pressed[0]
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("size", ["small", "one long epoch"])
+def test_interrupt(size):
+    if size == "small":
+        net, (X, y), epochs = network(), XOR, 10**8
+    else:
+        net, (X, y), epochs = NeuralNetwork(64, [128, 128], 10, random_state=0), rows(100_000, 64, 10), 1000
+    net.train(X, y, 1, 1e-3)  # so that nothing has to be compiled
+    delays = []
+    for _ in range(ATTEMPTS):
+        before = parameters(net)
+        history, delay = interrupted_training(net, X, y, epochs, 0.4)
+        assert len(history) == len(history.mse) < epochs
+        assert np.isfinite(history.mse).all()
+        assert not np.array_equal(net.weights[0], before[0]) or len(history) == 0
+        delays.append(delay)
+        if delay <= INTERRUPT_SECONDS:
+            break
+    assert min(delays) <= INTERRUPT_SECONDS
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_interrupt_keeps_weights_and_history(shuffle):
+    net, other = network(), network()
+
+    def callback(epoch, history):
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    with pytest.warns(UserWarning, match="Training interrupted by user") as warned:
+        history = net.train(*XOR, 10, 0.1, batch_size=2, shuffle=shuffle, callback=callback)
+    assert warned[0].filename == __file__
+    expected = other.train(*XOR, 3, 0.1, batch_size=2, shuffle=shuffle)
+    assert_same_bits([history.mse, history.accuracy], [expected.mse, expected.accuracy])
+    assert_same_bits(parameters(net), parameters(other))
+    again, expected = (n.train(*XOR, 2, 0.1, batch_size=2, shuffle=shuffle) for n in (net, other))
+    assert_same_bits([again.mse], [expected.mse])
+
+
+# --- history ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def history():
+    X, y = rows()
+    return NeuralNetwork(3, 5, 2, random_state=0).train(X, y, 6, 0.1, reduction="mean")
+
+
+def test_history_is_what_the_outputs_say():
+    X, y = rows()
+    for reduction in ("sum", "mean"):
+        net = NeuralNetwork(3, 5, 2, random_state=0)
+        outputs = net.feedforward(X)
+        history = net.train(X, y, 6, 0.1, reduction=reduction)
+        mse = np.mean((outputs - y) ** 2)
+        assert history.mse[0] == pytest.approx(mse)
+        assert history.loss[0] == pytest.approx(mse / 2 if reduction == "mean" else mse * y.size / 2)
+        assert history.accuracy[0] == np.mean(outputs.argmax(axis=1) == y.argmax(axis=1))
+        assert np.all(np.diff(history.loss) < 0)
+
+
+def test_accuracy_of_one_output():
+    X, y = rows(n_out=1)
+    net = NeuralNetwork(3, 5, 1, random_state=0)
+    outputs = net.feedforward(X)
+    history = net.train(X, y, 1, 0.1, batch_size=None)
+    assert history.accuracy[0] == np.mean((outputs >= 0.5) == (y >= 0.5))
+
+
+def test_history_arrays(history):
+    assert len(history) == 6
+    assert_same_bits([history.epoch], [np.arange(1, 7)])
+    assert repr(history) == f"History(6 epochs, loss {history.loss[-1]:.6g}, accuracy {history.accuracy[-1]:.4g})"
+
+
+def test_to_frame(history):
+    frame = history.to_frame()
+    assert list(frame.columns) == ["epoch", "mse", "loss", "accuracy"]
+    for name in frame.columns:
+        assert_same_bits([frame[name].to_numpy()], [getattr(history, name)])
+
+
+def test_plot(history, monkeypatch):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    axes = history.plot()
+    for ax, name in zip(axes, ("loss", "accuracy"), strict=True):
+        (line,) = ax.lines
+        assert_same_bits([np.array(line.get_xdata()), np.array(line.get_ydata())], [history.epoch, getattr(history, name)])
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("epoch", name)
+    axes[0].figure.draw_without_rendering()
+    pyplot.close(axes[0].figure)
+
+    _, mine = pyplot.subplots(2)
+    assert history.plot(mine) is mine
+    assert [len(ax.lines) for ax in mine] == [1, 1]
+    pyplot.close(mine[0].figure)
+
+
+def test_an_empty_history_can_be_shown():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    history = network().train(*XOR, 0, 0.1)
+    assert len(history.to_frame()) == 0
+    axes = history.plot()
+    axes[0].figure.draw_without_rendering()
+    pyplot.close(axes[0].figure)
