@@ -1,8 +1,4 @@
-"""Measure every bench in one run, on one core, and write the table of README.md.
-
-python bench/report.py            print the table
-python bench/report.py --write    and put it into README.md, between its markers
-"""
+"""Measure every bench in one run, on one core, and print the table of figures; with --write, put it into README.md."""
 
 import argparse
 import json
@@ -44,7 +40,8 @@ def conditions(results: dict) -> str:
 
 
 def numpy_blas() -> list[dict]:
-    return [pool for pool in threadpool_info() if pool["user_api"] == "blas" and "scipy" not in pool["filepath"]]
+    """The BLAS that numpy calls; scipy brings another one, in a folder of its own."""
+    return [pool for pool in threadpool_info() if pool["user_api"] == "blas" and "scipy.libs" not in pool["filepath"]]
 
 
 def table(results: dict) -> str:
@@ -52,7 +49,7 @@ def table(results: dict) -> str:
     rows = [bench["extra_info"] for bench in results["benchmarks"]]
     baseline = {row["network"]: row for row in rows if row["implementation"] == BASELINE}
     lines = ["| network | | ns per epoch | samples/s | speed-up |", "|---|---|--:|--:|--:|"]
-    for row in sorted(rows, key=lambda row: (-list(baseline).index(row["network"]), -row["nanoseconds_per_epoch"])):
+    for row in sorted(rows, key=lambda row: (list(baseline).index(row["network"]), -row["nanoseconds_per_epoch"])):
         speedup = baseline[row["network"]]["nanoseconds_per_epoch"] / row["nanoseconds_per_epoch"]
         name = row["implementation"].replace("-", " ").replace("numpy", "numpy loop")
         figures = f"{row['nanoseconds_per_epoch']:,.0f} | {row['samples_per_second']:,.0f} | {speedup:,.1f}"

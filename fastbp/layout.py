@@ -92,7 +92,7 @@ RESIDENT_BYTES = 512 * 1024  # panels kept from epoch to epoch: a part of the L2
 
 
 # entries of a workspace's plan
-COLUMNS, RESIDENT, PANEL_SIZE, GRAD, SIZE, WIDTH = range(6)
+COLUMNS, RESIDENT, PANEL_SIZE, GRAD, SIZE, WIDTH, ZERO = range(7)
 # columns of a workspace's places: where A_l^T and D_l^T stand for the layer that makes A_l
 A, D = range(2)
 
@@ -104,8 +104,8 @@ def round_up(count, multiple):
     return -(-count // multiple) * multiple
 
 
-class Workspace:
-    """Scratch memory of `train` and `forward`, sized once for a network and its batches.
+class NarrowWorkspace:
+    """Scratch memory of `fastbp.kernels.narrow`, sized once for a network and its batches.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class Workspace:
         panel_rows = n_in + INPUT_EXTRA + int(n_out[-1])
         rows = panel_rows + int(np.sum(n_out + 1 + layers[:, STRIDE]))
         most = max(2 * vector, BLOCK_BYTES // (rows * itemsize * vector) * vector)
-        self.columns = min(most, round_up(batch_size, vector))
+        self.columns = self.block_rows = min(most, round_up(batch_size, vector))
         blocks_per_batch = -(-batch_size // self.columns)
         self.blocks_per_epoch = n_rows // batch_size * blocks_per_batch + -(-(n_rows % batch_size) // self.columns)
         panel_size = panel_rows * self.columns
@@ -144,10 +144,63 @@ class Workspace:
             size += (n_units + 1 + stride) * self.columns
         # Parameters and memory side by side: in two allocations, a small network's could lie a multiple of 4 KiB apart,
         # where the processor takes a load for one that depends on an earlier store.
-        both = aligned_zeros(layout.size + size + layout.size, layout.dtype)
+        both = aligned_zeros(layout.size + size + layout.size + vector, layout.dtype)
         self.params, memory = both[: layout.size], both[layout.size :]
         for level, (_, _, n_units, _, _) in enumerate(layers):
             ones = places[level, A] + n_units * self.columns
             memory[ones : ones + self.columns] = 1
-        plan = np.array([self.columns, resident, panel_size, size, layout.size, width], np.int64)
+        plan = np.array([self.columns, resident, panel_size, size, layout.size, width, size + layout.size], np.int64)
         self.arrays = memory, plan, places
+
+
+# entries of a wide workspace's plan, and columns of its places
+BLOCK_ROWS, WIDE_GRAD, WIDE_SIZE, TARGETS, TRANSPOSED, ZEROS, PACK = range(7)
+VALID, PLACES = 2, 3
+
+WIDE_ROWS = 256  # rows of a block: activations and deltas of a few hundred units stay in the L2 cache
+
+
+class WideWorkspace:
+    """Scratch memory of `fastbp.kernels.wide`; parameters and attributes as in `NarrowWorkspace`.
+
+    The memory holds the targets of a block, A_l, D_l and a row that is 1 for units and 0 for padding of each layer, the
+    largest W_l^T, a row of zeros in place of missing biases, and the gradient of a batch of several blocks. A fourth array
+    lists where the rows of each A_{l-1} begin.
+    """
+
+    def __init__(self, layout, n_rows, batch_size, shuffled):
+        layers = layout.layers
+        strides = layers[:, STRIDE]
+        rows = self.block_rows = min(batch_size, WIDE_ROWS)
+        per_batch, rest = -(-batch_size // rows), n_rows % batch_size
+        self.blocks_per_epoch = n_rows // batch_size * per_batch + -(-rest // rows)
+        places = np.empty((len(layers), PLACES), np.int64)
+        size = targets = 0
+        size += rows * strides[-1]
+        for level, stride in enumerate(strides):
+            places[level] = size, size + rows * stride, size + 2 * rows * stride
+            size += (2 * rows + 1) * stride
+        transposed, zeros = size, size + int(max([0, *strides[1:] * strides[:-1]]))
+        pack = zeros + int(max(strides))
+        lanes = ALIGNMENT_BYTES // layout.dtype.itemsize
+        grad = pack + 2 * lanes * int(max(rows, *layers[:, N_IN], *strides))
+        both = aligned_zeros(layout.size + grad + (layout.size if batch_size > rows else 0), layout.dtype)
+        self.params, memory = both[: layout.size], both[layout.size :]
+        for (_, _, valid), n_out in zip(places, layers[:, N_OUT], strict=True):
+            memory[valid : valid + n_out] = 1
+        table = np.arange(rows) * np.array([0, *strides[:-1]])[:, None]
+        plan = np.array([rows, grad, layout.size, targets, transposed, zeros, pack], np.int64)
+        self.arrays = memory, plan, places, table
+
+
+# The narrow kernel fills its vectors with samples, the wide one with units. Measured over shapes from 2-4-1 to 64-100-10 and
+# batches from 1 to 256 (a core with AVX-512, both float types), the narrow one is the faster one where the weights are few
+# and the batch is longer than about half their square root; the choice is within 15% of the better one throughout.
+NARROW_WEIGHTS = 2500
+
+
+def workspace(layout, n_rows, batch_size, shuffled):
+    """The workspace, and with it the kernel, for a network and its batches."""
+    n_weights = int(np.sum(layout.layers[:, N_IN] * layout.layers[:, N_OUT]))
+    narrow = n_weights <= NARROW_WEIGHTS and batch_size >= n_weights**0.5 / 2 - 1
+    return (NarrowWorkspace if narrow else WideWorkspace)(layout, n_rows, batch_size, shuffled)

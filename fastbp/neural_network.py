@@ -7,7 +7,7 @@ import operator
 import numpy as np
 
 from fastbp import kernels
-from fastbp.layout import Layout, Workspace
+from fastbp.layout import Layout, workspace
 from fastbp.training import Run, watch
 
 ACTIVATIONS = ("logistic",)
@@ -162,7 +162,7 @@ class NeuralNetwork:
         """
         X = matrix("X", X, self.units[0], self.dtype)
         layout = Layout(self.units, self.dtype, self.bias)
-        work = Workspace(layout, len(X), len(X), shuffled=True)
+        work = workspace(layout, len(X), len(X), shuffled=True)
         weights, biases = self._parameters()
         layout.gather(weights, biases, work.params)
         out = np.empty((len(X), self.units[-1]), self.dtype)
@@ -189,7 +189,7 @@ class NeuralNetwork:
 
         Raises
         ------
-        ValueError, TypeError, FloatingPointError
+        ValueError, TypeError
             As `train`.
         """
         return float(self.train(X, y, 1, learning_rate, reduction=reduction).loss[0])
@@ -246,10 +246,8 @@ class NeuralNetwork:
         Raises
         ------
         ValueError, TypeError
-            If an argument is out of its range or of the wrong type, or if X or y is not a finite numeric matrix. The weights
-            are then as they were before.
-        FloatingPointError
-            If a weight stops being finite. The weights are then as they were before.
+            If an argument is out of its range or of the wrong type, if X or y is not a finite numeric matrix, or if a
+            weight stops being finite. The weights are then as they were before.
         """
         X = matrix("X", X, self.units[0], self.dtype)
         y = matrix("y", y, self.units[-1], self.dtype)

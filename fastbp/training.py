@@ -12,7 +12,7 @@ import numpy as np
 
 from fastbp import kernels
 from fastbp.history import History
-from fastbp.layout import CURSOR_SIZE, EPOCH, PANEL, Layout, Workspace
+from fastbp.layout import CURSOR_SIZE, EPOCH, PANEL, Layout, workspace
 
 # A keyboard interrupt is seen when a call returns: far below the 0.2 s that feel immediate, far above a call's own cost.
 CALL_SECONDS = 0.05
@@ -42,7 +42,7 @@ class Run:
         self.reduction = reduction
         units = [X.shape[1]] + [w.shape[1] for w in weights]
         self.layout = Layout(units, X.dtype, bias=bool(biases))
-        self.work = Workspace(self.layout, len(X), batch_size, shuffled=rng is not None)
+        self.work = workspace(self.layout, len(X), batch_size, shuffled=rng is not None)
         self.params = self.work.params
         self.gather()
         self.start = self.params.copy()
@@ -86,7 +86,7 @@ class Run:
         )  # fmt: skip
         if not np.isfinite(self.params).all():
             self.params[:] = self.start
-            raise FloatingPointError(
+            raise ValueError(
                 f"weights stopped being finite in epoch {self.epochs_done + 1} with "
                 f"learning_rate={self.learning_rate:g}; they are left as they were before this training"
             )
@@ -94,7 +94,7 @@ class Run:
     def calls(self, each_epoch):
         """Run to the end, yielding after every call: each about CALL_SECONDS long, and no longer than an epoch if asked."""
         per_epoch = self.work.blocks_per_epoch
-        blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * self.work.columns)))
+        blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * min(self.batch_size, self.work.block_rows))))
         while self.epochs_done < self.epochs:
             stop = self.epochs_done + 1 if each_epoch else self.epochs
             left = (stop - self.epochs_done) * per_epoch - int(self.cursor[PANEL])
@@ -123,7 +123,7 @@ def watch(run, verbose=0, progress=False, callback=None):
 
     Raises
     ------
-    FloatingPointError
+    ValueError
         If a weight stops being finite; the parameters are then as they were before the run.
     """
     printed = called = 0

@@ -4,14 +4,15 @@ An implementation is a module that offers `forward` and `train` as `fastbp.refer
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from fastbp import kernels, reference
-from fastbp.layout import CURSOR_SIZE, Layout, Workspace
+from fastbp.layout import CURSOR_SIZE, Layout, NarrowWorkspace, WideWorkspace
 
+WORKSPACES = {"narrow": NarrowWorkspace, "wide": WideWorkspace}
 EPOCHS = 3
 # Roundings of one unit beside those of its dot product: the logistic (3), its derivative (2), the error (1), two
 # products with the delta (2), the update (2).
@@ -28,11 +29,12 @@ class Case:
     reduction: str = "sum"
     shuffled: bool = False
     dtype: str = "float64"
+    kernel: str = "narrow"
 
     def __str__(self):
         bias, order = "bias" if self.bias else "no bias", "shuffled" if self.shuffled else "in order"
         units = "-".join(map(str, self.units))
-        return f"{units} {bias} {self.reduction} {self.batch_size} of {self.n_rows} {order} {self.dtype}"
+        return f"{units} {bias} {self.reduction} {self.batch_size} of {self.n_rows} {order} {self.dtype} {self.kernel}"
 
     @property
     def mean(self):
@@ -64,7 +66,7 @@ class Case:
         return Layout(self.units, self.dtype, self.bias)
 
     def workspace(self):
-        return Workspace(self.layout, self.n_rows, self.batch_size, shuffled=self.shuffled)
+        return WORKSPACES[self.kernel](self.layout, self.n_rows, self.batch_size, shuffled=self.shuffled)
 
     def blocks_per_epoch(self, implementation):
         if implementation is kernels:
@@ -111,6 +113,8 @@ CASES = [
 # More rows than the kernels keep packed from epoch to epoch.
 CASES += [Case((100, 3, 2), 1300, batch_size, dtype=dtype) for batch_size in (433, 1300) for dtype in ("float64", "float32")]
 
+CASES += [replace(case, kernel="wide") for case in CASES]
+
 
 class Trained(NamedTuple):
     params: np.ndarray
@@ -155,7 +159,7 @@ def forward(implementation, case, X=None, place=lambda array: array):
     """Outputs for X, by default the rows of the case."""
     X = case.rows()[0] if X is None else X
     out = place(np.full((len(X), case.units[-1]), np.nan, case.dtype))
-    work = Workspace(case.layout, len(X), len(X), shuffled=True).arrays
+    work = WORKSPACES[case.kernel](case.layout, len(X), len(X), shuffled=True).arrays
     implementation.forward(place(case.layout.layers), place(case.parameters()), place(X), out, tuple(map(place, work)))
     return out
 

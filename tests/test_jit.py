@@ -102,7 +102,7 @@ CHANGES = {
     "pointwise": lambda monkeypatch: edit(jit.FOLDER / "pointwise.py"),
     "vocabulary": lambda monkeypatch: edit(jit.FOLDER / "simd.py"),
     "layout": lambda monkeypatch: edit(jit.FOLDER.parent / "layout.py"),
-    "new file": lambda monkeypatch: (jit.FOLDER / "wide.py").write_text(""),
+    "new file": lambda monkeypatch: (jit.FOLDER / "new.py").write_text(""),
     "options": lambda monkeypatch: monkeypatch.setitem(jit.OPTIONS, "fastmath", True),
     "versions": lambda monkeypatch: monkeypatch.setattr(jit.importlib.metadata, "version", lambda name: "0"),
     "processor": lambda monkeypatch: monkeypatch.setattr("llvmlite.binding.get_host_cpu_name", lambda: "abacus"),

@@ -524,7 +524,7 @@ def test_weights_that_stop_being_finite(dtype, callback):
     net.train(*XOR, 3, 0.1)
     untouched.train(*XOR, 3, 0.1)
     message = r"weights stopped being finite in epoch \d+ with learning_rate=1e\+308"
-    with pytest.raises(FloatingPointError, match=message), np.errstate(all="ignore"):
+    with pytest.raises(ValueError, match=message):
         net.train(np.ones((100, 2)), np.zeros((100, 1)), 10, 1e308, callback=callback)
     assert_same_bits(parameters(net), parameters(untouched))
 
@@ -603,7 +603,7 @@ def test_callback_sets_bad_weights():
     assert_same_bits(parameters(net), parameters(other))
 
 
-@pytest.mark.parametrize("error", [ValueError, FloatingPointError, KeyError])
+@pytest.mark.parametrize("error", [ValueError, KeyError])
 def test_callback_raises(error):
     """What was learned until then is kept."""
     net, other = network(), network()
@@ -684,24 +684,23 @@ def interrupted_training(net, X, y, epochs, after):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("size", ["small", "one long epoch"])
+@pytest.mark.parametrize("size", ["many short epochs", "few long epochs"])
 def test_interrupt(size):
-    if size == "small":
+    if size == "many short epochs":
         net, (X, y), epochs = network(), XOR, 10**8
     else:
         net, (X, y), epochs = NeuralNetwork(64, [128, 128], 10, random_state=0), rows(100_000, 64, 10), 1000
-    net.train(X, y, 1, 1e-3)  # so that nothing has to be compiled
+    net.train(X[:4], y[:4], 1, 1e-3)  # so that nothing has to be compiled
     delays = []
-    for _ in range(ATTEMPTS):
-        before = parameters(net)
+    while not delays or (min(delays) > INTERRUPT_SECONDS and len(delays) < ATTEMPTS):
+        untouched = copy.deepcopy(net)
         history, delay = interrupted_training(net, X, y, epochs, 0.4)
-        assert len(history) == len(history.mse) < epochs
-        assert np.isfinite(history.mse).all()
-        assert not np.array_equal(net.weights[0], before[0]) or len(history) == 0
         delays.append(delay)
-        if delay <= INTERRUPT_SECONDS:
-            break
     assert min(delays) <= INTERRUPT_SECONDS
+    assert len(history) < epochs
+    # what is kept is a training of as many epochs, whether or not another one had begun
+    assert_same_bits([untouched.train(X, y, len(history), 1e-3).mse], [history.mse])
+    assert_same_bits(parameters(untouched), parameters(net))
 
 
 @pytest.mark.parametrize("shuffle", [False, True])

@@ -169,7 +169,7 @@ class Kernel:
     def __call__(self, *args, width=64):
         if PLAIN_PYTHON:
             pairs = zip(args, self.signature, strict=True)
-            with vectors_of(width):
+            with vectors_of(width), np.errstate(all="ignore"):
                 self.function()(*[arg.reshape(-1) if kind.endswith("*") else arg for arg, kind in pairs])
             return
         call = self.loaded(args[self.typed_by].dtype.name, width)

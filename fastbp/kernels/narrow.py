@@ -26,16 +26,17 @@ from fastbp.kernels.pointwise import (
     take_larger,
 )
 from fastbp.kernels.simd import (
-    add_outer,
-    add_products,
+    broadcast,
     by_vector,
     either,
+    fill,
     fma,
     fold,
     lanes,
     load,
     load_like,
     load_tile,
+    outer,
     repeat,
     splat,
     store,
@@ -62,6 +63,7 @@ from fastbp.layout import (
     ROW,
     SIZE,
     STRIDE,
+    ZERO,
     A,
     D,
 )
@@ -104,9 +106,10 @@ def pack_targets(Y, n_out, order, shuffled, place, count, memory, targets, colum
         memory[targets + (n_out + 1) * columns + c] = 1.0
 
 
-def product(finish, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_at, talls, rests, columns, pairs, single):
-    """C[r, :] = finish(sum_k A[r, k] B[k, :]), a tile of rows x vectors at a time.
+def product(start, finish, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_at, talls, rests, columns, pairs, single):
+    """C[r, :] = finish(start + sum_k A[r, k] B[k, :]), a tile of rows x vectors at a time.
 
+    start         called with a tile of zeros and its first row, gives what the sums begin with
     finish        called with a tile of sums and the place of its C, gives the tile to store
     a, b    IN    A[r, k] stands at a_at + r*a_row + k*a_step, B[k, :] at b_at + k*b_step
     c       OUT   C[r, :] stands at c_at + r*columns
@@ -117,7 +120,11 @@ def product(finish, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_at, tal
 
     def strip(cols, v):
         def tile(rows, r):
-            sums = add_outer(zero_tile(c, rows, cols), depth, a, a_at + r * a_row, a_row, a_step, b, b_at + v, b_step)
+            sums = outer(
+                start(zero_tile(c, rows, cols), r), depth,
+                lambda k: [broadcast(a, a_at + (r + i) * a_row + k * a_step) for i in range(rows)],
+                lambda k: [load(b, b_at + k * b_step + v + j * L) for j in range(cols)],
+            )  # fmt: skip
             at = c_at + r * columns + v
             store_tile(finish(sums, at), c, at, columns)
 
@@ -129,9 +136,16 @@ def product(finish, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_at, tal
 
 
 @traced
-def activations(w, w_at, w_stride, depth, memory, below, here, columns, talls, rests, pairs, single):
-    """(1), (2): A_l^T = s(W_l^T A_{l-1}^T)."""
-    product(lambda z, at: by_vector(logistic, z), w, w_at, 1, w_stride, depth,
+def activations(
+    w, w_at, w_stride, depth, bias, bias_at, bias_step, memory, below, here, columns, talls, rests, pairs, single
+):
+    """(1), (2): A_l^T = s(W_l^T A_{l-1}^T + b_l)."""
+
+    def start(tile, r):
+        rows = len(tile) if isinstance(tile, np.ndarray) else tile.kind.rows
+        return fill(tile, [broadcast(bias, bias_at + (r + i) * bias_step) for i in range(rows)])
+
+    product(start, lambda z, at: by_vector(logistic, z), w, w_at, 1, w_stride, depth,
             memory, below, columns, memory, here, talls, rests, columns, pairs, single)  # fmt: skip
 
 
@@ -142,19 +156,22 @@ def deltas(w, w_at, w_stride, depth, memory, above, here, a_here, columns, talls
     def finish(errors, at):
         return by_vector(hidden_delta, errors, load_tile(errors, memory, at - here + a_here, columns))
 
-    product(finish, w, w_at, w_stride, 1, depth,
+    product(lambda tile, _: tile, finish, w, w_at, w_stride, 1, depth,
             memory, above, columns, memory, here, talls, rests, columns, pairs, single)  # fmt: skip
 
 
 @inlined
-def propagate(layers, n_layers, params, memory, panel, places, columns, vectors):
+def propagate(layers, n_layers, params, memory, panel, places, columns, vectors, zero):
     """(1), (2): every A_l^T of a block from the panel's A_0^T."""
     below = panel
     for level in range(n_layers):
         layer = level * FIELDS
-        here = places[2 * level + A]
-        n_out = layers[layer + N_OUT]
-        activations(params, layers[layer + OFFSET], layers[layer + STRIDE], layers[layer + N_ROWS], memory, below, here,
+        here, n_in, n_out = places[2 * level + A], layers[layer + N_IN], layers[layer + N_OUT]
+        w, stride = layers[layer + OFFSET], layers[layer + STRIDE]
+        bias, bias_at, bias_step = params, w + n_in * stride, 1
+        if layers[layer + N_ROWS] == n_in:
+            bias, bias_at, bias_step = memory, zero, 0
+        activations(params, w, stride, n_in, bias, bias_at, bias_step, memory, below, here,
                     columns, n_out // TALL, n_out % TALL, vectors // 2, vectors % 2)  # fmt: skip
         below = here
 
@@ -194,10 +211,14 @@ def accumulate(g, memory, at, first):
 @traced
 def gradients(memory, vectors, columns, a, d, grad, stride, talls, rests, quads, singles, first):
     """(6): dW_l from A_{l-1}^T at `a` and D_l^T at `d`, into `grad` where the batch begins, else added to it."""
+    L = lanes(memory)
 
     def tile(rows, cols, i, j):
-        sums = add_products(zero_tile(memory, rows, cols), vectors,
-                            memory, a + i * columns, columns, memory, d + j * columns, columns)  # fmt: skip
+        sums = outer(
+            zero_tile(memory, rows, cols), vectors,
+            lambda v: [load(memory, a + (i + r) * columns + v * L) for r in range(rows)],
+            lambda v: [load(memory, d + (j + c) * columns + v * L) for c in range(cols)],
+        )  # fmt: skip
         for r, g in enumerate(fold(sums)):
             accumulate(g, memory, grad + (i + r) * stride + j, first)
 
@@ -259,7 +280,7 @@ def train(layers, n_layers, params, X, Y, n, order, shuffled, batch_size, learni
             place = (epoch - first_epoch) * n * shuffled + row
             pack_inputs(X, n_in, order, shuffled, place, stop - row, memory, inputs, columns)
             pack_targets(Y, n_out, order, shuffled, place, stop - row, memory, targets, columns)
-        propagate(layers, n_layers, params, memory, inputs, places, columns, vectors)
+        propagate(layers, n_layers, params, memory, inputs, places, columns, vectors, plan[ZERO])
         scale = 1.0 / ((batch_stop - batch) * n_out) if mean else 1.0
         squares, hits = compare(memory, targets, places[output + A], places[output + D], n_out, columns, vectors, scale)
         sse[epoch] += squares
@@ -285,7 +306,7 @@ def forward(layers, n_layers, params, X, n, out, memory, plan, places):
         count = min(columns, n - start)
         vectors = (count + lanes(memory) - 1) // lanes(memory)
         pack_inputs(X, n_in, places, 0, start, count, memory, 0, columns)
-        propagate(layers, n_layers, params, memory, 0, places, columns, vectors)
+        propagate(layers, n_layers, params, memory, 0, places, columns, vectors, plan[ZERO])
         for c in range(count):
             for j in range(n_out):
                 out[(start + c) * n_out + j] = memory[result + j * columns + c]

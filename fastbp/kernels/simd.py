@@ -15,6 +15,7 @@ Memory        a pointer to the first element of an array, indexed by element off
               word checks bounds when compiled, none allocates.
 """
 
+import functools
 import inspect
 
 import numpy as np
@@ -94,6 +95,14 @@ class Traced:
     def __mul__(self, other):
         return self.operate("mul", self, other)
 
+    def __floordiv__(self, number):
+        """Of an integer that is not negative, by a power of two."""
+        return Traced(self.builder, self.kind, self.builder.lshr(self.value, integer(number.bit_length() - 1)))
+
+    def __mod__(self, number):
+        """Of an integer that is not negative, by a power of two."""
+        return Traced(self.builder, self.kind, self.builder.and_(self.value, integer(number - 1)))
+
     def __truediv__(self, other):
         return self.operate("div", self, other)
 
@@ -128,10 +137,15 @@ def register(function, typing, parameters):
     parameters are those of a call.
     """
 
+    # numba asks again and again while it infers types; the answer also depends on the length of a vector
+    @functools.cache
+    def answer(_, *kinds):
+        return typing(*kinds)
+
     @type_callable(function)
     def typer_of(context):
         def typer(*kinds):
-            known = typing(*kinds)
+            known = answer(jit.vector_bytes, *kinds)
             return known and known[0]
 
         typer.__signature__ = inspect.signature(parameters)
@@ -139,10 +153,24 @@ def register(function, typing, parameters):
 
     @lower_builtin(function, types.VarArg(types.Any))
     def lower(context, builder, sig, args):
-        result = typing(*sig.args)[1](builder, *args)
+        result = answer(jit.vector_bytes, *sig.args)[1](builder, *args)
         if isinstance(result, list):
             return context.make_tuple(builder, sig.return_type, result)
         return context.get_dummy_value() if result is None else result
+
+
+def kind_of(arg):
+    """The numba type of a word's argument in traced code: a traced value, an int or a float."""
+    if isinstance(arg, Traced):
+        return arg.kind
+    return types.float64 if isinstance(arg, float) else types.literal(arg)
+
+
+def operand(arg):
+    """The LLVM value of the same."""
+    if isinstance(arg, Traced):
+        return arg.value
+    return ir.Constant(ir.DoubleType(), arg) if isinstance(arg, float) else integer(arg)
 
 
 def word(python):
@@ -153,9 +181,9 @@ def word(python):
             builder = next((arg.builder for arg in args if isinstance(arg, Traced)), None)
             if builder is None:
                 return python(*args)
-            kinds = [arg.kind if isinstance(arg, Traced) else types.literal(arg) for arg in args]
+            kinds = [kind_of(arg) for arg in args]
             result, emit = typing(*kinds)
-            return Traced(builder, result, emit(builder, *[a.value if isinstance(a, Traced) else integer(a) for a in args]))
+            return Traced(builder, result, emit(builder, *[operand(arg) for arg in args]))
 
         call.__name__, call.__doc__ = typing.__name__, typing.__doc__
         if not jit.PLAIN_PYTHON:
@@ -304,10 +332,34 @@ def lanes(like):
     return types.intp, lambda builder, _: integer(Vector(like.dtype).lanes)
 
 
+def lane_count(like):
+    """`lanes` as a number that Python can count to. For traced functions."""
+    return Vector(like.kind.dtype).lanes if isinstance(like, Traced) else python_lanes(like)
+
+
+@word(lambda memory, offset: memory[offset])
+def element(memory, offset):
+    """One element as a number."""
+    return memory.dtype, lambda builder, data, at: builder.load(builder.gep(data, [at]))
+
+
+@word(min)
+def smaller(a, b):
+    """The smaller one of two integers."""
+    return types.intp, lambda builder, a, b: builder.select(builder.icmp_signed("<", a, b), a, b)
+
+
 @word(lambda memory, offset: memory[offset : offset + python_lanes(memory)].copy())
 def load(memory, offset):
     vector = Vector(memory.dtype)
     return vector, lambda builder, data, at: emit_load(builder, vector, data, at)
+
+
+@word(lambda memory, offset: np.full(python_lanes(memory), memory[offset]))
+def broadcast(memory, offset):
+    """One element in every lane."""
+    vector = Vector(memory.dtype)
+    return vector, lambda builder, data, at: emit_broadcast(builder, vector, data, at)
 
 
 def python_store(memory, offset, value):
@@ -459,65 +511,28 @@ def store_tile(tile, memory, offset, row):
     return types.none, emit
 
 
-def python_add_outer(tile, depth, a, a_at, a_row, a_step, b, b_at, b_step):
-    rows, cols, count = tile.shape
-    for k in range(depth):
-        right = b[b_at + k * b_step :][: cols * count].reshape(1, cols, count)
-        left = a[a_at + k * a_step + a_row * np.arange(rows)].reshape(rows, 1, 1)
-        tile = python_fma(*np.broadcast_arrays(left, right, tile))
-    return tile
+def outer(tile, depth, left, right):
+    """For k < depth: tile[r, c] += left(k)[r] * right(k)[c]; the depth is at least 1. For traced functions.
 
+    left, right : functions of k that return as many vectors as the tile has rows, and columns.
+    """
+    if not isinstance(tile, Traced):
+        for k in range(depth):
+            columns = right(k)
+            tile = np.stack(
+                [[fma(a, b, c) for b, c in zip(columns, row, strict=True)] for a, row in zip(left(k), tile, strict=True)]
+            )
+        return tile
+    builder, kind = tile.builder, tile.kind
 
-@word(python_add_outer)
-def add_outer(tile, depth, a, a_at, a_row, a_step, b, b_at, b_step):
-    """For k < depth: tile[r, c] += a[a_at + r*a_row + k*a_step] in every lane * load(b, b_at + k*b_step + c*LANES)."""
+    def body(k, sums):
+        k = Traced(builder, types.intp, k)
+        columns = right(k)
+        pairs = [(a.value, b.value) for a in left(k) for b in columns]
+        return [emit_fma(builder, *pair, total) for pair, total in zip(pairs, sums, strict=True)]
 
-    def emit(builder, old, depth, a, a_at, a_row, a_step, b, b_at, b_step):
-        def body(k, vectors):
-            a_k, b_k = (builder.add(at, builder.mul(k, step)) for at, step in ((a_at, a_step), (b_at, b_step)))
-            places = [builder.add(b_k, integer(c * tile.vector.lanes)) for c in range(tile.cols)]
-            right = [emit_load(builder, tile.vector, b, place) for place in places]
-            result = []
-            for r in range(tile.rows):
-                left = emit_broadcast(builder, tile.vector, a, builder.add(a_k, builder.mul(integer(r), a_row)))
-                row = vectors[r * tile.cols : (r + 1) * tile.cols]
-                result += [emit_fma(builder, left, *pair) for pair in zip(right, row, strict=True)]
-            return result
-
-        return emit_tile(builder, tile, emit_loop(builder, depth, vectors_of(builder, tile, old), body))
-
-    return tile, emit
-
-
-def python_add_products(tile, depth, a, a_at, a_row, b, b_at, b_col):
-    rows, cols, count = tile.shape
-    for v in range(0, depth * count, count):
-        left = np.stack([a[a_at + r * a_row + v :][:count] for r in range(rows)])[:, None]
-        right = np.stack([b[b_at + c * b_col + v :][:count] for c in range(cols)])[None]
-        tile = python_fma(*np.broadcast_arrays(left, right, tile))
-    return tile
-
-
-@word(python_add_products)
-def add_products(tile, depth, a, a_at, a_row, b, b_at, b_col):
-    """For k < depth: tile[r, c] += load(a, a_at + r*a_row + k*LANES) * load(b, b_at + c*b_col + k*LANES)."""
-
-    def emit(builder, old, depth, a, a_at, a_row, b, b_at, b_col):
-        def body(k, sums):
-            v = builder.mul(k, integer(tile.vector.lanes))
-
-            def vectors(data, at, stride, count):
-                start = builder.add(at, v)
-                places = [builder.add(start, builder.mul(integer(n), stride)) for n in range(count)]
-                return [emit_load(builder, tile.vector, data, place) for place in places]
-
-            right = vectors(b, b_at, b_col, tile.cols)
-            pairs = [(left, one) for left in vectors(a, a_at, a_row, tile.rows) for one in right]
-            return [emit_fma(builder, *pair, total) for pair, total in zip(pairs, sums, strict=True)]
-
-        return emit_tile(builder, tile, emit_loop(builder, depth, vectors_of(builder, tile, old), body))
-
-    return tile, emit
+    sums = emit_loop(builder, operand(depth), vectors_of(builder, kind, tile.value), body)
+    return Traced(builder, kind, emit_tile(builder, kind, sums))
 
 
 def fold(tile):
@@ -557,6 +572,26 @@ def fold(tile):
     return result
 
 
+def transposed(rows):
+    """The columns of a square of LANES vectors, as vectors. For traced functions.
+
+    Stage by stage, pairs of vectors exchange the lanes that differ in one bit of the lane's number.
+    """
+    if not isinstance(rows[0], Traced):
+        return list(np.stack(rows).T.copy())
+    builder, kind = rows[0].builder, rows[0].kind
+    values, bit = [row.value for row in rows], 1
+    while bit < kind.lanes:
+        low = [lane if not lane & bit else kind.lanes + lane - bit for lane in range(kind.lanes)]
+        high = [lane + bit if not lane & bit else kind.lanes + lane for lane in range(kind.lanes)]
+        for i in range(kind.lanes):
+            if not i & bit:
+                a, b = values[i], values[i + bit]
+                values[i], values[i + bit] = emit_shuffle(builder, a, b, low), emit_shuffle(builder, a, b, high)
+        bit *= 2
+    return [Traced(builder, kind, value) for value in values]
+
+
 def load_like(vector, memory, at):
     """As many elements as `vector` has. For traced functions."""
     if not isinstance(vector, Traced):
@@ -582,6 +617,23 @@ def either(flag, yes, no):
             yes()
         with otherwise:
             no()
+
+
+def choose(flag, yes, no):
+    """One of two pointers or integers, as an integer flag says. For traced functions."""
+    if not isinstance(flag, Traced):
+        return yes if flag else no
+    builder = flag.builder
+    value = builder.select(builder.icmp_signed("!=", flag.value, integer(0)), operand(yes), operand(no))
+    return Traced(builder, kind_of(no), value)
+
+
+def fill(tile, rows):
+    """A tile like `tile` whose row r is rows[r] in every column. For traced functions."""
+    if not isinstance(tile, Traced):
+        return np.broadcast_to(np.stack(rows)[:, None], tile.shape)
+    vectors = [vector.value for vector in rows for _ in range(tile.kind.cols)]
+    return Traced(tile.builder, tile.kind, emit_tile(tile.builder, tile.kind, vectors))
 
 
 def python_sum(value):
