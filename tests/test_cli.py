@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -321,7 +322,8 @@ def test_a_broken_pipe_leaves_no_traceback(arguments):
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "fastbp", *arguments]
-    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=environment)
     os.close(writing)
     assert ended.returncode in (1, 141)
     assert ended.stderr == ""
