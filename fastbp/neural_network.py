@@ -340,6 +340,8 @@ def numeric(name, array, dtype):
         raise ValueError(f"{name} must be numeric: {error}") from None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must be numeric, got dtype {array.dtype}")
+    if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
+        return array
     with np.errstate(over="ignore"):  # a value that overflows becomes inf, which is reported as such
         return np.require(array, dtype, ["C", "A"])
 
