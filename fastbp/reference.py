@@ -11,7 +11,7 @@ Rows of a batch are b, units of layer l-1 are i, units of layer l are j; A_0 = X
     (7)  W_l -= learning_rate dW_l,  b_l -= learning_rate db_l, every D taken before any update
 
 (4) to (7) are the delta rule of Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors",
-Nature 323, 1986. `forward`, `loss_grad` and `train` take the same arguments here and in `fastbp.kernels.narrow`.
+Nature 323, 1986. `forward` and `train` take the same arguments here and in `fastbp.kernels`.
 
 Arguments, named alike everywhere: `layers` describes `params` (see `fastbp.layout`); `X` (n, n_in) and `Y` (n, n_out) are
 C-contiguous and of the dtype of `params`; `work` is scratch space, unused here.

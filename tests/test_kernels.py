@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 
 from fastbp import kernels, reference
 from fastbp.kernels.jit import PLAIN_PYTHON
-from fastbp.layout import CURSOR_SIZE, Layout, NarrowWorkspace
+from fastbp.layout import CURSOR_SIZE, Layout, NarrowWorkspace, WideWorkspace, workspace
 
 DTYPES = ("float32", "float64")
 
@@ -92,6 +92,22 @@ def test_a_row_of_forward_does_not_depend_on_the_others(units, dtype):
 @pytest.mark.parametrize("case", cases_to_run([case for case in CASES if case.kernel == "wide"][::9]))
 def test_both_kernels_predict_the_same_bits(case):
     assert_same_bits(forward(kernels, case), forward(kernels, replace(case, kernel="narrow")))
+
+
+@pytest.mark.parametrize(
+    ("units", "batch_size", "expected"),
+    [
+        ((2, 4, 1), 4, NarrowWorkspace),
+        ((4, 2, 3), 130, NarrowWorkspace),
+        ((4, 32, 16, 4), 10_000, NarrowWorkspace),
+        ((20, 16, 1), 1, WideWorkspace),
+        ((64, 100, 10), 200, WideWorkspace),
+        ((784, 30, 10), 10, WideWorkspace),
+    ],
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_kernel_is_chosen_by_shape(units, batch_size, expected, dtype):
+    assert type(workspace(Layout(units, np.dtype(dtype), True), batch_size, batch_size, shuffled=False)) is expected
 
 
 @pytest.mark.parametrize("case", cases_to_run(CASES[::7]))
@@ -284,11 +300,12 @@ def packed_fma(dtype):
 
 
 @pytest.mark.compiled
+@pytest.mark.parametrize("kernel", [kernels._train, kernels._train_wide], ids=["narrow", "wide"])
 @pytest.mark.parametrize(("dtype", "width"), [("float64", 64), ("float32", 64), ("float64", 32)])
-def test_the_machine_code_computes_with_vectors(dtype, width):
+def test_the_machine_code_computes_with_vectors(kernel, dtype, width):
     pattern = packed_fma(dtype)
     if pattern is None:
         pytest.skip("no fused multiply-add on this processor")
-    assembly = kernels._train.assembly(dtype, width)
+    assembly = kernel.assembly(dtype, width)
     assert len(re.findall(pattern, assembly)) >= 20
     assert not re.search(r"\b(exp|fma)f?\b", assembly), "a vector is computed lane by lane"

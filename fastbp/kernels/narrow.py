@@ -5,8 +5,8 @@ unit's values for LANES samples. A block has as many columns as keep all activat
 through the whole network before the next one starts:
 
     pack        rows of X and Y into a panel, transposed       (once where every panel fits the L2 cache)
-    product     Z^T = W^T A^T for each layer, then the activation in place
-    delta       D^T of the output, then product D^T = W D^T for each layer downwards, then the derivative in place
+    product     A^T = s(W^T A^T + b) for each layer, tile by tile while it is in registers
+    delta       D^T of the output, then D^T = (W D^T) * s' for each layer downwards, in the same way
     gradient    dW[i, j] = sum over the columns of A^T[i] D^T[j]; the update follows a batch's last block
 
 A panel has one row per input unit, a row of ones (the bias's input), one row per target, a row with the class of the target,
