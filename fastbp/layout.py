@@ -46,6 +46,8 @@ class Layout:
     layers : ndarray of int64, shape (n_layers, 5)
         Per layer: N_IN, N_ROWS (N_IN, plus 1 with biases), N_OUT, OFFSET of the first row, STRIDE from row to row; the
         last two in elements.
+    rows : list of tuple of int
+        The same, for Python.
     size : int
         Elements of the whole buffer.
     """
@@ -54,17 +56,17 @@ class Layout:
         self.dtype = np.dtype(dtype)
         self.bias = bias
         lanes = ALIGNMENT_BYTES // self.dtype.itemsize
-        rows, self.size = [], 0
+        self.rows, self.size = [], 0
         for n_in, n_out in itertools.pairwise(units):
             stride = -(-n_out // lanes) * lanes
-            rows.append((n_in, n_in + bias, n_out, self.size, stride))
+            self.rows.append((n_in, n_in + bias, n_out, self.size, stride))
             self.size += (n_in + bias) * stride
-        self.layers = np.array(rows, np.int64)
+        self.layers = np.array(self.rows, np.int64)
 
     def views(self, params):
         """Weights and biases as views into the flat buffer: two lists, the second one empty without biases."""
         weights, biases = [], []
-        for n_in, n_rows, n_out, offset, stride in self.layers:
+        for n_in, n_rows, n_out, offset, stride in self.rows:
             block = params[offset : offset + n_rows * stride].reshape(n_rows, stride)[:, :n_out]
             weights.append(block[:n_in])
             biases.extend(block[n_in:])
@@ -125,12 +127,11 @@ class NarrowWorkspace:
     """
 
     def __init__(self, layout, n_rows, batch_size, shuffled):
-        layers, itemsize = layout.layers, layout.dtype.itemsize
+        layers, itemsize = layout.rows, layout.dtype.itemsize
         width = SMALL_WIDTH if batch_size * itemsize <= SMALL_WIDTH else ALIGNMENT_BYTES
         vector = width // itemsize
-        n_in, n_out = int(layers[0, N_IN]), layers[:, N_OUT]
-        panel_rows = n_in + INPUT_EXTRA + int(n_out[-1])
-        rows = panel_rows + int(np.sum(n_out + 1 + layers[:, STRIDE]))
+        panel_rows = layers[0][N_IN] + INPUT_EXTRA + layers[-1][N_OUT]
+        rows = panel_rows + sum(layer[N_OUT] + 1 + layer[STRIDE] for layer in layers)
         most = max(2 * vector, BLOCK_BYTES // (rows * itemsize * vector) * vector)
         self.columns = self.block_rows = min(most, round_up(batch_size, vector))
         blocks_per_batch = -(-batch_size // self.columns)
@@ -138,19 +139,19 @@ class NarrowWorkspace:
         panel_size = panel_rows * self.columns
         resident = not shuffled and self.blocks_per_epoch * panel_size * itemsize <= RESIDENT_BYTES
         size = panel_size * (self.blocks_per_epoch if resident else 1)
-        places = np.empty((len(layers), 2), np.int64)
-        for level, (_, _, n_units, _, stride) in enumerate(layers):
-            places[level] = size, size + (n_units + 1) * self.columns
+        places = []
+        for _, _, n_units, _, stride in layers:
+            places.append((size, size + (n_units + 1) * self.columns))
             size += (n_units + 1 + stride) * self.columns
         # Parameters and memory side by side: in two allocations, a small network's could lie a multiple of 4 KiB apart,
         # where the processor takes a load for one that depends on an earlier store.
         both = aligned_zeros(layout.size + size + layout.size + vector, layout.dtype)
         self.params, memory = both[: layout.size], both[layout.size :]
-        for level, (_, _, n_units, _, _) in enumerate(layers):
-            ones = places[level, A] + n_units * self.columns
+        for (here, _), (_, _, n_units, _, _) in zip(places, layers, strict=True):
+            ones = here + n_units * self.columns
             memory[ones : ones + self.columns] = 1
         plan = np.array([self.columns, resident, panel_size, size, layout.size, width, size + layout.size], np.int64)
-        self.arrays = memory, plan, places
+        self.arrays = memory, plan, np.array(places, np.int64)
 
 
 # entries of a wide workspace's plan, and columns of its places
@@ -201,6 +202,6 @@ NARROW_WEIGHTS = 2500
 
 def workspace(layout, n_rows, batch_size, shuffled):
     """The workspace, and with it the kernel, for a network and its batches."""
-    n_weights = int(np.sum(layout.layers[:, N_IN] * layout.layers[:, N_OUT]))
+    n_weights = sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
     narrow = n_weights <= NARROW_WEIGHTS and batch_size >= n_weights**0.5 / 2 - 1
     return (NarrowWorkspace if narrow else WideWorkspace)(layout, n_rows, batch_size, shuffled)

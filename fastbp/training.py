@@ -16,8 +16,8 @@ from fastbp.layout import CURSOR_SIZE, EPOCH, PANEL, Layout, workspace
 
 # A keyboard interrupt is seen when a call returns: far below the 0.2 s that feel immediate, far above a call's own cost.
 CALL_SECONDS = 0.05
-# Length of the first call, before anything is known: a hundredth of a second on a slow core.
-FIRST_CALL_FLOPS = 1e7
+# Length of the first call, before anything is known: no longer than the others on a core that manages 1 GFLOP/s.
+FIRST_CALL_FLOPS = 4e7
 
 
 class Run:
