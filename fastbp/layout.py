@@ -176,8 +176,7 @@ class WideWorkspace:
         per_batch, rest = -(-batch_size // rows), n_rows % batch_size
         self.blocks_per_epoch = n_rows // batch_size * per_batch + -(-rest // rows)
         places = np.empty((len(layers), PLACES), np.int64)
-        size = targets = 0
-        size += rows * strides[-1]
+        targets, size = 0, rows * strides[-1]
         for level, stride in enumerate(strides):
             places[level] = size, size + rows * stride, size + 2 * rows * stride
             size += (2 * rows + 1) * stride

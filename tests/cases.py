@@ -3,6 +3,7 @@
 An implementation is a module that offers `forward` and `train` as `fastbp.reference` defines them.
 """
 
+import functools
 import itertools
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -193,8 +194,7 @@ def assert_same_bits(ours, theirs):
         assert one.tobytes() == other.tobytes(), f"differ in {np.sum(one != other)} of {one.size} elements"
 
 
-def reference_of(case, _kept={}):  # noqa: B006
+@functools.cache
+def reference_of(case):
     """The reference's training of a case, computed once."""
-    if case not in _kept:
-        _kept[case] = train(reference, case)
-    return _kept[case]
+    return train(reference, case)
