@@ -1,5 +1,7 @@
 """The two founding networks: fastbp against a straightforward numpy loop of the same equations."""
 
+import functools
+
 import numpy as np
 import pytest
 from sklearn.datasets import load_iris
@@ -7,8 +9,8 @@ from sklearn.model_selection import train_test_split
 
 from fastbp import NeuralNetwork
 
-# 10,000 updates carry a rounding error of 1e-16 each, which a network that is learning amplifies by some powers of ten
-TOLERANCE = 1e-9
+# 10,000 updates carry a rounding error of 1e-16 or 1e-7 each, which a learning network amplifies by some powers of ten
+TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
 ROUNDS = {"numpy": 5, "fastbp": 50}
 
 
@@ -70,15 +72,25 @@ def curve(name, history):
     return history.mse[::1000] if name == "xor" else history.loss
 
 
+def start(name, dtype="float64"):
+    X, y, _, network, _ = NETWORKS[name]()
+    return NeuralNetwork(X.shape[1], output_size=y.shape[1], dtype=dtype, random_state=0, **network)
+
+
+@functools.cache
+def expected(name):
+    """The curve that the numpy loop gives, and the parameters that it ends with."""
+    X, y, loop, _, run = NETWORKS[name]()
+    net = start(name)
+    return loop(X, y, net.weights, net.biases, run["epochs"], run["learning_rate"]), net.weights + net.biases
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("implementation", ["numpy-float64", "fastbp-float64", "fastbp-float32"])
 def test_founding_network(benchmark, name, implementation):
-    X, y, loop, network, run = NETWORKS[name]()
+    X, y, loop, _, run = NETWORKS[name]()
     library, dtype = implementation.split("-")
     X, y = X.astype(dtype), y.astype(dtype)
-
-    def new_network():
-        return NeuralNetwork(X.shape[1], output_size=y.shape[1], dtype=dtype, random_state=0, **network)
 
     def train_numpy(net):
         return loop(X, y, net.weights, net.biases, run["epochs"], run["learning_rate"])
@@ -86,17 +98,18 @@ def test_founding_network(benchmark, name, implementation):
     def train_fastbp(net):
         return net.train(X, y, **run)
 
-    if dtype == "float64":
-        net, again = new_network(), new_network()
-        np.testing.assert_allclose(curve(name, train_fastbp(net)), train_numpy(again), rtol=0, atol=TOLERANCE)
-        for ours, theirs in zip(net.weights + net.biases, again.weights + again.biases, strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE)
+    if library == "fastbp":
+        net, (loop_curve, parameters) = start(name, dtype), expected(name)
+        np.testing.assert_allclose(curve(name, train_fastbp(net)), loop_curve, rtol=0, atol=TOLERANCE[dtype])
+        for ours, theirs in zip(net.weights + net.biases, parameters, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE[dtype])
 
     train = train_numpy if library == "numpy" else train_fastbp
     benchmark.group = name
-    benchmark.pedantic(train, setup=lambda: ((new_network(),), {}), rounds=ROUNDS[library], warmup_rounds=1)
+    benchmark.pedantic(train, setup=lambda: ((start(name, dtype),), {}), rounds=ROUNDS[library], warmup_rounds=1)
     if benchmark.enabled:
-        seconds = benchmark.stats.stats.median / run["epochs"]
+        # the fastest round: whatever else a shared machine does only ever adds time
+        seconds = benchmark.stats.stats.min / run["epochs"]
         benchmark.extra_info |= {
             "network": name,
             "implementation": implementation,

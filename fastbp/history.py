@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from fastbp.layout import HITS, LOSS, PENALTY, SQUARES
+
 
 class History:
     """Record of a training run, one value per completed epoch.
@@ -13,21 +15,21 @@ class History:
     epoch : ndarray of int64
         Number of the epoch within its run, from 1.
     mse : ndarray of float64
-        mean((a - y)**2) over all target elements.
+        mean((a - y)**2) over all target elements, each row with its weight.
     loss : ndarray of float64
-        The objective whose gradient is used: half the sum ("sum") or half the mean ("mean") of the squared errors.
+        The objective whose gradient is used, with its L2 term: summed over the rows ("sum"), or divided by their weight and
+        the number of outputs ("mean"). The squared error counts half, as in the gradient.
     accuracy : ndarray of float64
         Fraction of rows whose largest output is in the place of the largest target; with one output, of rows on the right
         side of 0.5.
     """
 
-    def __init__(self, sse, correct, n_rows, n_outputs, reduction):
-        self._sse, self._correct, self._n_rows = sse, correct, n_rows
-        self._elements = n_rows * n_outputs
-        self._reduction = reduction
+    def __init__(self, record, n_rows, weight, n_outputs, rule):
+        self._record, self._n_rows, self._weight, self._n_outputs = record, n_rows, weight, n_outputs
+        self._rule = rule
 
     def __len__(self):
-        return len(self._sse)
+        return len(self._record)
 
     @property
     def epoch(self):
@@ -37,17 +39,20 @@ class History:
     @property
     def mse(self):
         """mean((a - y)**2) of each epoch."""
-        return self._sse / self._elements
+        return self._record[:, SQUARES] / (self._weight * self._n_outputs)
 
     @property
     def loss(self):
         """The objective in each epoch."""
-        return self._sse / 2 if self._reduction == "sum" else self.mse / 2
+        rows, penalty = self._record[:, LOSS], self._rule.alpha / 2 * self._record[:, PENALTY]
+        if self._rule.reduction == "sum":
+            return rows + penalty
+        return rows / (self._weight * (self._n_outputs if self._rule.reduction == "mean" else 1)) + penalty / self._weight
 
     @property
     def accuracy(self):
         """Fraction of right rows in each epoch."""
-        return self._correct / self._n_rows
+        return self._record[:, HITS] / self._n_rows
 
     def columns(self):
         """All curves by name."""

@@ -20,7 +20,9 @@ import numpy as np
 from fastbp.neural_network import NeuralNetwork
 
 FORMAT = "fastbp model"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# What networks in files of version 1 are, which do not say it.
+VERSION_1 = {"out_activation": "logistic", "loss": "squared_error"}
 
 
 class ModelFileError(ValueError):
@@ -113,6 +115,8 @@ def save(path: str | Path, model: Model) -> None:
         "format_version": FORMAT_VERSION,
         "units": model.net.units,
         "activation": model.net.activation,
+        "out_activation": model.net.out_activation,
+        "loss": model.net.loss,
         "bias": model.net.bias,
         "dtype": model.net.dtype.name,
         "feature_names": list(model.feature_names),
@@ -192,6 +196,8 @@ def _read(stream: BinaryIO) -> Model:
         units[1:-1],
         units[-1],
         activation=header["activation"],
+        out_activation=header["out_activation"],
+        loss=header["loss"],
         bias=header["bias"],
         dtype=header["dtype"],
     )
@@ -218,8 +224,10 @@ def _read(stream: BinaryIO) -> Model:
 def _header(archive: zipfile.ZipFile) -> dict[str, Any]:
     header = json.loads(str(_member(archive, "header")))
     _require(header["format"] == FORMAT, "format", header["format"])
-    if header["format_version"] != FORMAT_VERSION:
-        raise ModelFileError(f"format_version must be {FORMAT_VERSION}, got {header['format_version']}")
+    if header["format_version"] == 1:
+        header |= VERSION_1
+    elif header["format_version"] != FORMAT_VERSION:
+        raise ModelFileError(f"format_version must be at most {FORMAT_VERSION}, got {header['format_version']}")
     units = header["units"]
     _require(len(units) >= 2 and all(type(n) is int and n > 0 for n in units), "units", units)
     return header

@@ -7,16 +7,17 @@ import operator
 import numpy as np
 
 from fastbp import kernels
-from fastbp.layout import Layout, workspace
-from fastbp.training import Run, watch
+from fastbp.layout import Layout
+from fastbp.rule import ACTIVATIONS, HEADS, LOSSES, OUT_ACTIVATIONS, SOLVERS, Rule
+from fastbp.training import Run, threads_for, watch
+from fastbp.workspace import workspace_for_prediction
 
-ACTIVATIONS = ("logistic",)
 REDUCTIONS = ("sum", "mean")
 DTYPES = ("float32", "float64")
 
 
 class NeuralNetwork:
-    """Fully connected layers of sigmoid units, trained by the delta rule.
+    """Fully connected layers of units, trained by backpropagation; sigmoid units and the delta rule unless told otherwise.
 
     Parameters
     ----------
@@ -26,8 +27,31 @@ class NeuralNetwork:
         Units of the hidden layer, or of each hidden layer.
     output_size : int
         Number of outputs.
-    activation : {"logistic"}, default "logistic"
-        Activation of every layer.
+    activation : {"identity", "logistic", "tanh", "relu", "leaky_relu", "elu", "softplus"} or list of them, \
+            default "logistic"
+        Activation of the hidden layers, or of each hidden layer.
+    out_activation : {"logistic", "identity", "softmax", "exp"}, default "logistic"
+        Activation of the output layer.
+    loss : {"squared_error", "log_loss", "poisson"}, default "squared_error"
+        "squared_error" is half the sum of the squared errors and goes with every output; "log_loss" goes with "logistic"
+        (binary, one for each output) and "softmax" (multi-class, targets that sum to 1); "poisson", half the Poisson
+        deviance, goes with "exp".
+    solver : {"sgd", "momentum", "nesterov", "adam"}, default "sgd"
+        What turns gradients into steps. What it remembers goes on from one call of `train` or `backward` to the next.
+    momentum : float, default 0.9
+        Of "momentum" and "nesterov", in [0, 1).
+    beta_1, beta_2, epsilon : float, default 0.9, 0.999 and 1e-8
+        Of "adam", the first two in [0, 1).
+    alpha : float, default 0.0
+        Strength of the L2 term alpha/2 sum W**2, which leaves biases out. With reduction "mean" it is divided by the batch's
+        weight, as scikit-learn does.
+    max_norm : float or None, default None
+        Gradients whose Euclidean norm over all parameters exceeds it are shortened to it; against exploding gradients.
+    dropout : float, default 0.0
+        Probability, in [0, 1), with which a hidden unit is left out of a training step; the others are scaled up. Which
+        ones depends on `random_state` alone. Against overfitting.
+    n_jobs : int or None, default None
+        Threads, as joblib counts: None is 1, -1 all processors. Small steps stay on one. No result depends on it.
     bias : bool, default True
         Whether every unit has a bias.
     init_scale : float, default 1.0
@@ -52,6 +76,9 @@ class NeuralNetwork:
     References
     ----------
     Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors", Nature 323, 1986.
+    Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015.
+    Srivastava et al., "Dropout: a simple way to prevent neural networks from overfitting", JMLR 15, 2014.
+    Pascanu, Mikolov and Bengio, "On the difficulty of training recurrent neural networks", ICML 2013 (clipping by norm).
 
     Examples
     --------
@@ -72,6 +99,17 @@ class NeuralNetwork:
         output_size,
         *,
         activation="logistic",
+        out_activation="logistic",
+        loss="squared_error",
+        solver="sgd",
+        momentum=0.9,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        alpha=0.0,
+        max_norm=None,
+        dropout=0.0,
+        n_jobs=None,
         bias=True,
         init_scale=1.0,
         dtype="float64",
@@ -83,7 +121,25 @@ class NeuralNetwork:
             *[at_least(1, "hidden_size", size) for size in hidden],
             at_least(1, "output_size", output_size),
         ]
-        self.activation = one_of(ACTIVATIONS, "activation", activation)
+        self.activation: str | list[str]
+        if isinstance(activation, (list, tuple)):
+            self.activation = [one_of(ACTIVATIONS, "activation", one) for one in activation]
+            if len(self.activation) != len(hidden):
+                raise ValueError(f"activation must be one word or {len(hidden)}, got {activation!r}")
+        else:
+            self.activation = one_of(ACTIVATIONS, "activation", activation)
+        self.out_activation = one_of(OUT_ACTIVATIONS, "out_activation", out_activation)
+        self.loss = one_of(LOSSES, "loss", loss)
+        if (out_activation, loss) not in HEADS:
+            fitting = ", ".join(repr(one) for one, other in HEADS if other == loss)
+            raise ValueError(f"out_activation must be one of {fitting} for loss {loss!r}, got {out_activation!r}")
+        self.solver = one_of(SOLVERS[1:], "solver", solver)
+        self.momentum = fraction("momentum", momentum)
+        self.beta_1, self.beta_2 = fraction("beta_1", beta_1), fraction("beta_2", beta_2)
+        self.epsilon, self.alpha = above("epsilon", epsilon), above("alpha", alpha, or_zero=True)
+        self.max_norm = None if max_norm is None else above("max_norm", max_norm)
+        self.dropout = fraction("dropout", dropout)
+        self.n_jobs = None if n_jobs is None else jobs(n_jobs)
         self.bias = bool(bias)
         self.init_scale = finite_number("init_scale", init_scale)
         if init_scale < 0:
@@ -96,6 +152,8 @@ class NeuralNetwork:
         shapes = list(zip(self.units[:-1], self.units[1:], strict=True))
         self._weights = [self._rng.normal(0.0, init_scale, shape).astype(self.dtype) for shape in shapes]
         self._biases = [np.zeros(n_out, self.dtype) for _, n_out in shapes] if self.bias else []
+        self._seed = int(self._rng.integers(2**32)) if dropout else 0
+        self._moments = None
 
     @property
     def weights(self):
@@ -143,6 +201,26 @@ class NeuralNetwork:
         self.weights, self.biases = self._weights, self._biases
         return self._weights, self._biases
 
+    def _activation_codes(self):
+        words = self.activation if isinstance(self.activation, list) else [self.activation] * (len(self.units) - 2)
+        return [ACTIVATIONS.index(word) for word in words]
+
+    def _rule(self, learning_rate, reduction):
+        return Rule(
+            out_activation=self.out_activation,
+            loss=self.loss,
+            solver=self.solver,
+            learning_rate=learning_rate,
+            momentum=self.beta_1 if self.solver == "adam" else self.momentum,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+            alpha=self.alpha,
+            max_norm=math.inf if self.max_norm is None else self.max_norm,
+            dropout=self.dropout,
+            seed=self._seed,
+            reduction=reduction,
+        )
+
     def feedforward(self, X):
         """Outputs for the rows of X.
 
@@ -161,16 +239,16 @@ class NeuralNetwork:
             If X is not a finite numeric matrix of that shape with at least one row.
         """
         X = matrix("X", X, self.units[0], self.dtype)
-        layout = Layout(self.units, self.dtype, self.bias)
-        work = workspace(layout, len(X), len(X), shuffled=True)
+        layout = Layout(self.units, self.dtype, self.bias, self._activation_codes())
+        work = workspace_for_prediction(layout, len(X), threads_for(layout, len(X), self.n_jobs))
         weights, biases = self._parameters()
         layout.gather(weights, biases, work.params)
         out = np.empty((len(X), self.units[-1]), self.dtype)
-        kernels.forward(layout.layers, work.params, X, out, work.arrays)
+        kernels.forward(layout.layers, work.params, X, out, self._rule(0.0, "sum").numbers(self.units[-1]), work.arrays)
         return out
 
-    def backward(self, X, y, learning_rate, reduction="sum"):
-        """One gradient descent step on all rows at once, in place.
+    def backward(self, X, y, learning_rate, reduction="sum", *, sample_weight=None):
+        """One step of the solver on all rows at once, in place.
 
         Parameters
         ----------
@@ -181,6 +259,8 @@ class NeuralNetwork:
             Step length, > 0.
         reduction : {"sum", "mean"}, default "sum"
             Whether the gradient is summed over the rows, or divided by the number of target elements.
+        sample_weight : array-like, shape (n,), or None, default None
+            As in `train`.
 
         Returns
         -------
@@ -192,7 +272,7 @@ class NeuralNetwork:
         ValueError, TypeError
             As `train`.
         """
-        return float(self.train(X, y, 1, learning_rate, reduction=reduction).loss[0])
+        return float(self.train(X, y, 1, learning_rate, reduction=reduction, sample_weight=sample_weight).loss[0])
 
     def train(
         self,
@@ -203,12 +283,13 @@ class NeuralNetwork:
         *,
         batch_size=None,
         reduction="sum",
+        sample_weight=None,
         shuffle=False,
         verbose=0,
         progress=False,
         callback=None,
     ):
-        """Train by gradient descent, continuing from the current weights.
+        """Train by the solver, continuing from the current weights.
 
         Parameters
         ----------
@@ -223,6 +304,9 @@ class NeuralNetwork:
             Rows per update, from 1 ("online") to n; None takes all of them. The last batch of an epoch may be smaller.
         reduction : {"sum", "mean"}, default "sum"
             Whether the gradient of a batch is summed over its rows, or divided by the number of its target elements.
+        sample_weight : array-like, shape (n,), or None, default None
+            Factor of each row's loss, >= 0; in means a row counts as so many. None weighs all rows the same. A batch whose
+            weights are all 0 is passed over.
         shuffle : bool, default False
             Visit the rows in a new random order in each epoch.
         verbose : int, default 0
@@ -246,13 +330,16 @@ class NeuralNetwork:
         Raises
         ------
         ValueError, TypeError
-            If an argument is out of its range or of the wrong type, if X or y is not a finite numeric matrix, or if a
-            weight stops being finite. The weights are then as they were before.
+            If an argument is out of its range or of the wrong type, if X or y is not a finite numeric matrix, if the loss is
+            not defined for a target, or if a weight stops being finite. The weights are then as they were before.
         """
         X = matrix("X", X, self.units[0], self.dtype)
         y = matrix("y", y, self.units[-1], self.dtype)
         if len(X) != len(y):
             raise ValueError(f"X and y must have the same number of rows, got {len(X)} and {len(y)}")
+        fitting_targets(y, self.out_activation, self.loss)
+        if sample_weight is not None:
+            sample_weight = row_weights(sample_weight, len(X), self.dtype)
         epochs = at_least(0, "epochs", epochs)
         if finite_number("learning_rate", learning_rate) <= 0:
             raise ValueError(f"learning_rate must be > 0, got {learning_rate}")
@@ -275,16 +362,24 @@ class NeuralNetwork:
             biases,
             X,
             y,
+            rule=self._rule(float(learning_rate), reduction),
+            activations=self._activation_codes(),
             epochs=epochs,
-            learning_rate=float(learning_rate),
             batch_size=batch_size,
-            reduction=reduction,
+            row_weights=sample_weight,
+            n_jobs=self.n_jobs,
             rng=self._rng if shuffle else None,
+            moments=self._moments,
         )
-        return watch(run, verbose, progress, None if callback is None else checked)
+        history = watch(run, verbose, progress, None if callback is None else checked)
+        self._moments = run.moments
+        return history
 
     def __repr__(self):
-        return f"NeuralNetwork({'-'.join(map(str, self.units))}, {self.activation}, bias={self.bias}, dtype={self.dtype})"
+        activations = self.activation if isinstance(self.activation, str) else "/".join(self.activation)
+        output = f"{self.out_activation} {self.loss}, {self.solver}"
+        units = "-".join(map(str, self.units))
+        return f"NeuralNetwork({units}, {activations}, {output}, bias={self.bias}, dtype={self.dtype})"
 
 
 def at_least(least, name, value):
@@ -307,6 +402,31 @@ def finite_number(name, value):
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
     return float(value)
+
+
+def above(name, value, or_zero=False):
+    """`value` as a float above 0, or 0 where that is allowed."""
+    value = finite_number(name, value)
+    if value < 0 or (value == 0 and not or_zero):
+        raise ValueError(f"{name} must be {'>=' if or_zero else '>'} 0, got {value}")
+    return value
+
+
+def fraction(name, value):
+    """`value` as a float in [0, 1)."""
+    value = finite_number(name, value)
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
+    return value
+
+
+def jobs(n_jobs):
+    """`n_jobs` as an int other than 0."""
+    if isinstance(n_jobs, (bool, np.bool_)) or not isinstance(n_jobs, numbers.Integral):
+        raise TypeError(f"n_jobs must be an integer or None, got {n_jobs!r}")
+    if n_jobs == 0:
+        raise ValueError("n_jobs must not be 0, got 0")
+    return int(n_jobs)
 
 
 def one_of(allowed, name, value):
@@ -363,3 +483,28 @@ def matrix(name, array, columns, dtype):
     if not len(array):
         raise ValueError(f"{name} must have at least one row, got 0")
     return finite(name, array)
+
+
+def row_weights(weights, n_rows, dtype):
+    """`weights` as a vector of one finite number >= 0 for each row, not all of them 0."""
+    weights = finite("sample_weight", numeric("sample_weight", weights, dtype))
+    if weights.shape != (n_rows,):
+        raise ValueError(f"sample_weight must have shape ({n_rows},), got {weights.shape}")
+    if weights.min() < 0 or not weights.any():
+        raise ValueError(f"sample_weight must be >= 0 and not all 0, got {weights.min()} to {weights.max()}")
+    return weights
+
+
+def fitting_targets(y, out_activation, loss):
+    """Raise a ValueError for targets that the loss is not defined for."""
+    if loss == "squared_error":
+        return
+    if y.min() < 0 or (loss == "log_loss" and y.max() > 1):
+        bounds = "in [0, 1]" if loss == "log_loss" else ">= 0"
+        raise ValueError(f"y must be {bounds} for loss {loss!r}, got {y.min()} to {y.max()}")
+    if out_activation == "softmax":
+        sums = y.sum(axis=1, dtype=np.float64)
+        worst = sums[np.argmax(np.abs(sums - 1))]
+        # as far as rounded fractions may be off
+        if abs(worst - 1) > y.shape[1] * np.finfo(y.dtype).eps:
+            raise ValueError(f"y must have rows that sum to 1 for softmax with loss 'log_loss', got {worst}")

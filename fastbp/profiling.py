@@ -69,10 +69,11 @@ def throughput(net, X, y, epochs, learning_rate, *, batch_size=None, reduction="
             list(net.biases),
             np.ascontiguousarray(X),
             np.ascontiguousarray(y),
+            rule=net._rule(learning_rate, reduction),
+            activations=net._activation_codes(),
             epochs=length,
-            learning_rate=learning_rate,
             batch_size=len(X) if batch_size is None else batch_size,
-            reduction=reduction,
+            n_jobs=net.n_jobs,
             rng=np.random.default_rng(0) if shuffle else None,
         )
 
@@ -106,16 +107,16 @@ def _time_reference(run: Run) -> tuple[int, float]:
             reference.train(
                 layers,
                 run.params,
+                run.work.state,
                 run.X,
                 run.Y,
+                run.row_weights,
                 order,
                 run.batch_size,
-                run.learning_rate,
-                run.reduction == "mean",
+                run.numbers,
                 epochs * batches,
                 run.cursor,
-                run.sse,
-                run.correct,
+                run.record,
                 None,
             )
             seconds += time.perf_counter() - began

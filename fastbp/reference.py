@@ -1,50 +1,125 @@
 """The specification: what the kernels must compute, in plain numpy.
 
-Rows of a batch are b, units of layer l-1 are i, units of layer l are j; A_0 = X.
+Rows of a batch are b, units of layer l-1 are i, units of layer l are j; A_0 = X; w_b are the weights of the rows, 1 by
+default, and W_B is their sum over the batch.
 
     (1)  Z_l = A_{l-1} W_l + b_l                       pre-activations, (B, n_out)
-    (2)  A_l = s(Z_l),  s(z) = 1 / (1 + exp(-z))       activations
-    (3)  loss = c/2 sum (A_L - Y)**2                   c = 1 ("sum") or 1 / (B n_out) ("mean")
-    (4)  D_L = c (A_L - Y) * A_L * (1 - A_L)           d loss / d Z_L
-    (5)  D_{l-1} = (D_l W_l^T) * A_{l-1} * (1 - A_{l-1})
-    (6)  dW_l = A_{l-1}^T D_l,  db_l = sum_b D_l
-    (7)  W_l -= learning_rate dW_l,  b_l -= learning_rate db_l, every D taken before any update
+    (2)  A_l = s_l(Z_l)                                activations; dropout: times m_l, 0 or 1 / (1 - p)
+    (3)  loss = c sum_b w_b E(A_L, Y)_b + d/2 sum W**2  c = 1, d = alpha ("sum"); c = 1 / (W_B n_out), d = alpha / W_B
+                                                       ("mean"); c = 1 / W_B, d = alpha / W_B ("row")
+    (4)  D_L = d loss / d Z_L                          c w (A_L - Y) for a loss with its canonical activation
+    (5)  D_{l-1} = (D_l W_l^T) * s'_{l-1}, times m_{l-1}
+    (6)  dW_l = A_{l-1}^T D_l + d W_l,  db_l = sum_b D_l, all scaled down where their norm exceeds max_norm
+    (7)  every parameter takes its solver's step, every D taken before any update:
+         sgd       w += -r g
+         momentum  v = mu v - r g;  w += v                                                     Polyak 1964
+         nesterov  v = mu v - r g;  w += mu v - r g                                            Nesterov 1983
+         adam      m = beta_1 m + (1 - beta_1) g;  v = beta_2 v + (1 - beta_2) g**2            Kingma and Ba 2015,
+                   w -= r sqrt(1 - beta_2**t) / (1 - beta_1**t) m / (sqrt(v) + epsilon)        section 2, last paragraph
 
 (4) to (7) are the delta rule of Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors",
-Nature 323, 1986. `forward` and `train` take the same arguments here and in `fastbp.kernels`.
+Nature 323, 1986. `forward`, `loss_grad` and `train` take the same arguments here and in `fastbp.kernels`.
 
 Arguments, named alike everywhere: `layers` describes `params` (see `fastbp.layout`); `X` (n, n_in) and `Y` (n, n_out) are
-C-contiguous and of the dtype of `params`; `work` is scratch space, unused here.
+C-contiguous and of the dtype of `params`, as are the `weights` (n,) of the rows, with no element where all are 1; `rule` see
+`fastbp.rule.Rule.numbers`; `work` is scratch space, unused here.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 
+from fastbp.layout import ACTIVATION, EPOCH, HITS, LOSS, N_IN, N_OUT, N_ROWS, OFFSET, PENALTY, ROW, SQUARES, STEP, STRIDE
+from fastbp.rule import (
+    ALPHA,
+    BETA_2,
+    DROPOUT,
+    EPSILON,
+    HEAD,
+    HEADS,
+    LEARNING_RATE,
+    MAX_NORM,
+    MOMENTUM,
+    PER_ROW,
+    SEED,
+    SOLVER,
+    SOLVERS,
+)
+
+LEAKY_SLOPE = 0.01
+
 
 def logistic(z):
-    """Equation (2), without overflow for any z."""
+    """1 / (1 + e**-z), without overflow for any z."""
     e = np.exp(-np.abs(z))
     return np.where(z >= 0, 1, e) / (1 + e)
 
 
+def softplus(z):
+    """log(1 + e**z), without overflow for any z."""
+    return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
+
+
+def elu(z):
+    """z where it is positive, else e**z - 1 (Clevert, Unterthiner and Hochreiter 2016)."""
+    return np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
+
+
+def softmax(z):
+    """e**z of each row, divided by its sum."""
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+# In the order of `fastbp.rule.ACTIVATIONS`: s(z), and s'(z) as a function of a = s(z).
+ACTIVATIONS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
+    lambda z: z,
+    logistic,
+    np.tanh,
+    lambda z: np.maximum(z, 0),
+    lambda z: np.where(z > 0, z, z.dtype.type(LEAKY_SLOPE) * z),
+    elu,
+    softplus,
+)
+DERIVATIVES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
+    np.ones_like,
+    lambda a: a * (1 - a),
+    lambda a: (1 - a) * (1 + a),
+    lambda a: (a > 0).astype(a.dtype),
+    lambda a: np.where(a > 0, 1, LEAKY_SLOPE).astype(a.dtype),
+    lambda a: np.where(a > 0, 1, a + 1),
+    lambda a: -np.expm1(-a),
+)
+OUT_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "identity": lambda z: z,
+    "logistic": logistic,
+    "exp": np.exp,
+    "softmax": softmax,
+}
+
+
 def parameters(layers, params):
     """Views of every W_l and b_l (None without biases) in the flat buffer."""
-    for n_in, n_rows, n_out, offset, stride in layers:
-        block = params[offset : offset + n_rows * stride].reshape(n_rows, stride)[:, :n_out]
+    for layer in layers:
+        n_in, n_rows, stride = layer[N_IN], layer[N_ROWS], layer[STRIDE]
+        block = params[layer[OFFSET] : layer[OFFSET] + n_rows * stride].reshape(n_rows, stride)[:, : layer[N_OUT]]
         yield block[:n_in], (block[n_in] if n_rows > n_in else None)
 
 
-def activations(layers, params, X):
-    """Equations (1) and (2): the list A_0 ... A_L."""
-    A = [X]
-    for W, b in parameters(layers, params):
-        Z = A[-1] @ W
-        A.append(logistic(Z if b is None else Z + b))
-    return A
+def activations(layers, params, X, masks=None):
+    """Equations (1) and (2): what each layer takes in, every hidden A_l without its mask, and Z_L."""
+    taken, hidden = [X], []
+    for level, (layer, (W, b)) in enumerate(zip(layers, parameters(layers, params), strict=True)):
+        Z = taken[-1] @ W if b is None else taken[-1] @ W + b
+        if level < len(layers) - 1:
+            hidden.append(ACTIVATIONS[layer[ACTIVATION]](Z))
+            taken.append(hidden[-1] * masks[level] if masks else hidden[-1])
+    return taken, hidden, Z
 
 
-def forward(layers, params, X, out, work):
+def forward(layers, params, X, out, rule, work):
     """Write A_L into `out` (n, n_out)."""
-    out[...] = activations(layers, params, X)[-1]
+    out[...] = OUT_ACTIVATIONS[HEADS[int(rule[HEAD])][0]](activations(layers, params, X)[2])
 
 
 def hits(A, Y):
@@ -54,44 +129,131 @@ def hits(A, Y):
     return int(np.sum(A.argmax(axis=1) == Y.argmax(axis=1)))
 
 
-def loss_grad(layers, params, X, Y, mean, grad, work):
-    """Equations (3) to (6) for one batch: d loss / d params into `grad`; returns sum (A_L - Y)**2 and the hits."""
-    A = activations(layers, params, X)
-    error = A[-1] - Y
-    scale = X.dtype.type(1 / Y.size if mean else 1)
-    D = scale * error * A[-1] * (1 - A[-1])
-    W = [w for w, _ in parameters(layers, params)]
+def compare(Z, Y, head):
+    """A_L, the loss of every row, and the derivative of its sum by Z: equations (3) and (4) without weights and c."""
+    activation, loss = head
+    A = OUT_ACTIVATIONS[activation](Z)
+    error = A - Y
+    if loss == "squared_error":
+        losses, delta = error * error / 2, error
+        if activation == "logistic":
+            delta = error * (A * (1 - A))
+        elif activation == "exp":
+            delta = error * A
+        elif activation == "softmax":
+            delta = A * (error - (error * A).sum(axis=1, keepdims=True))
+        return A, losses.sum(axis=1), delta
+    if loss == "poisson":
+        # y log(y / a) - y + a, whose first part is 0 for y = 0
+        logs = np.log(np.where(Y > 0, Y, 1)) - Z
+        return A, (A - Y + Y * logs).sum(axis=1), error
+    if activation == "softmax":
+        shifted = Z - Z.max(axis=1, keepdims=True)
+        log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return A, (Y * (log_sum - shifted)).sum(axis=1), error
+    return A, (softplus(Z) - Y * Z).sum(axis=1), error
+
+
+def scrambled(x):
+    """32 random bits for every 32-bit integer (Wellons, "Prospecting for hash functions", 2018)."""
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> np.uint32(shift))) * np.uint32(factor)
+    return x ^ (x >> np.uint32(16))
+
+
+def dropout_masks(layers, rows, rule, step):
+    """m_l of every hidden layer for a batch of `rows` rows: a function of seed, step, layer, row and unit alone."""
+    masks = []
+    for level, layer in enumerate(layers[:-1]):
+        stride, n_out = int(layer[STRIDE]), int(layer[N_OUT])
+        key = scrambled(np.array([(int(step) * len(layers) + level) % 2**32], np.uint32))
+        key = scrambled(key + np.uint32(rule[SEED]))
+        place = np.arange(rows * stride, dtype=np.uint32).reshape(rows, stride)[:, :n_out]
+        dropped = scrambled(place + key) < int(rule[DROPOUT] * 2**32)
+        masks.append(np.where(dropped, 0, 1 / (1 - rule[DROPOUT])))
+    return masks
+
+
+def loss_grad(layers, params, X, Y, weights, rule, grad, work, step=0):
+    """Equations (1) to (6) for one batch: d loss / d params into `grad`.
+
+    Returns sum (A_L - Y)**2, the loss of the rows without c, the hits, and sum W**2 where alpha is not 0; the first three
+    weighted.
+    """
+    masks = None
+    if rule[DROPOUT] > 0:
+        masks = [mask.astype(X.dtype) for mask in dropout_masks(layers, len(X), rule, step)]
+    taken, hidden, Z = activations(layers, params, X, masks)
+    A, losses, D = compare(Z, Y, HEADS[int(rule[HEAD])])
+    w = weights if len(weights) else np.ones(len(X), X.dtype)
+    total = w.sum(dtype=np.float64)
+    scale = 1 / (total * rule[PER_ROW]) if rule[PER_ROW] else 1
+    decay = X.dtype.type(rule[ALPHA] / total if rule[PER_ROW] else rule[ALPHA])
+    D = D * (X.dtype.type(scale) * w)[:, None]
+    grad[...] = 0
+    W = [one for one, _ in parameters(layers, params)]
     grads = list(parameters(layers, grad))
     for level in reversed(range(len(layers))):
         dW, db = grads[level]
-        dW[...] = A[level].T @ D
+        dW[...] = taken[level].T @ D + decay * W[level]
         if db is not None:
             db[...] = D.sum(axis=0)
         if level:
-            D = (D @ W[level].T) * A[level] * (1 - A[level])
-    return float(np.sum(np.square(error, dtype=np.float64))), hits(A[-1], Y)
+            derivative = DERIVATIVES[layers[level - 1][ACTIVATION]](hidden[level - 1])
+            D = (D @ W[level].T) * derivative
+            if masks:
+                D = D * masks[level - 1]
+    norm = np.sqrt(np.sum(np.square(grad, dtype=np.float64)))
+    if norm > rule[MAX_NORM]:
+        grad *= grad.dtype.type(rule[MAX_NORM] / norm)
+    squares = np.sum(np.square(A - Y, dtype=np.float64) * w[:, None])
+    penalty = sum(np.sum(np.square(one, dtype=np.float64)) for one in W) if rule[ALPHA] else 0.0
+    return float(squares), float(np.sum(losses * w, dtype=np.float64)), hits(A, Y), float(penalty)
 
 
-def train(layers, params, X, Y, order, batch_size, learning_rate, mean, blocks, cursor, sse, correct, work):
+def update(params, grad, state, rule, step):
+    """Equation (7) for the `step`-th step, from 1; `state` (moments, size) holds v, or m and v."""
+    solver, dtype = SOLVERS[int(rule[SOLVER])], params.dtype.type
+    rate, first = dtype(rule[LEARNING_RATE]), dtype(rule[MOMENTUM])
+    if solver == "sgd":
+        params -= rate * grad
+    elif solver in ("momentum", "nesterov"):
+        state[0] = first * state[0] - rate * grad
+        params += state[0] if solver == "momentum" else first * state[0] - rate * grad
+    elif solver == "adam":
+        beta_1, beta_2 = rule[MOMENTUM], rule[BETA_2]
+        state[0] = first * state[0] + dtype(1 - beta_1) * grad
+        state[1] = dtype(beta_2) * state[1] + dtype(1 - beta_2) * grad * grad
+        rate = dtype(rule[LEARNING_RATE] * np.sqrt(1 - beta_2**step) / (1 - beta_1**step))
+        params -= rate * state[0] / (np.sqrt(state[1]) + dtype(rule[EPSILON]))
+
+
+def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks, cursor, record, work):
     """Train on `blocks` blocks of rows; here a block is a whole mini-batch.
 
+    state : INOUT (moments, len(params)); what the solver remembers.
     order : (epochs, n) int64; row e lists the rows of X in the order that the e-th epoch from here visits them. With no
         row, every epoch visits them as they stand.
-    cursor : INOUT (CURSOR_SIZE,) int64; epochs completed, rows of the current epoch done; the rest is the kernel's own.
-    sse, correct : INOUT (all epochs,) float64; sum (A_L - Y)**2 and hits of each epoch, each row taken before the update
-        that uses it.
+    cursor : INOUT (CURSOR_SIZE,) int64; epochs completed, rows of the current epoch done, steps done; the rest is the
+        kernel's own.
+    record : INOUT (all epochs, RECORD_SIZE) float64; sums over each epoch of what `loss_grad` returns, every row taken
+        before the update that uses it.
+
+    A batch whose weights sum to 0 changes nothing.
     """
-    first_epoch, n = cursor[0], len(X)
+    first_epoch, n = cursor[EPOCH], len(X)
     grad = np.zeros_like(params)
     for _ in range(blocks):
-        epoch, row = cursor[:2]
+        epoch, row = cursor[EPOCH], cursor[ROW]
         rows = slice(row, min(row + batch_size, n))
         if len(order):
             rows = order[epoch - first_epoch, rows]
-        squares, right = loss_grad(layers, params, X[rows], Y[rows], mean, grad, work)
-        sse[epoch] += squares
-        correct[epoch] += right
-        params -= params.dtype.type(learning_rate) * grad
-        cursor[1] = min(row + batch_size, n)
-        if cursor[1] == n:
-            cursor[:2] = epoch + 1, 0
+        w = weights[rows] if len(weights) else weights
+        if not len(w) or w.sum() > 0:
+            squares, loss, right, penalty = loss_grad(layers, params, X[rows], Y[rows], w, rule, grad, work, cursor[STEP])
+            record[epoch, [SQUARES, LOSS, HITS, PENALTY]] += squares, loss, right, penalty
+            cursor[STEP] += 1
+            update(params, grad, state, rule, cursor[STEP])
+        cursor[ROW] = min(row + batch_size, n)
+        if cursor[ROW] == n:
+            cursor[EPOCH], cursor[ROW] = epoch + 1, 0

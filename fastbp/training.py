@@ -4,6 +4,7 @@ A call into the kernel runs as many blocks of rows as fit into about CALL_SECOND
 progress bar, lines to print, a callback. Where a call ends never changes a result.
 """
 
+import os
 import sys
 import time
 import warnings
@@ -12,12 +13,31 @@ import numpy as np
 
 from fastbp import kernels
 from fastbp.history import History
-from fastbp.layout import CURSOR_SIZE, EPOCH, PANEL, Layout, workspace
+from fastbp.layout import BLOCK, CURSOR_SIZE, EPOCH, N_IN, N_OUT, RECORD_SIZE, STEP, Layout
+from fastbp.workspace import NarrowWorkspace, workspace_for_training
 
 # A keyboard interrupt is seen when a call returns: far below the 0.2 s that feel immediate, far above a call's own cost.
 CALL_SECONDS = 0.05
 # Length of the first call, before anything is known: no longer than the others on a core that manages 1 GFLOP/s.
 FIRST_CALL_FLOPS = 4e7
+# Operations of a step that are worth a thread: some 10 us, of which waiting for each other takes about 1.
+THREAD_FLOPS = 5e5
+
+
+def usable_threads(n_jobs):
+    """Joblib's meaning of n_jobs: None is 1, -1 all processors, -2 all but one, and so on."""
+    if n_jobs is None:
+        return 1
+    if n_jobs > 0:
+        return n_jobs
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, processors + 1 + n_jobs)
+
+
+def threads_for(layout, rows, n_jobs):
+    """Threads for steps, or predictions, of so many rows: small ones stay on one core."""
+    flops = 6 * rows * sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
+    return max(1, min(usable_threads(n_jobs), int(flops / THREAD_FLOPS)))
 
 
 class Run:
@@ -29,26 +49,60 @@ class Run:
         The parameters, whose items `scatter` replaces; all of the dtype of X.
     X, Y : ndarray
         C-contiguous (n, n_in) and (n, n_out), float32 or float64.
+    rule : fastbp.rule.Rule
+    activations : sequence of int
+        Codes of the hidden layers' activations.
     epochs, batch_size : int
-    learning_rate : float
-    reduction : {"sum", "mean"}
+    row_weights : ndarray, shape (n,), or None
+        Of the dtype of X; None weighs all rows the same.
+    n_jobs : int or None
     rng : numpy.random.Generator or None
         Draws a new order of the rows for each epoch; None visits them as they stand.
+    moments : tuple of ndarray and int, or None
+        What the solver remembers from an earlier run, and the steps it has taken; see `moments`.
     """
 
-    def __init__(self, weights, biases, X, Y, *, epochs, learning_rate, batch_size, reduction, rng=None):
+    def __init__(
+        self,
+        weights,
+        biases,
+        X,
+        Y,
+        *,
+        rule,
+        activations,
+        epochs,
+        batch_size,
+        row_weights=None,
+        n_jobs=None,
+        rng=None,
+        moments=None,
+    ):
         self.weights, self.biases, self.X, self.Y = weights, biases, X, Y
-        self.epochs, self.learning_rate, self.batch_size, self.rng = epochs, learning_rate, batch_size, rng
-        self.reduction = reduction
-        units = [X.shape[1]] + [w.shape[1] for w in weights]
-        self.layout = Layout(units, X.dtype, bias=bool(biases))
-        self.work = workspace(self.layout, len(X), batch_size, shuffled=rng is not None)
+        self.rule, self.epochs, self.batch_size, self.rng = rule, epochs, batch_size, rng
+        self.numbers = rule.numbers(Y.shape[1])
+        self.row_weights = np.empty(0, X.dtype) if row_weights is None else row_weights
+        self.layout = Layout([X.shape[1]] + [w.shape[1] for w in weights], X.dtype, bool(biases), activations)
+        options = {"shuffled": rng is not None, "moments": rule.moments, "dropout": rule.dropout > 0}
+        self.work = workspace_for_training(self.layout, len(X), batch_size, **options)
+        threads = threads_for(self.layout, batch_size, n_jobs)
+        if isinstance(self.work, NarrowWorkspace):
+            threads = min(threads, self.work.shares)
+        if threads > 1:
+            self.work = type(self.work)(self.layout, len(X), batch_size, **options, threads=threads)
         self.params = self.work.params
         self.gather()
         self.start = self.params.copy()
         self.cursor = np.zeros(CURSOR_SIZE, np.int64)
-        self.sse, self.correct = np.zeros(epochs), np.zeros(epochs)
+        if moments is not None:
+            self.work.state[...], self.cursor[STEP] = moments
+        self.record = np.zeros((epochs, RECORD_SIZE))
         self.order = np.empty((0, len(X)), np.int64)
+
+    @property
+    def moments(self):
+        """What the solver remembers, laid out as the parameters, and the steps it has taken."""
+        return self.work.state.copy(), int(self.cursor[STEP])
 
     @property
     def epochs_done(self):
@@ -58,7 +112,8 @@ class Run:
     def history(self):
         """The record of the epochs completed so far."""
         done = self.epochs_done
-        return History(self.sse[:done], self.correct[:done], len(self.X), self.Y.shape[1], self.reduction)
+        weight = float(self.row_weights.sum(dtype=np.float64)) if self.row_weights.size else len(self.X)
+        return History(self.record[:done], len(self.X), weight, self.Y.shape[1], self.rule)
 
     def scatter(self):
         """Put the current parameters into the lists, as new arrays."""
@@ -70,7 +125,7 @@ class Run:
 
     def draw_orders(self, blocks):
         """Row orders of the current epoch, where it has begun, and of those that the next `blocks` blocks will reach."""
-        position = int(self.cursor[PANEL])
+        position = int(self.cursor[BLOCK])
         known = self.order[-1:] if position else self.order[:0]
         count = -(-(position + blocks) // self.work.blocks_per_epoch) - len(known)
         new = [self.rng.permutation(len(self.X)) for _ in range(count)]
@@ -81,14 +136,14 @@ class Run:
         if self.rng is not None:
             self.draw_orders(blocks)
         kernels.train(
-            self.layout.layers, self.params, self.X, self.Y, self.order, self.batch_size, self.learning_rate,
-            self.reduction == "mean", blocks, self.cursor, self.sse, self.correct, self.work.arrays,
+            self.layout.layers, self.params, self.work.state, self.X, self.Y, self.row_weights, self.order, self.batch_size,
+            self.numbers, blocks, self.cursor, self.record, self.work.arrays,
         )  # fmt: skip
         if not np.isfinite(self.params).all():
             self.params[:] = self.start
             raise ValueError(
                 f"weights stopped being finite in epoch {self.epochs_done + 1} with "
-                f"learning_rate={self.learning_rate:g}; they are left as they were before this training"
+                f"learning_rate={self.rule.learning_rate:g}; they are left as they were before this training"
             )
 
     def calls(self, each_epoch):
@@ -97,7 +152,7 @@ class Run:
         blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * min(self.batch_size, self.work.block_rows))))
         while self.epochs_done < self.epochs:
             stop = self.epochs_done + 1 if each_epoch else self.epochs
-            left = (stop - self.epochs_done) * per_epoch - int(self.cursor[PANEL])
+            left = (stop - self.epochs_done) * per_epoch - int(self.cursor[BLOCK])
             start = time.perf_counter()
             self.advance(min(blocks, left))
             seconds = time.perf_counter() - start

@@ -5,20 +5,30 @@ An implementation is a module that offers `forward` and `train` as `fastbp.refer
 
 import functools
 import itertools
+import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from fastbp import kernels, reference
-from fastbp.layout import CURSOR_SIZE, Layout, NarrowWorkspace, WideWorkspace
+from fastbp.layout import CURSOR_SIZE, EPOCH, HITS, LOSS, PENALTY, RECORD_SIZE, ROW, SQUARES, STEP, Layout
+from fastbp.rule import ACTIVATIONS, HEADS, SOLVERS, Rule
+from fastbp.workspace import NarrowWorkspace, WideWorkspace
 
+DTYPES = ("float32", "float64")
 WORKSPACES = {"narrow": NarrowWorkspace, "wide": WideWorkspace}
 EPOCHS = 3
-# Roundings of one unit beside those of its dot product: the logistic (3), its derivative (2), the error (1), two
-# products with the delta (2), the update (2).
-POINTWISE_ROUNDINGS = 10
+# Roundings of one unit beside those of its dot product: the activation (3), its derivative (2), the error (1), the sample's
+# weight and the loss's factor (2), two products with the delta (2), dropout on both ways (2), L2 (2), the norm and the
+# factor that shortens a gradient (2); the solver, at most those of Adam: two moments, a root, a sum, a quotient, a step (8).
+POINTWISE_ROUNDINGS = 24
 SPREADS = 4
+# Adam divides by sqrt(v) + epsilon: where a gradient is tiny, its error is magnified by 1 / epsilon and shortened again by
+# the step, of which sqrt(1 - beta_2**t) / (1 - beta_1**t) is below 1. With both numbers alike, no error grows.
+ADAM_STEP = ADAM_EPSILON = 0.01
+# Of momentum: a step adds up to 1 / (1 - mu) of what it is at first.
+MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
@@ -31,62 +41,111 @@ class Case:
     shuffled: bool = False
     dtype: str = "float64"
     kernel: str = "narrow"
+    activations: str | tuple = "logistic"  # one for all hidden layers, or one for each
+    out_activation: str = "logistic"
+    loss: str = "squared_error"
+    solver: str = "sgd"
+    alpha: float = 0.0
+    max_norm: float = math.inf
+    dropout: float = 0.0
+    weighted: bool = False
+    threads: int = 1
 
     def __str__(self):
         bias, order = "bias" if self.bias else "no bias", "shuffled" if self.shuffled else "in order"
         units = "-".join(map(str, self.units))
-        return f"{units} {bias} {self.reduction} {self.batch_size} of {self.n_rows} {order} {self.dtype} {self.kernel}"
+        words = [units, bias, self.reduction, f"{self.batch_size} of {self.n_rows}", order, self.dtype, self.kernel]
+        hidden = self.activations if isinstance(self.activations, str) else "+".join(self.activations)
+        for word, default in ((hidden, "logistic"), (self.out_activation, "logistic"), (self.loss, "squared_error")):
+            words += [word] * (word != default)
+        words += [self.solver] * (self.solver != "sgd") + ["weighted"] * self.weighted
+        for name, default in (("alpha", 0), ("max_norm", math.inf), ("dropout", 0), ("threads", 1)):
+            words += [f"{name} {getattr(self, name):g}"] * (getattr(self, name) != default)
+        return " ".join(words)
 
     @property
-    def mean(self):
-        return self.reduction == "mean"
+    def hidden(self):
+        """The activation of every hidden layer."""
+        return (self.activations,) * (len(self.units) - 2) if isinstance(self.activations, str) else self.activations
 
     @property
     def learning_rate(self):
-        """Such that a step is as long with either reduction: long enough for a mistake in it to show, short enough for
+        """Such that a step is as long with any reduction: long enough for a mistake in it to show, short enough for
         rounding errors not to grow from step to step, which they do sooner where few rows are averaged.
+
+        A network of logistic functions is contracting: its derivatives are at most 1/4. With others, a step moves an output
+        by about the rate times the squares of the units below it, which stays below 1 here; for "exp", times its own square.
         """
+        if self.solver == "adam":
+            return ADAM_STEP
         step = min(4.0, self.batch_size)
-        return step * self.units[-1] if self.mean else step / self.batch_size
+        if {*self.hidden, self.out_activation} != {"logistic"} or self.loss != "squared_error":
+            step = (0.01 if self.out_activation == "exp" else 0.5) / max(self.units)
+        if self.solver in ("momentum", "nesterov"):
+            step *= 1 - MOMENTUM
+        return step * {"sum": 1 / self.batch_size, "mean": self.units[-1], "row": 1}[self.reduction]
+
+    @property
+    def rule(self):
+        rule = Rule(
+            self.out_activation, self.loss, self.solver, self.learning_rate, momentum=MOMENTUM, epsilon=ADAM_EPSILON,
+            alpha=self.alpha, max_norm=self.max_norm, dropout=self.dropout, seed=2**32 - 5, reduction=self.reduction,
+        )  # fmt: skip
+        return rule.numbers(self.units[-1])
 
     @property
     def tolerance(self):
-        """How far a correct result may be from the exact one.
+        """How far a correct result may be from the exact one, where numbers are of order 1.
 
         Every step adds one rounding per addition on the longest way from an input to an update: up and down through the
         dot products of all layers, then along the rows of a batch. They are as often up as down, so that n of them sum
         up to sqrt(n) unit roundoffs, times some SPREADS. Weights, inputs and steps are of order 1.
         """
-        units = zip(self.units[:-1], self.units[1:], strict=True)
-        way = self.batch_size + sum(n_in + n_out + POINTWISE_ROUNDINGS for n_in, n_out in units)
+        way = self.batch_size + sum(n_in + n_out + POINTWISE_ROUNDINGS for n_in, n_out in itertools.pairwise(self.units))
         steps = EPOCHS * -(-self.n_rows // self.batch_size)
         return SPREADS * (steps * way) ** 0.5 * np.finfo(self.dtype).eps / 2
 
     @property
     def layout(self):
-        return Layout(self.units, self.dtype, self.bias)
+        return Layout(self.units, self.dtype, self.bias, [ACTIVATIONS.index(name) for name in self.hidden])
 
     def workspace(self):
-        return WORKSPACES[self.kernel](self.layout, self.n_rows, self.batch_size, shuffled=self.shuffled)
+        moments = Rule(solver=self.solver).moments
+        return WORKSPACES[self.kernel](
+            self.layout, self.n_rows, self.batch_size, self.shuffled, moments, self.dropout > 0, self.threads
+        )
 
     def blocks_per_epoch(self, implementation):
         if implementation is kernels:
             return self.workspace().blocks_per_epoch
         return -(-self.n_rows // self.batch_size)
 
-    def parameters(self):
+    def parameters(self, out=None):
+        """Initial ones, into `out` if it is given."""
         rng = np.random.default_rng(1)
         layout = self.layout
         weights, biases = layout.views(np.empty(layout.size))
         weights = [rng.normal(0, len(W) ** -0.5, W.shape) for W in weights]
-        return layout.gather(weights, [rng.normal(0, 0.5, b.shape) for b in biases])
+        return layout.gather(weights, [rng.normal(0, 0.5, b.shape) for b in biases], out)
 
     def rows(self):
-        """X and Y: normal inputs, targets between 0 and 1."""
+        """X and Y: normal inputs; targets such as the output layer is for: counts for "poisson", 0 among them, rows of sum 1
+        for softmax, otherwise between 0 and 1.
+        """
         rng = np.random.default_rng(2)
         X = rng.normal(0, 1, (self.n_rows, self.units[0]))
         Y = rng.uniform(0, 1, (self.n_rows, self.units[-1]))
+        if self.loss == "poisson":
+            Y = np.floor(3 * Y)
+        if self.out_activation == "softmax":
+            Y /= Y.sum(axis=1, keepdims=True)
         return X.astype(self.dtype), Y.astype(self.dtype)
+
+    def weights(self):
+        """Of the rows; every fifth is 0."""
+        weights = np.random.default_rng(4).uniform(0.5, 1.5, self.n_rows)
+        weights[::5] = 0
+        return weights.astype(self.dtype)[: self.n_rows * self.weighted]
 
     def order(self):
         rng = np.random.default_rng(3)
@@ -114,17 +173,57 @@ CASES = [
 # More rows than the kernels keep packed from epoch to epoch.
 CASES += [Case((100, 3, 2), 1300, batch_size, dtype=dtype) for batch_size in (433, 1300) for dtype in ("float64", "float32")]
 
+# What a step may consist of: three hidden units more than a multiple of any vector's lanes, or fewer than one vector has.
+SMALL = Case((3, 5, 4), 23, 9, reduction="row", activations="tanh")
+ONE_OF_EACH = [
+    *[replace(SMALL, activations=name, out_activation="identity") for name in ACTIVATIONS],
+    replace(SMALL, units=(3, 5, 5, 4), activations=("relu", "softplus"), out_activation="softmax", loss="log_loss"),
+    *[replace(SMALL, out_activation=activation, loss=loss) for activation, loss in HEADS],
+    *[replace(SMALL, units=(3, 5, 1), out_activation=activation, loss=loss) for activation, loss in HEADS],
+    *[replace(SMALL, solver=solver, alpha=0.1, weighted=True, shuffled=True) for solver in SOLVERS[1:]],
+    *[replace(SMALL, solver=solver, max_norm=0.05, dropout=0.3) for solver in SOLVERS[1:]],
+    replace(SMALL, batch_size=1, weighted=True, solver="adam"),  # batches of no weight
+    replace(SMALL, alpha=0.3, reduction="sum"),
+    replace(SMALL, alpha=0.3, reduction="mean", weighted=True),
+    replace(SMALL, alpha=0.3, max_norm=0.1, bias=False),
+    replace(SMALL, weighted=True, reduction="sum"),
+    replace(SMALL, dropout=0.5, bias=False, shuffled=True),
+    replace(SMALL, units=(3, 5, 5, 4), dropout=0.2, weighted=True, activations=("elu", "leaky_relu")),
+    # one batch of many blocks, then a smaller one of a single block
+    Case((200, 2, 1), 310, 300, reduction="row", activations="tanh", alpha=0.01, weighted=True),
+    Case((200, 2, 1), 310, 300, reduction="row", activations="tanh", max_norm=0.1, dropout=0.2, shuffled=True),
+]
+# Outputs and hidden units around multiples of vectors and tiles; sums longer than are taken at a time; strides of 512 bytes,
+# which are made longer.
+WIDER = [
+    *[
+        replace(SMALL, units=(n, n + 3, n), out_activation=activation, loss=loss)
+        for n, (activation, loss) in zip((15, 16, 17, 33, 49, 65, 97), HEADS, strict=True)
+    ],
+    replace(SMALL, units=(5, 128, 64, 3), solver="momentum", alpha=0.1, max_norm=0.1),
+    replace(SMALL, units=(3, 64, 128), activations="relu", out_activation="softmax", loss="log_loss", dropout=0.2),
+    replace(SMALL, units=(300, 140, 5), activations="relu", out_activation="identity", n_rows=60, batch_size=50),
+    replace(SMALL, units=(40, 35, 20), n_rows=700, batch_size=600, solver="adam", alpha=0.1, dropout=0.1, weighted=True),
+    replace(SMALL, units=(40, 90, 20), n_rows=700, batch_size=600, solver="nesterov", max_norm=0.1, shuffled=True),
+    replace(SMALL, units=(40, 35, 20), n_rows=700, batch_size=300, solver="nesterov", out_activation="exp", loss="poisson"),
+]
+CASES += [replace(case, dtype=dtype) for case in ONE_OF_EACH + WIDER for dtype in DTYPES]
+
 CASES += [replace(case, kernel="wide") for case in CASES]
 
 
 class Trained(NamedTuple):
     params: np.ndarray
-    mse: np.ndarray
-    correct: np.ndarray
+    state: np.ndarray
+    mse: np.ndarray  # by epoch, as all that follow
+    loss: np.ndarray
+    penalty: np.ndarray
+    hits: np.ndarray
     epochs: int
+    steps: int
 
 
-def train(implementation, case, calls=None, rows=None, place=lambda array: array):
+def train(implementation, case, calls=None, rows=None, weights=None, place=lambda array: array):
     """Train a case for EPOCHS.
 
     Parameters
@@ -135,55 +234,73 @@ def train(implementation, case, calls=None, rows=None, place=lambda array: array
         Blocks of each call, over and over, until all is done; by default one call does it all.
     rows : pair of ndarray, optional
         X and Y, by default those of the case.
+    weights : ndarray, optional
+        Those of the rows, by default those of the case.
     place : callable, optional
         Moves an array to the memory it is to have.
     """
-    params, order, cursor = place(case.parameters()), place(case.order()), place(np.zeros(CURSOR_SIZE, np.int64))
-    sse, correct = place(np.zeros(EPOCHS)), place(np.zeros(EPOCHS))
-    X, Y = map(place, rows or case.rows())
-    work = tuple(map(place, case.workspace().arrays))
-    layers = place(case.layout.layers)
+    workspace = case.workspace()
+    case.parameters(workspace.params)
+    params, state, work = place(workspace.params), place(workspace.state), tuple(map(place, workspace.arrays))
+    order, cursor, record = case.order(), place(np.zeros(CURSOR_SIZE, np.int64)), place(np.zeros((EPOCHS, RECORD_SIZE)))
+    (X, Y), weights = map(place, rows or case.rows()), place(case.weights() if weights is None else weights)
+    layers, rule = place(case.layout.layers), place(case.rule)
     left = EPOCHS * case.blocks_per_epoch(implementation)
     for blocks in itertools.cycle(calls or [left]):
-        orders = order[cursor[0] :]
         implementation.train(
-            layers, params, X, Y, orders, case.batch_size, case.learning_rate, case.mean, min(blocks, left),
-            cursor, sse, correct, work,
+            layers, params, state, X, Y, weights, place(order[cursor[EPOCH] :]), case.batch_size, rule, min(blocks, left),
+            cursor, record, work,
         )  # fmt: skip
         left -= blocks
         if left <= 0:
-            assert cursor[1] == 0
-            return Trained(params, sse / Y.size, correct, int(cursor[0]))
+            break
+    assert cursor[ROW] == 0
+    outputs = (weights.sum(dtype=np.float64) if len(weights) else len(X)) * Y.shape[1] or 1
+    steps = max(1, int(cursor[STEP])) / EPOCHS * params.size
+    mse, loss, penalty = record[:, SQUARES] / outputs, record[:, LOSS] / outputs, record[:, PENALTY] / steps
+    return Trained(params, state, mse, loss, penalty, record[:, HITS], int(cursor[EPOCH]), int(cursor[STEP]))
 
 
 def forward(implementation, case, X=None, place=lambda array: array):
     """Outputs for X, by default the rows of the case."""
     X = case.rows()[0] if X is None else X
     out = place(np.full((len(X), case.units[-1]), np.nan, case.dtype))
-    work = WORKSPACES[case.kernel](case.layout, len(X), len(X), shuffled=True).arrays
-    implementation.forward(place(case.layout.layers), place(case.parameters()), place(X), out, tuple(map(place, work)))
+    work = WORKSPACES[case.kernel](case.layout, len(X), len(X), shuffled=True, threads=case.threads).arrays
+    layers, params, rule = place(case.layout.layers), place(case.parameters()), place(case.rule)
+    implementation.forward(layers, params, place(X), out, rule, tuple(map(place, work)))
     return out
 
 
 def assert_close(name, ours, theirs, tolerance):
     assert ours.dtype == theirs.dtype
     assert ours.shape == theirs.shape
+    assert np.isfinite(tolerance), f"{name} cannot be compared"
     difference = np.abs(ours.astype(np.float64) - theirs)
     # written so that NaN is a difference
     assert np.all(difference <= tolerance), f"{name} differ by {np.max(difference):.3g}, allowed {tolerance:.3g}"
 
 
+def largest(array):
+    """What an error of numbers of order 1 is multiplied with, where some are larger."""
+    return max(1.0, float(np.abs(array).max(initial=0)))
+
+
 def assert_same_training(ours, theirs, case):
-    """Weights, loss and hits agree up to rounding."""
+    """Weights, moments, losses and hits agree up to rounding."""
     assert ours.epochs == theirs.epochs
-    assert_close("parameters", ours.params, theirs.params, 2 * case.tolerance)
-    # both a target's distance and its square root count: d (a-y)**2 = 2 (a-y) da, and |a-y| <= 1
-    assert_close("mse", ours.mse, theirs.mse, 4 * case.tolerance)
-    assert_close("hits", ours.correct, theirs.correct, 0)
+    assert ours.steps == theirs.steps
+    assert_close("parameters", ours.params, theirs.params, 2 * case.tolerance * largest(theirs.params))
+    assert_close("moments", ours.state, theirs.state, 2 * case.tolerance * largest(theirs.state))
+    # both a target's distance and its square root count: d (a-y)**2 = 2 (a-y) da, where mean |a-y| <= sqrt(mse); the other
+    # losses change by (a-y) dz, and the mean of W**2 by 2 W dW
+    for name in ("mse", "loss", "penalty"):
+        values = getattr(theirs, name)
+        assert_close(name, getattr(ours, name), values, 4 * case.tolerance * largest(values))
+    assert_close("hits", ours.hits, theirs.hits, 0)
 
 
 def assert_same_outputs(ours, theirs, case):
-    assert_close("outputs", ours, theirs, 2 * case.tolerance)
+    assert_close("outputs", ours, theirs, 2 * case.tolerance * largest(theirs))
 
 
 def assert_same_bits(ours, theirs):
@@ -195,6 +312,10 @@ def assert_same_bits(ours, theirs):
 
 
 @functools.cache
-def reference_of(case):
-    """The reference's training of a case, computed once."""
+def _reference_of(case):
     return train(reference, case)
+
+
+def reference_of(case):
+    """The reference's training of a case, computed once for all kernels and threads."""
+    return _reference_of(replace(case, kernel="narrow", threads=1))

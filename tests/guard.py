@@ -7,6 +7,7 @@ numbers of cases. Only where there is mprotect (Linux, macOS).
 import ctypes
 import mmap
 import sys
+from dataclasses import replace
 
 import numpy as np
 from cases import CASES, forward, train
@@ -36,8 +37,10 @@ def main(side, *numbers):
         case = CASES[number]
         # what died is known by the last line
         print(case, flush=True)
-        train(kernels, case, calls=[1, 5], place=lambda array: guarded(array, side))
-        forward(kernels, case, place=lambda array: guarded(array, side))
+        for threads in (1, 2):
+            together = replace(case, threads=threads)
+            train(kernels, together, calls=[1, 5], place=lambda array: guarded(array, side))
+            forward(kernels, together, place=lambda array: guarded(array, side))
 
 
 if __name__ == "__main__":

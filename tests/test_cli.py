@@ -12,7 +12,9 @@ from sklearn.datasets import load_iris
 from sklearn.model_selection import train_test_split
 
 from fastbp import History, NeuralNetwork, cli, datasets, profiling, training
+from fastbp.layout import RECORD_SIZE
 from fastbp.model_file import load
+from fastbp.rule import Rule
 
 PNG = b"\x89PNG\r\n\x1a\n"
 # fifty updates of numbers near 1, each exact to 1e-16
@@ -331,7 +333,7 @@ def test_a_broken_pipe_leaves_no_traceback(arguments):
 
 @pytest.mark.parametrize("length", [1, 2, 9, 10, 11, 99, 5000])
 def test_milestones_span_the_run(length):
-    history = History(np.zeros(length), np.zeros(length), n_rows=1, n_outputs=1, reduction="sum")
+    history = History(np.zeros((length, RECORD_SIZE)), n_rows=1, weight=1, n_outputs=1, rule=Rule())
     epochs = [row["epoch"] for row in cli._milestones(history, classification=True)]
     assert epochs == sorted(set(epochs))
     assert (epochs[0], epochs[-1]) == (1, length)

@@ -86,7 +86,7 @@ def sources(tmp_path, monkeypatch):
     """A copy of everything that is compiled, in place of the package."""
     folder = tmp_path / "package" / "kernels"
     folder.mkdir(parents=True)
-    for path in [*jit.FOLDER.glob("*.py"), jit.FOLDER.parent / "layout.py"]:
+    for path in [*jit.FOLDER.glob("*.py"), jit.FOLDER.parent / "layout.py", jit.FOLDER.parent / "rule.py"]:
         copy = folder / path.name if path.parent == jit.FOLDER else folder.parent / path.name
         copy.write_bytes(path.read_bytes())
     monkeypatch.setattr(jit, "FOLDER", folder)
@@ -102,6 +102,8 @@ CHANGES = {
     "pointwise": lambda monkeypatch: edit(jit.FOLDER / "pointwise.py"),
     "vocabulary": lambda monkeypatch: edit(jit.FOLDER / "simd.py"),
     "layout": lambda monkeypatch: edit(jit.FOLDER.parent / "layout.py"),
+    "rule": lambda monkeypatch: edit(jit.FOLDER.parent / "rule.py"),
+    "losses": lambda monkeypatch: edit(jit.FOLDER / "losses.py"),
     "new file": lambda monkeypatch: (jit.FOLDER / "new.py").write_text(""),
     "options": lambda monkeypatch: monkeypatch.setitem(jit.OPTIONS, "fastmath", True),
     "versions": lambda monkeypatch: monkeypatch.setattr(jit.importlib.metadata, "version", lambda name: "0"),

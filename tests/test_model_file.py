@@ -137,7 +137,7 @@ def test_nothing_is_unpickled(tmp_path):
     ("change", "message"),
     [
         ({"header": {"format": "cake"}}, "format .* got cake"),
-        ({"header": {"format_version": 2}}, "format_version must be 1, got 2"),
+        ({"header": {"format_version": 3}}, "format_version must be at most 2, got 3"),
         ({"header": {"units": [3, 4, 4]}}, r"weights_1 must be float64 of shape \(4, 4\), got float64 \(4, 3\)"),
         ({"header": {"units": [3]}}, "units"),
         ({"header": {"units": [3, 10**12, 3]}}, "weights_0"),

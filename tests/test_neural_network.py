@@ -14,7 +14,7 @@ import pytest
 from cases import assert_close, assert_same_bits
 
 import fastbp
-from fastbp import NeuralNetwork
+from fastbp import NeuralNetwork, training
 from fastbp.kernels.jit import PLAIN_PYTHON
 
 # 10,000 steps of one set of equations in two orders of evaluation: what the two founding networks have to agree to.
@@ -132,7 +132,7 @@ def test_random_state():
 
 
 def test_repr():
-    assert repr(network()) == "NeuralNetwork(2-4-1, logistic, bias=True, dtype=float64)"
+    assert repr(network()) == "NeuralNetwork(2-4-1, logistic, logistic squared_error, sgd, bias=True, dtype=float64)"
 
 
 def test_public_names():
@@ -396,6 +396,130 @@ def test_booleans_are_zero_and_one():
     assert_same_bits(parameters(net), parameters(other))
 
 
+# --- losses, solvers, weights ---------------------------------------------------------------------------------------
+
+
+def digits():
+    """A tenth of a second's worth of separable classes: 3 of them, 8 inputs, 90 rows."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    return rng.normal(size=(90, 8)) + 2 * np.eye(3, 8)[labels], np.eye(3)[labels]
+
+
+SETTINGS = {
+    "softmax": {"out_activation": "softmax", "loss": "log_loss", "activation": "relu"},
+    "binary": {"loss": "log_loss", "activation": ["tanh", "elu"], "hidden_size": [6, 5]},
+    "poisson": {"out_activation": "exp", "loss": "poisson", "activation": "softplus"},
+    "values": {"out_activation": "identity", "activation": "leaky_relu"},
+}
+
+
+@pytest.mark.parametrize("solver", ["sgd", "momentum", "nesterov", "adam"])
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_loss_falls_with_every_solver(setting, solver):
+    X, y = digits()
+    options = {"hidden_size": 6, "alpha": 1e-3, "init_scale": 0.3} | SETTINGS[setting]
+    net = NeuralNetwork(8, output_size=3, solver=solver, random_state=0, **options)
+    learning_rate = 0.01 if solver == "adam" else 0.05
+    history = net.train(X, y, 60, learning_rate, batch_size=30, reduction="mean", shuffle=True)
+    assert history.loss[-1] < 0.8 * history.loss[0]
+    assert history.accuracy[-1] > history.accuracy[0]
+    if setting == "softmax":
+        np.testing.assert_allclose(net.feedforward(X).sum(axis=1), 1, rtol=1e-14)
+
+
+def test_solvers_remember_from_one_call_to_the_next():
+    X, y = digits()
+    for solver in ("momentum", "nesterov", "adam"):
+        once, steps, twice = (NeuralNetwork(8, 5, 3, solver=solver, random_state=0) for _ in range(3))
+        once.train(X, y, 6, 0.01)
+        for _ in range(6):
+            steps.backward(X, y, 0.01)
+        twice.train(X, y, 2, 0.01)
+        twice = pickle.loads(pickle.dumps(copy.deepcopy(twice)))
+        twice.train(X, y, 4, 0.01)
+        assert_same_bits(parameters(once), parameters(steps))
+        assert_same_bits(parameters(once), parameters(twice))
+
+
+def test_a_row_of_weight_two_counts_twice():
+    X, y = digits()
+    weights = np.ones(90)
+    weights[:30] = 2
+    weighted, repeated = (NeuralNetwork(8, 5, 3, random_state=0) for _ in range(2))
+    one = weighted.train(X, y, 3, 0.1, reduction="mean", sample_weight=weights)
+    other = repeated.train(np.vstack([X, X[:30]]), np.vstack([y, y[:30]]), 3, 0.1, reduction="mean")
+    for ours, theirs in zip(parameters(weighted), parameters(repeated), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(one.loss, other.loss, rtol=1e-13)
+    np.testing.assert_allclose(one.mse, other.mse, rtol=1e-13)
+
+
+def test_dropout_is_reproducible_and_only_for_training():
+    X, y = digits()
+    nets = [NeuralNetwork(8, 40, 3, dropout=0.5, random_state=0) for _ in range(2)]
+    curves = [net.train(X, y, 5, 0.1, reduction="mean").loss for net in nets]
+    assert_same_bits(*[parameters(net) for net in nets])
+    assert_same_bits(*curves)
+    whole = NeuralNetwork(8, 40, 3, random_state=0)
+    assert_same_bits([NeuralNetwork(8, 40, 3, dropout=0.5, random_state=0).feedforward(X)], [whole.feedforward(X)])
+    assert not np.array_equal(whole.train(X, y, 5, 0.1, reduction="mean").loss, curves[0])
+
+
+def test_the_l2_term_shrinks_weights_and_not_biases():
+    X, y = digits()
+    net = NeuralNetwork(8, 5, 3, alpha=2.0, random_state=0)
+    net.weights, net.biases = [W * 0 + 1 for W in net.weights], [b + 100 for b in net.biases]
+    before = net.biases[0].copy()
+    net.backward(X, y, 0.1)
+    # the sigmoids are flat there: the L2 term is all there is
+    np.testing.assert_allclose(net.weights[0], 1 - 0.1 * 2.0, rtol=1e-12)
+    np.testing.assert_allclose(net.biases[0], before, rtol=1e-12)
+
+
+def test_clipping_bounds_the_step():
+    X, y = digits()
+    net, before = NeuralNetwork(8, 5, 3, max_norm=0.5, random_state=0), NeuralNetwork(8, 5, 3, random_state=0)
+    net.backward(100 * X, y, 1.0)
+    moved = np.concatenate([(one - other).ravel() for one, other in zip(parameters(net), parameters(before), strict=True)])
+    assert np.linalg.norm(moved) == pytest.approx(0.5, rel=1e-12)
+
+
+@pytest.mark.parametrize("n_jobs", [2, 3, -1])
+def test_the_number_of_threads_changes_no_bit(n_jobs, monkeypatch):
+    monkeypatch.setattr(training, "THREAD_FLOPS", 1.0)
+    X, y = digits()
+    options = {"activation": "relu", "out_activation": "softmax", "loss": "log_loss", "solver": "adam", "random_state": 0}
+    results = []
+    for jobs in (None, n_jobs):
+        net = NeuralNetwork(8, [64, 40], 3, n_jobs=jobs, **options)
+        history = net.train(X, y, 4, 0.01, batch_size=40, shuffle=True)
+        results.append([*parameters(net), history.loss, net.feedforward(X)])
+    assert_same_bits(*results)
+
+
+def test_jobs_are_counted_as_joblib_does():
+    processors = training.usable_threads(-1)
+    assert training.usable_threads(None) == 1
+    assert training.usable_threads(3) == 3
+    assert processors >= 1
+    assert training.usable_threads(-1 - processors) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "targets", "message"),
+    [
+        ({"loss": "log_loss"}, [[0.0], [1.5]], r"y must be in \[0, 1\] for loss 'log_loss', got 0.0 to 1.5"),
+        ({"loss": "poisson", "out_activation": "exp"}, [[1.0], [-2.0]], "y must be >= 0 for loss 'poisson', got -2.0"),
+        ({"loss": "log_loss", "out_activation": "softmax"}, [[0.5], [1.0]], "sum to 1 for softmax .* got 0.5"),
+    ],
+)
+def test_targets_that_a_loss_is_not_defined_for(options, targets, message):
+    net = NeuralNetwork(2, 4, 1, random_state=0, **options)
+    with pytest.raises(ValueError, match=message):
+        net.train(np.ones((2, 2)), targets, 1, 0.1)
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -408,7 +532,21 @@ BAD_SIZES = {
     "text": ((2, "4", 1), {}, TypeError, "hidden_size must be an integer, got '4'"),
     "nothing": ((2, None, 1), {}, TypeError, "hidden_size must be an integer, got None"),
     "truth": ((2, 4, True), {}, TypeError, "output_size must be an integer, got True"),
-    "activation": ((2, 4, 1), {"activation": "step"}, ValueError, "activation must be one of 'logistic', got 'step'"),
+    "activation": ((2, 4, 1), {"activation": "step"}, ValueError, "activation must be one of 'identity', .* got 'step'"),
+    "activations": ((2, [4, 3], 1), {"activation": ["tanh"]}, ValueError, "activation must be one word or 2, got"),
+    "output": ((2, 4, 1), {"out_activation": "tanh"}, ValueError, "out_activation must be one of .* got 'tanh'"),
+    "loss": ((2, 4, 1), {"loss": "hinge"}, ValueError, "loss must be one of .* got 'hinge'"),
+    "output for a loss": ((2, 4, 1), {"loss": "poisson"}, ValueError, "one of 'exp' for loss 'poisson', got 'logistic'"),
+    "solver": ((2, 4, 1), {"solver": "keep"}, ValueError, "solver must be one of 'sgd', .* got 'keep'"),
+    "momentum": ((2, 4, 1), {"momentum": 1}, ValueError, r"momentum must be in \[0, 1\), got 1"),
+    "beta_1": ((2, 4, 1), {"beta_1": -0.1}, ValueError, r"beta_1 must be in \[0, 1\), got -0.1"),
+    "beta_2": ((2, 4, 1), {"beta_2": "x"}, TypeError, "beta_2 must be a number, got 'x'"),
+    "epsilon": ((2, 4, 1), {"epsilon": 0}, ValueError, "epsilon must be > 0, got 0"),
+    "alpha": ((2, 4, 1), {"alpha": -1}, ValueError, "alpha must be >= 0, got -1"),
+    "max_norm": ((2, 4, 1), {"max_norm": 0}, ValueError, "max_norm must be > 0, got 0"),
+    "dropout": ((2, 4, 1), {"dropout": 1.0}, ValueError, r"dropout must be in \[0, 1\), got 1"),
+    "no jobs": ((2, 4, 1), {"n_jobs": 0}, ValueError, "n_jobs must not be 0, got 0"),
+    "half a job": ((2, 4, 1), {"n_jobs": 0.5}, TypeError, "n_jobs must be an integer or None, got 0.5"),
     "no activation": ((2, 4, 1), {"activation": None}, ValueError, "activation must be .* got None"),
     "half": ((2, 4, 1), {"dtype": "float16"}, ValueError, "dtype must be 'float32' or 'float64', got 'float16'"),
     "int": ((2, 4, 1), {"dtype": int}, ValueError, "dtype must be .* got <class 'int'>"),
@@ -499,6 +637,15 @@ BAD_OPTIONS = {
     "reductions": ({"reduction": ["sum"]}, ValueError, r"reduction must be one of 'sum', 'mean', got \['sum'\]"),
     "negative verbose": ({"verbose": -1}, ValueError, "verbose must be >= 0, got -1"),
     "text verbose": ({"verbose": "very"}, TypeError, "verbose must be an integer, got 'very'"),
+    "weights for other rows": (
+        {"sample_weight": [1.0] * 3},
+        ValueError,
+        r"sample_weight must have shape .*, got \(3,\)",
+    ),
+    "negative weight": ({"sample_weight": [1, 1, 1, -1]}, ValueError, "sample_weight must be >= 0 and not all 0, got -1"),
+    "no weight": ({"sample_weight": [0] * 4}, ValueError, "sample_weight must be >= 0 and not all 0, got 0"),
+    "NaN weight": ({"sample_weight": [1, 1, 1, np.nan]}, ValueError, "sample_weight must be finite"),
+    "text weights": ({"sample_weight": list("abcd")}, ValueError, "sample_weight must be numeric"),
     "callback": ({"callback": 5}, TypeError, "callback must be callable or None, got 5"),
 }
 
@@ -510,7 +657,7 @@ def test_bad_options(bad):
     with pytest.raises(error, match=message):
         net.train(*XOR, **({"epochs": 3, "learning_rate": 0.1} | options))
     assert_same_bits(parameters(net), parameters(untouched))
-    step = options.keys() & {"learning_rate", "reduction"}
+    step = options.keys() & {"learning_rate", "reduction", "sample_weight"}
     if step:
         with pytest.raises(error, match=message):
             net.backward(*XOR, **({"learning_rate": 0.1} | options))

@@ -1,22 +1,99 @@
 """The compiled kernels and how they are called."""
 
-from fastbp.kernels.jit import Kernel
-from fastbp.layout import WIDTH
+import threading
 
-_TRAIN = "int* int T* T* T* int int* int int double int int int* double* double* T* int* int*"
-_FORWARD = "int* int T* T* int T* T* int* int*"
-_train, _forward = Kernel("narrow", "train", _TRAIN), Kernel("narrow", "forward", _FORWARD)
-_train_wide, _forward_wide = Kernel("wide", "train", _TRAIN + " int*"), Kernel("wide", "forward", _FORWARD + " int*")
+import numpy as np
+
+from fastbp.kernels.jit import PLAIN_PYTHON, Kernel
+from fastbp.layout import (
+    BLOCK_ROWS,
+    CURSOR_SIZE,
+    GRAD,
+    HITS,
+    KERNEL,
+    LOSS,
+    PENALTY,
+    RECORD_SIZE,
+    SIZE,
+    SQUARES,
+    THREADS,
+    WIDTH,
+)
+from fastbp.rule import DROPOUT, SOLVER
+
+_WORK = " T* int* int* int* double* int* int int"
+_TRAIN = "int* int T* T* T* T* T* int int int* int int double* int int* double*" + _WORK
+_FORWARD = "int* int T* T* int T* double*" + _WORK
+# by layout.NARROW and WIDE
+TRAIN = Kernel("narrow", "train", _TRAIN), Kernel("wide", "train", _TRAIN)
+FORWARD = Kernel("narrow", "forward", _FORWARD), Kernel("wide", "forward", _FORWARD)
 
 
-def train(layers, params, X, Y, order, batch_size, learning_rate, mean, blocks, cursor, sse, correct, work):
-    """As `fastbp.reference.train`; `work` says which kernel."""
-    kernel, width = (_train, int(work[1][WIDTH])) if len(work) == 3 else (_train_wide, 64)
-    kernel(layers, len(layers), params, X, Y, len(X), order, order.size > 0, batch_size, learning_rate, mean, blocks,
-           cursor, sse, correct, *work, width=width)  # fmt: skip
+def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks, cursor, record, work):
+    """As `fastbp.reference.train`; `work` says which kernel, and how many threads."""
+    together(TRAIN, work, layers, len(layers), params, state, X, Y, weights, weights.size > 0, len(X), order, order.size > 0,
+             batch_size, rule, blocks, cursor, record)  # fmt: skip
 
 
-def forward(layers, params, X, out, work):
-    """As `fastbp.reference.forward`; `work` says which kernel."""
-    kernel, width = (_forward, int(work[1][WIDTH])) if len(work) == 3 else (_forward_wide, 64)
-    kernel(layers, len(layers), params, X, len(X), out, *work, width=width)
+def forward(layers, params, X, out, rule, work):
+    """As `fastbp.reference.forward`; `work` says which kernel, and how many threads."""
+    together(FORWARD, work, layers, len(layers), params, X, len(X), out, rule)
+
+
+def loss_grad(layers, params, X, Y, weights, rule, grad, work):
+    """As `fastbp.reference.loss_grad` for a workspace whose batch is all rows."""
+    rule = rule.copy()
+    rule[SOLVER] = rule[DROPOUT] = 0
+    memory, plan = work[:2]
+    cursor, record = np.zeros(CURSOR_SIZE, np.int64), np.zeros((1, RECORD_SIZE))
+    blocks = -(-len(X) // int(plan[BLOCK_ROWS]))
+    train(layers, params, np.empty((0, params.size), params.dtype), X, Y, weights, np.empty((0, len(X)), np.int64),
+          len(X), rule, blocks, cursor, record, work)  # fmt: skip
+    grad[...] = memory[plan[GRAD] : plan[GRAD] + plan[SIZE]]
+    squares, loss, right, penalty = record[0, [SQUARES, LOSS, HITS, PENALTY]]
+    return float(squares), float(loss), int(right), float(penalty)
+
+
+def together(kernels, work, *args):
+    """Call a kernel once in each thread of the workspace; they wait for each other, so all of them start or none does."""
+    plan = work[1]
+    kernel, size, width = kernels[plan[KERNEL]], int(plan[THREADS]), int(plan[WIDTH])
+    if size == 1 or PLAIN_PYTHON:
+        kernel(*args, *work, 0, 1, width=width)
+        return
+    kernel.prepare(args, width)  # so that nothing can fail in a thread that others wait for
+    ranks, go = 0, threading.Event()
+
+    def run(rank):
+        go.wait()
+        if rank < ranks:
+            kernel(*args, *work, rank, ranks, width=width)
+
+    threads = []
+    try:
+        for rank in range(size):
+            thread = threading.Thread(target=run, args=(rank,), daemon=True)
+            thread.start()
+            threads.append(thread)
+        ranks = size
+    except RuntimeError:  # no more threads: those there are do all the work
+        ranks = len(threads)
+    finally:
+        go.set()
+        interrupt = wait_for(threads)
+    if ranks == 0:
+        kernel(*args, *work, 0, 1, width=width)
+    if interrupt:
+        raise interrupt
+
+
+def wait_for(threads):
+    """Join all threads; a keyboard interrupt meanwhile is returned instead of raised."""
+    interrupt = None
+    for thread in threads:
+        while thread.is_alive():
+            try:
+                thread.join()
+            except KeyboardInterrupt as error:
+                interrupt = error
+    return interrupt

@@ -26,6 +26,7 @@ import importlib
 import importlib.metadata
 import os
 import pathlib
+import platform
 import sys
 import tempfile
 import threading
@@ -41,8 +42,43 @@ PLAIN_PYTHON = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 # Bytes of a vector in the vocabulary of `fastbp.kernels.simd`, while a kernel is compiled or run as plain Python.
 vector_bytes = 64
 VOCABULARY = threading.RLock()
+# Symbol under which kernels call the system's function that gives the rest of a time slice away.
+YIELD = "fastbp_yield"
 # Environment variables by which numba changes the machine code.
 NUMBA_SETTINGS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE")
+
+
+@functools.cache
+def features():
+    """What the processor that is compiled for offers, as far as it is known."""
+    import llvmlite.binding as llvm
+
+    chosen = os.environ.get("NUMBA_CPU_FEATURES")
+    if chosen is None:
+        other = os.environ.get("NUMBA_CPU_NAME") not in (None, "", "host")
+        chosen = "" if other else llvm.get_host_cpu_features().flatten()
+    return {word[1:] for word in chosen.split(",") if word.startswith("+")}
+
+
+def x86():
+    return platform.machine().lower() in ("x86_64", "amd64")
+
+
+def registers():
+    """Vector registers: 16 on x86 without AVX-512, else 32."""
+    return 16 if x86() and "avx512f" not in features() and not PLAIN_PYTHON else 32
+
+
+def native_width():
+    """Bytes of a vector register."""
+    if PLAIN_PYTHON or "avx512f" in features():
+        return 64
+    return 32 if x86() else 16
+
+
+def tile_shape():
+    """Rows and columns of the largest register tile: as many sums as leave room for their factors."""
+    return (8, 2) if registers() == 32 else (4, 3)
 
 
 def inlined(function):
@@ -69,7 +105,7 @@ def digest():
         [os.environ.get(name) for name in NUMBA_SETTINGS],
     ]
     result = hashlib.sha256(repr(facts).encode())
-    for path in sorted([*FOLDER.glob("*.py"), FOLDER.parent / "layout.py"]):
+    for path in sorted([*FOLDER.glob("*.py"), FOLDER.parent / "layout.py", FOLDER.parent / "rule.py"]):
         result.update(path.name.encode() + b"\0" + path.read_bytes())
     return result.hexdigest()[:24]
 
@@ -135,6 +171,15 @@ def link(code, symbol):
     return engine().get_function_address(symbol)
 
 
+@functools.cache
+def add_yield():
+    """Let machine code find YIELD."""
+    import llvmlite.binding as llvm
+
+    system = ctypes.WinDLL("kernel32").SwitchToThread if sys.platform == "win32" else ctypes.CDLL(None).sched_yield
+    llvm.add_symbol(YIELD, ctypes.cast(system, ctypes.c_void_p).value)
+
+
 @contextlib.contextmanager
 def vectors_of(width):
     """Let the vector vocabulary speak of vectors of `width` bytes, one kernel at a time."""
@@ -172,8 +217,12 @@ class Kernel:
             with vectors_of(width), np.errstate(all="ignore"):
                 self.function()(*[arg.reshape(-1) if kind.endswith("*") else arg for arg, kind in pairs])
             return
-        call = self.loaded(args[self.typed_by].dtype.name, width)
+        call = self.prepare(args, width)
         call(*[arg.__array_interface__["data"][0] if isinstance(arg, np.ndarray) else arg for arg in args])
+
+    def prepare(self, args, width):
+        """What is called with such arguments, compiled if need be."""
+        return self.loaded(args[self.typed_by].dtype.name, width)
 
     def function(self):
         return getattr(importlib.import_module(f"{__package__}.{self.module}"), self.name)
@@ -183,6 +232,7 @@ class Kernel:
         if (dtype, width) in self._calls:
             return self._calls[dtype, width]
         with self._lock:
+            add_yield()
             file = f"{self.module}.{self.name}.{dtype}.{width}.{digest()}.o"
             stored = read_object(file)
             if stored is None:

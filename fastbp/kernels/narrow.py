@@ -5,53 +5,63 @@ unit's values for LANES samples. A block has as many columns as keep all activat
 through the whole network before the next one starts:
 
     pack        rows of X and Y into a panel, transposed       (once where every panel fits the L2 cache)
-    product     A^T = s(W^T A^T + b) for each layer, tile by tile while it is in registers
+    product     Z^T = W^T A^T + b for each layer, tile by tile; s once two vectors of samples are complete
     delta       D^T of the output, then D^T = (W D^T) * s' for each layer downwards, in the same way
     gradient    dW[i, j] = sum over the columns of A^T[i] D^T[j]; the update follows a batch's last block
 
 A panel has one row per input unit, a row of ones (the bias's input), one row per target, a row with the class of the target,
-and a row that is 1 for samples and 0 for padding columns. Padding columns run through every product and are removed by the
-zero in the output's delta.
+and the weights of the samples. Padding columns run through every product and are removed by their weight of zero.
+
+A batch of many blocks is cut into shares, block by block in turn; each share has a gradient of its own, and these are summed
+in the order of the shares. Threads take whole shares, so their number does not change a bit.
 """
+
+import math
 
 import numpy as np
 
-from fastbp.kernels.jit import inlined
-from fastbp.kernels.pointwise import (
-    count_hits,
-    count_hits_of_one,
-    hidden_delta,
-    logistic,
-    output_delta,
-    take_larger,
-)
+from fastbp.kernels.jit import inlined, registers
+from fastbp.kernels.losses import output_samples, predict_samples
+from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, mask_key, masked, taken
 from fastbp.kernels.simd import (
     broadcast,
-    by_vector,
+    carry,
+    choose,
     either,
+    element,
     fill,
     fma,
     fold,
+    full_like,
+    lane_count,
     lanes,
     load,
     load_like,
-    load_tile,
     outer,
     repeat,
+    select,
+    smaller,
     splat,
     store,
     store_like,
     store_tile,
     sum_lanes,
+    switch,
     traced,
     zero_tile,
 )
+from fastbp.kernels.threads import wait_for_all
+from fastbp.kernels.updates import penalty_of, step_length, sum_squares, update, weight_of
 from fastbp.layout import (
+    ACTIVATION,
     BATCH,
-    COLUMNS,
+    BLOCK,
+    BLOCK_ROWS,
     EPOCH,
     FIELDS,
     GRAD,
+    HITS,
+    LOSS,
     N_IN,
     N_OUT,
     N_ROWS,
@@ -59,17 +69,28 @@ from fastbp.layout import (
     PACKED,
     PANEL,
     PANEL_SIZE,
+    PARTS,
+    PENALTY,
+    PLACES,
+    PRIVATE,
+    RECORD_SIZE,
     RESIDENT,
     ROW,
+    SEEN,
+    SHARES,
     SIZE,
+    SQUARES,
+    STEP,
     STRIDE,
-    ZERO,
+    ZEROS,
     A,
     D,
 )
+from fastbp.rule import ALPHA, BETA_2, DROPOUT, EPSILON, HEAD, MAX_NORM, MOMENTUM, PER_ROW, SEED, SOLVER
 
 TALL = 4  # rows of the larger register tiles
-QUAD = 4  # columns of the larger tiles of a gradient
+# Rows and columns of the larger tiles of a gradient, whose every vector is an accumulator.
+GRADIENT_ROWS, QUAD = (4, 4) if registers() == 32 else (2, 4)
 
 
 @inlined
@@ -89,10 +110,12 @@ def pack_inputs(X, n_in, order, shuffled, place, count, memory, panel, columns):
 
 
 @inlined
-def pack_targets(Y, n_out, order, shuffled, place, count, memory, targets, columns):
-    """Y^T, the class of each target, and which columns are samples; rows as in `pack_inputs`."""
+def pack_targets(Y, weights, weighted, n_out, order, shuffled, place, count, memory, targets, columns):
+    """Y^T, the class of each target, and the weights of the samples; rows as in `pack_inputs`."""
     for v in range(targets, targets + (n_out + 2) * columns, lanes(memory)):
         store(memory, v, splat(memory, 0.0))
+    for v in range(targets + n_out * columns, targets + (n_out + 1) * columns, lanes(memory)):
+        store(memory, v, splat(memory, -1.0))  # no class
     for c in range(count):
         row = order[place + c] if shuffled else place + c
         best = 0
@@ -103,104 +126,136 @@ def pack_targets(Y, n_out, order, shuffled, place, count, memory, targets, colum
         if n_out == 1 and Y[row] >= 0.5:
             best = 1
         memory[targets + n_out * columns + c] = best
-        memory[targets + (n_out + 1) * columns + c] = 1.0
+        memory[targets + (n_out + 1) * columns + c] = weights[row] if weighted else 1.0
 
 
-def product(start, finish, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_at, talls, rests, columns, pairs, single):
-    """C[r, :] = finish(start + sum_k A[r, k] B[k, :]), a tile of rows x vectors at a time.
+def product(start, after, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_at, rows, columns, vectors):
+    """C[r, :] = start + sum_k A[r, k] B[k, :], a tile of rows x vectors at a time.
 
     start         called with a tile of zeros and its first row, gives what the sums begin with
-    finish        called with a tile of sums and the place of its C, gives the tile to store
+    after         called with the first column and the number of vectors of a strip whose rows are complete
     a, b    IN    A[r, k] stands at a_at + r*a_row + k*a_step, B[k, :] at b_at + k*b_step
     c       OUT   C[r, :] stands at c_at + r*columns
-    talls, rests  rows: so many times TALL, and so many more
-    pairs, single columns: so many times two vectors, and 0 or 1 more vector
     """
-    L = lanes(c)
+    L = lane_count(c)
 
     def strip(cols, v):
-        def tile(rows, r):
+        def tile(height, r):
             sums = outer(
-                start(zero_tile(c, rows, cols), r), depth,
-                lambda k: [broadcast(a, a_at + (r + i) * a_row + k * a_step) for i in range(rows)],
+                start(zero_tile(c, height, cols), r), depth,
+                lambda k: [broadcast(a, a_at + (r + i) * a_row + k * a_step) for i in range(height)],
                 lambda k: [load(b, b_at + k * b_step + v + j * L) for j in range(cols)],
             )  # fmt: skip
-            at = c_at + r * columns + v
-            store_tile(finish(sums, at), c, at, columns)
+            store_tile(sums, c, c_at + r * columns + v, columns)
 
-        repeat(talls, lambda r: tile(TALL, r * TALL))
-        repeat(rests, lambda r: tile(1, talls * TALL + r))
+        repeat(rows // TALL, lambda r: tile(TALL, r * TALL))
+        repeat(rows % TALL, lambda r: tile(1, rows // TALL * TALL + r))
+        after(v, cols)
 
-    repeat(pairs, lambda v: strip(2, v * (2 * L)))
-    repeat(single, lambda _: strip(1, pairs * (2 * L)))
+    repeat(vectors // 2, lambda v: strip(2, v * (2 * L)))
+    repeat(vectors % 2, lambda _: strip(1, vectors // 2 * (2 * L)))
 
 
 @traced
 def activations(
-    w, w_at, w_stride, depth, bias, bias_at, bias_step, memory, below, here, columns, talls, rests, pairs, single
-):
-    """(1), (2): A_l^T = s(W_l^T A_{l-1}^T + b_l)."""
+    w, w_at, w_stride, depth, bias, bias_at, bias_step, memory, below, here, seen, columns, rows, vectors, code,
+    drops, place, key, seed, scale,
+):  # fmt: skip
+    """(1), (2): A_l^T = s(W_l^T A_{l-1}^T + b_l); without s for the last layer, whose loss takes it.
+
+    drops, place, key, seed, scale: of `masked`; A_l stays whole, what the next layer takes in stands at `seen`.
+    """
+    L, mask = lane_count(memory), mask_key(memory, drops, key, seed)
 
     def start(tile, r):
-        rows = len(tile) if isinstance(tile, np.ndarray) else tile.kind.rows
-        return fill(tile, [broadcast(bias, bias_at + (r + i) * bias_step) for i in range(rows)])
+        height = len(tile) if isinstance(tile, np.ndarray) else tile.kind.rows
+        return fill(tile, [broadcast(bias, bias_at + (r + i) * bias_step) for i in range(height)])
 
-    product(start, lambda z, at: by_vector(logistic, z), w, w_at, 1, w_stride, depth,
-            memory, below, columns, memory, here, talls, rests, columns, pairs, single)  # fmt: skip
+    def after(v, cols):
+        def activate(function):
+            def unit(j):
+                for c in range(cols):
+                    at = here + j * columns + v + c * L
+                    store(memory, at, function(load(memory, at)))
 
+            return lambda: repeat(rows, unit)
 
-@traced
-def deltas(w, w_at, w_stride, depth, memory, above, here, a_here, columns, talls, rests, pairs, single):
-    """(5): D_{l-1}^T = (W_l D_l^T) * s'."""
+        def drop(j):
+            for c in range(cols):
+                at, number = j * columns + v + c * L, (place + v + c * L) * w_stride + j
+                store(memory, seen + at, masked(load(memory, here + at), memory, number, w_stride, drops, mask, scale))
 
-    def finish(errors, at):
-        return by_vector(hidden_delta, errors, load_tile(errors, memory, at - here + a_here, columns))
+        switch(code, [lambda: None, *[activate(function) for function in ACTIVATIONS[1:]]])
+        either(drops, lambda: repeat(rows, drop), lambda: None)
 
-    product(lambda tile, _: tile, finish, w, w_at, w_stride, 1, depth,
-            memory, above, columns, memory, here, talls, rests, columns, pairs, single)  # fmt: skip
-
-
-@inlined
-def propagate(layers, n_layers, params, memory, panel, places, columns, vectors, zero):
-    """(1), (2): every A_l^T of a block from the panel's A_0^T."""
-    below = panel
-    for level in range(n_layers):
-        layer = level * FIELDS
-        here, n_in, n_out = places[2 * level + A], layers[layer + N_IN], layers[layer + N_OUT]
-        w, stride = layers[layer + OFFSET], layers[layer + STRIDE]
-        bias, bias_at, bias_step = params, w + n_in * stride, 1
-        if layers[layer + N_ROWS] == n_in:
-            bias, bias_at, bias_step = memory, zero, 0
-        activations(params, w, stride, n_in, bias, bias_at, bias_step, memory, below, here,
-                    columns, n_out // TALL, n_out % TALL, vectors // 2, vectors % 2)  # fmt: skip
-        below = here
+    product(start, after, w, w_at, 1, w_stride, depth, memory, below, columns, memory, here, rows, columns, vectors)
 
 
 @traced
-def output_unit(memory, at, y_at, d_at, sample, scale, squares, j, best, winner):
-    """(4) for one output and LANES samples, whose squared errors and largest outputs are collected on the way."""
-    a = load(memory, at)
-    delta, squares = output_delta(a, load(memory, y_at), sample, scale, squares)
-    store(memory, d_at, delta)
-    return squares, *take_larger(a, j, best, winner)
+def deltas(
+    w, w_at, w_stride, depth, memory, above, here, a_here, columns, rows, vectors, code,
+    drops, place, key, seed, scale, stride,
+):  # fmt: skip
+    """(5): D_{l-1}^T = (W_l D_l^T) * s', times m_{l-1}."""
+    L, mask = lane_count(memory), mask_key(memory, drops, key, seed)
+
+    def after(v, cols):
+        def derive(function):
+            def unit(j):
+                for c in range(cols):
+                    at = j * columns + v + c * L
+                    store(memory, here + at, load(memory, here + at) * function(load(memory, a_here + at)))
+
+            return lambda: repeat(rows, unit)
+
+        def drop(j):
+            for c in range(cols):
+                at, number = here + j * columns + v + c * L, (place + v + c * L) * stride + j
+                store(memory, at, masked(load(memory, at), memory, number, stride, drops, mask, scale))
+
+        switch(code, [lambda: None, *[derive(function) for function in DERIVATIVES[1:]]])
+        either(drops, lambda: repeat(rows, drop), lambda: None)
+
+    product(lambda tile, _: tile, after, w, w_at, w_stride, 1, depth, memory, above, columns, memory, here,
+            rows, columns, vectors)  # fmt: skip
 
 
-@inlined
-def compare(memory, targets, activation, delta, n_out, columns, vectors, scale):
-    """(4) into D_L^T; returns sum (A_L - Y)**2 and the hits of the block."""
-    L = lanes(memory)
-    squares, hits, scales = splat(memory, 0.0), splat(memory, 0.0), splat(memory, scale)
-    for v in range(0, vectors * L, L):
-        wanted = load(memory, targets + n_out * columns + v)
-        sample = load(memory, targets + (n_out + 1) * columns + v)
-        best, winner = splat(memory, -np.inf), splat(memory, 0.0)
-        at = v
-        for j in range(n_out):
-            squares, best, winner = output_unit(memory, activation + at, targets + at, delta + at, sample, scales,
-                                                squares, splat(memory, j), best, winner)  # fmt: skip
-            at += columns
-        hits = count_hits(hits, winner, wanted, sample) if n_out > 1 else count_hits_of_one(hits, best, wanted, sample)
-    return sum_lanes(squares), sum_lanes(hits)
+@traced
+def propagate(
+    layers, n_layers, params, memory, panel, places, private, columns, vectors, zero, drops, offset, key, seed, keep
+):
+    """(1), (2): every A_l^T of a block from the panel's A_0^T; the last arguments are those of `masked`."""
+
+    def layer(level):
+        row, place, hidden = level * FIELDS, level * PLACES, level > 0
+        n_in, w, stride = (element(layers, row + field) for field in (N_IN, OFFSET, STRIDE))
+        biased = element(layers, row + N_ROWS) > n_in
+        bias, bias_at = choose(biased, params, memory), choose(biased, w + n_in * stride, zero)
+        below = choose(hidden, private + element(places, place - hidden * PLACES + taken(drops)), panel)
+        activations(params, w, stride, n_in, bias, bias_at, biased, memory, below,
+                    private + element(places, place + A), private + element(places, place + SEEN), columns,
+                    element(layers, row + N_OUT), vectors, element(layers, row + ACTIVATION),
+                    drops * (level < n_layers - 1), offset, key + level, seed, keep)  # fmt: skip
+
+    repeat(n_layers, layer)
+
+
+@traced
+def compare(memory, targets, z, d, n_out, columns, vectors, head, scale):
+    """(2) to (4) for the last layer: A_L^T in place of Z^T, D_L^T; returns loss, sum (A_L - Y)**2 and hits of the block."""
+    L, zero = lane_count(memory), splat(memory, 0.0)
+
+    def samples(v, loss, squares, hits):
+        at = v * L
+        weight, wanted = (load(memory, targets + (n_out + extra) * columns + at) for extra in (1, 0))
+        loss, squares, best, winner = output_samples(
+            memory, z + at, targets + at, d + at, columns, n_out, head, scale, weight, loss, squares
+        )
+        upper = select(best >= 0.5, full_like(best, 1), 0)
+        got = switch(n_out == 1, [lambda: winner, lambda: upper])
+        return loss, squares, hits + select(got == wanted, full_like(best, 1), 0)
+
+    return tuple(sum_lanes(one) for one in carry(vectors, (zero, zero, zero), samples))
 
 
 def accumulate(g, memory, at, first):
@@ -209,104 +264,188 @@ def accumulate(g, memory, at, first):
 
 
 @traced
-def gradients(memory, vectors, columns, a, d, grad, stride, talls, rests, quads, singles, first):
-    """(6): dW_l from A_{l-1}^T at `a` and D_l^T at `d`, into `grad` where the batch begins, else added to it."""
-    L = lanes(memory)
+def gradients(memory, vectors, columns, a, d, grad, stride, rows, quads, singles, first):
+    """(6): dW_l from A_{l-1}^T at `a` and D_l^T at `d`, into `grad` where a share begins, else added to it."""
+    L = lane_count(memory)
 
-    def tile(rows, cols, i, j):
+    def tile(height, cols, i, j):
         sums = outer(
-            zero_tile(memory, rows, cols), vectors,
-            lambda v: [load(memory, a + (i + r) * columns + v * L) for r in range(rows)],
+            zero_tile(memory, height, cols), vectors,
+            lambda v: [load(memory, a + (i + r) * columns + v * L) for r in range(height)],
             lambda v: [load(memory, d + (j + c) * columns + v * L) for c in range(cols)],
         )  # fmt: skip
         for r, g in enumerate(fold(sums)):
             accumulate(g, memory, grad + (i + r) * stride + j, first)
 
     def strip(cols, j):
-        repeat(talls, lambda i: tile(TALL, cols, i * TALL, j))
-        repeat(rests, lambda i: tile(1, cols, talls * TALL + i, j))
+        tall = rows // GRADIENT_ROWS
+        repeat(tall, lambda i: tile(GRADIENT_ROWS, cols, i * GRADIENT_ROWS, j))
+        repeat(rows - tall * GRADIENT_ROWS, lambda i: tile(1, cols, tall * GRADIENT_ROWS + i, j))
 
     repeat(quads, lambda j: strip(QUAD, j * QUAD))
     repeat(singles, lambda j: strip(1, quads * QUAD + j))
 
 
 @traced
-def descend(params, memory, grad, vectors, minus_learning_rate):
-    """(7): a step against the gradient."""
-    L = lanes(memory)
+def backpropagate(
+    layers, n_layers, params, memory, panel, places, private, columns, vectors, grad, first, drops, offset, key, seed, keep
+):
+    """(5), (6); the last arguments are those of `masked`."""
 
-    def step(v):
-        at = v * L
-        store(params, at, fma(load(memory, grad + at), minus_learning_rate, load(params, at)))
+    def layer(back):
+        level = n_layers - 1 - back
+        row, place, hidden = level * FIELDS, level * PLACES, level > 0
+        n_in, n_out, w, stride = (element(layers, row + field) for field in (N_IN, N_OUT, OFFSET, STRIDE))
+        below, d = place - hidden * PLACES, private + element(places, place + D)
 
-    repeat(vectors, step)
+        def delta():
+            deltas(params, w, stride, n_out, memory, d, private + element(places, below + D),
+                   private + element(places, below + A), columns, n_in, vectors, element(layers, row - FIELDS + ACTIVATION),
+                   drops, offset, key + (level - 1), seed, keep, element(layers, row - FIELDS + STRIDE))  # fmt: skip
+
+        either(hidden, delta, lambda: None)
+        a = choose(hidden, private + element(places, below + taken(drops)), panel)
+        # three columns are done as four, the last of them zero
+        quads = (n_out + 1) // QUAD
+        singles = n_out - smaller(n_out, quads * QUAD)
+        gradients(memory, vectors, columns, a, d, grad + w, stride, element(layers, row + N_ROWS), quads, singles, first)
+
+    repeat(n_layers, layer)
+
+
+@traced
+def add_parts(memory, parts, size, shares, grad, vectors):
+    """The gradient of a batch: the sum of its shares, in their order."""
+    L = lane_count(memory)
+
+    def one(v):
+        def add(s, total):
+            return (total + load(memory, parts + s * size + v * L),)
+
+        store(memory, grad + v * L, carry(shares, (splat(memory, 0.0),), add)[0])
+
+    repeat(vectors, one)
+
+
+@traced
+def change(memory, grad, vectors, params, at, decay, shrink):
+    """gradient = shrink * gradient + decay * parameters."""
+    L = lane_count(memory)
+
+    def one(v):
+        place = grad + at + v * L
+        store(memory, place, fma(load(params, at + v * L), decay, load(memory, place) * shrink))
+
+    repeat(vectors, one)
+
+
+@traced
+def descend(params, memory, grad, vectors, state, size, solver, rate, first, first_gain, second, second_gain, epsilon):
+    """(7): every parameter takes its step."""
+    L = lane_count(memory)
+    numbers = rate, first, first_gain, second, second_gain, epsilon
+
+    def over(step):
+        repeat(vectors, lambda v: step(load(memory, grad + v * L), v * L))
+
+    update(solver, over, params, state, size, memory, grad, numbers, None)
 
 
 @inlined
-def backpropagate(layers, n_layers, params, memory, panel, places, columns, vectors, grad, first):
-    """(5), (6)."""
-    for back in range(n_layers):
-        level = n_layers - 1 - back
-        layer = level * FIELDS
-        n_rows, n_out = layers[layer + N_ROWS], layers[layer + N_OUT]
-        offset, stride, d = layers[layer + OFFSET], layers[layer + STRIDE], places[2 * level + D]
-        a = panel
-        if level:
-            a, n_in = places[2 * level - 2 + A], layers[layer + N_IN]
-            deltas(params, offset, stride, n_out, memory, d, places[2 * level - 2 + D], a, columns,
-                   n_in // TALL, n_in % TALL, vectors // 2, vectors % 2)  # fmt: skip
-        # three columns are done as four, the last of them zero
-        quads = (n_out + 1) // QUAD
-        gradients(memory, vectors, columns, a, d, grad + offset, stride,
-                  n_rows // TALL, n_rows % TALL, quads, max(0, n_out - quads * QUAD), first)  # fmt: skip
+def finish_gradient(layers, n_layers, params, memory, plan, shares, decay, max_norm):
+    """(6): the shares together, the L2 term, and no longer than `max_norm`."""
+    grad, size, L = plan[GRAD], plan[SIZE], lanes(memory)
+    if plan[SHARES] > 1:
+        add_parts(memory, plan[PARTS], size, shares, grad, size // L)
+    if decay != 0.0:
+        for layer in range(0, n_layers * FIELDS, FIELDS):
+            change(memory, grad, layers[layer + N_IN] * layers[layer + STRIDE] // L, params, layers[layer + OFFSET],
+                   splat(memory, decay), splat(memory, 1.0))  # fmt: skip
+    if max_norm < np.inf:
+        norm = math.sqrt(float(sum_squares(memory, grad, size)))
+        if norm > max_norm:
+            change(memory, grad, size // L, params, 0, splat(memory, 0.0), splat(memory, max_norm / norm))
 
 
-def train(layers, n_layers, params, X, Y, n, order, shuffled, batch_size, learning_rate, mean, blocks,
-          cursor, sse, correct, memory, plan, places):  # fmt: skip
+def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, shuffled, batch_size, rule, blocks,
+          cursor, record, memory, plan, places, table, totals, sync, rank, size):  # fmt: skip
     """As `fastbp.reference.train`; a block is what one panel holds, and a call may end within a batch."""
-    n_in, n_out = layers[N_IN], layers[(n_layers - 1) * FIELDS + N_OUT]
-    columns, resident, panel_size, grad = plan[COLUMNS], plan[RESIDENT], plan[PANEL_SIZE], plan[GRAD]
-    output, first_epoch = 2 * n_layers - 2, cursor[EPOCH]
-    step, size = splat(memory, -learning_rate), plan[SIZE]
+    n_in, n_out, output = layers[N_IN], layers[(n_layers - 1) * FIELDS + N_OUT], (n_layers - 1) * PLACES
+    columns, resident, panel_size, shares = plan[BLOCK_ROWS], plan[RESIDENT], plan[PANEL_SIZE], plan[SHARES]
+    private, n_params, grad = rank * plan[PRIVATE], plan[SIZE], plan[GRAD]
+    head, solver, alpha, per_row, max_norm = int(rule[HEAD]), int(rule[SOLVER]), rule[ALPHA], rule[PER_ROW], rule[MAX_NORM]
+    beta_1, beta_2, epsilon = splat(memory, rule[MOMENTUM]), splat(memory, rule[BETA_2]), splat(memory, rule[EPSILON])
+    gain_1, gain_2 = splat(memory, 1.0 - rule[MOMENTUM]), splat(memory, 1.0 - rule[BETA_2])
     # the cursor lives in registers while blocks run
-    epoch, row, batch, panel, packed = cursor[EPOCH], cursor[ROW], cursor[BATCH], cursor[PANEL], cursor[PACKED]
+    epoch, row, step, batch = cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH]
+    panel, packed, first_epoch = cursor[BLOCK], cursor[PACKED], cursor[EPOCH]
+    drops, seed, keep = int(rule[DROPOUT] * 4294967296.0), int(rule[SEED]), splat(memory, 1.0 / (1.0 - rule[DROPOUT]))
+    # blocks of the batch done, and the share that the next one belongs to
+    number = (row - batch) // columns
+    part = number % shares
+    wait_for_all(sync, size)  # all have read the cursor, which the first thread writes in the end
     for _ in range(blocks):
         batch_stop = min(batch + batch_size, n)
         stop = min(row + columns, batch_stop)
-        vectors = (stop - row + lanes(memory) - 1) // lanes(memory)
-        inputs = panel * panel_size * resident
-        targets = inputs + (n_in + 1) * columns
-        if not packed:
-            place = (epoch - first_epoch) * n * shuffled + row
-            pack_inputs(X, n_in, order, shuffled, place, stop - row, memory, inputs, columns)
-            pack_targets(Y, n_out, order, shuffled, place, stop - row, memory, targets, columns)
-        propagate(layers, n_layers, params, memory, inputs, places, columns, vectors, plan[ZERO])
-        scale = 1.0 / ((batch_stop - batch) * n_out) if mean else 1.0
-        squares, hits = compare(memory, targets, places[output + A], places[output + D], n_out, columns, vectors, scale)
-        sse[epoch] += squares
-        correct[epoch] += hits
-        backpropagate(layers, n_layers, params, memory, inputs, places, columns, vectors, grad, int(row == batch))
+        place = (epoch - first_epoch) * n * shuffled
+        weight = weight_of(weights, weighted, order, shuffled, place + batch, batch_stop - batch)
+        if size == 1 or part % size == rank:
+            vectors = (stop - row + lanes(memory) - 1) // lanes(memory)
+            inputs = plan[PANEL] + panel_size * (panel if resident else rank)
+            targets = inputs + (n_in + 1) * columns
+            if not packed:
+                pack_inputs(X, n_in, order, shuffled, place + row, stop - row, memory, inputs, columns)
+                pack_targets(Y, weights, weighted, n_out, order, shuffled, place + row, stop - row, memory, targets, columns)
+            propagate(layers, n_layers, params, memory, inputs, places, private, columns, vectors, plan[ZEROS],
+                      drops, row - batch, step * n_layers, seed, keep)  # fmt: skip
+            scale = 1.0 if per_row == 0.0 else (1.0 / (weight * per_row) if weight > 0.0 else 0.0)
+            loss, squares, hits = compare(memory, targets, private + places[output + A], private + places[output + D],
+                                          n_out, columns, vectors, head, splat(memory, scale))  # fmt: skip
+            totals[3 * number], totals[3 * number + 1], totals[3 * number + 2] = loss, squares, hits
+            backpropagate(layers, n_layers, params, memory, inputs, places, private, columns, vectors,
+                          plan[PARTS] + part * n_params, int(number < shares),
+                          drops, row - batch, step * n_layers, seed, keep)  # fmt: skip
         if stop == batch_stop:
-            descend(params, memory, grad, size // lanes(memory), step)
+            wait_for_all(sync, size)
+            if rank == 0 and weight > 0.0:
+                for block in range(0, 3 * number + 3, 3):
+                    record[epoch * RECORD_SIZE + LOSS] += totals[block]
+                    record[epoch * RECORD_SIZE + SQUARES] += totals[block + 1]
+                    record[epoch * RECORD_SIZE + HITS] += totals[block + 2]
+                if alpha != 0.0:
+                    record[epoch * RECORD_SIZE + PENALTY] += penalty_of(layers, n_layers, params)
+                finish_gradient(layers, n_layers, params, memory, plan, min(shares, number + 1),
+                                alpha if per_row == 0.0 else alpha / weight, max_norm)  # fmt: skip
+                descend(params, memory, grad, n_params // lanes(memory), state, n_params, solver,
+                        splat(memory, step_length(rule, step + 1)), beta_1, gain_1, beta_2, gain_2, epsilon)  # fmt: skip
+            wait_for_all(sync, size)
+            step += weight > 0.0
+            batch, number, part = stop, -1, -1
         row = stop
+        number += 1
+        part = part + 1 if part + 1 < shares else 0
         panel += 1
-        if stop == batch_stop:
-            batch = stop
         if stop == n:
             epoch += 1
             row, batch, panel, packed = 0, 0, 0, resident
-    cursor[EPOCH], cursor[ROW], cursor[BATCH], cursor[PANEL], cursor[PACKED] = epoch, row, batch, panel, packed
+    if rank == 0:
+        cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH] = epoch, row, step, batch
+        cursor[BLOCK], cursor[PACKED] = panel, packed
 
 
-def forward(layers, n_layers, params, X, n, out, memory, plan, places):
-    """As `fastbp.reference.forward`; a row's result does not depend on the other rows."""
-    n_in, n_out = layers[N_IN], layers[(n_layers - 1) * FIELDS + N_OUT]
-    columns, result = plan[COLUMNS], places[2 * n_layers - 2 + A]
-    for start in range(0, n, columns):
+def forward(layers, n_layers, params, X, n, out, rule, memory, plan, places, table, totals, sync, rank, size):
+    """As `fastbp.reference.forward`; a row's result does not depend on the other rows. Threads take blocks in turn."""
+    n_in, n_out, output = layers[N_IN], layers[(n_layers - 1) * FIELDS + N_OUT], (n_layers - 1) * PLACES
+    columns, private, head = plan[BLOCK_ROWS], rank * plan[PRIVATE], int(rule[HEAD])
+    panel, z = plan[PANEL] + rank * plan[PANEL_SIZE], private + places[output + A]
+    for start in range(rank * columns, n, size * columns):
         count = min(columns, n - start)
         vectors = (count + lanes(memory) - 1) // lanes(memory)
-        pack_inputs(X, n_in, places, 0, start, count, memory, 0, columns)
-        propagate(layers, n_layers, params, memory, 0, places, columns, vectors, plan[ZERO])
+        pack_inputs(X, n_in, places, 0, start, count, memory, panel, columns)
+        propagate(layers, n_layers, params, memory, panel, places, private, columns, vectors, plan[ZEROS],
+                  0, 0, 0, 0, splat(memory, 1.0))  # fmt: skip
+        for v in range(0, vectors * lanes(memory), lanes(memory)):
+            predict_samples(memory, z + v, private + places[output + D] + v, columns, n_out, head)
         for c in range(count):
             for j in range(n_out):
-                out[(start + c) * n_out + j] = memory[result + j * columns + c]
+                out[(start + c) * n_out + j] = memory[z + j * columns + c]

@@ -1,12 +1,41 @@
 """Functions of vectors: activations, their derivatives and losses.
 
-Source of the exponential: range reduction to |r| <= ln(2)/2 by two-part subtraction of n*ln(2) (Cody and Waite, Software
-Manual for the Elementary Functions, 1980), then a minimax polynomial for e**r with its first two coefficients held at 1.
+Each is straight-line code, the same for every lane. A NaN stays a NaN; results below the normal numbers are 0. The errors
+given in units in the last place (ULP) hold wherever the exact result is a normal number.
+
+Sources. Exponential: range reduction to |r| <= ln(2)/2 by two-part subtraction of n*ln(2) (Cody and Waite, Software Manual
+for the Elementary Functions, 1980), then a minimax polynomial for e**r with its first two coefficients held at 1.
+e**x - 1: put together from 2**n and e**r - 1 (Tang, ACM TOMS 18, 1992). Logarithm: log(1 + f) = 2 atanh(s) with
+s = f / (2 + f), written so that f itself is added last (Tang, ACM TOMS 16, 1990).
 """
 
-from fastbp.kernels.simd import at_least, fma, is_float32, polynomial, power_of_two, select, traced
+import functools
+import math
 
-# e**r on |r| <= ln(2)/2; relative error 3.1e-9 (float32) and 3.6e-18 (float64) before rounding.
+from fastbp.kernels.simd import (
+    at_least,
+    below,
+    beyond,
+    counters,
+    fma,
+    full_like,
+    is_float32,
+    lanes,
+    load,
+    mantissa_and_exponent,
+    polynomial,
+    power_of_two,
+    scrambled,
+    select,
+    store,
+    switch,
+    times_power_of_two,
+    together,
+    traced,
+)
+from fastbp.layout import SEEN, A
+
+# (e**r - 1 - r) / r**2 on |r| <= ln(2)/2; relative error of e**r 3.1e-9 (float32) and 3.6e-18 (float64) before rounding.
 EXP_FLOAT32 = (
     0.4999999344748157,
     0.16666520631426113,
@@ -26,6 +55,25 @@ EXP_FLOAT64 = (
     2.763024836847288e-07,
     2.5000066626477466e-08,
 )
+# (2 atanh(s) - 2s) / s**3 in powers of s**2 on 0 <= s <= 1/3; relative error of the whole 5.6e-9 and 2.1e-18.
+ATANH_FLOAT32 = (
+    0.666664183139801,
+    0.40021535754203796,
+    0.28001677989959717,
+    0.2801266610622406,
+)
+ATANH_FLOAT64 = (
+    0.6666666666666631,
+    0.40000000000155267,
+    0.2857142854809786,
+    0.2222222395496642,
+    0.1818174443036625,
+    0.15386549473756675,
+    0.13301106653152156,
+    0.12105065351113067,
+    0.08344428849460572,
+    0.17010791291149965,
+)
 LOG2_E = 1.4426950408889634
 # ln(2) in two parts; n times the upper one is exact for every exponent n.
 LN2_FLOAT32 = 0.693145751953125, 1.428606765330187e-06
@@ -33,13 +81,24 @@ LN2_FLOAT64 = 0.6931471803691238, 1.9082149292705877e-10
 # Adding 1.5 * 2**(mantissa bits) rounds to an integer and leaves it in the low bits of the sum.
 ROUND_FLOAT32, ROUND_FLOAT64 = 12582912.0, 6755399441055744.0
 
+# Smallest and largest positive normal numbers, and the arguments from and to which e**x is one.
+NORMAL_FLOAT32, NORMAL_FLOAT64 = (2.0**-126, 2.0**128 - 2.0**104), (2.0**-1022, 2.0**1023 * (2 - 2.0**-52))
+EXP_RANGE_FLOAT32 = (-87.33654, 88.72283)
+EXP_RANGE_FLOAT64 = (-708.3964185322641, 709.782712893384)
 # Below the first argument the logistic function is no longer a normal number; far below the second it rounds to 1.
 LOGISTIC_RANGE_FLOAT32 = (-87.33654, 87.0)
 LOGISTIC_RANGE_FLOAT64 = (-708.3964185322641, 708.0)
+# From here on 1 + e**-x rounds to 1, and e**x + 2 to e**x.
+FAR_FLOAT32, FAR_FLOAT64 = 20.0, 40.0
+
+LEAKY_SLOPE = 0.01
 
 
-def exp_parts(x):
-    """e**x as m * 2**n with m near 1: m, and 2**n as a float; right while e**x and 2**n are normal numbers."""
+# --- elementary functions ---------------------------------------------------------------------------------------------
+
+
+def exp_terms(x):
+    """e**x = (1 + p) * 2**n: p, itself accurate near x = 0, and n in the low bits of a float."""
     if is_float32(x):
         rounding, (upper, lower), coefficients = ROUND_FLOAT32, LN2_FLOAT32, EXP_FLOAT32
     else:
@@ -47,7 +106,68 @@ def exp_parts(x):
     shifted = fma(x, LOG2_E, rounding)
     n = shifted - rounding
     r = fma(n, -lower, fma(n, -upper, x))
-    return 1 + fma(r * r, polynomial(r, coefficients), r), power_of_two(shifted)
+    return fma(r * r, polynomial(r, coefficients), r), shifted
+
+
+def exp_parts(x):
+    """e**x as m * 2**n with m near 1: m, and 2**n as a float; right while e**x and 2**n are normal numbers."""
+    p, n = exp_terms(x)
+    return 1 + p, power_of_two(n)
+
+
+def finite_exp(x):
+    """e**x where it is not too large for a number. A NaN may become anything."""
+    lowest, _ = EXP_RANGE_FLOAT32 if is_float32(x) else EXP_RANGE_FLOAT64
+    p, n = exp_terms(x)
+    # adding n to the exponent also serves e**x near the largest number, where 2**n is too large for one
+    return select(at_least(x, lowest), times_power_of_two(1 + p, n), 0)
+
+
+def exp(x):
+    """e**x, at most 1.1 ULP."""
+    _, highest = EXP_RANGE_FLOAT32 if is_float32(x) else EXP_RANGE_FLOAT64
+    return select(beyond(x, highest), x + math.inf, finite_exp(x))
+
+
+def expm1(x):
+    """e**x - 1, relatively accurate near x = 0, where n = 0; right while e**x and 2**n are normal numbers."""
+    p, n = exp_terms(x)
+    power = power_of_two(n)
+    return fma(power, p, power - 1)
+
+
+def log1p_terms(f):
+    """log(1 + f) = f - s * c for sqrt(1/2) - 1 <= f <= 1: s and c."""
+    coefficients = ATANH_FLOAT32 if is_float32(f) else ATANH_FLOAT64
+    s = f / (2 + f)
+    square = s * s
+    return s, f - square * polynomial(square, coefficients)
+
+
+def log1p(u):
+    """log(1 + u) for 0 <= u <= 1."""
+    s, c = log1p_terms(u)
+    return fma(-s, c, u)
+
+
+def log(x):
+    """The natural logarithm, at most 1 ULP; -inf of 0 and of what is below the normal numbers."""
+    smallest, largest = NORMAL_FLOAT32 if is_float32(x) else NORMAL_FLOAT64
+    upper, lower = LN2_FLOAT32 if is_float32(x) else LN2_FLOAT64
+    m, k = mantissa_and_exponent(x)
+    f = m - 1
+    s, c = log1p_terms(f)
+    result = fma(k, upper, f - fma(s, c, k * -lower))
+    result = select(beyond(x, largest), x, result)  # inf and NaN stay
+    return select(x < smallest, select(x < 0, full_like(x, math.nan), -math.inf), result)
+
+
+# --- activations ------------------------------------------------------------------------------------------------------
+
+
+def identity(z):
+    """The value z itself."""
+    return z
 
 
 def logistic(z):
@@ -58,35 +178,122 @@ def logistic(z):
     return select(at_least(z, lowest), 1 / fma(mantissa, power, 1), 0)
 
 
+def tanh(z):
+    """(e**2z - 1) / (e**2z + 1), at most 3 ULP."""
+    far = (FAR_FLOAT32 if is_float32(z) else FAR_FLOAT64) / 2
+    z = select(z > far, far, z)
+    z = select(z < -far, -far, z)
+    t = expm1(z + z)
+    return t / (t + 2)
+
+
+def relu(z):
+    """max(z, 0)."""
+    return select(z < 0, 0, z)
+
+
+def leaky_relu(z):
+    """z, or a small part of it if it is negative."""
+    part = z * LEAKY_SLOPE
+    return select(part > z, part, z)
+
+
+def elu(z):
+    """z, or e**z - 1 if it is negative; at most 1.5 ULP."""
+    far = -(FAR_FLOAT32 if is_float32(z) else FAR_FLOAT64)
+    return select(z > 0, z, expm1(select(z < far, far, z)))
+
+
+def softplus(z):
+    """log(1 + e**z) = max(z, 0) + log(1 + e**-|z|), at most 2 ULP."""
+    negative = -z
+    return relu(z) + log1p(finite_exp(select(z > negative, negative, z)))
+
+
+# --- derivatives, from the result a = s(z) ----------------------------------------------------------------------------
+
+
+def identity_derivative(a):
+    return full_like(a, 1)
+
+
 def logistic_derivative(a):
     """s'(z) from a = s(z)."""
     return a * (1 - a)
 
 
-def hidden_delta(errors, a):
-    """(5): the delta of a hidden unit from the weighted deltas of the layer above and its own activation."""
-    return errors * logistic_derivative(a)
+def tanh_derivative(a):
+    return (1 - a) * (1 + a)
 
 
-def output_delta(a, y, sample, scale, squares):
-    """(4): delta, and `squares` plus (a - y)**2; `sample` is 0 in lanes that hold no sample."""
-    error = a - y
-    return (error * (sample * scale)) * logistic_derivative(a), fma(error * sample, error, squares)
+def relu_derivative(a):
+    """1 or 0; what is not positive is 0 already, or NaN."""
+    return select(a > 0, 1, a)
 
 
-def take_larger(a, j, best, winner):
-    """The larger of `best` and `a`, and whose it is."""
-    better = a > best
-    return select(better, a, best), select(better, j, winner)
+def leaky_relu_derivative(a):
+    """1 or the slope; 1 for a NaN."""
+    return select(a < 0, LEAKY_SLOPE, full_like(a, 1))
+
+
+def elu_derivative(a):
+    return select(a > 0, 1, a + 1)
+
+
+def softplus_derivative(a):
+    """1 - e**-a; at most 1.5 ULP."""
+    far = FAR_FLOAT32 if is_float32(a) else FAR_FLOAT64
+    return -expm1(-select(a > far, far, a))
+
+
+# in the order of the codes of the activations
+ACTIVATIONS = identity, logistic, tanh, relu, leaky_relu, elu, softplus
+DERIVATIVES = (
+    identity_derivative,
+    logistic_derivative,
+    tanh_derivative,
+    relu_derivative,
+    leaky_relu_derivative,
+    elu_derivative,
+    softplus_derivative,
+)
+FUNCTIONS = (*ACTIVATIONS, *DERIVATIVES, exp, log)
 
 
 @traced
-def count_hits(hits, winner, wanted, sample):
-    """`hits` plus the samples whose winner is the wanted class."""
-    return hits + select(winner == wanted, sample, 0)
+def apply_to_vector(code, x, i, out):
+    vector = load(x, i)
+    store(out, i, switch(code, [functools.partial(function, vector) for function in FUNCTIONS]))
 
 
-@traced
-def count_hits_of_one(hits, a, wanted, sample):
-    """The same for a single output: classes 0 and 1, told apart at 0.5."""
-    return fma(select(a >= 0.5, wanted, 1 - wanted), sample, hits)
+def apply(code, x, n, out):
+    """FUNCTIONS[code] of each of n numbers, a multiple of LANES."""
+    for i in range(0, n, lanes(x)):
+        apply_to_vector(code, x, i, out)
+
+
+# --- deltas and losses ------------------------------------------------------------------------------------------------
+
+
+def mask_key(memory, drops, key, seed):
+    """What tells the masks of `masked` apart: a seed, and a number for layer and optimiser step."""
+
+    def scramble():
+        return scrambled(together(scrambled(counters(memory, key, 0)), counters(memory, seed, 0)))
+
+    # behind a branch, so that nothing is computed where nothing is left out
+    return switch(drops > 0, [lambda: counters(memory, 0, 0), scramble])
+
+
+def masked(x, memory, place, step, drops, key, scale):
+    """Dropout: x * scale, or 0 where a random number is below `drops`.
+
+    The number of a lane belongs to the key and its place in the batch, which begins at `place` and grows by `step` from lane
+    to lane.
+    """
+    return select(below(scrambled(together(counters(memory, place, step), key)), drops), 0, x * scale)
+
+
+def taken(drops):
+    """The column of places that says where the next layer finds what it takes in."""
+    return (drops > 0) * (SEEN - A) + A

@@ -95,13 +95,13 @@ class Traced:
     def __mul__(self, other):
         return self.operate("mul", self, other)
 
-    def __floordiv__(self, number):
-        """Of an integer that is not negative, by a power of two."""
-        return Traced(self.builder, self.kind, self.builder.lshr(self.value, integer(number.bit_length() - 1)))
+    def __floordiv__(self, divisor):
+        """Of integers that are not negative."""
+        return Traced(self.builder, self.kind, self.builder.udiv(self.value, self.like(divisor)))
 
-    def __mod__(self, number):
-        """Of an integer that is not negative, by a power of two."""
-        return Traced(self.builder, self.kind, self.builder.and_(self.value, integer(number - 1)))
+    def __mod__(self, divisor):
+        """Of integers that are not negative."""
+        return Traced(self.builder, self.kind, self.builder.urem(self.value, self.like(divisor)))
 
     def __truediv__(self, other):
         return self.operate("div", self, other)
@@ -115,13 +115,24 @@ class Traced:
     __radd__, __rmul__ = __add__, __mul__
 
     def compare(self, sign, other):
-        return Traced(self.builder, None, self.builder.fcmp_ordered(sign, self.value, self.like(other)))
+        if isinstance(self.kind, Vector):
+            return Traced(self.builder, None, self.builder.fcmp_ordered(sign, self.value, self.like(other)))
+        if isinstance(self.kind, types.Float):
+            other = ir.Constant(self.value.type, other)
+            return Traced(
+                self.builder, types.intp, self.builder.zext(self.builder.fcmp_ordered(sign, self.value, other), INT)
+            )
+        flag = self.builder.icmp_signed(sign, self.value, self.like(other))
+        return Traced(self.builder, types.intp, self.builder.zext(flag, INT))
 
     def __lt__(self, other):
         return self.compare("<", other)
 
     def __gt__(self, other):
         return self.compare(">", other)
+
+    def __le__(self, other):
+        return self.compare("<=", other)
 
     def __ge__(self, other):
         return self.compare(">=", other)
@@ -240,10 +251,14 @@ def emit_fma(builder, a, b, c):
     return builder.call(cgutils.get_or_insert_function(builder.module, function, name), [a, b, c])
 
 
-def emit_splat(builder, scalar, vector):
-    undefined = ir.Constant(vector.llvm, ir.Undefined)
+def emit_spread(builder, scalar, count):
+    undefined = ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-    return emit_shuffle(builder, first, undefined, [0] * vector.lanes)
+    return emit_shuffle(builder, first, undefined, [0] * count)
+
+
+def emit_splat(builder, scalar, vector):
+    return emit_spread(builder, scalar, vector.lanes)
 
 
 def emit_shuffle(builder, a, b, lanes):
@@ -306,7 +321,7 @@ def emit_loop(builder, count, values, body):
 def repeat(count, body):
     """body(0), body(1) ... body(count - 1). For traced functions."""
     if not isinstance(count, Traced):
-        for k in range(count):
+        for k in range(int(count)):
             body(k)
         return
     builder = count.builder
@@ -404,6 +419,18 @@ def fma(a, b, c):
     return Traced(a.builder, a.kind, emit_fma(a.builder, a.value, a.like(b), a.like(c)))
 
 
+def square_root(x):
+    """For traced functions."""
+    if not isinstance(x, Traced):
+        return np.sqrt(x)
+    vector = x.kind
+    name = f"llvm.sqrt.v{vector.lanes}f{vector.dtype.bitwidth}"
+    function = ir.FunctionType(vector.llvm, [vector.llvm])
+    return Traced(
+        x.builder, vector, x.builder.call(cgutils.get_or_insert_function(x.builder.module, function, name), [x.value])
+    )
+
+
 def select(mask, yes, no):
     """Lane by lane `yes` where the mask is set, else `no`; one of the two may be a number. For traced functions."""
     vector = yes if isinstance(yes, (Traced, np.ndarray)) else no
@@ -419,17 +446,62 @@ def at_least(x, number):
     return Traced(x.builder, None, x.builder.fcmp_unordered(">=", x.value, x.like(number)))
 
 
+def float_format(x):
+    """Bits of an element, bits of its mantissa, bias of its exponent."""
+    return (32, 23, 127) if is_float32(x) else (64, 52, 1023)
+
+
+def full_like(x, number):
+    """The number in every lane of a vector of the type of x. For traced functions."""
+    return Traced(x.builder, x.kind, x.like(number)) if isinstance(x, Traced) else np.full_like(x, number)
+
+
+def beyond(x, number):
+    """Mask of the lanes where not x <= number: a NaN counts. For traced functions."""
+    if not isinstance(x, Traced):
+        return ~(x <= number)
+    return Traced(x.builder, None, x.builder.fcmp_unordered(">", x.value, x.like(number)))
+
+
 def power_of_two(k):
     """2**k for an integer k that stands in the low bits of a float; right while 2**k is a normal number."""
-    bits, mantissa, bias = (32, 23, 127) if is_float32(k) else (64, 52, 1023)
-    if not isinstance(k, Traced):
-        integers = np.dtype(f"int{bits}").type
-        return ((k.view(integers) << integers(mantissa)) + (integers(bias) << integers(mantissa))).view(k.dtype)
-    builder, vector = k.builder, k.kind
+    return times_power_of_two(full_like(k, 1), k)
+
+
+def times_power_of_two(x, k):
+    """x * 2**k for the same k; right while x and the result are normal numbers. A NaN may become anything."""
+    bits, mantissa, _ = float_format(x)
+    if not isinstance(x, Traced):
+        integers = f"uint{bits}"
+        return (x.view(integers) + (k.view(integers) << mantissa)).view(x.dtype)
+    builder, vector = x.builder, x.kind
     integers = ir.VectorType(ir.IntType(bits), vector.lanes)
     shifted = builder.shl(builder.bitcast(k.value, integers), ir.Constant(integers, [mantissa] * vector.lanes))
-    one = ir.Constant(integers, [bias << mantissa] * vector.lanes)
-    return Traced(builder, vector, builder.bitcast(builder.add(shifted, one), vector.llvm))
+    return Traced(builder, vector, builder.bitcast(builder.add(builder.bitcast(x.value, integers), shifted), vector.llvm))
+
+
+def mantissa_and_exponent(x):
+    """x = m * 2**k with m from sqrt(1/2) to sqrt(2) and a whole number k, both as floats; right for positive normal x.
+
+    Adding to the bits of x what makes those of sqrt(1/2) into those of 1 leaves k + bias alone in the exponent's place, and
+    m less sqrt(1/2), as integers, in the mantissa's. Put below a large power of two, the integer becomes a float.
+    """
+    bits, mantissa, bias = float_format(x)
+    low = int(np.array(0.5**0.5, f"float{bits}").view(f"uint{bits}"))
+    one, kept, large = bias << mantissa, (1 << mantissa) - 1, bias + mantissa << mantissa
+    if not isinstance(x, Traced):
+        moved = x.view(f"uint{bits}") + (one - low)
+        m, k = ((moved & kept) + low).view(x.dtype), (moved >> mantissa | large).view(x.dtype)
+    else:
+        builder, vector = x.builder, x.kind
+        integers = ir.VectorType(ir.IntType(bits), vector.lanes)
+        kept, low, change, places, large = (
+            ir.Constant(integers, [number] * vector.lanes) for number in (kept, low, one - low, mantissa, large)
+        )
+        moved = builder.add(builder.bitcast(x.value, integers), change)
+        m, k = builder.add(builder.and_(moved, kept), low), builder.or_(builder.lshr(moved, places), large)
+        m, k = (Traced(builder, vector, builder.bitcast(value, vector.llvm)) for value in (m, k))
+    return m, k - (2.0**mantissa + bias)
 
 
 def polynomial(x, coefficients):
@@ -606,6 +678,15 @@ def store_like(vector, memory, at):
         emit_store(vector.builder, vector.kind, memory.value, at.value, vector.value)
 
 
+def copy(source, at, target, to, count):
+    """Copy `count` elements, a constant. For traced functions."""
+    if not isinstance(source, Traced):
+        target[to : to + count] = source[at : at + count]
+        return
+    some = Vector(source.kind.dtype, count)
+    emit_store(source.builder, some, target.value, to.value, emit_load(source.builder, some, source.value, at.value))
+
+
 def either(flag, yes, no):
     """Call yes() or no() as an integer flag says. For traced functions."""
     if not isinstance(flag, Traced):
@@ -617,6 +698,66 @@ def either(flag, yes, no):
             yes()
         with otherwise:
             no()
+
+
+def switch(code, cases):
+    """What cases[code]() gives: nothing, a vector, a tile or several vectors. For traced functions."""
+    if not isinstance(code, Traced):
+        return cases[int(code)]()
+    builder = code.builder
+    after = builder.append_basic_block("chosen")
+    blocks = [builder.append_basic_block("case") for _ in cases]
+    branch = builder.switch(code.value, blocks[-1])
+    results, ends = [], []
+    for number, (case, block) in enumerate(zip(cases, blocks, strict=True)):
+        if number < len(cases) - 1:
+            branch.add_case(integer(number), block)
+        builder.position_at_end(block)
+        results.append(case())
+        ends.append(builder.block)
+        builder.branch(after)
+    builder.position_at_end(after)
+    return join(builder, results, ends)
+
+
+def join(builder, results, ends):
+    """The value that one of several blocks has left; a tile meets vector by vector, which keeps it in registers."""
+    first = results[0]
+    if first is None:
+        return None
+    if isinstance(first, tuple):
+        return tuple(join(builder, one, ends) for one in zip(*results, strict=True))
+    if isinstance(first.kind, Tile):
+        parts = []
+        for position in range(first.kind.rows * first.kind.cols):
+            phi = builder.phi(first.kind.vector.llvm)
+            parts.append((phi, position))
+        for result, end in zip(results, ends, strict=True):
+            builder.position_before(end.terminator)
+            for phi, position in parts:
+                phi.add_incoming(builder.extract_value(result.value, position), end)
+        builder.position_at_end(parts[0][0].parent)
+        return Traced(builder, first.kind, emit_tile(builder, first.kind, [phi for phi, _ in parts]))
+    phi = builder.phi(first.value.type)
+    for result, end in zip(results, ends, strict=True):
+        phi.add_incoming(result.value, end)
+    return Traced(builder, first.kind, phi)
+
+
+def carry(count, values, body):
+    """values = body(k, *values) for k = 0 ... count - 1; the count is at least 1. For traced functions."""
+    if not isinstance(count, Traced):
+        for k in range(int(count)):
+            values = body(k, *values)
+        return values
+    builder, kinds = count.builder, [value.kind for value in values]
+
+    def emit_body(k, current):
+        current = [Traced(builder, kind, value) for kind, value in zip(kinds, current, strict=True)]
+        return [value.value for value in body(Traced(builder, types.intp, k), *current)]
+
+    results = emit_loop(builder, count.value, [value.value for value in values], emit_body)
+    return tuple(Traced(builder, kind, value) for kind, value in zip(kinds, results, strict=True))
 
 
 def choose(flag, yes, no):
@@ -654,3 +795,125 @@ def sum_lanes(vector):
         return builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
     return vector.dtype, emit
+
+
+def across(vector, combine):
+    """All lanes combined by halving, in every lane. For traced functions."""
+    count = lane_count(vector)
+    distance = count // 2
+    while distance:
+        order = [lane ^ distance for lane in range(count)]
+        if isinstance(vector, Traced):
+            other = Traced(vector.builder, vector.kind, emit_shuffle(vector.builder, vector.value, vector.value, order))
+        else:
+            other = vector[order]
+        vector = combine(vector, other)
+        distance //= 2
+    return vector
+
+
+def larger(x, y):
+    """Lane by lane the larger of two vectors, y where x is NaN. For traced functions."""
+    return select(x > y, x, y)
+
+
+def first_lane(mask):
+    """The number of the first lane that is set, or a number not below LANES. For traced functions."""
+    if not isinstance(mask, Traced):
+        return int(np.argmax(mask)) if mask.any() else len(mask)
+    builder, lanes = mask.builder, mask.value.type.count
+    bits = builder.zext(builder.bitcast(mask.value, ir.IntType(lanes)), INT)
+    bits = builder.or_(bits, integer(1 << lanes))
+    return Traced(builder, types.intp, builder.cttz(bits, ir.Constant(ir.IntType(1), 1)))
+
+
+# --- random bits ------------------------------------------------------------------------------------------------------
+
+
+def scrambled(x):
+    """32 bits each of whose 32 bits depends on all of x, in both directions one to one.
+
+    Two rounds of shift-xor-multiply, with the constants that Wellons found by search for the least bias ("Prospecting for
+    hash functions", 2018).
+    """
+    if isinstance(x, np.ndarray):
+        x = x ^ (x >> np.uint32(16))
+        x = x * np.uint32(0x7FEB352D)
+        x = x ^ (x >> np.uint32(15))
+        x = x * np.uint32(0x846CA68B)
+        return x ^ (x >> np.uint32(16))
+    builder, value = x.builder, x.value
+
+    def constant(number):
+        return ir.Constant(value.type, [number] * value.type.count)
+
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        value = builder.mul(builder.xor(value, builder.lshr(value, constant(shift))), constant(factor))
+    value = builder.xor(value, builder.lshr(value, constant(16)))
+    return Traced(builder, x.kind, value)
+
+
+def counters(like, start, step):
+    """start, start + step, ... as 32-bit integers, one for each lane of the memory `like`. For traced functions."""
+    count = lane_count(like)
+    if not isinstance(like, Traced):
+        return ((start + step * np.arange(count)) % 2**32).astype(np.uint32)
+    builder, narrow = like.builder, ir.IntType(32)
+    start, step = (emit_spread(builder, builder.trunc(operand(value), narrow), count) for value in (start, step))
+    lane = ir.Constant(ir.VectorType(narrow, count), list(range(count)))
+    return Traced(builder, None, builder.add(start, builder.mul(lane, step)))
+
+
+def below(x, bound):
+    """Mask of the lanes of 32-bit integers below an integer under 2**32. For traced functions."""
+    if not isinstance(x, Traced):
+        return x < bound
+    count, narrow = x.value.type.count, ir.IntType(32)
+    bounds = emit_spread(x.builder, x.builder.trunc(operand(bound), narrow), count)
+    return Traced(x.builder, None, x.builder.icmp_unsigned("<", x.value, bounds))
+
+
+def together(x, y):
+    """x + y of 32-bit integers, modulo 2**32. For traced functions."""
+    return x + y if not isinstance(x, Traced) else Traced(x.builder, None, x.builder.add(x.value, y.value))
+
+
+# --- threads ----------------------------------------------------------------------------------------------------------
+
+SPINS = 2000  # looks at a word before the rest of the time slice is given away: some microseconds
+
+
+@word(None)
+def add_atomically(memory, offset, number):
+    """Add to an int64 that other threads see; gives what stood there before."""
+    return types.int64, lambda builder, data, at, value: builder.atomic_rmw("add", builder.gep(data, [at]), value, "seq_cst")
+
+
+@word(None)
+def wait_for_change(memory, offset, value):
+    """Look at an int64 until another thread has changed it from `value`."""
+
+    def emit(builder, data, at, value):
+        place = builder.gep(data, [at])
+        loop, idle, after = (builder.append_basic_block(name) for name in ("look", "idle", "changed"))
+        before = builder.block
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        spins = builder.phi(INT)
+        spins.add_incoming(integer(0), before)
+        same = builder.icmp_signed("==", builder.load_atomic(place, "seq_cst", 8), value)
+        builder.cbranch(same, idle, after)
+        builder.position_at_end(idle)
+        with builder.if_else(builder.icmp_signed(">", spins, integer(SPINS))) as (long, short):
+            with long:
+                function = ir.FunctionType(ir.IntType(32), [])
+                builder.call(cgutils.get_or_insert_function(builder.module, function, jit.YIELD), [])
+            with short:
+                if jit.x86():
+                    function = ir.FunctionType(ir.VoidType(), [])
+                    builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.x86.sse2.pause"), [])
+        spins.add_incoming(builder.add(spins, integer(1)), builder.block)
+        builder.branch(loop)
+        builder.position_at_end(after)
+
+    return types.none, emit

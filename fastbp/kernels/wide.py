@@ -1,315 +1,678 @@
-"""Training with lanes over units: for networks with wide layers.
+"""Training with lanes over units: for networks with wide layers, and for batches of a few rows.
 
 Activations lie sample by sample, A_l (rows, stride), padded like the rows of the parameters. Every product of a step is one
-function, `product`, with tiles of 8 rows x 2 vectors that stay in registers while it runs down the sum:
+function, `product`, whose register tile stays in registers while it runs down the sum:
 
     forward     A_l = s(A_{l-1} W_l + b_l)             broadcast A_{l-1}, load W_l; the tile begins with b_l
-    delta       D_{l-1} = (D_l W_l^T) * s'             broadcast D_l, load W_l^T, which is transposed once per step
-    gradient    W_l += step * A_{l-1}^T D_l            broadcast A_{l-1}, load D_l; the tile ends in the update
+    delta       D_{l-1} = (D_l W_l^T) * s'             broadcast D_l, load W_l^T
+    gradient    W_l += step of A_{l-1}^T D_l           broadcast A_{l-1}, load D_l; the tile ends in the solver's update
 
-so that plain gradient descent never stores a gradient unless a batch has several blocks. Rows of X are read where they
-stand, through a table of offsets, in whatever order an epoch visits them.
+so that a gradient is only stored where a batch has several blocks, or where its norm has to be known first. Rows of X are
+read where they stand, through a table of offsets, in whatever order an epoch visits them.
 
-Loops: a strip of two vectors of the right factor, copied together where many rows use it, serves all rows before the next
-one is touched, so that it stays in the L1 or L2 cache; a tile uses each broadcast for two vectors and each vector for eight
-rows.
+Loops, from the innermost: a tile; all tiles of a strip, which use the same few vectors of the right factor; STRIPS strips,
+which use the same left factors; parts of the sum; groups of strips; ROWS rows. A part of DEPTH terms of a strip stays in the
+L1 cache (128 deep ran at 136 GFLOP/s of 147 where 784 deep ran at 108, float32), the left factors of a part and the sums of
+a group in the L2 cache. Many rows make it pay to copy a part of a strip together first, many strips to copy the left
+factors of a gradient together, tile by tile. A strip's activation or derivative is taken when its sums are complete.
+
+Threads share a block in two phases: rows of the batch (forward, loss, delta), then rows of the weights (gradient, update,
+W^T). No sum is ever divided among threads, so their number does not change a bit.
 """
 
-from fastbp.kernels.jit import inlined
-from fastbp.kernels.pointwise import hidden_delta, logistic, output_delta
+import math
+
+import numpy as np
+
+from fastbp.kernels.jit import inlined, tile_shape
+from fastbp.kernels.losses import output_row, prediction_row
+from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, mask_key, masked, taken
 from fastbp.kernels.simd import (
+    across,
     broadcast,
-    by_vector,
+    carry,
     choose,
+    copy,
     either,
     element,
-    fma,
+    first_lane,
     lane_count,
     lanes,
+    larger,
     load,
     load_tile,
     outer,
     repeat,
+    select,
     smaller,
     splat,
     store,
     store_tile,
     sum_lanes,
+    switch,
     traced,
     transposed,
     zero_tile,
 )
+from fastbp.kernels.threads import share, wait_for_all
+from fastbp.kernels.updates import over_tile, penalty_of, step_length, sum_squares, update, weight_of
 from fastbp.layout import (
+    ACTIVATION,
     BATCH,
+    BLOCK,
     BLOCK_ROWS,
+    DEPTH,
     EPOCH,
     FIELDS,
+    GRAD,
+    GRADIENT_DEPTH,
+    GROUP,
+    HITS,
+    LINE,
+    LINEAR,
+    LOSS,
     N_IN,
     N_OUT,
     N_ROWS,
+    NUMBERS,
     OFFSET,
     PACK,
-    PANEL,
+    PACK_SIZE,
+    PANELS,
+    PANELS_SIZE,
+    PENALTY,
     PLACES,
+    RECORD_SIZE,
     ROW,
+    ROW_WEIGHTS,
+    SEEN,
+    SIZE,
+    SQUARE,
+    SQUARES,
+    STEP,
     STRIDE,
+    SUMS,
     TARGETS,
     TRANSPOSED,
     VALID,
-    WIDE_GRAD,
-    WIDE_SIZE,
     ZEROS,
     A,
     D,
 )
+from fastbp.rule import ALPHA, BETA_2, DROPOUT, EPSILON, HEAD, MAX_NORM, MOMENTUM, PER_ROW, SEED, SOLVER
 
-PACK_ROWS = 32  # as many rows of C pay for copying a strip of the right factors together; a power of two
-HEIGHT = 8  # rows of a register tile: with 2 columns, 16 sums, 2 loads and a broadcast fit 32 registers
+HEIGHT, COLS = tile_shape()
+ROWS = 256  # rows of C at a time
+STRIPS = 8  # strips at a time
+PACK_ROWS = 32  # as many rows of C pay for copying a strip of the right factors together
+PANEL_VECTORS = 5  # as many vectors of D_l pay for copying the left factors of a gradient together
+BIAS_VECTORS = 4  # sums of bias gradients that run side by side
 
 
-def product(memory, start, left, right, depth, finish, rows, vectors, pack):
+def product(memory, start, left, right, depth, most, c, finish, after, rows, vectors, pack, spare):
     """Every tile of C = start + sum over k of left(k) x right[k].
 
-    start(tile, v)    first value of a tile, given one of zeros, whose first vector is v
+    depth, most       terms of the sums, and how many of them at a time
+    start             pointer, offset and row step of what the sums begin with, at the first vector
     left(r, height)   the left factors of rows r ... as a function of k: vectors of one value
     right             pointer, offset and stride of the right factors: row k, unpadded vectors side by side
-    finish(c, r, v)   stores a tile
-    pack              offset in the memory of room for a strip of the right factors, where they then lie without gaps
+    c                 pointer, offset and stride of C
+    finish(c, r, v)   does something else than storing a completed tile, unless it is None
+    after             what follows, with vector and columns, first row and rows, when these are complete in a strip; or None
+    pack              offset in the memory of room for a part of a strip of the right factors, where they lie without gaps
+    spare             whether C has room for rows beyond the last one, so that a tile may be higher than needed
     """
     L = lane_count(memory)
     data, at, stride = right
-    packed = rows // PACK_ROWS
+    target, place, row_step = c
+    parts = (depth + (most - 1)) // most
+    part_depth = switch(parts > 1, [lambda: depth * 1, lambda: (depth + (parts - 1)) // parts])
 
-    def tile(height, cols, r, v, strip):
-        source, first, step = strip
-        begin = start(zero_tile(memory, height, cols), v)
-        factors = outer(
-            begin, depth, left(r, height), lambda k: [load(source, first + k * step + c * L) for c in range(cols)]
-        )
-        finish(factors, r, v)
+    def strip(cols, v, number, first_row, count):
+        begin = number * part_depth
+        terms, last, packed = smaller(part_depth, depth - begin), number == parts - 1, count >= PACK_ROWS
+        source, origin = choose(packed, memory, data), choose(packed, pack, at + begin * stride + v * L)
+        step = choose(packed, cols * L, stride)
+        before, before_at, before_step = (choose(number == 0, *pair) for pair in zip(start, c, strict=True))
 
-    def strip(cols, v):
-        def copy(k):
-            for c in range(cols):
-                store(memory, pack + (k * cols + c) * L, load(data, at + k * stride + (v + c) * L))
+        def copy_row(k):
+            for j in range(cols):
+                store(memory, pack + (k * cols + j) * L, load(data, at + (begin + k) * stride + (v + j) * L))
 
-        either(packed, lambda: repeat(depth, copy), lambda: None)
-        place = choose(packed, memory, data), choose(packed, pack, at + v * L), choose(packed, cols * L, stride)
-        repeat(rows // HEIGHT, lambda r: tile(HEIGHT, cols, r * HEIGHT, v, place))
-        repeat(rows % HEIGHT, lambda r: tile(1, cols, rows // HEIGHT * HEIGHT + r, v, place))
+        def tile(height, r):
+            factors = left(r, height)
+            sums = outer(
+                load_tile(zero_tile(memory, height, cols), before, before_at + r * before_step + v * L, before_step),
+                terms,
+                lambda k: factors(begin + k),
+                lambda k: [load(source, origin + k * step + j * L) for j in range(cols)],
+            )
 
-    repeat(vectors // 2, lambda v: strip(2, v * 2))
-    repeat(vectors % 2, lambda _: strip(1, vectors // 2 * 2))
+            def keep():
+                store_tile(sums, target, place + r * row_step + v * L, row_step)
+
+            either(last, lambda: finish(sums, r, v), keep) if finish else keep()
+
+        either(packed, lambda: repeat(terms, copy_row), lambda: None)
+        tall, rest = count // HEIGHT, count % HEIGHT
+        if spare:
+            tall, half, single = tall + (rest > HEIGHT // 2), (rest > 1) * (rest <= HEIGHT // 2), rest == 1
+        else:
+            half, single = rest // (HEIGHT // 2), rest % (HEIGHT // 2)
+        repeat(tall, lambda r: tile(HEIGHT, first_row + r * HEIGHT))
+        repeat(half, lambda _: tile(HEIGHT // 2, first_row + tall * HEIGHT))
+        repeat(single, lambda r: tile(1, first_row + tall * HEIGHT + half * (HEIGHT // 2) + r))
+        if after:
+            either(last, lambda: after(v, cols, first_row, count), lambda: None)
+
+    def block(number):
+        first_row = number * ROWS
+        count, strips = smaller(ROWS, rows - first_row), vectors // COLS
+
+        def group(first):
+            some = smaller(STRIPS, strips - first * STRIPS)
+            repeat(parts, lambda part: repeat(
+                some, lambda i: strip(COLS, (first * STRIPS + i) * COLS, part, first_row, count)))  # fmt: skip
+
+        repeat((strips + (STRIPS - 1)) // STRIPS, group)
+        repeat(parts, lambda part: repeat(
+            vectors % COLS, lambda i: strip(1, strips * COLS + i, part, first_row, count)))  # fmt: skip
+
+    repeat((rows + (ROWS - 1)) // ROWS, block)
 
 
 @traced
-def activations(a, a_at, table, table_at, depth, w, w_at, bias, bias_at, memory, here, stride, valid, rows, pack):
-    """(1), (2): A_l = s(A_{l-1} W_l + b_l), and zero in the padding."""
-    L = lanes(memory)
+def activations(
+    a, a_at, table, table_at, depth, w, w_at, bias, bias_at, memory, here, seen, stride, vectors, valid, code, rows, pack,
+    drops, place, key, seed, scale,
+):  # fmt: skip
+    """(1), (2): A_l = s(A_{l-1} W_l + b_l), and zero in the padding; without s for the last layer, whose loss takes it.
+
+    drops, place, key, seed, scale: of `masked`; A_l stays whole, what the next layer takes in stands at `seen`.
+    """
+    L, mask = lane_count(memory), mask_key(memory, drops, key, seed)
 
     def left(r, height):
         places = [a_at + element(table, table_at + r + i) for i in range(height)]
         return lambda k: [broadcast(a, place + k) for place in places]
 
-    def finish(z, r, v):
-        units = by_vector(lambda z, mask: logistic(z) * mask, z, load_tile(z, memory, valid + v * L, 0))
-        store_tile(units, memory, here + r * stride + v * L, stride)
+    def after(v, cols, first_row, count):
+        def activate(function):
+            def row(r):
+                for j in range(cols):
+                    at = here + (first_row + r) * stride + (v + j) * L
+                    store(memory, at, function(load(memory, at)) * load(memory, valid + (v + j) * L))
 
-    product(memory, lambda tile, v: load_tile(tile, bias, bias_at + v * L, 0), left, (w, w_at, stride), depth,
-            finish, rows, stride // lane_count(memory), pack)  # fmt: skip
+            return lambda: repeat(count, row)
+
+        def drop(r):
+            for j in range(cols):
+                at = (first_row + r) * stride + (v + j) * L
+                store(memory, seen + at, masked(load(memory, here + at), memory, place + at, 1, drops, mask, scale))
+
+        # the identity leaves zeros in the padding
+        switch(code, [lambda: None, *[activate(function) for function in ACTIVATIONS[1:]]])
+        either(drops, lambda: repeat(count, drop), lambda: None)
+
+    product(memory, (bias, bias_at, 0), left, (w, w_at, stride), depth, DEPTH, (memory, here, stride), None, after,
+            rows, vectors, pack, True)  # fmt: skip
 
 
 @traced
-def deltas(memory, above, above_stride, depth, transpose, a_here, here, stride, rows, pack):
-    """(5): D_{l-1} = (D_l W_l^T) * s'."""
-    L = lanes(memory)
+def deltas(
+    memory, above, above_stride, depth, transpose, zeros, a_here, here, stride, vectors, code, rows, pack,
+    drops, place, key, seed, scale,
+):  # fmt: skip
+    """(5): D_{l-1} = (D_l W_l^T) * s', times m_{l-1}."""
+    L, mask = lane_count(memory), mask_key(memory, drops, key, seed)
 
     def left(r, height):
         return lambda k: [broadcast(memory, above + (r + i) * above_stride + k) for i in range(height)]
 
-    def finish(errors, r, v):
-        at = r * stride + v * L
-        delta = by_vector(hidden_delta, errors, load_tile(errors, memory, a_here + at, stride))
-        store_tile(delta, memory, here + at, stride)
+    def after(v, cols, first_row, count):
+        def derive(function):
+            def row(r):
+                for j in range(cols):
+                    at = (first_row + r) * stride + (v + j) * L
+                    store(memory, here + at, load(memory, here + at) * function(load(memory, a_here + at)))
 
-    product(memory, lambda tile, v: tile, left, (memory, transpose, stride), depth,
-            finish, rows, stride // lane_count(memory), pack)  # fmt: skip
+            return lambda: repeat(count, row)
+
+        def drop(r):
+            for j in range(cols):
+                at = (first_row + r) * stride + (v + j) * L
+                store(memory, here + at, masked(load(memory, here + at), memory, place + at, 1, drops, mask, scale))
+
+        switch(code, [lambda: None, *[derive(function) for function in DERIVATIVES[1:]]])
+        either(drops, lambda: repeat(count, drop), lambda: None)
+
+    product(memory, (memory, zeros, 0), left, (memory, transpose, stride), depth, DEPTH, (memory, here, stride), None, after,
+            rows, vectors, pack, True)  # fmt: skip
 
 
 @traced
-def gradients(a, a_at, table, table_at, memory, d, stride, count, target, target_at, step, n_in, pack):
-    """(6), (7): target += step * A_{l-1}^T D_l; the weights themselves, or a gradient in the making."""
-    L = lanes(memory)
+def gather_panels(a, a_at, table, table_at, count, memory, panels, rows):
+    """The left factors of a gradient, tile by tile: HEIGHT elements of every A_{l-1}, one after the other."""
+
+    def panel(i):
+        def one(k):
+            place = panels + (i * count + k) * HEIGHT
+            copy(a, a_at + element(table, table_at + k) + i * HEIGHT, memory, place, HEIGHT)
+
+        repeat(count, one)
+
+    repeat(rows // HEIGHT, panel)
+
+
+@traced
+def gradients(
+    a, a_at, table, table_at, tall, tall_at, tall_table_at, tall_row, memory, d, stride, vectors, count, start, start_step,
+    params, at, state, size, grad, solver, rate, first, first_gain, second, second_gain, epsilon, decay, rows, pack,
+):  # fmt: skip
+    """(6), (7) for some rows of W_l, which begin at `at`.
+
+    a, table              A_{l-1}, from the first of these rows, and where its samples begin
+    tall, tall_row        the same for whole tiles, each `tall_row` * HEIGHT elements after the one before
+    start, start_step     what the sums begin with: zeros, or the gradient of the batch so far
+    """
+    L = lane_count(memory)
+    numbers = rate, first, first_gain, second, second_gain, epsilon
 
     def left(i, height):
         def factors(k):
-            place = a_at + element(table, table_at + k) + i
-            return [broadcast(a, place + n) for n in range(height)]
+            if height == HEIGHT:
+                data, place = tall, tall_at + i * tall_row + element(table, tall_table_at + k)
+            else:
+                data, place = a, a_at + i + element(table, table_at + k)
+            return [broadcast(data, place + n) for n in range(height)]
 
         return factors
 
-    def finish(g, i, v):
-        at = target_at + i * stride + v * L
-        store_tile(by_vector(lambda g, w: fma(g, step, w), g, load_tile(g, target, at, stride)), target, at, stride)
+    def finish(sums, i, v):
+        over = over_tile(sums, at + i * stride + v * L, stride)
+        update(solver, over, params, state, size, memory, grad, numbers, decay)
 
-    product(memory, lambda tile, v: tile, left, (memory, d, stride), count,
-            finish, n_in, stride // lane_count(memory), pack)  # fmt: skip
-
-
-@traced
-def bias_gradients(memory, d, stride, count, target, target_at, step):
-    """(6), (7) for the biases: target += step * the sum of the rows of D_l."""
-    L = lanes(memory)
-    one = splat(memory, 1.0)
-
-    def vector(v):
-        at = target_at + v * L
-        g = outer(zero_tile(memory, 1, 1), count, lambda _: [one], lambda k: [load(memory, d + k * stride + v * L)])
-        store_tile(by_vector(lambda g, w: fma(g, step, w), g, load_tile(g, target, at, 0)), target, at, 0)
-
-    repeat(stride // lane_count(memory), vector)
+    product(memory, (memory, start, start_step), left, (memory, d, stride), count, GRADIENT_DEPTH,
+            (memory, grad + at, stride), finish,
+            None, rows, vectors, pack, False)  # fmt: skip
 
 
 @traced
-def transpose(params, w_at, n_in, stride, memory, at, below):
-    """W_l^T (stride, below) of W_l (n_in, stride), a square of vectors at a time."""
+def bias_gradients(
+    memory, d, stride, vectors, count, start, params, at, state, size, grad, solver,
+    rate, first, first_gain, second, second_gain, epsilon,
+):  # fmt: skip
+    """(6), (7) for b_l: the sum of the rows of D_l."""
+    L = lane_count(memory)
+    numbers, one = (rate, first, first_gain, second, second_gain, epsilon), splat(memory, 1.0)
+
+    def some(cols, v):
+        sums = outer(
+            load_tile(zero_tile(memory, 1, cols), memory, start + v * L, 0),
+            count,
+            lambda _: [one],
+            lambda k: [load(memory, d + k * stride + (v + c) * L) for c in range(cols)],
+        )
+        update(solver, over_tile(sums, at + v * L, stride), params, state, size, memory, grad, numbers, None)
+
+    wide = vectors // BIAS_VECTORS
+    repeat(wide, lambda v: some(BIAS_VECTORS, v * BIAS_VECTORS))
+    repeat(vectors % BIAS_VECTORS, lambda v: some(1, wide * BIAS_VECTORS + v))
+
+
+@traced
+def transpose(params, w_at, n_in, stride, memory, at, below, zeros, begin, squares):
+    """W_l^T (stride, below) of W_l (n_in, stride), from row `begin` on, a square of vectors at a time."""
     L = lane_count(memory)
 
+    def row(i, j):
+        inside = i < n_in
+        return load(choose(inside, params, memory), choose(inside, w_at + i * stride, zeros) + j * L)
+
     def square(i, j):
-        rows = [load(params, w_at + smaller(i * L + t, n_in - 1) * stride + j * L) for t in range(L)]
+        rows = [row(begin + i * L + t, j) for t in range(L)]
         for t, column in enumerate(transposed(rows)):
-            store(memory, at + (j * L + t) * below + i * L, column)
+            store(memory, at + (j * L + t) * below + begin + i * L, column)
 
-    repeat(below // L, lambda i: repeat(stride // L, lambda j: square(i, j)))
-
-
-@traced
-def descend(params, memory, grad, vectors, step):
-    """(7) from a stored gradient, which is zero again afterwards."""
-    L = lanes(memory)
-
-    def one(v):
-        store(params, v * L, fma(load(memory, grad + v * L), step, load(params, v * L)))
-        store(memory, grad + v * L, splat(memory, 0.0))
-
-    repeat(vectors, one)
+    repeat(squares, lambda i: repeat(stride // L, lambda j: square(i, j)))
 
 
 @traced
-def output_vector(memory, a_at, y_at, d_at, scale, squares):
-    """(4) for LANES outputs of one sample."""
-    delta, squares = output_delta(load(memory, a_at), load(memory, y_at), splat(memory, 1.0), scale, squares)
-    store(memory, d_at, delta)
-    return squares
+def vector_count(memory, units):
+    """Vectors that hold so many units."""
+    L = lane_count(memory)
+    return (units + (L - 1)) // L
 
 
 @inlined
-def winner(memory, at, n_out):
-    """Place of the largest of n_out values; of a single one, whether it is at least 0.5."""
-    if n_out == 1:
-        return int(memory[at] >= 0.5)
-    best = 0
-    for j in range(1, n_out):
-        if memory[at + j] > memory[at + best]:
-            best = j
-    return best
+def list_rows(table, order, shuffled, place, begin, stop, count, n_in):
+    """Offsets in X of rows begin ... stop - 1 of a block, which are order[place + r], or place + r unless `shuffled`.
+
+    Rows beyond the last one, for tiles that are higher than needed, are the last one again.
+    """
+    for r in range(begin, stop):
+        one = place + min(r, count - 1)
+        table[r] = (order[one] if shuffled else one) * n_in
 
 
 @inlined
-def compare(memory, a, y, d, n_out, stride, count, scale):
-    """(4) into D_L; returns sum (A_L - Y)**2 and the hits of the block."""
-    squares, hits, scales = splat(memory, 0.0), 0, splat(memory, scale)
-    for row in range(0, count * stride, stride):
-        for v in range(row, row + stride, lanes(memory)):
-            squares = output_vector(memory, a + v, y + v, d + v, scales, squares)
-        hits += winner(memory, a + row, n_out) == winner(memory, y + row, n_out)
-    return sum_lanes(squares), hits
+def copy_targets(Y, weights, weighted, order, shuffled, place, begin, stop, n_out, memory, targets, stride, row_weights):
+    """Targets and weights of rows begin ... stop - 1 of a block; rows as in `list_rows`."""
+    for r in range(begin, stop):
+        one = order[place + r] if shuffled else place + r
+        memory[row_weights + r] = weights[one] if weighted else 1.0
+        for j in range(n_out):
+            memory[targets + r * stride + j] = Y[one * n_out + j]
+
+
+@traced
+def propagate(
+    layers,
+    n_layers,
+    params,
+    X,
+    memory,
+    places,
+    table,
+    block_rows,
+    zeros,
+    begin,
+    count,
+    pack,
+    drops,
+    offset,
+    key,
+    seed,
+    scale,
+):
+    """(1), (2): some rows of every A_l of a block, whose rows of X are listed in the table.
+
+    drops, offset, key, seed, scale: of `masked`, but for what a layer adds to the place and the key.
+    """
+
+    def layer(level):
+        row, place = level * FIELDS, level * PLACES
+        stride, n_in, w = (element(layers, row + field) for field in (STRIDE, N_IN, OFFSET))
+        first, hidden = begin * stride, level > 0
+        below = element(places, place - hidden * PLACES + taken(drops))
+        bias, bias_at = either_place(element(layers, row + N_ROWS) > n_in, (params, w + n_in * stride), (memory, zeros))
+        a, a_at = either_place(hidden, (memory, below), (X, level * 0))
+        activations(a, a_at, table, level * block_rows + begin, n_in, params, w, bias, bias_at,
+                    memory, element(places, place + A) + first, element(places, place + SEEN) + first, stride,
+                    vector_count(memory, element(layers, row + N_OUT)), element(places, place + VALID),
+                    element(layers, row + ACTIVATION), count, pack,
+                    drops * (level < n_layers - 1), offset * stride + first, key + level, seed, scale)  # fmt: skip
+
+    repeat(n_layers, layer)
+
+
+def either_place(flag, yes, no):
+    """One of two pointers with its offset."""
+    return choose(flag, yes[0], no[0]), choose(flag, yes[1], no[1])
+
+
+@traced
+def compare(memory, z, y, d, valid, single, stride, vectors, begin, stop, head, scale, row_weights, sums):
+    """(2) to (4) for the last layer and some rows; loss and squared errors by GROUP into `sums`. Returns the hits."""
+    L = lane_count(memory)
+
+    def group(number, hits):
+        first = begin + number * GROUP
+
+        def row(r, hits, loss, squares):
+            at = (first + r) * stride
+            weight = broadcast(memory, row_weights + first + r)
+            loss, squares = output_row(
+                memory, z + at, y + at, d + at, valid, vectors, head, scale * weight, weight, loss, squares
+            )
+
+            def same_winner():
+                return winner(memory, z + at, valid, vectors) == winner(memory, y + at, valid, vectors)
+
+            def same_side():
+                return (element(memory, z + at) >= 0.5) == (element(memory, y + at) >= 0.5)
+
+            return hits + switch(single, [same_winner, same_side]), loss, squares
+
+        zero = splat(memory, 0.0)
+        hits, loss, squares = carry(smaller(stop - first, GROUP), (hits, zero, zero), row)
+        at = sums + first // GROUP * 2 * L
+        store(memory, at, loss)
+        store(memory, at + L, squares)
+        return (hits,)
+
+    return carry((stop - begin + (GROUP - 1)) // GROUP, (begin * 0,), group)[0]
+
+
+@traced
+def winner(memory, at, valid, vectors):
+    """Place of the first of the largest of a row's values."""
+    L = lane_count(memory)
+
+    def vector(v):
+        return select(load(memory, valid + v * L) > 0, load(memory, at + v * L), -np.inf)
+
+    top = across(carry(vectors, (splat(memory, -np.inf),), lambda v, top: (larger(vector(v), top),))[0], larger)
+
+    def find(back, place):
+        v = vectors - 1 - back
+        lane = first_lane(vector(v) == top)
+        return (choose(lane < L, v * L + lane, place),)
+
+    return carry(vectors, (vectors * L,), find)[0]
+
+
+@traced
+def backpropagate(layers, n_layers, memory, places, zeros, begin, count, pack, drops, offset, key, seed, scale):
+    """(5): some rows of every D_l but the last; the last arguments as of `propagate`."""
+
+    def layer(back):
+        level = n_layers - 1 - back
+        row, here, below = level * FIELDS, level * PLACES, (level - 1) * PLACES
+        above, stride = element(layers, row + STRIDE), element(layers, row - FIELDS + STRIDE)
+        first = begin * stride
+        deltas(memory, element(places, here + D) + begin * above, above, element(layers, row + N_OUT),
+               element(places, here + TRANSPOSED), zeros, element(places, below + A) + first,
+               element(places, below + D) + first, stride, vector_count(memory, element(layers, row + N_IN)),
+               element(layers, row - FIELDS + ACTIVATION), count, pack,
+               drops, offset * stride + first, key + (level - 1), seed, scale)  # fmt: skip
+
+    repeat(n_layers - 1, layer)
+
+
+@traced
+def transpose_all(layers, n_layers, params, memory, places, zeros, rank, size):
+    """The part of every W_l^T that belongs to a thread."""
+
+    def layer(back):
+        level = back + 1
+        row = level * FIELDS
+        n_in = element(layers, row + N_IN)
+        begin, stop = share(n_in, SQUARE, rank, size), share(n_in, SQUARE, rank + 1, size)
+        transpose(params, element(layers, row + OFFSET), n_in, element(layers, row + STRIDE), memory,
+                  element(places, level * PLACES + TRANSPOSED), element(layers, row - FIELDS + STRIDE), zeros,
+                  begin, vector_count(memory, stop - begin))  # fmt: skip
+
+    repeat(n_layers - 1, layer)
+
+
+@traced
+def learn(
+    layers, n_layers, params, state, n_params, X, memory, places, table, block_rows, grad, zeros, panels, linear, count,
+    fresh, solver, rate, first, first_gain, second, second_gain, epsilon, decay, pack, drops, rank, size,
+):  # fmt: skip
+    """(6), (7) for the rows of the weights that belong to a thread; solver 0 leaves the gradient.
+
+    fresh         whether a gradient begins, else it is added to the one so far
+    """
+    numbers = rate, first, first_gain, second, second_gain, epsilon
+
+    def layer(level):
+        row, hidden = level * FIELDS, level > 0
+        stride, w, n_in = (element(layers, row + field) for field in (STRIDE, OFFSET, N_IN))
+        d, vectors = element(places, level * PLACES + D), vector_count(memory, element(layers, row + N_OUT))
+        begin, stop = share(n_in, SQUARE, rank, size), share(n_in, SQUARE, rank + 1, size)
+        below = element(places, (level - hidden) * PLACES + taken(drops))
+        a, a_at = either_place(hidden, (memory, below + begin), (X, begin))
+        many, lines = vectors >= PANEL_VECTORS, level * block_rows
+        either(many, lambda: gather_panels(a, a_at, table, lines, count, memory, panels, stop - begin), lambda: None)
+        tall, tall_at = either_place(many, (memory, panels), (a, a_at))
+        at = w + begin * stride
+        gradients(a, a_at, table, lines, tall, tall_at, choose(many, linear, lines), choose(many, count, many * 0 + 1),
+                  memory, d, stride, vectors, count, choose(fresh, zeros, grad + at), choose(fresh, fresh * 0, stride),
+                  params, at, state, n_params, grad, solver, *numbers, decay, stop - begin, pack)  # fmt: skip
+        bias = w + n_in * stride
+
+        def learn_biases():
+            bias_gradients(memory, d, stride, vectors, count, choose(fresh, zeros, grad + bias), params, bias, state,
+                           n_params, grad, solver, *numbers)  # fmt: skip
+
+        either((element(layers, row + N_ROWS) > n_in) * (rank == size - 1), learn_biases, lambda: None)
+
+    repeat(n_layers, layer)
+
+
+@traced
+def descend_all(
+    layers, n_layers, params, state, n_params, memory, grad, solver, rate, first, first_gain, second, second_gain, epsilon,
+    shrink, rank, size,
+):  # fmt: skip
+    """(7) for the rows of the weights that belong to a thread, from the stored gradient times `shrink`."""
+    L, numbers = lane_count(memory), (rate, first, first_gain, second, second_gain, epsilon)
+
+    def descend(at, elements):
+        def over(step):
+            repeat(elements // L, lambda v: step(load(memory, grad + at + v * L) * shrink, at + v * L))
+
+        update(solver, over, params, state, n_params, memory, grad, numbers, None)
+
+    def layer(level):
+        row = level * FIELDS
+        n_in, w, stride = (element(layers, row + field) for field in (N_IN, OFFSET, STRIDE))
+        begin, stop = share(n_in, SQUARE, rank, size), share(n_in, SQUARE, rank + 1, size)
+        descend(w + begin * stride, (stop - begin) * stride)
+        biased = (element(layers, row + N_ROWS) > n_in) * (rank == size - 1)
+        either(biased, lambda: descend(w + n_in * stride, stride), lambda: None)
+
+    repeat(n_layers, layer)
 
 
 @inlined
-def propagate(layers, n_layers, params, X, memory, places, table, block_rows, plan, count):
-    """(1), (2): every A_l of a block, whose rows of X are listed in the table."""
-    for level in range(n_layers):
-        layer, place = level * FIELDS, level * PLACES
-        stride, n_in, w = layers[layer + STRIDE], layers[layer + N_IN], layers[layer + OFFSET]
-        a, a_at = (memory, places[place - PLACES + A]) if level else (X, 0)
-        biased = layers[layer + N_ROWS] > n_in
-        bias, bias_at = (params, w + n_in * stride) if biased else (memory, plan[ZEROS])
-        activations(a, a_at, table, level * block_rows, n_in, params, w, bias, bias_at,
-                    memory, places[place + A], stride, places[place + VALID], count, plan[PACK])  # fmt: skip
+def total_losses(memory, sums, groups):
+    """The loss and the squared errors of a block."""
+    loss, squares = splat(memory, 0.0), splat(memory, 0.0)
+    for at in range(sums, sums + groups * 2 * lanes(memory), 2 * lanes(memory)):
+        loss, squares = add_vectors(memory, at, loss, squares)
+    return sum_lanes(loss), sum_lanes(squares)
 
 
-@inlined
-def list_rows(table, order, shuffled, place, count, n_in):
-    """Offsets in X of the rows order[place], ... or place, place + 1 ... unless `shuffled`."""
-    for r in range(count):
-        table[r] = (order[place + r] if shuffled else place + r) * n_in
+@traced
+def add_vectors(memory, at, first, second):
+    return first + load(memory, at), second + load(memory, at + lane_count(memory))
 
 
-def train(layers, n_layers, params, X, Y, n, order, shuffled, batch_size, learning_rate, mean, blocks,
-          cursor, sse, correct, memory, plan, places, table):  # fmt: skip
+def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, shuffled, batch_size, rule, blocks,
+          cursor, record, memory, plan, places, table, totals, sync, rank, size):  # fmt: skip
     """As `fastbp.reference.train`; a block has BLOCK_ROWS rows at most, and a call may end within a batch."""
     last = (n_layers - 1) * FIELDS
     n_in, n_out, out_stride = layers[N_IN], layers[last + N_OUT], layers[last + STRIDE]
-    block_rows, grad, targets, first_epoch = plan[BLOCK_ROWS], plan[WIDE_GRAD], plan[TARGETS], cursor[EPOCH]
-    output = (n_layers - 1) * PLACES
+    block_rows, targets, output = plan[BLOCK_ROWS], plan[TARGETS], (n_layers - 1) * PLACES
+    pack = plan[PACK] + rank * plan[PACK_SIZE]
+    epoch, row, batch, step = cursor[EPOCH], cursor[ROW], cursor[BATCH], cursor[STEP]
+    first_epoch, done = epoch, cursor[BLOCK]
+    solver, alpha, per_row, max_norm = int(rule[SOLVER]), rule[ALPHA], rule[PER_ROW], rule[MAX_NORM]
+    beta_1, beta_2, epsilon = splat(memory, rule[MOMENTUM]), splat(memory, rule[BETA_2]), splat(memory, rule[EPSILON])
+    gain_1, gain_2 = splat(memory, 1.0 - rule[MOMENTUM]), splat(memory, 1.0 - rule[BETA_2])
+    drops, seed, keep = int(rule[DROPOUT] * 4294967296.0), int(rule[SEED]), splat(memory, 1.0 / (1.0 - rule[DROPOUT]))
+    panels = plan[PANELS] + rank * plan[PANELS_SIZE]
     for _ in range(blocks):
-        epoch, row, batch = cursor[EPOCH], cursor[ROW], cursor[BATCH]
+        if row == batch:
+            transpose_all(layers, n_layers, params, memory, places, plan[ZEROS], rank, size)
+        wait_for_all(sync, size)  # all have finished the block before, or read the cursor
+
         batch_stop = min(batch + batch_size, n)
         stop = min(row + block_rows, batch_stop)
-        count = stop - row
-        place = (epoch - first_epoch) * n * shuffled + row
-        list_rows(table, order, shuffled, place, count, n_in)
-        for r in range(count):
-            source = (order[place + r] if shuffled else place + r) * n_out
-            for j in range(n_out):
-                memory[targets + r * out_stride + j] = Y[source + j]
-        propagate(layers, n_layers, params, X, memory, places, table, block_rows, plan, count)
-        scale = 1.0 / ((batch_stop - batch) * n_out) if mean else 1.0
-        squares, hits = compare(memory, places[output + A], targets, places[output + D], n_out, out_stride, count, scale)
-        sse[epoch] += squares
-        correct[epoch] += hits
+        count, place = stop - row, (epoch - first_epoch) * n * shuffled
+        weight = weight_of(weights, weighted, order, shuffled, place + batch, batch_stop - batch)
+        scale = 1.0 if per_row == 0.0 else (1.0 / (weight * per_row) if weight > 0.0 else 0.0)
+        begin, end = share(count, GROUP, rank, size), share(count, GROUP, rank + 1, size)
+        spare = end if end < count else (count + HEIGHT - 1) // HEIGHT * HEIGHT
+        list_rows(table, order, shuffled, place + row, begin, spare, count, n_in)
+        copy_targets(Y, weights, weighted, order, shuffled, place + row, begin, end, n_out, memory, targets, out_stride,
+                     plan[ROW_WEIGHTS])  # fmt: skip
+        offset = row - batch
+        propagate(layers, n_layers, params, X, memory, places, table, block_rows, plan[ZEROS], begin, end - begin, pack,
+                  drops, offset, step * n_layers, seed, keep)  # fmt: skip
+        sync[NUMBERS + LINE * rank] = 0
+        if end > begin:
+            sync[NUMBERS + LINE * rank] = compare(
+                memory, places[output + A], targets, places[output + D], places[output + VALID], int(n_out == 1), out_stride,
+                vector_count(memory, n_out), begin, end, int(rule[HEAD]), splat(memory, scale),
+                plan[ROW_WEIGHTS], plan[SUMS],
+            )  # fmt: skip
+        backpropagate(layers, n_layers, memory, places, plan[ZEROS], begin, end - begin, pack,
+                      drops, offset, step * n_layers, seed, keep)  # fmt: skip
+        wait_for_all(sync, size)
 
+        if rank == 0 and weight > 0.0:
+            loss, squares = total_losses(memory, plan[SUMS], (count + GROUP - 1) // GROUP)
+            record[epoch * RECORD_SIZE + LOSS] += loss
+            record[epoch * RECORD_SIZE + SQUARES] += squares
+            for thread in range(size):
+                record[epoch * RECORD_SIZE + HITS] += sync[NUMBERS + LINE * thread]
         whole = count == batch_stop - batch
-        target, target_at = (params, 0) if whole else (memory, grad)
-        step = splat(memory, -learning_rate if whole else 1.0)
-        for back in range(n_layers):
-            level = n_layers - 1 - back
-            layer, here = level * FIELDS, level * PLACES
-            stride, w, rows_below = layers[layer + STRIDE], layers[layer + OFFSET], layers[layer + N_IN]
-            a, a_at = X, 0
-            if level:
-                # before this layer's update: the delta below needs the weights that made the loss
-                a, a_at = memory, places[here - PLACES + A]
-                below = layers[layer - FIELDS + STRIDE]
-                transpose(params, w, rows_below, stride, memory, plan[TRANSPOSED], below)
-                deltas(memory, places[here + D], stride, layers[layer + N_OUT], plan[TRANSPOSED],
-                       a_at, places[here - PLACES + D], below, count, plan[PACK])  # fmt: skip
-            gradients(a, a_at, table, level * block_rows, memory, places[here + D], stride, count,
-                      target, target_at + w, step, rows_below, plan[PACK])  # fmt: skip
-            if layers[layer + N_ROWS] > rows_below:
-                bias_gradients(memory, places[here + D], stride, count, target, target_at + w + rows_below * stride, step)
-
-        cursor[ROW] = stop
-        cursor[PANEL] += 1
         if stop == batch_stop:
-            cursor[BATCH] = stop
-            if not whole:
-                descend(params, memory, grad, plan[WIDE_SIZE] // lanes(memory), splat(memory, -learning_rate))
+            step += 1
+        rate = splat(memory, step_length(rule, step))
+        l2 = alpha if per_row == 0.0 else (alpha / weight if weight > 0.0 else 0.0)
+        at_once = whole and max_norm == np.inf
+        if weight > 0.0:
+            if alpha != 0.0:
+                if rank == 0 and stop == batch_stop:
+                    record[epoch * RECORD_SIZE + PENALTY] += penalty_of(layers, n_layers, params)
+                wait_for_all(sync, size)  # the weights change now
+            learn(layers, n_layers, params, state, plan[SIZE], X, memory, places, table, block_rows, plan[GRAD], plan[ZEROS],
+                  panels, plan[LINEAR], count, int(row == batch), solver if at_once else 0,
+                  rate, beta_1, gain_1, beta_2, gain_2, epsilon, splat(memory, l2 if stop == batch_stop else 0.0),
+                  pack, drops, rank, size)  # fmt: skip
+            if not at_once and stop == batch_stop:
+                wait_for_all(sync, size)
+                shrink = 1.0
+                if max_norm < np.inf:
+                    norm = math.sqrt(float(sum_squares(memory, plan[GRAD], plan[SIZE])))
+                    shrink = max_norm / norm if norm > max_norm else 1.0
+                    wait_for_all(sync, size)  # all have read the gradient, which solver 0 now changes
+                descend_all(layers, n_layers, params, state, plan[SIZE], memory, plan[GRAD], solver,
+                            rate, beta_1, gain_1, beta_2, gain_2, epsilon, splat(memory, shrink),
+                            rank, size)  # fmt: skip
+        elif stop == batch_stop:
+            step -= 1
+        row = stop
+        done += 1
+        if stop == batch_stop:
+            batch = stop
         if stop == n:
-            cursor[EPOCH] = epoch + 1
-            cursor[ROW], cursor[BATCH], cursor[PANEL] = 0, 0, 0
+            epoch += 1
+            row, batch, done = 0, 0, 0
+    if rank == 0:
+        cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH], cursor[BLOCK] = epoch, row, step, batch, done
 
 
-def forward(layers, n_layers, params, X, n, out, memory, plan, places, table):
-    """As `fastbp.reference.forward`; a row's result does not depend on the other rows."""
-    last = (n_layers - 1) * FIELDS
+def forward(layers, n_layers, params, X, n, out, rule, memory, plan, places, table, totals, sync, rank, size):
+    """As `fastbp.reference.forward`; a row's result does not depend on the other rows. Each thread takes its own rows."""
+    last, output = (n_layers - 1) * FIELDS, (n_layers - 1) * PLACES
     n_in, n_out, stride = layers[N_IN], layers[last + N_OUT], layers[last + STRIDE]
-    result = places[(n_layers - 1) * PLACES + A]
-    for start in range(0, n, plan[BLOCK_ROWS]):
-        count = min(plan[BLOCK_ROWS], n - start)
-        list_rows(table, table, False, start, count, n_in)
-        propagate(layers, n_layers, params, X, memory, places, table, plan[BLOCK_ROWS], plan, count)
-        for r in range(count):
-            for j in range(n_out):
-                out[(start + r) * n_out + j] = memory[result + r * stride + j]
+    head, block_rows = int(rule[HEAD]), plan[BLOCK_ROWS]
+    begin, end = share(block_rows, GROUP, rank, size), share(block_rows, GROUP, rank + 1, size)
+    for start in range(0, n, block_rows):
+        stop = min(end, n - start)
+        if stop > begin:
+            list_rows(table, table, False, start, begin, (stop + HEIGHT - 1) // HEIGHT * HEIGHT, n - start, n_in)
+            propagate(layers, n_layers, params, X, memory, places, table, block_rows, plan[ZEROS], begin, stop - begin,
+                      plan[PACK] + rank * plan[PACK_SIZE], 0, 0, 0, 0, splat(memory, 1.0))  # fmt: skip
+            for r in range(begin, stop):
+                at = r * stride
+                prediction_row(memory, places[output + A] + at, places[output + D] + at, places[output + VALID],
+                               vector_count(memory, n_out), head)  # fmt: skip
+                for j in range(n_out):
+                    out[(start + r) * n_out + j] = memory[places[output + A] + at + j]

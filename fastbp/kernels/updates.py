@@ -1,0 +1,150 @@
+"""Solvers: what becomes of a weight once its gradient is known, while both are in registers.
+
+The equations are (7) in `fastbp.reference`. A solver is a function of the gradient of LANES weights and their place.
+"""
+
+import math
+
+from fastbp.kernels.jit import inlined
+from fastbp.kernels.simd import (
+    Traced,
+    fma,
+    lanes,
+    load,
+    splat,
+    square_root,
+    store,
+    sum_lanes,
+    switch,
+    traced,
+    vectors_of,
+)
+from fastbp.layout import FIELDS, N_IN, OFFSET, STRIDE
+from fastbp.rule import BETA_2, LEARNING_RATE, MOMENTUM, SOLVER
+
+ADAM = 4
+
+
+def over_tile(tile, at, stride):
+    """`over` of `update` for a tile of gradients whose weights begin at `at`."""
+
+    def over(step):
+        for g, place in places(tile, at, stride):
+            step(g, place)
+
+    return over
+
+
+def places(tile, at, stride):
+    """Every vector of a tile with its place in memory."""
+    if not isinstance(tile, Traced):
+        return [(vector, at + r * stride + c * len(vector)) for r, row in enumerate(tile) for c, vector in enumerate(row)]
+    kind = tile.kind
+    vectors = [Traced(tile.builder, kind.vector, one) for one in vectors_of(tile.builder, kind, tile.value)]
+    rows = [at + stride * r for r in range(kind.rows)]
+    return [(one, rows[n // kind.cols] + n % kind.cols * kind.vector.lanes) for n, one in enumerate(vectors)]
+
+
+def update(solver, over, params, state, size, memory, grad, numbers, decay):
+    """(7), where over(step) calls step with every vector of gradients and its place among the parameters.
+
+    SOLVERS[0] stores the gradients at `grad` instead.
+
+    state         moments: `size` elements for each, placed as the weights
+    numbers       vectors of one value: the step length, negative; decay of the first moment, and what the gradient adds to
+                  it; the same for the second moment; epsilon
+    decay         vector of one value, the factor of the L2 term, or None for no such term
+    """
+    rate, first, first_gain, second, second_gain, epsilon = numbers
+
+    def keep(g, w, place):
+        store(memory, grad + place, g)
+
+    def sgd(g, w, place):
+        store(params, place, fma(g, rate, w))
+
+    def momentum(g, w, place):
+        v = fma(load(state, place), first, g * rate)
+        store(state, place, v)
+        store(params, place, w + v)
+
+    def nesterov(g, w, place):
+        step = g * rate
+        v = fma(load(state, place), first, step)
+        store(state, place, v)
+        store(params, place, w + fma(v, first, step))
+
+    def adam(g, w, place):
+        m = fma(load(state, place), first, g * first_gain)
+        v = fma(load(state, size + place), second, g * (g * second_gain))
+        store(state, place, m)
+        store(state, size + place, v)
+        store(params, place, fma(m, rate / (square_root(v) + epsilon), w))
+
+    def each(solver):
+        def run():
+            def step(g, place):
+                w = load(params, place)
+                solver(g if decay is None else fma(w, decay, g), w, place)
+
+            over(step)
+
+        return run
+
+    switch(solver, [each(one) for one in (keep, sgd, momentum, nesterov, adam)])
+
+
+@inlined
+def power(base, exponent):
+    """By squaring, so that the same step has the same factor wherever a call began."""
+    result = 1.0
+    while exponent > 0:
+        if exponent % 2:
+            result *= base
+        base *= base
+        exponent //= 2
+    return result
+
+
+@inlined
+def step_length(rule, step):
+    """The factor of the gradient, or of what the solver makes of it, in the `step`-th step, from 1."""
+    if rule[SOLVER] != ADAM:
+        return -rule[LEARNING_RATE]
+    return -rule[LEARNING_RATE] * math.sqrt(1.0 - power(rule[BETA_2], step)) / (1.0 - power(rule[MOMENTUM], step))
+
+
+@traced
+def add_squares(data, at, total):
+    """`total` plus the squares of LANES elements."""
+    x = load(data, at)
+    return fma(x, x, total)
+
+
+@inlined
+def sum_squares(data, at, count):
+    """The sum of the squares of `count` elements, a multiple of LANES, a vector of partial sums at a time."""
+    total = splat(data, 0.0)
+    for v in range(at, at + count, lanes(data)):
+        total = add_squares(data, v, total)
+    return sum_lanes(total)
+
+
+@inlined
+def weight_of(weights, weighted, order, shuffled, place, count):
+    """The sum of the weights of `count` rows."""
+    if not weighted:
+        return float(count)
+    total = 0.0
+    for r in range(place, place + count):
+        total += weights[order[r] if shuffled else r]
+    return total
+
+
+@inlined
+def penalty_of(layers, n_layers, params):
+    """The sum of the squares of all weights."""
+    total = 0.0
+    for layer in range(0, n_layers * FIELDS, FIELDS):
+        total += sum_squares(params, layers[layer + OFFSET], layers[layer + N_IN] * layers[layer + STRIDE])
+    return total

@@ -1,0 +1,99 @@
+"""What one optimiser step computes, as the numbers that a kernel is given.
+
+Codes are places in the tuples below; `fastbp.kernels.pointwise` and `fastbp.kernels.updates` hold the functions in the same
+order.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+# Of hidden layers.
+ACTIVATIONS = ("identity", "logistic", "tanh", "relu", "leaky_relu", "elu", "softplus")
+# What an output layer can be together with a loss; the first loss of an activation is the one that goes with every one.
+HEADS = (
+    ("logistic", "squared_error"),
+    ("identity", "squared_error"),
+    ("exp", "squared_error"),
+    ("logistic", "log_loss"),
+    ("exp", "poisson"),
+    ("softmax", "squared_error"),
+    ("softmax", "log_loss"),
+)
+SOFTMAX = 5  # from here on a head needs the whole row at once
+OUT_ACTIVATIONS = tuple(dict.fromkeys(activation for activation, _ in HEADS))
+LOSSES = tuple(dict.fromkeys(loss for _, loss in HEADS))
+# The first one leaves the gradient where it is and changes no weight.
+SOLVERS = ("keep", "sgd", "momentum", "nesterov", "adam")
+MOMENTS = (0, 0, 1, 1, 2)  # values that a solver remembers per weight
+REDUCTIONS = ("sum", "mean", "row")
+
+# Entries of a rule's numbers.
+HEAD, SOLVER, LEARNING_RATE, MOMENTUM, BETA_2, EPSILON, ALPHA, MAX_NORM, DROPOUT, SEED, PER_ROW = range(11)
+
+
+@dataclass
+class Rule:
+    """Loss, solver and regularisation.
+
+    Parameters
+    ----------
+    out_activation, loss : str
+        A pair of `HEADS`.
+    solver : str
+        One of `SOLVERS`.
+    learning_rate : float
+    momentum : float
+        Of "momentum" and "nesterov"; beta_1 of "adam".
+    beta_2, epsilon : float
+        Of "adam".
+    alpha : float
+        Strength of the L2 term alpha/2 sum W**2; biases are left out.
+    max_norm : float
+        Longer gradients are shortened to this Euclidean norm; infinity leaves all as they are.
+    dropout : float
+        Probability with which a hidden unit is left out of a step; 0 leaves none out.
+    seed : int
+        Of the dropout masks, 0 to 2**32 - 1.
+    reduction : {"sum", "mean", "row"}
+        Whether the loss of a batch is summed, or divided by the batch's weight, times the number of outputs for "mean".
+    """
+
+    out_activation: str = "logistic"
+    loss: str = "squared_error"
+    solver: str = "sgd"
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-8
+    alpha: float = 0.0
+    max_norm: float = np.inf
+    dropout: float = 0.0
+    seed: int = 0
+    reduction: str = "sum"
+
+    @property
+    def moments(self):
+        """How many values the solver remembers per weight."""
+        return MOMENTS[SOLVERS.index(self.solver)]
+
+    def numbers(self, n_out):
+        """The rule as a float64 array, for a network with `n_out` outputs."""
+        head = HEADS.index((self.out_activation, self.loss))
+        per_row = {"sum": 0, "mean": n_out, "row": 1}[self.reduction]
+        return np.array(
+            [
+                head,
+                SOLVERS.index(self.solver),
+                self.learning_rate,
+                self.momentum,
+                self.beta_2,
+                self.epsilon,
+                self.alpha,
+                self.max_norm,
+                self.dropout,
+                self.seed,
+                per_row,
+            ],
+            np.float64,
+        )

@@ -1,0 +1,231 @@
+"""Scratch memory of the kernels, and which kernel a network and its batches call for."""
+
+import abc
+
+import numpy as np
+
+from fastbp.kernels import jit
+from fastbp.layout import (
+    ALIGNMENT_BYTES,
+    BLOCK_ROWS,
+    GRAD,
+    GRADIENT_DEPTH,
+    GROUP,
+    KERNEL,
+    LINEAR,
+    MOST_THREADS,
+    N_IN,
+    N_OUT,
+    NARROW,
+    PACK,
+    PACK_SIZE,
+    PANEL,
+    PANEL_SIZE,
+    PANELS,
+    PANELS_SIZE,
+    PARTS,
+    PLACES,
+    PLAN_SIZE,
+    PRIVATE,
+    RESIDENT,
+    ROW_WEIGHTS,
+    SEEN,
+    SHARES,
+    SIZE,
+    SQUARE,
+    STRIDE,
+    SUMS,
+    SYNC_SIZE,
+    TARGETS,
+    THREADS,
+    TRANSPOSED,
+    VALID,
+    WIDE,
+    WIDTH,
+    ZEROS,
+    A,
+    D,
+    aligned_zeros,
+)
+
+# Batches that fit half a vector run in code for half vectors: every division takes half the time, and XOR's four rows an
+# epoch of 75 dependent fma latencies instead of 105. Larger batches lose by it (4-2-3 with 130 rows: a third).
+SMALL_WIDTH = 32
+BLOCK_BYTES = 32 * 1024  # activations, deltas and panel of one narrow block: most of a 48 KiB L1 cache
+RESIDENT_BYTES = 512 * 1024  # panels kept from epoch to epoch: a part of the L2 cache
+INPUT_EXTRA = 3  # rows of a panel beside inputs and targets: ones, class, sample weight
+MOST_SHARES = 8  # gradients of one batch that are summed by themselves, and may be summed at the same time
+WIDE_ROWS = 256  # rows of a wide block: activations and deltas of a few hundred units stay in the L2 cache
+
+
+def round_up(count, multiple):
+    """The smallest multiple of `multiple` that is not below `count`."""
+    return -(-count // multiple) * multiple
+
+
+class Memory:
+    """Offsets handed out one after the other, each a multiple of 64 bytes."""
+
+    def __init__(self, itemsize):
+        self.lanes, self.size = ALIGNMENT_BYTES // itemsize, 0
+
+    def take(self, size):
+        """Offset of room for `size` elements."""
+        start, self.size = self.size, self.size + round_up(int(size), self.lanes)
+        return start
+
+
+class Workspace(abc.ABC):
+    """Scratch memory of one kernel, sized once for a network, its batches and its threads.
+
+    Parameters
+    ----------
+    layout : fastbp.layout.Layout
+    n_rows, batch_size : int
+        Rows of X, and of a mini-batch.
+    shuffled : bool
+        Whether the rows of a batch change from epoch to epoch.
+    moments : int, default 0
+        Values that the solver remembers per weight.
+    dropout : bool, default False
+        Whether hidden units may be left out.
+    threads : int, default 1
+
+    Attributes
+    ----------
+    params : 1-D float array
+        Room for the parameters.
+    state : float array, shape (moments, len(params))
+        Room for what the solver remembers.
+    grad : 1-D float array
+        Where solver "keep" leaves the gradient, laid out as the parameters.
+    arrays : tuple
+        What the kernels take as `work`: the memory, the plan and the places (see `fastbp.layout`), the wide kernel's
+        table of row offsets, the narrow kernel's losses by block, and what threads tell each other.
+    """
+
+    def __init__(self, layout, n_rows, batch_size, shuffled, moments=0, dropout=False, threads=1):
+        self.threads = min(threads, MOST_THREADS)
+        memory = Memory(layout.dtype.itemsize)
+        plan = np.zeros(PLAN_SIZE, np.int64)
+        places = np.zeros((len(layout.rows), PLACES), np.int64)
+        self.table, self.totals = np.zeros(0, np.int64), np.zeros(0)
+        plan[GRAD], plan[SIZE] = memory.take(layout.size), layout.size
+        self.plan(memory, plan, places, layout, n_rows, batch_size, shuffled, dropout)
+        # Parameters and memory side by side: in two allocations, a small network's could lie a multiple of 4 KiB apart,
+        # where the processor takes a load for one that depends on an earlier store.
+        both = aligned_zeros((1 + moments) * layout.size + memory.size, layout.dtype)
+        self.params = both[: layout.size]
+        self.state = both[layout.size : (1 + moments) * layout.size].reshape(moments, layout.size)
+        scratch = both[(1 + moments) * layout.size :]
+        self.grad = scratch[plan[GRAD] : plan[GRAD] + layout.size]
+        self.block_rows, plan[THREADS] = int(plan[BLOCK_ROWS]), self.threads
+        self.fill(scratch, places, layout)
+        self.arrays = scratch, plan, places, self.table, self.totals, np.zeros(SYNC_SIZE, np.int64)
+
+    @abc.abstractmethod
+    def plan(self, memory, plan, places, layout, n_rows, batch_size, shuffled, dropout):
+        """Take the memory, write down where everything stands, and set `blocks_per_epoch`."""
+
+    @abc.abstractmethod
+    def fill(self, scratch, places, layout):
+        """Write what the kernel only ever reads."""
+
+
+class NarrowWorkspace(Workspace):
+    """Memory of `fastbp.kernels.narrow`: panels, every A_l^T and D_l^T of each thread, the gradients of a batch's shares."""
+
+    def plan(self, memory, plan, places, layout, n_rows, batch_size, shuffled, dropout):
+        """As `Workspace.plan`."""
+        layers, itemsize = layout.rows, layout.dtype.itemsize
+        native = jit.native_width()
+        width = min(native, SMALL_WIDTH) if batch_size * itemsize <= SMALL_WIDTH else native
+        vector = width // itemsize
+        panel_rows = layers[0][N_IN] + INPUT_EXTRA + layers[-1][N_OUT]
+        rows = panel_rows + sum(layer[N_OUT] + 1 + layer[STRIDE] for layer in layers)
+        most = max(2 * vector, BLOCK_BYTES // (rows * itemsize * vector) * vector)
+        columns = min(most, round_up(batch_size, vector))
+        per_batch = -(-batch_size // columns)
+        self.blocks_per_epoch = n_rows // batch_size * per_batch + -(-(n_rows % batch_size) // columns)
+        panel_size = panel_rows * columns
+        resident = not shuffled and self.blocks_per_epoch * panel_size * itemsize <= RESIDENT_BYTES
+        plan[PANEL] = memory.take(panel_size * (self.blocks_per_epoch if resident else self.threads))
+        begin = memory.size
+        for place, (_, _, n_units, _, stride, _) in zip(places, layers, strict=True):
+            place[A] = place[SEEN] = memory.take((n_units + 1) * columns)
+            place[D] = memory.take(stride * columns)
+            if dropout:
+                place[SEEN] = memory.take((n_units + 1) * columns)
+        self.private = private = memory.size - begin
+        memory.take((self.threads - 1) * private)
+        self.shares = shares = min(MOST_SHARES, per_batch)
+        plan[PARTS] = memory.take(shares * layout.size) if shares > 1 else plan[GRAD]
+        plan[[RESIDENT, PANEL_SIZE, SHARES, PRIVATE]] = resident, panel_size, shares, private
+        plan[ZEROS] = memory.take(ALIGNMENT_BYTES)
+
+        plan[[KERNEL, WIDTH, BLOCK_ROWS]] = NARROW, width, columns
+        self.totals = np.zeros(3 * per_batch)
+
+    def fill(self, scratch, places, layout):
+        """As `Workspace.fill`."""
+        columns, private = self.block_rows, self.private
+        for thread in range(self.threads):
+            for place, layer in zip(places, layout.rows, strict=True):
+                for at in {int(place[A]), int(place[SEEN])}:
+                    ones = at + thread * private + layer[N_OUT] * columns
+                    scratch[ones : ones + columns] = 1
+
+
+class WideWorkspace(Workspace):
+    """Memory of `fastbp.kernels.wide`: targets, every A_l, D_l and W_l^T of a block, copies of the factors of products."""
+
+    def plan(self, memory, plan, places, layout, n_rows, batch_size, shuffled, dropout):
+        """As `Workspace.plan`."""
+        rows = min(batch_size, WIDE_ROWS)
+        per_batch, rest = -(-batch_size // rows), n_rows % batch_size
+        self.blocks_per_epoch = n_rows // batch_size * per_batch + -(-rest // rows)
+        rows = round_up(rows, GROUP)
+        strides, below = layout.layers[:, STRIDE], 0
+        for place, stride in zip(places, strides, strict=True):
+            place[A] = place[SEEN] = memory.take(rows * stride)
+            place[D], place[VALID] = memory.take(rows * stride), memory.take(stride)
+            if dropout:
+                place[SEEN] = memory.take(rows * stride)
+            place[TRANSPOSED] = memory.take(below * stride)
+            below = stride
+        height, cols = jit.tile_shape()
+        width = jit.native_width()
+        plan[[KERNEL, WIDTH, BLOCK_ROWS]] = WIDE, width, rows
+        plan[TARGETS], plan[ZEROS] = memory.take(rows * strides[-1]), memory.take(max(strides))
+        plan[ROW_WEIGHTS] = memory.take(rows)
+        plan[PACK_SIZE] = round_up(GRADIENT_DEPTH * cols * width, ALIGNMENT_BYTES) // layout.dtype.itemsize
+        plan[PACK] = memory.take(plan[PACK_SIZE] * self.threads)
+        plan[PANELS_SIZE] = rows * round_up(-(-max(layout.layers[:, N_IN]) // self.threads), SQUARE)
+        plan[PANELS] = memory.take(plan[PANELS_SIZE] * self.threads)
+        plan[SUMS] = memory.take(2 * rows // GROUP * memory.lanes)
+        plan[LINEAR] = len(strides) * rows
+        self.table = np.arange(rows) * np.array([0, *strides[:-1], height])[:, None]
+
+    def fill(self, scratch, places, layout):
+        """As `Workspace.fill`."""
+        for (_, _, _, valid, _), layer in zip(places, layout.rows, strict=True):
+            scratch[valid : valid + layer[N_OUT]] = 1
+
+
+# The narrow kernel fills its vectors with samples, the wide one with units. Measured over shapes from 2-4-1 to 64-100-10 and
+# batches from 1 to 256 (a core with AVX-512, both float types), the narrow one is the faster one where the weights are few
+# and the batch is longer than about half their square root; the choice is within 15% of the better one throughout.
+NARROW_WEIGHTS = 2500
+
+
+def workspace_for_training(layout, n_rows, batch_size, **options):
+    """The workspace, and with it the kernel, for training a network; arguments as `Workspace`."""
+    n_weights = sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
+    narrow = n_weights <= NARROW_WEIGHTS and batch_size >= n_weights**0.5 / 2 - 1
+    return (NarrowWorkspace if narrow else WideWorkspace)(layout, n_rows, batch_size, **options)
+
+
+def workspace_for_prediction(layout, n_rows, threads=1):
+    """The same for `forward`: by the network alone, so that a row's result does not depend on how many others there are."""
+    n_weights = sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
+    return (NarrowWorkspace if n_weights <= NARROW_WEIGHTS else WideWorkspace)(layout, n_rows, n_rows, True, threads=threads)

@@ -1,0 +1,241 @@
+"""The functions of vectors, held to their exact values."""
+
+import decimal
+import math
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from fastbp.kernels import pointwise
+from fastbp.kernels.jit import PLAIN_PYTHON, Kernel
+
+DTYPES = ("float32", "float64")
+NAMES = [function.__name__ for function in pointwise.FUNCTIONS]
+LANES = 16
+apply = Kernel("pointwise", "apply", "int T* int T*")
+
+# ULP, wherever the exact result is a normal number.
+LARGEST_ERROR = {
+    "identity": 0,
+    "logistic": 2.5,
+    "tanh": 3,
+    "relu": 0,
+    "leaky_relu": 1,  # the slope is rounded, and the product
+    "elu": 1.5,
+    "softplus": 2,
+    "identity_derivative": 0,
+    "logistic_derivative": 1.5,
+    "tanh_derivative": 2,
+    "relu_derivative": 0,
+    "leaky_relu_derivative": 0.5,
+    "elu_derivative": 0.5,
+    "softplus_derivative": 1.5,
+    "exp": 1.5,
+    "log": 1,
+}
+# Arguments outside have no result, or are no result of the activation.
+DOMAIN = {
+    "log": (0, np.inf),
+    "logistic_derivative": (0, 1),
+    "tanh_derivative": (-1, 1),
+    "relu_derivative": (0, np.inf),
+    "elu_derivative": (-1, np.inf),
+    "softplus_derivative": (0, np.inf),
+}
+
+
+def values(name, z, width=64):
+    """What the kernels compute for each number."""
+    padded = np.zeros(-(-len(z) // LANES) * LANES, z.dtype)
+    padded[: len(z)] = z
+    out = np.full_like(padded, np.nan)
+    apply(NAMES.index(name), padded, len(padded), out, width=width)
+    return out[: len(z)]
+
+
+# --- exact values, to at least 25 digits ------------------------------------------------------------------------------
+
+
+def expm1(x):
+    return x * (1 + x / 2 * (1 + x / 3)) if abs(x) < Decimal("1e-10") else x.exp() - 1
+
+
+def log1p(u):
+    return u * (1 - u / 2 + u * u / 3) if u < Decimal("1e-10") else (1 + u).ln()
+
+
+def tanh(z):
+    t = expm1(-2 * abs(z))
+    return (-t / (2 + t)).copy_sign(z)
+
+
+EXACT = {
+    "identity": lambda z: z,
+    "logistic": lambda z: (1 if z >= 0 else z.exp()) / (1 + (-abs(z)).exp()),
+    "tanh": tanh,
+    "relu": lambda z: max(z, Decimal(0)),
+    "leaky_relu": lambda z: z if z > 0 else z / 100,
+    "elu": lambda z: z if z > 0 else expm1(z),
+    "softplus": lambda z: max(z, Decimal(0)) + log1p((-abs(z)).exp()),
+    "identity_derivative": lambda a: Decimal(1),
+    "logistic_derivative": lambda a: a * (1 - a),
+    "tanh_derivative": lambda a: 1 - a * a,
+    "relu_derivative": lambda a: Decimal(a > 0),
+    "leaky_relu_derivative": lambda a: Decimal(1) if a >= 0 else Decimal("0.01"),
+    "elu_derivative": lambda a: Decimal(1) if a > 0 else 1 + a,
+    "softplus_derivative": lambda a: -expm1(-a),
+    "exp": lambda x: min(x, Decimal(1000)).exp(),
+    "log": lambda x: x.ln(),
+}
+
+
+def exact_values(name, z):
+    with decimal.localcontext(prec=40):
+        return [EXACT[name](Decimal(float(value))) for value in z]
+
+
+@pytest.mark.parametrize("activation", [function.__name__ for function in pointwise.ACTIVATIONS])
+def test_the_exact_derivative_is_the_slope_of_the_exact_function(activation):
+    with decimal.localcontext(prec=60):
+        s, derivative, h = EXACT[activation], EXACT[activation + "_derivative"], Decimal("1e-20")
+        for z in map(Decimal, ("-30", "-2", "-0.3", "0.001", "0.7", "5")):
+            slope = (s(z + h) - s(z - h)) / (2 * h)
+            assert abs(derivative(s(z)) - slope) <= Decimal("1e-25")
+
+
+def test_each_activation_has_its_derivative():
+    names = [function.__name__ for function in pointwise.ACTIVATIONS]
+    assert names == ["identity", "logistic", "tanh", "relu", "leaky_relu", "elu", "softplus"]
+    assert [function.__name__ for function in pointwise.DERIVATIVES] == [f"{name}_derivative" for name in names]
+
+
+# --- accuracy ---------------------------------------------------------------------------------------------------------
+
+
+def arguments(name, dtype):
+    """The whole range, denser around 0 and 1, and the neighbourhood of every kind of place where something changes."""
+    finfo, points, random = np.finfo(dtype), 200 if PLAIN_PYTHON else 600, np.random.default_rng(0)
+    lowest, highest, digits = np.log(float(finfo.tiny)), np.log(float(finfo.max)), -np.log2(float(finfo.eps))
+    below_one = np.geomspace(finfo.eps / 2, 1, points)
+    # n of e**x = m * 2**n changes at half an integer times ln(2), k of x = m * 2**k at sqrt(2) times a power of two
+    half = np.floor([*np.arange(-digits - 5, digits + 5), *np.arange(lowest, highest, 20) / np.log(2)]) + 0.5
+    ends = [0, 1, lowest, highest, -highest, finfo.tiny, finfo.max, *np.outer([10, 20, 40, 87, 708], [-1, 1]).ravel()]
+    with np.errstate(all="ignore"):
+        spread = np.exp(np.linspace(lowest, highest, points))
+        spots = np.concatenate([half * np.log(2), half * np.log(2) / 2, 2.0**half, ends]).astype(dtype)
+        neighbours = [spots + k * np.spacing(spots) for k in (-2, -1, 0, 1, 2)]
+    uniform = [random.uniform(-size, size, points) for size in (1, 25, 1.1 * highest)]
+    for_each_sign = [spread, below_one, 1 - below_one]
+    z = [*neighbours, *uniform, *for_each_sign, *np.negative(for_each_sign), 1 + below_one]
+    z = np.concatenate(z).astype(dtype)
+    low, high = DOMAIN.get(name, (-np.inf, np.inf))
+    return z[(z >= max(low, finfo.tiny) if name == "log" else z >= low) & (z <= high) & np.isfinite(z)]
+
+
+def error_in_ulp(ours, exact):
+    """Distance in units of the last place of the exact value."""
+    below = abs(type(ours)(exact))
+    if Decimal(float(below)) > abs(exact):
+        below = np.nextafter(below, type(ours)(0))
+    # not numpy.spacing, which has no answer for the largest number
+    finfo = np.finfo(below)
+    last_place = max(math.ldexp(1, math.frexp(below)[1] - 1 - finfo.nmant), float(finfo.smallest_subnormal))
+    return float(abs(Decimal(float(ours)) - exact) / Decimal(last_place))
+
+
+def assert_accurate(name, ours, exact):
+    finfo = np.finfo(ours.dtype)
+    size = np.array([float(abs(value)) for value in exact])
+    normal = (size >= finfo.tiny) & (size <= finfo.max)
+    assert np.sum(normal) > 0.3 * len(size)
+    errors = [error_in_ulp(ours[i], exact[i]) for i in np.flatnonzero(normal)]
+    assert np.max(errors) <= LARGEST_ERROR[name], f"{np.max(errors)} ULP"
+    assert np.all(np.abs(ours[size < finfo.tiny]) <= finfo.tiny)
+    assert np.all(ours[size > finfo.max] == np.inf)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_accuracy(name, dtype):
+    z = arguments(name, dtype)
+    assert_accurate(name, values(name, z), exact_values(name, z))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_corrupted_value_is_rejected(name, dtype):
+    z = np.array([0.125, 0.25, 0.375, 0.5, 0.625], dtype)
+    ours, exact = values(name, z), exact_values(name, z)
+    assert_accurate(name, ours, exact)
+    for wrong in (ours[2] + 4 * np.spacing(ours[2]), -ours[2], np.nan, np.inf, 0):
+        corrupted = ours.copy()
+        corrupted[2] = wrong
+        with pytest.raises(AssertionError):
+            assert_accurate(name, corrupted, exact)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_errors_are_counted_in_ulp(sign, dtype):
+    half, roundoff = np.array(sign * 0.5, dtype)[()], np.finfo(dtype).eps / 2
+    exact = Decimal("0.5") * sign
+    assert error_in_ulp(half, exact) == 0
+    assert error_in_ulp(np.nextafter(half, half + half), exact) == 1
+    assert error_in_ulp(half - half * roundoff, exact) == 0.5
+    assert error_in_ulp(half + half, sign * (1 - Decimal(float(roundoff)) / 4)) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_the_length_of_a_vector_changes_no_bit(name, dtype):
+    z = arguments(name, dtype)[::7]
+    assert values(name, z, width=32).tobytes() == values(name, z).tobytes()
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+INF, MAX, TINY = np.inf, "max", "tiny"
+LIMITS = {
+    "identity": [(-INF, -INF), (0, 0), (MAX, MAX), (INF, INF)],
+    "logistic": [(-INF, 0), ("-max", 0), (-1e4, 0), (-0.0, 0.5), (0, 0.5), (1e4, 1), (MAX, 1), (INF, 1)],
+    "tanh": [(-INF, -1), ("-max", -1), (-30, -1), (-0.0, 0), (0, 0), (TINY, TINY), (30, 1), (MAX, 1), (INF, 1)],
+    "relu": [(-INF, 0), ("-max", 0), (-1, 0), (0, 0), (TINY, TINY), (MAX, MAX), (INF, INF)],
+    "leaky_relu": [(-INF, -INF), (0, 0), (TINY, TINY), (MAX, MAX), (INF, INF)],
+    "elu": [(-INF, -1), ("-max", -1), (-50, -1), (0, 0), ("-tiny", "-tiny"), (TINY, TINY), (MAX, MAX), (INF, INF)],
+    "softplus": [(-INF, 0), ("-max", 0), (-1e4, 0), (1e4, 1e4), (MAX, MAX), (INF, INF)],
+    "identity_derivative": [(-INF, 1), (0, 1), (INF, 1)],
+    "logistic_derivative": [(0, 0), (0.5, 0.25), (1, 0)],
+    "tanh_derivative": [(-1, 0), (0, 1), (1, 0)],
+    "relu_derivative": [(0, 0), (TINY, 1), (INF, 1)],
+    "leaky_relu_derivative": [(-INF, 0.01), ("-tiny", 0.01), (0, 1), (TINY, 1), (INF, 1)],
+    "elu_derivative": [(-1, 0), (0, 1), (TINY, 1), (INF, 1)],
+    "softplus_derivative": [(0, 0), (TINY, TINY), (50, 1), (MAX, 1), (INF, 1)],
+    "exp": [(-INF, 0), ("-max", 0), (-1e4, 0), (-0.0, 1), (0, 1), (1e4, INF), (MAX, INF), (INF, INF)],
+    "log": [(-INF, np.nan), ("-tiny", np.nan), (-0.0, -INF), (0, -INF), (1, 0), (INF, INF)],
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_limits(name, dtype):
+    finfo = np.finfo(dtype)
+    named = {"max": finfo.max, "-max": -finfo.max, "tiny": finfo.tiny, "-tiny": -finfo.tiny}
+    z, expected = np.array([[named.get(number, number) for number in pair] for pair in LIMITS[name]]).T.astype(dtype)
+    np.testing.assert_array_equal(values(name, z), expected)
+
+
+# The next layer's errors are NaN already, and with them the product with these two.
+HIDING = ("identity_derivative", "leaky_relu_derivative")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in HIDING])
+def test_nan_stays_nan_and_in_its_lane(name, dtype):
+    plain = np.array(0x7FC00000 if dtype == "float32" else 0x7FF8 << 48, dtype.replace("float", "uint"))
+    for nan in (plain, plain + 1, plain + 0x12345):
+        for place in (0, 5, LANES - 1, LANES + 2):
+            z = np.linspace(0.1, 0.9, 3 * LANES).astype(dtype)
+            expected = values(name, z)
+            z[place], expected[place] = nan.view(dtype), np.nan
+            np.testing.assert_array_equal(values(name, z), expected)
