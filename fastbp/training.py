@@ -20,8 +20,9 @@ from fastbp.workspace import NarrowWorkspace, workspace_for_training
 CALL_SECONDS = 0.05
 # Length of the first call, before anything is known: no longer than the others on a core that manages 1 GFLOP/s.
 FIRST_CALL_FLOPS = 4e7
-# Operations of a step that are worth a thread: some 10 us, of which waiting for each other takes about 1.
-THREAD_FLOPS = 5e5
+# Operations of a step that are worth a thread. Threads wait for each other for about 1 us, and fetch what the others wrote
+# for some 10. On two processors that share a core, 64-100-10 with 200 rows (8e6) broke even, 20-64-64-1 with 64 (2e6) lost.
+THREAD_FLOPS = 4e6
 
 
 def usable_threads(n_jobs):

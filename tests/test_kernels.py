@@ -41,10 +41,13 @@ CALLS = ([1], [2], [3], [7])
 
 
 def cases_to_run(cases, widest=5):
-    """Test parameters; what takes long as plain Python, more units or rows, is left to compiled kernels."""
+    """Test parameters; what takes long as plain Python, more units or rows, is left to compiled kernels, as are two of three
+    others: plain Python shows a wrong offset or branch, not what differs from case to case.
+    """
     blocks = next(case for case in CASES if case.units == (200, 2, 1))
     short = Case((21, 26, 19), 70, 70), blocks
-    quick = [case in short or (max(case.units) <= widest and case.n_rows < 100) for case in cases]
+    small = [max(case.units) <= widest and case.n_rows < 100 for case in cases]
+    quick = [case in short or (small[number] and number % 3 == 0) for number, case in enumerate(cases)]
     return [
         pytest.param(case, id=str(case), marks=[] if soon else pytest.mark.compiled)
         for case, soon in zip(cases, quick, strict=True)
