@@ -38,7 +38,7 @@ CHECKED_EPOCHS = 3
 TOLERANCE = {"float32": 2e-2, "float64": 1e-11}
 
 # One row takes about ROUNDS * ROUND_SECONDS for each implementation, or MIN_ROUNDS epochs where an epoch is long.
-ROUND_SECONDS, ROUNDS, MIN_ROUNDS = 0.03, 7, 3
+ROUND_SECONDS, ROUNDS, MIN_ROUNDS = 0.2, 5, 3
 
 
 def name_of(units):

@@ -328,9 +328,9 @@ def test_solver_keep_changes_no_weight(kernel, max_norm):
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def run_python(code_or_file, *arguments):
+def run_python(code_or_file, *arguments, **settings):
     folder = str(Path(cases.__file__).parent)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([folder, *sys.path])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([folder, *sys.path])} | settings
     return subprocess.run(
         [sys.executable, *code_or_file, *arguments], env=environment, capture_output=True, text=True, timeout=120
     )
@@ -390,3 +390,35 @@ def test_the_machine_code_computes_with_vectors(kernel, dtype, width):
     assembly = kernel.assembly(dtype, width)
     assert len(re.findall(pattern, assembly)) >= 20
     assert not re.search(r"\b(exp|fma)f?\b", assembly), "a vector is computed lane by lane"
+
+
+# Run in a process whose kernels are compiled for a processor with AVX2 and without AVX-512: 16 registers of 32 bytes.
+OF_16_REGISTERS = """
+import re
+import cases
+from fastbp import kernels, reference
+from fastbp.kernels import jit
+
+assert (jit.native_width(), jit.tile_shape()) == (32, (4, 3))
+chosen = [case for case in cases.CASES if case.dtype == "float32" and case.kernel == "wide"]
+for case in [*chosen[::25], max(chosen, key=lambda case: max(case.units))]:
+    cases.assert_same_training(cases.train(kernels, case), cases.train(reference, case), case)
+assembly = kernels.TRAIN[1].assembly("float32", 32)
+blocks = re.split(r"\\n(?=\\.LBB)", assembly)
+ends = [re.search(rf"\\bj\\w+\\s+{re.escape(block.split(':')[0])}\\b", block) for block in blocks]
+bodies = [block[: end.end()] for block, end in zip(blocks, ends) if end]
+tiles = [body for body in bodies if len(re.findall(r"vfmadd\\w+ps", body)) == 12 and body.count("vbroadcastss") == 4]
+print(len(tiles), sum("%rsp" in body or "%rbp)" in body for body in tiles), "%zmm" in assembly)
+"""
+
+
+@pytest.mark.compiled
+def test_the_tile_fits_sixteen_registers():
+    if platform.machine().lower() not in ("x86_64", "amd64") or packed_fma("float32") is None:
+        pytest.skip("needs an x86 processor with AVX2")
+    settings = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+bmi,+bmi2,+fma,+sse4.2"}
+    result = run_python(["-c", OF_16_REGISTERS], **settings)
+    assert result.returncode == 0, result.stderr[-2000:]
+    tiles, spilled, wide = result.stdout.split()
+    assert int(tiles) >= 3
+    assert (spilled, wide) == ("0", "False")
