@@ -414,6 +414,7 @@ SETTINGS = {
 }
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("solver", ["sgd", "momentum", "nesterov", "adam"])
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_every_loss_falls_with_every_solver(setting, solver):
@@ -455,6 +456,7 @@ def test_a_row_of_weight_two_counts_twice():
     np.testing.assert_allclose(one.mse, other.mse, rtol=1e-13)
 
 
+@pytest.mark.compiled
 def test_dropout_is_reproducible_and_only_for_training():
     X, y = digits()
     nets = [NeuralNetwork(8, 40, 3, dropout=0.5, random_state=0) for _ in range(2)]
@@ -485,6 +487,7 @@ def test_clipping_bounds_the_step():
     assert np.linalg.norm(moved) == pytest.approx(0.5, rel=1e-12)
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("n_jobs", [2, 3, -1])
 def test_the_number_of_threads_changes_no_bit(n_jobs, monkeypatch):
     monkeypatch.setattr(training, "THREAD_FLOPS", 1.0)
