@@ -20,13 +20,11 @@ HEADS = (
     ("softmax", "squared_error"),
     ("softmax", "log_loss"),
 )
-SOFTMAX = 5  # from here on a head needs the whole row at once
 OUT_ACTIVATIONS = tuple(dict.fromkeys(activation for activation, _ in HEADS))
 LOSSES = tuple(dict.fromkeys(loss for _, loss in HEADS))
 # The first one leaves the gradient where it is and changes no weight.
 SOLVERS = ("keep", "sgd", "momentum", "nesterov", "adam")
 MOMENTS = (0, 0, 1, 1, 2)  # values that a solver remembers per weight
-REDUCTIONS = ("sum", "mean", "row")
 
 # Entries of a rule's numbers.
 HEAD, SOLVER, LEARNING_RATE, MOMENTUM, BETA_2, EPSILON, ALPHA, MAX_NORM, DROPOUT, SEED, PER_ROW = range(11)

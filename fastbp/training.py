@@ -14,7 +14,7 @@ import numpy as np
 from fastbp import kernels
 from fastbp.history import History
 from fastbp.layout import BLOCK, CURSOR_SIZE, EPOCH, N_IN, N_OUT, RECORD_SIZE, STEP, Layout
-from fastbp.workspace import NarrowWorkspace, workspace_for_training
+from fastbp.workspace import workspace_for_training
 
 # A keyboard interrupt is seen when a call returns: far below the 0.2 s that feel immediate, far above a call's own cost.
 CALL_SECONDS = 0.05
@@ -84,13 +84,15 @@ class Run:
         self.numbers = rule.numbers(Y.shape[1])
         self.row_weights = np.empty(0, X.dtype) if row_weights is None else row_weights
         self.layout = Layout([X.shape[1]] + [w.shape[1] for w in weights], X.dtype, bool(biases), activations)
-        options = {"shuffled": rng is not None, "moments": rule.moments, "dropout": rule.dropout > 0}
-        self.work = workspace_for_training(self.layout, len(X), batch_size, **options)
-        threads = threads_for(self.layout, batch_size, n_jobs)
-        if isinstance(self.work, NarrowWorkspace):
-            threads = min(threads, self.work.shares)
-        if threads > 1:
-            self.work = type(self.work)(self.layout, len(X), batch_size, **options, threads=threads)
+        self.work = workspace_for_training(
+            self.layout,
+            len(X),
+            batch_size,
+            shuffled=rng is not None,
+            moments=rule.moments,
+            dropout=rule.dropout > 0,
+            threads=threads_for(self.layout, batch_size, n_jobs),
+        )
         self.params = self.work.params
         self.gather()
         self.start = self.params.copy()

@@ -147,6 +147,8 @@ class NarrowWorkspace(Workspace):
         columns = min(most, round_up(batch_size, vector))
         per_batch = -(-batch_size // columns)
         self.blocks_per_epoch = n_rows // batch_size * per_batch + -(-(n_rows % batch_size) // columns)
+        shares = min(MOST_SHARES, per_batch)
+        self.threads = min(self.threads, shares)  # a thread takes whole shares
         panel_size = panel_rows * columns
         resident = not shuffled and self.blocks_per_epoch * panel_size * itemsize <= RESIDENT_BYTES
         plan[PANEL] = memory.take(panel_size * (self.blocks_per_epoch if resident else self.threads))
@@ -158,7 +160,6 @@ class NarrowWorkspace(Workspace):
                 place[SEEN] = memory.take((n_units + 1) * columns)
         self.private = private = memory.size - begin
         memory.take((self.threads - 1) * private)
-        self.shares = shares = min(MOST_SHARES, per_batch)
         plan[PARTS] = memory.take(shares * layout.size) if shares > 1 else plan[GRAD]
         plan[[RESIDENT, PANEL_SIZE, SHARES, PRIVATE]] = resident, panel_size, shares, private
         plan[ZEROS] = memory.take(ALIGNMENT_BYTES)

@@ -531,17 +531,6 @@ def zero_tile(like, rows, cols):
     return tile, lambda builder, *_: emit_tile(builder, tile, [zero] * (tile.rows * tile.cols))
 
 
-def by_vector(function, *tiles):
-    """A function of vectors for each vector of equal tiles. For traced functions."""
-    first = tiles[0]
-    if not isinstance(first, Traced):
-        return function(*tiles)
-    builder, tile = first.builder, first.kind
-    vectors = zip(*[vectors_of(builder, tile, one.value) for one in tiles], strict=True)
-    results = [function(*[Traced(builder, tile.vector, vector) for vector in some]) for some in vectors]
-    return Traced(builder, tile, emit_tile(builder, tile, [result.value for result in results]))
-
-
 def python_load_tile(like, memory, offset, row):
     rows, cols, count = like.shape
     return np.stack([memory[offset + r * row :][: cols * count].reshape(cols, count) for r in range(rows)])
