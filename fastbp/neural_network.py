@@ -6,11 +6,8 @@ import operator
 
 import numpy as np
 
-from fastbp import kernels
-from fastbp.layout import Layout
 from fastbp.rule import ACTIVATIONS, HEADS, LOSSES, OUT_ACTIVATIONS, SOLVERS, Rule
-from fastbp.training import Run, threads_for, watch
-from fastbp.workspace import workspace_for_prediction
+from fastbp.training import Run, predict, watch
 
 REDUCTIONS = ("sum", "mean")
 DTYPES = ("float32", "float64")
@@ -239,13 +236,8 @@ class NeuralNetwork:
             If X is not a finite numeric matrix of that shape with at least one row.
         """
         X = matrix("X", X, self.units[0], self.dtype)
-        layout = Layout(self.units, self.dtype, self.bias, self._activation_codes())
-        work = workspace_for_prediction(layout, len(X), threads_for(layout, len(X), self.n_jobs))
         weights, biases = self._parameters()
-        layout.gather(weights, biases, work.params)
-        out = np.empty((len(X), self.units[-1]), self.dtype)
-        kernels.forward(layout.layers, work.params, X, out, self._rule(0.0, "sum").numbers(self.units[-1]), work.arrays)
-        return out
+        return predict(weights, biases, X, self._rule(0.0, "sum"), self._activation_codes(), self.n_jobs)
 
     def backward(self, X, y, learning_rate, reduction="sum", *, sample_weight=None):
         """One step of the solver on all rows at once, in place.
@@ -364,14 +356,13 @@ class NeuralNetwork:
             y,
             rule=self._rule(float(learning_rate), reduction),
             activations=self._activation_codes(),
-            epochs=epochs,
             batch_size=batch_size,
             row_weights=sample_weight,
             n_jobs=self.n_jobs,
-            rng=self._rng if shuffle else None,
+            draw=(lambda: self._rng.permutation(len(X))) if shuffle else None,
             moments=self._moments,
         )
-        history = watch(run, verbose, progress, None if callback is None else checked)
+        history = watch(run, epochs, verbose, progress, None if callback is None else checked)
         self._moments = run.moments
         return history
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fastbp import reference
+from fastbp.layout import RECORD_SIZE
 from fastbp.training import Run, watch
 
 # Long enough for a steady figure, short enough not to keep anybody waiting; each side takes this long.
@@ -63,7 +64,8 @@ def throughput(net, X, y, epochs, learning_rate, *, batch_size=None, reduction="
     True
     """
 
-    def start(length: int) -> Run:
+    def start() -> Run:
+        rng = np.random.default_rng(0)
         return Run(
             list(net.weights),
             list(net.biases),
@@ -71,19 +73,18 @@ def throughput(net, X, y, epochs, learning_rate, *, batch_size=None, reduction="
             np.ascontiguousarray(y),
             rule=net._rule(learning_rate, reduction),
             activations=net._activation_codes(),
-            epochs=length,
             batch_size=len(X) if batch_size is None else batch_size,
             n_jobs=net.n_jobs,
-            rng=np.random.default_rng(0) if shuffle else None,
+            draw=(lambda: rng.permutation(len(X))) if shuffle else None,
         )
 
-    reference_epochs, reference_seconds = _time_reference(start(epochs))
-    watch(start(1))  # compiles or loads the kernels
+    reference_epochs, reference_seconds = _time_reference(start(), epochs)
+    watch(start(), 1)  # compiles or loads the kernels
     length, done, seconds = reference_epochs, 0, 0.0
     while seconds < COMPARISON_SECONDS:
-        run = start(length)
+        run = start()
         began = time.perf_counter()
-        watch(run)
+        watch(run, length)
         seconds += time.perf_counter() - began
         done += length
         # up to the whole run where that is short, so that what one call costs weighs no more than it does there
@@ -92,17 +93,18 @@ def throughput(net, X, y, epochs, learning_rate, *, batch_size=None, reduction="
     return Throughput(rate, rate * len(X), reference_epochs, reference_epochs / reference_seconds)
 
 
-def _time_reference(run: Run) -> tuple[int, float]:
+def _time_reference(run: Run, epochs: int) -> tuple[int, float]:
     """Run the numpy reference for about `COMPARISON_SECONDS`; return the epochs it completed and the seconds."""
     batches = -(-len(run.X) // run.batch_size)
     layers = run.layout.layers.tolist()  # slicing with numpy's integers would take half of the time
+    record = np.zeros((epochs, RECORD_SIZE))
     done, seconds = 0, 0.0
     with np.errstate(all="ignore"):
-        while done < run.epochs and seconds < COMPARISON_SECONDS:
-            epochs = min(max(1, done), run.epochs - done)
+        while done < epochs and seconds < COMPARISON_SECONDS:
+            some = min(max(1, done), epochs - done)
             order = run.order
-            if run.rng is not None:
-                order = np.array([run.rng.permutation(len(run.X)) for _ in range(epochs)], np.int64)
+            if run.draw is not None:
+                order = np.array([run.draw() for _ in range(some)], np.int64)
             began = time.perf_counter()
             reference.train(
                 layers,
@@ -114,11 +116,11 @@ def _time_reference(run: Run) -> tuple[int, float]:
                 order,
                 run.batch_size,
                 run.numbers,
-                epochs * batches,
+                some * batches,
                 run.cursor,
-                run.record,
+                record,
                 None,
             )
             seconds += time.perf_counter() - began
-            done += epochs
+            done += some
     return done, seconds

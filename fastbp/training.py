@@ -14,7 +14,7 @@ import numpy as np
 from fastbp import kernels
 from fastbp.history import History
 from fastbp.layout import BLOCK, CURSOR_SIZE, EPOCH, N_IN, N_OUT, RECORD_SIZE, STEP, Layout
-from fastbp.workspace import workspace_for_training
+from fastbp.workspace import workspace_for_prediction, workspace_for_training
 
 # A keyboard interrupt is seen when a call returns: far below the 0.2 s that feel immediate, far above a call's own cost.
 CALL_SECONDS = 0.05
@@ -42,7 +42,7 @@ def threads_for(layout, rows, n_jobs):
 
 
 class Run:
-    """One training run of a network on one data set.
+    """A network in training on one data set.
 
     Parameters
     ----------
@@ -53,34 +53,21 @@ class Run:
     rule : fastbp.rule.Rule
     activations : sequence of int
         Codes of the hidden layers' activations.
-    epochs, batch_size : int
+    batch_size : int
     row_weights : ndarray, shape (n,), or None
         Of the dtype of X; None weighs all rows the same.
     n_jobs : int or None
-    rng : numpy.random.Generator or None
-        Draws a new order of the rows for each epoch; None visits them as they stand.
-    moments : tuple of ndarray and int, or None
+    draw : callable or None
+        Returns the order of the rows for the next epoch, as int64; None visits them as they stand.
+    moments : pair of list and int, or None
         What the solver remembers from an earlier run, and the steps it has taken; see `moments`.
     """
 
     def __init__(
-        self,
-        weights,
-        biases,
-        X,
-        Y,
-        *,
-        rule,
-        activations,
-        epochs,
-        batch_size,
-        row_weights=None,
-        n_jobs=None,
-        rng=None,
-        moments=None,
+        self, weights, biases, X, Y, *, rule, activations, batch_size, row_weights=None, n_jobs=None, draw=None, moments=None
     ):
         self.weights, self.biases, self.X, self.Y = weights, biases, X, Y
-        self.rule, self.epochs, self.batch_size, self.rng = rule, epochs, batch_size, rng
+        self.rule, self.batch_size, self.draw = rule, batch_size, draw
         self.numbers = rule.numbers(Y.shape[1])
         self.row_weights = np.empty(0, X.dtype) if row_weights is None else row_weights
         self.layout = Layout([X.shape[1]] + [w.shape[1] for w in weights], X.dtype, bool(biases), activations)
@@ -88,28 +75,36 @@ class Run:
             self.layout,
             len(X),
             batch_size,
-            shuffled=rng is not None,
+            shuffled=draw is not None,
             moments=rule.moments,
             dropout=rule.dropout > 0,
             threads=threads_for(self.layout, batch_size, n_jobs),
         )
         self.params = self.work.params
         self.gather()
-        self.start = self.params.copy()
         self.cursor = np.zeros(CURSOR_SIZE, np.int64)
         if moments is not None:
-            self.work.state[...], self.cursor[STEP] = moments
-        self.record = np.zeros((epochs, RECORD_SIZE))
+            arrays, self.cursor[STEP] = moments
+            for state, (first, second) in zip(self.work.state, arrays, strict=True):
+                self.layout.gather(first, second, state)
+        self.record = np.zeros((0, RECORD_SIZE))
         self.order = np.empty((0, len(X)), np.int64)
+        rows = min(batch_size, self.work.block_rows)
+        self.blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * rows)))  # of the next call
 
     @property
     def moments(self):
-        """What the solver remembers, laid out as the parameters, and the steps it has taken."""
-        return self.work.state.copy(), int(self.cursor[STEP])
+        """What the solver remembers of every parameter, as pairs of lists like weights and biases, and the steps taken."""
+        return [self.copies(state) for state in self.work.state], int(self.cursor[STEP])
+
+    def copies(self, params):
+        """Weights and biases, or what belongs to them, as two lists of new arrays."""
+        weights, biases = self.layout.views(params)
+        return [np.array(view) for view in weights], [np.array(view) for view in biases]
 
     @property
     def epochs_done(self):
-        """Completed epochs."""
+        """Completed epochs of the current `calls`."""
         return int(self.cursor[EPOCH])
 
     def history(self):
@@ -120,7 +115,7 @@ class Run:
 
     def scatter(self):
         """Put the current parameters into the lists, as new arrays."""
-        self.weights[:], self.biases[:] = (list(map(np.array, views)) for views in self.layout.views(self.params))
+        self.weights[:], self.biases[:] = self.copies(self.params)
 
     def gather(self):
         """Take the parameters from the lists."""
@@ -131,46 +126,52 @@ class Run:
         position = int(self.cursor[BLOCK])
         known = self.order[-1:] if position else self.order[:0]
         count = -(-(position + blocks) // self.work.blocks_per_epoch) - len(known)
-        new = [self.rng.permutation(len(self.X)) for _ in range(count)]
+        new = [self.draw() for _ in range(count)]
         self.order = np.concatenate([known, np.array(new, np.int64).reshape(-1, len(self.X))])
 
     def advance(self, blocks):
         """Run `blocks` blocks in one call."""
-        if self.rng is not None:
+        if self.draw is not None:
             self.draw_orders(blocks)
         kernels.train(
             self.layout.layers, self.params, self.work.state, self.X, self.Y, self.row_weights, self.order, self.batch_size,
             self.numbers, blocks, self.cursor, self.record, self.work.arrays,
         )  # fmt: skip
-        if not np.isfinite(self.params).all():
-            self.params[:] = self.start
-            raise ValueError(
-                f"weights stopped being finite in epoch {self.epochs_done + 1} with "
-                f"learning_rate={self.rule.learning_rate:g}; they are left as they were before this training"
-            )
 
-    def calls(self, each_epoch):
-        """Run to the end, yielding after every call: each about CALL_SECONDS long, and no longer than an epoch if asked."""
+    def calls(self, epochs, each_epoch=False):
+        """Run some epochs, yielding after every call: each about CALL_SECONDS long, and no longer than an epoch if asked."""
+        self.record = np.zeros((epochs, RECORD_SIZE))
+        self.cursor[EPOCH] = 0
         per_epoch = self.work.blocks_per_epoch
-        blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * min(self.batch_size, self.work.block_rows))))
-        while self.epochs_done < self.epochs:
-            stop = self.epochs_done + 1 if each_epoch else self.epochs
+        while self.epochs_done < epochs:
+            stop = self.epochs_done + 1 if each_epoch else epochs
             left = (stop - self.epochs_done) * per_epoch - int(self.cursor[BLOCK])
             start = time.perf_counter()
-            self.advance(min(blocks, left))
+            self.advance(min(self.blocks, left))
             seconds = time.perf_counter() - start
-            yield
-            if blocks <= left or seconds > CALL_SECONDS:
+            if self.blocks <= left or seconds > CALL_SECONDS:
                 # no more than fourfold: one fast call must not make the next one too long
-                blocks = max(1, int(min(blocks, left) * min(4, CALL_SECONDS / seconds)))
+                self.blocks = max(1, int(min(self.blocks, left) * min(4, CALL_SECONDS / seconds)))
+            yield
 
 
-def watch(run, verbose=0, progress=False, callback=None):
-    """Train a `Run` to its end or to the first wish to stop; returns its history.
+def predict(weights, biases, X, rule, activations, n_jobs=None):
+    """Outputs (n, n_out) of a network for the rows of X; arguments as of `Run`."""
+    layout = Layout([X.shape[1]] + [w.shape[1] for w in weights], X.dtype, bool(biases), activations)
+    work = workspace_for_prediction(layout, len(X), threads_for(layout, len(X), n_jobs))
+    layout.gather(weights, biases, work.params)
+    out = np.empty((len(X), weights[-1].shape[1]), X.dtype)
+    kernels.forward(layout.layers, work.params, X, out, rule.numbers(out.shape[1]), work.arrays)
+    return out
+
+
+def watch(run, epochs, verbose=0, progress=False, callback=None):
+    """Run some epochs, or up to the first wish to stop; returns their history.
 
     Parameters
     ----------
     run : Run
+    epochs : int
     verbose : int
         Print a line every `verbose` epochs; 0 prints none.
     progress : bool
@@ -185,9 +186,16 @@ def watch(run, verbose=0, progress=False, callback=None):
         If a weight stops being finite; the parameters are then as they were before the run.
     """
     printed = called = 0
-    with ProgressBar(run.epochs, progress) as bar:
+    start = run.params.copy()
+    with ProgressBar(epochs, progress) as bar:
         try:
-            for _ in run.calls(each_epoch=callback is not None):
+            for _ in run.calls(epochs, each_epoch=callback is not None):
+                if not np.isfinite(run.params).all():
+                    run.params[:] = start
+                    raise ValueError(
+                        f"weights stopped being finite in epoch {run.epochs_done + 1} with "
+                        f"learning_rate={run.rule.learning_rate:g}; they are left as they were before this training"
+                    )
                 bar.update(run.epochs_done)
                 if verbose:
                     printed = print_lines(run.history(), verbose, printed)
