@@ -17,8 +17,9 @@ class History:
     mse : ndarray of float64
         mean((a - y)**2) over all target elements, each row with its weight.
     loss : ndarray of float64
-        The objective whose gradient is used, with its L2 term: summed over the rows ("sum"), or divided by their weight and
-        the number of outputs ("mean"). The squared error counts half, as in the gradient.
+        The objective whose gradient is used, with its L2 term: summed over the rows ("sum"), divided by their weight and the
+        number of outputs ("mean"), or the mean over the batches of what each batch's gradient is the gradient of, where a
+        batch counts with its number of rows ("row"). The squared error counts half, as in the gradient.
     accuracy : ndarray of float64
         Fraction of rows whose largest output is in the place of the largest target; with one output, of rows on the right
         side of 0.5.
@@ -47,7 +48,9 @@ class History:
         rows, penalty = self._record[:, LOSS], self._rule.alpha / 2 * self._record[:, PENALTY]
         if self._rule.reduction == "sum":
             return rows + penalty
-        return rows / (self._weight * (self._n_outputs if self._rule.reduction == "mean" else 1)) + penalty / self._weight
+        if self._rule.reduction == "row":
+            return rows / self._n_rows + penalty / self._n_rows
+        return rows / (self._weight * self._n_outputs) + penalty / self._weight
 
     @property
     def accuracy(self):

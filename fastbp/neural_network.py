@@ -29,10 +29,12 @@ class NeuralNetwork:
         Activation of the hidden layers, or of each hidden layer.
     out_activation : {"logistic", "identity", "softmax", "exp"}, default "logistic"
         Activation of the output layer.
-    loss : {"squared_error", "log_loss", "poisson"}, default "squared_error"
+    loss : {"squared_error", "log_loss", "clipped_log_loss", "poisson", "absolute_error"}, default "squared_error"
         "squared_error" is half the sum of the squared errors and goes with every output; "log_loss" goes with "logistic"
-        (binary, one for each output) and "softmax" (multi-class, targets that sum to 1); "poisson", half the Poisson
-        deviance, goes with "exp".
+        (binary, one for each output) and "softmax" (multi-class, targets that sum to 1); "clipped_log_loss" trains alike and
+        goes with the same, but is reported from the outputs as they are rounded, kept off 0 and 1 by the spacing of numbers
+        at 1, as scikit-learn does, so that it is finite; "poisson", half the Poisson deviance, goes with "exp";
+        "absolute_error", the sum of the distances, goes with "identity".
     solver : {"sgd", "momentum", "nesterov", "adam"}, default "sgd"
         What turns gradients into steps. What it remembers goes on from one call of `train` or `backward` to the next.
     momentum : float, default 0.9
@@ -488,14 +490,14 @@ def row_weights(weights, n_rows, dtype):
 
 def fitting_targets(y, out_activation, loss):
     """Raise a ValueError for targets that the loss is not defined for."""
-    if loss == "squared_error":
+    if loss in ("squared_error", "absolute_error"):
         return
-    if y.min() < 0 or (loss == "log_loss" and y.max() > 1):
-        bounds = "in [0, 1]" if loss == "log_loss" else ">= 0"
+    if y.min() < 0 or (loss != "poisson" and y.max() > 1):
+        bounds = ">= 0" if loss == "poisson" else "in [0, 1]"
         raise ValueError(f"y must be {bounds} for loss {loss!r}, got {y.min()} to {y.max()}")
     if out_activation == "softmax":
         sums = y.sum(axis=1, dtype=np.float64)
         worst = sums[np.argmax(np.abs(sums - 1))]
         # as far as rounded fractions may be off
         if abs(worst - 1) > y.shape[1] * np.finfo(y.dtype).eps:
-            raise ValueError(f"y must have rows that sum to 1 for softmax with loss 'log_loss', got {worst}")
+            raise ValueError(f"y must have rows that sum to 1 for softmax with loss {loss!r}, got {worst}")

@@ -33,6 +33,7 @@ from fastbp.layout import ACTIVATION, EPOCH, HITS, LOSS, N_IN, N_OUT, N_ROWS, OF
 from fastbp.rule import (
     ALPHA,
     BETA_2,
+    BY_ROWS,
     DROPOUT,
     EPSILON,
     HEAD,
@@ -147,6 +148,14 @@ def compare(Z, Y, head):
         # y log(y / a) - y + a, whose first part is 0 for y = 0
         logs = np.log(np.where(Y > 0, Y, 1)) - Z
         return A, (A - Y + Y * logs).sum(axis=1), error
+    if loss == "absolute_error":
+        return A, np.abs(error).sum(axis=1), np.sign(error)
+    if loss == "clipped_log_loss":
+        # of the probabilities as they were rounded, and finite
+        eps = np.finfo(A.dtype).eps
+        P = np.clip(A, eps, 1 - eps)
+        logs = Y * np.log(P) if activation == "softmax" else Y * np.log(P) + (1 - Y) * np.log(1 - P)
+        return A, -logs.sum(axis=1), error
     if activation == "softmax":
         shifted = Z - Z.max(axis=1, keepdims=True)
         log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -237,7 +246,8 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
     cursor : INOUT (CURSOR_SIZE,) int64; epochs completed, rows of the current epoch done, steps done; the rest is the
         kernel's own.
     record : INOUT (all epochs, RECORD_SIZE) float64; sums over each epoch of what `loss_grad` returns, every row taken
-        before the update that uses it.
+        before the update that uses it. With reduction "row", the loss and sum W**2 are divided by the batch's weight and
+        multiplied by its number of rows.
 
     A batch whose weights sum to 0 changes nothing.
     """
@@ -251,7 +261,8 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
         w = weights[rows] if len(weights) else weights
         if not len(w) or w.sum() > 0:
             squares, loss, right, penalty = loss_grad(layers, params, X[rows], Y[rows], w, rule, grad, work, cursor[STEP])
-            record[epoch, [SQUARES, LOSS, HITS, PENALTY]] += squares, loss, right, penalty
+            factor = len(w) / w.sum(dtype=np.float64) if rule[BY_ROWS] and len(w) else 1
+            record[epoch, [SQUARES, LOSS, HITS, PENALTY]] += squares, loss * factor, right, penalty * factor
             cursor[STEP] += 1
             update(params, grad, state, rule, cursor[STEP])
         cursor[ROW] = min(row + batch_size, n)

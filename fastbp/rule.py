@@ -17,8 +17,11 @@ HEADS = (
     ("exp", "squared_error"),
     ("logistic", "log_loss"),
     ("exp", "poisson"),
+    ("identity", "absolute_error"),
+    ("logistic", "clipped_log_loss"),
     ("softmax", "squared_error"),
     ("softmax", "log_loss"),
+    ("softmax", "clipped_log_loss"),
 )
 OUT_ACTIVATIONS = tuple(dict.fromkeys(activation for activation, _ in HEADS))
 LOSSES = tuple(dict.fromkeys(loss for _, loss in HEADS))
@@ -27,7 +30,7 @@ SOLVERS = ("keep", "sgd", "momentum", "nesterov", "adam")
 MOMENTS = (0, 0, 1, 1, 2)  # values that a solver remembers per weight
 
 # Entries of a rule's numbers.
-HEAD, SOLVER, LEARNING_RATE, MOMENTUM, BETA_2, EPSILON, ALPHA, MAX_NORM, DROPOUT, SEED, PER_ROW = range(11)
+HEAD, SOLVER, LEARNING_RATE, MOMENTUM, BETA_2, EPSILON, ALPHA, MAX_NORM, DROPOUT, SEED, PER_ROW, BY_ROWS = range(12)
 
 
 @dataclass
@@ -54,7 +57,8 @@ class Rule:
     seed : int
         Of the dropout masks, 0 to 2**32 - 1.
     reduction : {"sum", "mean", "row"}
-        Whether the loss of a batch is summed, or divided by the batch's weight, times the number of outputs for "mean".
+        Whether the loss of a batch is summed, or divided by the batch's weight, times the number of outputs for "mean". In
+        the record of an epoch a batch then counts with its weight, or with its number of rows for "row".
     """
 
     out_activation: str = "logistic"
@@ -92,6 +96,7 @@ class Rule:
                 self.dropout,
                 self.seed,
                 per_row,
+                self.reduction == "row",
             ],
             np.float64,
         )

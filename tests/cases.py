@@ -185,6 +185,7 @@ ONE_OF_EACH = [
     replace(SMALL, batch_size=1, weighted=True, solver="adam"),  # batches of no weight
     replace(SMALL, alpha=0.3, reduction="sum"),
     replace(SMALL, alpha=0.3, reduction="mean", weighted=True),
+    replace(SMALL, units=(3, 5, 1), alpha=0.3, reduction="mean", weighted=True),
     replace(SMALL, alpha=0.3, max_norm=0.1, bias=False),
     replace(SMALL, weighted=True, reduction="sum"),
     replace(SMALL, dropout=0.5, bias=False, shuffled=True),
@@ -198,7 +199,7 @@ ONE_OF_EACH = [
 WIDER = [
     *[
         replace(SMALL, units=(n, n + 3, n), out_activation=activation, loss=loss)
-        for n, (activation, loss) in zip((15, 16, 17, 33, 49, 65, 97), HEADS, strict=True)
+        for n, (activation, loss) in zip((15, 16, 17, 33, 49, 31, 48, 65, 97, 64), HEADS, strict=True)
     ],
     replace(SMALL, units=(5, 128, 64, 3), solver="momentum", alpha=0.1, max_norm=0.1),
     replace(SMALL, units=(3, 64, 128), activations="relu", out_activation="softmax", loss="log_loss", dropout=0.2),

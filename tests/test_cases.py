@@ -190,7 +190,7 @@ MUTANTS = {
         "record[epoch, LOSS] += loss_grad(layers, params, X[rows], Y[rows], w, rule, grad, work)[1] - loss",
         is_plain,
     ),
-    "one hit too many": ("squares, loss, right, penalty\n", "squares, loss, right + (row == 0), penalty\n", is_plain),
+    "one hit too many": ("loss * factor, right,", "loss * factor, right + (row == 0),", is_plain),
     "no L2 term": ("+ decay * W[level]", "", lambda case: case.alpha >= 0.1 and case.max_norm == math.inf),
     "L2 not divided by the rows": (
         "rule[ALPHA] / total if rule[PER_ROW] else rule[ALPHA]",
@@ -205,6 +205,31 @@ MUTANTS = {
         lambda case: case.weighted and case.reduction != "sum",
     ),
     "batches of no weight counted": ("w.sum() > 0", "True", lambda case: case.weighted and case.batch_size == 1),
+    "loss recorded by weight": (
+        "loss * factor",
+        "loss",
+        lambda case: case.weighted and case.batch_size > 1 and case.reduction == "row",
+    ),
+    "penalty recorded by weight": (
+        "penalty * factor",
+        "penalty",
+        lambda case: case.weighted and case.batch_size > 1 and case.reduction == "row" and case.alpha,
+    ),
+    "means recorded by rows": (
+        "if rule[BY_ROWS] and",
+        "if rule[PER_ROW] and",
+        lambda case: case.weighted and case.batch_size > 1 and case.reduction == "mean",
+    ),
+    "distances for their signs": (
+        "np.sign(error)",
+        "error",
+        lambda case: case.loss == "absolute_error",
+    ),
+    "clipped log loss of one class": (
+        "+ (1 - Y) * np.log(1 - P)",
+        "",
+        lambda case: case.loss == "clipped_log_loss" and case.out_activation == "logistic",
+    ),
     "gradient not shortened": ("if norm > rule[MAX_NORM]:", "if False:", lambda case: case.max_norm < math.inf),
     "dropout without its factor": ("1 / (1 - rule[DROPOUT])))", "1))", lambda case: case.dropout),
     "dropout not of the deltas": ("D = D * masks[level - 1]", "pass", lambda case: case.dropout),

@@ -166,6 +166,8 @@ def jax_loss(jax, case, X, Y, w):
         a = known[case.out_activation](z)
         if case.loss == "squared_error":
             return jnp.sum((a - Y) ** 2, axis=1) / 2
+        if case.loss == "absolute_error":
+            return jnp.sum(jnp.abs(a - Y), axis=1)
         if case.loss == "poisson":
             return jnp.sum(jax.scipy.special.xlogy(Y, Y) - Y * jnp.log(a) + a - Y, axis=1)
         if case.out_activation == "softmax":

@@ -301,13 +301,14 @@ def test_no_weight_at_all_changes_nothing(case):
 
 @pytest.mark.parametrize("case", cases_to_run(WEIGHTED))
 def test_a_row_of_weight_two_counts_twice(case):
-    """Exactly, but for the order of the sums."""
+    """Exactly, but for the order of the sums, and the record, where a batch's loss counts with its number of rows."""
     (X, Y), rows = case.rows(), case.batch_size
     case = replace(case, n_rows=rows, solver="sgd")
     once = train(kernels, case, rows=(X[:rows], Y[:rows]), weights=np.full(rows, 2, case.dtype))
     twice = replace(case, n_rows=2 * rows, batch_size=2 * rows, weighted=False, reduction="row")
     doubled = train(kernels, twice, rows=(np.tile(X[:rows], (2, 1)), np.tile(Y[:rows], (2, 1))))
-    assert_same_training(once._replace(hits=2 * once.hits), doubled, twice)
+    once = once._replace(hits=2 * once.hits, loss=2 * once.loss, penalty=2 * once.penalty)
+    assert_same_training(once, doubled, twice)
 
 
 # --- gradients that are kept ------------------------------------------------------------------------------------------

@@ -409,7 +409,9 @@ def digits():
 SETTINGS = {
     "softmax": {"out_activation": "softmax", "loss": "log_loss", "activation": "relu"},
     "binary": {"loss": "log_loss", "activation": ["tanh", "elu"], "hidden_size": [6, 5]},
+    "clipped": {"out_activation": "softmax", "loss": "clipped_log_loss", "activation": "relu"},
     "poisson": {"out_activation": "exp", "loss": "poisson", "activation": "softplus"},
+    "distances": {"out_activation": "identity", "loss": "absolute_error", "activation": "tanh"},
     "values": {"out_activation": "identity", "activation": "leaky_relu"},
 }
 
@@ -513,8 +515,14 @@ def test_jobs_are_counted_as_joblib_does():
     ("options", "targets", "message"),
     [
         ({"loss": "log_loss"}, [[0.0], [1.5]], r"y must be in \[0, 1\] for loss 'log_loss', got 0.0 to 1.5"),
+        ({"loss": "clipped_log_loss"}, [[-0.5], [1.0]], r"y must be in \[0, 1\] for loss 'clipped_log_loss', got -0.5"),
         ({"loss": "poisson", "out_activation": "exp"}, [[1.0], [-2.0]], "y must be >= 0 for loss 'poisson', got -2.0"),
         ({"loss": "log_loss", "out_activation": "softmax"}, [[0.5], [1.0]], "sum to 1 for softmax .* got 0.5"),
+        (
+            {"loss": "clipped_log_loss", "out_activation": "softmax"},
+            [[0.5], [1.0]],
+            "sum to 1 for softmax with loss 'clipped_log_loss', got 0.5",
+        ),
     ],
 )
 def test_targets_that_a_loss_is_not_defined_for(options, targets, message):

@@ -19,7 +19,7 @@ from fastbp.layout import (
     THREADS,
     WIDTH,
 )
-from fastbp.rule import DROPOUT, SOLVER
+from fastbp.rule import BY_ROWS, DROPOUT, SOLVER
 
 _WORK = " T* int* int* int* double* int* int int"
 _TRAIN = "int* int T* T* T* T* T* int int int* int int double* int int* double*" + _WORK
@@ -43,7 +43,7 @@ def forward(layers, params, X, out, rule, work):
 def loss_grad(layers, params, X, Y, weights, rule, grad, work):
     """As `fastbp.reference.loss_grad` for a workspace whose batch is all rows."""
     rule = rule.copy()
-    rule[SOLVER] = rule[DROPOUT] = 0
+    rule[SOLVER] = rule[DROPOUT] = rule[BY_ROWS] = 0
     memory, plan = work[:2]
     cursor, record = np.zeros(CURSOR_SIZE, np.int64), np.zeros((1, RECORD_SIZE))
     blocks = -(-len(X) // int(plan[BLOCK_ROWS]))

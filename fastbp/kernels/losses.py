@@ -5,15 +5,17 @@ derivative by z, in the order of `fastbp.rule.HEADS`. Heads with softmax need al
 """
 
 import functools
+import math
 
 import numpy as np
 
-from fastbp.kernels.pointwise import exp, log, logistic, logistic_derivative, softplus
+from fastbp.kernels.pointwise import exp, identity, log, logistic, logistic_derivative, softplus
 from fastbp.kernels.simd import (
     across,
     carry,
     fma,
     full_like,
+    is_float32,
     lane_count,
     larger,
     load,
@@ -24,6 +26,17 @@ from fastbp.kernels.simd import (
     switch,
     traced,
 )
+from fastbp.rule import HEADS as NAMES
+
+# Probabilities are clipped to [eps, 1 - eps], as scikit-learn does.
+EPS_FLOAT32, EPS_FLOAT64 = 2.0**-23, 2.0**-52
+CLIPPED_SOFTMAX = NAMES.index(("softmax", "clipped_log_loss"))
+
+
+def clip(x, least, most):
+    """What is outside of [least, most] becomes its nearer end; a NaN stays one."""
+    x = select(x < least, least, x)
+    return select(x > most, most, x)
 
 
 def logistic_squared(z, y):
@@ -54,9 +67,43 @@ def exp_poisson(z, y):
     return a, fma(y, log(select(y > 0, y, 1)) - z, a - y), a - y
 
 
-HEADS = (logistic_squared, identity_squared, exp_squared, logistic_log, exp_poisson)
+def identity_absolute(z, y):
+    error = z - y
+    sign = select(error > 0, 1, select(error < 0, -1, error))
+    return z, error * sign, sign
+
+
+def logistic_clipped(z, y):
+    """The log loss of probabilities as they were rounded: for y = 0, 1 - a has lost what a near 1 cannot hold."""
+    a = logistic(z)
+    eps = EPS_FLOAT32 if is_float32(z) else EPS_FLOAT64
+    p = clip(a, eps, 1 - eps)
+    return a, -fma(y, log(p), (1 - y) * log(1 - p)), a - y
+
+
+HEADS = (
+    logistic_squared,
+    identity_squared,
+    exp_squared,
+    logistic_log,
+    exp_poisson,
+    identity_absolute,
+    logistic_clipped,
+)
 # What is predicted with each of `fastbp.rule.HEADS` without softmax.
-PREDICTIONS = (logistic, lambda z: z, exp, logistic, exp)
+PREDICTIONS = (logistic, identity, exp, logistic, exp, identity, logistic)
+
+
+def log_loss_bounds(memory, head):
+    """The least and the largest log loss of a softmax: those of clipped probabilities, or none."""
+    eps = EPS_FLOAT32 if is_float32(memory) else EPS_FLOAT64
+    return switch(
+        head == CLIPPED_SOFTMAX,
+        [
+            lambda: (splat(memory, -math.inf), splat(memory, math.inf)),
+            lambda: (splat(memory, -math.log1p(-eps)), splat(memory, -math.log(eps))),
+        ],
+    )
 
 
 def softmax_sums(memory, z, valid, e, vectors, L):
@@ -99,12 +146,16 @@ def output_row(memory, z, y, d, valid, vectors, head, scale, weight, loss, squar
     def softmax(log_loss):
         top, total = softmax_sums(memory, z, valid, d, vectors, L)
         share, log_total = 1 / total, log(total)
+        bounds = log_loss_bounds(memory, head) if log_loss else None
 
         def vector(v, loss, squares, inner):
             target = load(memory, y + v * L)
             a = load(memory, d + v * L) * share
             error = a - target
-            one_loss = target * (log_total + (top - load(memory, z + v * L))) if log_loss else 0.5 * (error * error)
+            if log_loss:
+                one_loss = target * clip(log_total + (top - load(memory, z + v * L)), *bounds)
+            else:
+                one_loss = 0.5 * (error * error)
             store(memory, z + v * L, a)
             store(memory, d + v * L, error * scale)
             return *collect(loss, squares, one_loss, error), fma(a, error, inner)
@@ -120,8 +171,8 @@ def output_row(memory, z, y, d, valid, vectors, head, scale, weight, loss, squar
             repeat(vectors, delta)
         return new_loss, new_squares
 
-    cases = [elementwise(function) for function in HEADS]
-    return switch(head, [*cases, functools.partial(softmax, False), functools.partial(softmax, True)])
+    squared, log_loss = functools.partial(softmax, False), functools.partial(softmax, True)
+    return switch(head, [*[elementwise(function) for function in HEADS], squared, log_loss, log_loss])
 
 
 @traced
@@ -144,7 +195,8 @@ def prediction_row(memory, z, d, valid, vectors, head):
 
         repeat(vectors, vector)
 
-    switch(head, [*[elementwise(function) for function in PREDICTIONS], softmax, softmax])
+    cases = {function: elementwise(function) for function in PREDICTIONS}
+    switch(head, [*[cases[function] for function in PREDICTIONS], softmax, softmax, softmax])
 
 
 @traced
@@ -179,13 +231,17 @@ def output_samples(memory, z, y, d, columns, n_out, head, scale, weight, loss, s
     def softmax(log_loss):
         top, total = softmax_sums_of_samples(memory, z, d, columns, n_out)
         share, log_total = 1 / total, log(total)
+        bounds = log_loss_bounds(memory, head) if log_loss else None
 
         def unit(j, inner, *sums):
             at = j * columns
             target = load(memory, y + at)
             a = load(memory, d + at) * share
             error = a - target
-            one_loss = target * (log_total + (top - load(memory, z + at))) if log_loss else 0.5 * (error * error)
+            if log_loss:
+                one_loss = target * clip(log_total + (top - load(memory, z + at)), *bounds)
+            else:
+                one_loss = 0.5 * (error * error)
             store(memory, z + at, a)
             store(memory, d + at, error * (scale * weight))
             return fma(a, error, inner), *collect(j, a, target, one_loss, *sums)
@@ -201,8 +257,8 @@ def output_samples(memory, z, y, d, columns, n_out, head, scale, weight, loss, s
             repeat(n_out, delta)
         return tuple(sums)
 
-    cases = [elementwise(function) for function in HEADS]
-    return switch(head, [*cases, functools.partial(softmax, False), functools.partial(softmax, True)])
+    squared, log_loss = functools.partial(softmax, False), functools.partial(softmax, True)
+    return switch(head, [*[elementwise(function) for function in HEADS], squared, log_loss, log_loss])
 
 
 def softmax_sums_of_samples(memory, z, e, columns, n_out):
@@ -239,4 +295,5 @@ def predict_samples(memory, z, d, columns, n_out, head):
 
         repeat(n_out, unit)
 
-    switch(head, [*[elementwise(function) for function in PREDICTIONS], softmax, softmax])
+    cases = {function: elementwise(function) for function in PREDICTIONS}
+    switch(head, [*[cases[function] for function in PREDICTIONS], softmax, softmax, softmax])

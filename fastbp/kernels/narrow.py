@@ -51,7 +51,7 @@ from fastbp.kernels.simd import (
     zero_tile,
 )
 from fastbp.kernels.threads import wait_for_all
-from fastbp.kernels.updates import penalty_of, step_length, sum_squares, update, weight_of
+from fastbp.kernels.updates import loss_factor, penalty_of, step_length, sum_squares, update, weight_of
 from fastbp.layout import (
     ACTIVATION,
     BATCH,
@@ -408,12 +408,13 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
         if stop == batch_stop:
             wait_for_all(sync, size)
             if rank == 0 and weight > 0.0:
+                factor = loss_factor(rule, stop - batch, weight)
                 for block in range(0, 3 * number + 3, 3):
-                    record[epoch * RECORD_SIZE + LOSS] += totals[block]
+                    record[epoch * RECORD_SIZE + LOSS] += totals[block] * factor
                     record[epoch * RECORD_SIZE + SQUARES] += totals[block + 1]
                     record[epoch * RECORD_SIZE + HITS] += totals[block + 2]
                 if alpha != 0.0:
-                    record[epoch * RECORD_SIZE + PENALTY] += penalty_of(layers, n_layers, params)
+                    record[epoch * RECORD_SIZE + PENALTY] += penalty_of(layers, n_layers, params) * factor
                 finish_gradient(layers, n_layers, params, memory, plan, min(shares, number + 1),
                                 alpha if per_row == 0.0 else alpha / weight, max_norm)  # fmt: skip
                 descend(params, memory, grad, n_params // lanes(memory), state, n_params, solver,

@@ -690,17 +690,20 @@ def either(flag, yes, no):
 
 
 def switch(code, cases):
-    """What cases[code]() gives: nothing, a vector, a tile or several vectors. For traced functions."""
+    """What cases[code]() gives: nothing, a vector, a tile or several vectors. For traced functions.
+
+    A function that stands in several places is emitted once.
+    """
     if not isinstance(code, Traced):
         return cases[int(code)]()
     builder = code.builder
     after = builder.append_basic_block("chosen")
-    blocks = [builder.append_basic_block("case") for _ in cases]
-    branch = builder.switch(code.value, blocks[-1])
+    blocks = {case: builder.append_basic_block("case") for case in dict.fromkeys(cases)}
+    branch = builder.switch(code.value, blocks[cases[-1]])
+    for number, case in enumerate(cases[:-1]):
+        branch.add_case(integer(number), blocks[case])
     results, ends = [], []
-    for number, (case, block) in enumerate(zip(cases, blocks, strict=True)):
-        if number < len(cases) - 1:
-            branch.add_case(integer(number), block)
+    for case, block in blocks.items():
         builder.position_at_end(block)
         results.append(case())
         ends.append(builder.block)

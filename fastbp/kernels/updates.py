@@ -20,7 +20,7 @@ from fastbp.kernels.simd import (
     vectors_of,
 )
 from fastbp.layout import FIELDS, N_IN, OFFSET, STRIDE
-from fastbp.rule import BETA_2, LEARNING_RATE, MOMENTUM, SOLVER
+from fastbp.rule import BETA_2, BY_ROWS, LEARNING_RATE, MOMENTUM, SOLVER
 
 ADAM = 4
 
@@ -139,6 +139,12 @@ def weight_of(weights, weighted, order, shuffled, place, count):
     for r in range(place, place + count):
         total += weights[order[r] if shuffled else r]
     return total
+
+
+@inlined
+def loss_factor(rule, count, weight):
+    """What the loss of a batch of `count` rows is multiplied with in the record, where its weight is not 0."""
+    return count / weight if rule[BY_ROWS] != 0.0 else 1.0
 
 
 @inlined

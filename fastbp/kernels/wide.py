@@ -55,7 +55,7 @@ from fastbp.kernels.simd import (
     zero_tile,
 )
 from fastbp.kernels.threads import share, wait_for_all
-from fastbp.kernels.updates import over_tile, penalty_of, step_length, sum_squares, update, weight_of
+from fastbp.kernels.updates import loss_factor, over_tile, penalty_of, step_length, sum_squares, update, weight_of
 from fastbp.layout import (
     ACTIVATION,
     BATCH,
@@ -616,7 +616,7 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
 
         if rank == 0 and weight > 0.0:
             loss, squares = total_losses(memory, plan[SUMS], (count + GROUP - 1) // GROUP)
-            record[epoch * RECORD_SIZE + LOSS] += loss
+            record[epoch * RECORD_SIZE + LOSS] += loss * loss_factor(rule, batch_stop - batch, weight)
             record[epoch * RECORD_SIZE + SQUARES] += squares
             for thread in range(size):
                 record[epoch * RECORD_SIZE + HITS] += sync[NUMBERS + LINE * thread]
@@ -629,7 +629,8 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
         if weight > 0.0:
             if alpha != 0.0:
                 if rank == 0 and stop == batch_stop:
-                    record[epoch * RECORD_SIZE + PENALTY] += penalty_of(layers, n_layers, params)
+                    penalty = penalty_of(layers, n_layers, params)
+                    record[epoch * RECORD_SIZE + PENALTY] += penalty * loss_factor(rule, batch_stop - batch, weight)
                 wait_for_all(sync, size)  # the weights change now
             learn(layers, n_layers, params, state, plan[SIZE], X, memory, places, table, block_rows, plan[GRAD], plan[ZEROS],
                   panels, plan[LINEAR], count, int(row == batch), solver if at_once else 0,
