@@ -7,9 +7,14 @@ import importlib
 
 __version__ = "0.1.0"
 
-_HOMES = {"NeuralNetwork": "neural_network", "History": "history"}
+_HOMES = {
+    "History": "history",
+    "MLPClassifier": "estimators",
+    "MLPRegressor": "estimators",
+    "NeuralNetwork": "neural_network",
+}
 
-__all__ = ["History", "NeuralNetwork", "__version__"]
+__all__ = ["History", "MLPClassifier", "MLPRegressor", "NeuralNetwork", "__version__"]
 
 
 def __getattr__(name):

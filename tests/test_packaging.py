@@ -18,7 +18,8 @@ FLOORS = [
     {"fastbp.__main__"},
     {"fastbp.cli"},
     {"fastbp.datasets", "fastbp.model_file", "fastbp.profiling"},
-    {"fastbp.neural_network"},
+    {"fastbp.estimators", "fastbp.neural_network"},
+    {"fastbp.fitting"},
     {"fastbp.training"},
     {"fastbp.workspace"},
     {"fastbp.kernels"},
@@ -27,7 +28,7 @@ FLOORS = [
     {"fastbp.kernels.pointwise", "fastbp.kernels.threads", "fastbp.kernels.updates"},
     {"fastbp.kernels.simd"},
     {"fastbp.kernels.jit"},
-    {"fastbp.history", "fastbp.reference"},
+    {"fastbp.callbacks", "fastbp.history", "fastbp.reference"},
     {"fastbp.layout", "fastbp.rule"},
     {"fastbp"},
 ]

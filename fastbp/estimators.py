@@ -1,0 +1,811 @@
+"""MLPClassifier and MLPRegressor: scikit-learn's estimators of these names, on compiled kernels."""
+
+import itertools
+import math
+from numbers import Integral, Real
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import joblib
+import numpy as np
+import scipy.sparse
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    RegressorMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.metrics import accuracy_score, get_scorer_names, r2_score
+from sklearn.preprocessing import LabelBinarizer, label_binarize
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from fastbp.callbacks import CallbackSupportMixin, Task, with_callbacks
+from fastbp.fitting import Objective, Rows, fit_lbfgs, fit_stochastic
+from fastbp.rule import ACTIVATIONS, MOMENTS, SOLVERS, Rule
+from fastbp.training import predict
+
+FLOATS = (np.float64, np.float32)
+SPARSE = ("csr", "csc")
+# Rows that are predicted at a time where each leaves less behind than the outputs it came from.
+PREDICTED_ROWS = 8192
+MULTI_OUTPUT = "multiclass-multioutput"
+
+SHARED_PARAMETERS = """\
+    hidden_layer_sizes : array-like of int, default=(100,)
+        Units of each hidden layer.
+    activation : {'identity', 'logistic', 'tanh', 'relu', 'leaky_relu', 'elu', 'softplus'}, or a list of one for each \
+hidden layer, default='relu'
+        Activation of the hidden layers.
+    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
+        L-BFGS takes all rows at once, the others step from batch to batch.
+    alpha : float, default=0.0001
+        Strength of the L2 term alpha/2 sum W**2, which is divided by the weight of the batch; intercepts are left out.
+    batch_size : int or 'auto', default='auto'
+        Rows per step; 'auto' is min(200, n_samples).
+    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
+        Of 'sgd'. 'invscaling' divides the step by (t_ + 1)**power_t after each epoch, 'adaptive' by 5 wherever training
+        would stop, down to 1e-6.
+    learning_rate_init : float, default=0.001
+        Step length at the start.
+    power_t : float, default=0.5
+        Exponent of 'invscaling'.
+    max_iter : int, default=200
+        Most epochs of 'sgd' and 'adam', most iterations of 'lbfgs'.
+    shuffle : bool, default=True
+        Visit the rows in a new random order in each epoch.
+    random_state : int, RandomState instance or None, default=None
+        Draws the initial weights, the rows of early stopping, the order of the rows and the dropout masks.
+    tol : float, default=1e-4
+        Training stops when loss or score does not improve by this for more than n_iter_no_change epochs on end; for 'lbfgs'
+        when no element of the gradient exceeds it.
+    verbose : bool, default=False
+        Print a line per epoch.
+    warm_start : bool, default=False
+        Let fit go on from the weights of the fit before.
+    momentum : float, default=0.9
+        Of 'sgd', in [0, 1].
+    nesterovs_momentum : bool, default=True
+        Whether the momentum of 'sgd' is Nesterov's.
+    early_stopping : bool, default=False
+        Stop by the score of rows that are held back, and keep the weights that had the best one.
+    validation_fraction : float, default=0.1
+        How many rows early stopping holds back; classes keep their shares where there is one output.
+    beta_1, beta_2 : float, default=0.9 and 0.999
+        Decay of the moments of 'adam', in [0, 1).
+    epsilon : float, default=1e-8
+        Of 'adam', added to the root of the second moment.
+    n_iter_no_change : int or inf, default=10
+        Epochs without improvement that are put up with.
+    max_fun : int, default=15000
+        Most evaluations of the loss by 'lbfgs'.
+    dropout : float, default=0.0
+        Probability, in [0, 1), with which a hidden unit is left out of a training step of 'sgd' or 'adam'; the others are
+        scaled up.
+    max_norm : float, default=inf
+        Gradients of 'sgd' and 'adam' whose Euclidean norm over all parameters exceeds it are shortened to it."""
+
+SHARED_PARAMETERS_LAST = """\
+    n_jobs : int or None, default=None
+        Threads, as joblib counts: None is 1, -1 all processors. Small steps stay on one. No result depends on it.
+    scoring : str, callable or None, default=None
+        What early stopping goes by instead of `score`."""
+
+SHARED_ATTRIBUTES = """\
+    coefs_, intercepts_ : list of ndarray, shapes (n_in, n_out) and (n_out,)
+        Weights and biases of each layer, of the float type of X.
+    n_iter_ : int
+        Epochs or iterations of the last fit.
+    t_ : int
+        Rows that training has visited so far.
+    loss_ : float
+        The last value of the loss, with its L2 term.
+    loss_curve_ : list of float
+        The loss of each epoch, taken while it runs; not of 'lbfgs'.
+    best_loss_ : float or None
+        The smallest of them; None with early stopping.
+    validation_scores_ : list of float or None
+        The score of each epoch on the rows that early stopping holds back.
+    best_validation_score_ : float or None
+        The largest of them.
+    validation_loss_curve_ : list of float
+        The loss, without its L2 term, of each epoch on the validation rows, where there are any.
+    n_layers_, n_outputs_ : int
+        Layers with the input, and units of the last one.
+    out_activation_ : str
+        Activation of the output layer.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Where X had names for its features."""
+
+
+def documented(cls):
+    """Put what both estimators share into the docstring of one of them."""
+    for name in ("SHARED_PARAMETERS_LAST", "SHARED_PARAMETERS", "SHARED_ATTRIBUTES"):
+        cls.__doc__ = cls.__doc__.replace(f"    <{name}>", globals()[name])
+    return cls
+
+
+def has_epochs(est):
+    """Whether the solver goes by epochs; an AttributeError if not."""
+    if est.solver not in ("sgd", "adam"):
+        raise AttributeError(f"partial_fit is only available for stochastic optimizers. {est.solver} is not stochastic.")
+    return True
+
+
+class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin, BaseEstimator):
+    """What both estimators share. A subclass says how targets become outputs and outputs predictions."""
+
+    _parameter_constraints: ClassVar[dict] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS)), list, tuple],
+        "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "max_norm": [Interval(Real, 0, None, closed="neither"), Options(Real, {np.inf})],
+        "n_jobs": [Integral, None],
+        "scoring": [StrOptions(set(get_scorer_names())), callable, None],
+    }
+    coefs_: list
+    intercepts_: list
+    validation_scores_: list | None
+    _learning_rate_start: float
+    # The parameters that people look up are those of scikit-learn.
+    _doc_link_module = "fastbp"
+    _doc_link_template = "https://scikit-learn.org/stable/modules/generated/sklearn.neural_network.{estimator_name}.html"
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    # --- the network ---
+
+    def _hidden_sizes(self):
+        sizes = self.hidden_layer_sizes
+        sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+        if np.any(np.array(sizes) <= 0):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+        return sizes
+
+    def _activation_codes(self):
+        """Codes of the hidden layers' activations."""
+        hidden = len(self.coefs_) - 1
+        if isinstance(self.activation, str):
+            return [ACTIVATIONS.index(self.activation)] * hidden
+        words = list(self.activation)
+        if len(words) != hidden or not set(words) <= set(ACTIVATIONS):
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, or {hidden} of them, got {words}")
+        return [ACTIVATIONS.index(word) for word in words]
+
+    def _rule(self):
+        """What an optimiser step computes."""
+        solver, momentum = self.solver, self.momentum
+        if solver == "sgd" and momentum > 0:
+            solver = "nesterov" if self.nesterovs_momentum else "momentum"
+        return Rule(
+            out_activation=self.out_activation_,
+            loss="clipped_log_loss" if self.loss == "log_loss" else self.loss,
+            solver="keep" if solver == "lbfgs" else solver,
+            learning_rate=self.learning_rate_init,
+            momentum=self.beta_1 if solver == "adam" else momentum,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+            alpha=self.alpha,
+            max_norm=self.max_norm,
+            dropout=self.dropout,
+            seed=getattr(self, "_dropout_seed", 0),
+            reduction="row",
+        )
+
+    def _threads(self):
+        """Threads of a step; one within a worker of joblib, which has as many workers as there are processors."""
+        return 1 if self.n_jobs is None else joblib.effective_n_jobs(self.n_jobs)
+
+    def _initialize(self, units, dtype, random_state):
+        """Draw the weights of Glorot and Bengio, and forget what an earlier fit has left."""
+        self.n_iter_ = self.t_ = 0
+        self.n_layers_, self.n_outputs_ = len(units), units[-1]
+        self.out_activation_ = self._output()
+        self.coefs_, self.intercepts_ = [], []
+        factor = 2.0 if self.activation == "logistic" else 6.0
+        for n_in, n_out in itertools.pairwise(units):
+            bound = np.sqrt(factor / (n_in + n_out))
+            self.coefs_.append(random_state.uniform(-bound, bound, (n_in, n_out)).astype(dtype, copy=False))
+            self.intercepts_.append(random_state.uniform(-bound, bound, n_out).astype(dtype, copy=False))
+        self._dropout_seed = random_state.randint(2**32, dtype=np.uint32).item() if self.dropout else 0
+        self._best_coefs, self._best_intercepts = list(self.coefs_), list(self.intercepts_)
+        self._forget()
+        if self.solver != "lbfgs":
+            self.loss_curve_, self._no_improvement_count = [], 0
+            self.best_loss_ = None if self.early_stopping else np.inf
+            self.validation_scores_ = [] if self.early_stopping else None
+            self.best_validation_score_ = -np.inf if self.early_stopping else None
+
+    def _forget(self):
+        """Drop what only some ways to fit leave behind."""
+        for name in ("_moments", "_steps", "_learning_rate", "validation_loss_curve_", "loss_curve_"):
+            self.__dict__.pop(name, None)
+
+    def _solver_memory(self, rule):
+        """The moments and steps of the solver so far, if this one can go on with them."""
+        moments = getattr(self, "_moments", None)
+        if moments is None or len(moments) != MOMENTS[SOLVERS.index(rule.solver)]:
+            return None
+        if self._learning_rate_start != self.learning_rate_init:
+            self._learning_rate = self._learning_rate_start = float(self.learning_rate_init)
+        return moments, self._steps
+
+    @property
+    def _optimizer(self):
+        """The solver's present step length and number of steps, read where scikit-learn's users look for them."""
+        if not hasattr(self, "_moments"):
+            raise AttributeError("_optimizer exists after a fit with solver 'sgd' or 'adam'")
+        rate, t = self._learning_rate, self._steps
+        if self.solver == "adam":
+            rate *= math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
+        return SimpleNamespace(learning_rate=rate, t=t)
+
+    # --- fitting ---
+
+    def _fit(self, X, y, sample_weight, incremental=False, X_val=None, y_val=None):
+        hidden = self._hidden_sizes()
+        first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+        X, y = self._validated(X, y, reset=first)
+        rows = self._rows(X, y, sample_weight, incremental)
+        validation = None if X_val is None and y_val is None else self._validation_rows(X_val, y_val, X.dtype)
+        random_state = check_random_state(self.random_state)
+        if first:
+            self._initialize([X.shape[1], *hidden, rows.Y.shape[1]], X.dtype, random_state)
+        self.n_outputs_ = rows.Y.shape[1]
+        self.coefs_, self.intercepts_ = list(self.coefs_), list(self.intercepts_)
+        task = Task(self, X, y, sample_weight, None if self.solver == "lbfgs" else self.max_iter)
+        if self.solver == "lbfgs":
+            fit_lbfgs(self, rows, task)
+        else:
+            fit_stochastic(self, rows, validation, random_state, incremental, task)
+        if not all(np.isfinite(array).all() for array in self.coefs_ + self.intercepts_):
+            raise ValueError(
+                "Solver produced non-finite parameter weights. The input data may"
+                " contain large values and need to be preprocessed."
+            )
+        task.close()
+        return self
+
+    def _rows(self, X, y, sample_weight, incremental):
+        """X and y as a fit reads them."""
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X)
+        weights = self._weights(y, sample_weight, incremental)
+        Y = np.ascontiguousarray(self._encoded(y, incremental), X.dtype)
+        return Rows(contiguous(X), Y, None if weights is None else np.ascontiguousarray(weights, X.dtype))
+
+    def _validation_rows(self, X_val, y_val, dtype):
+        """The rows given for validation."""
+        if X_val is None or y_val is None:
+            raise ValueError("X_val and y_val must be given together, got only one of them")
+        X, y = self._validated(X_val, y_val, reset=False)
+        return Rows(contiguous(X).astype(dtype, copy=False), np.ascontiguousarray(self._encoded(y, True), dtype))
+
+    def _validated(self, X, y, reset):
+        X, y = validate_data(
+            self, X, y, accept_sparse=SPARSE, multi_output=True, dtype=FLOATS, reset=reset, **self._y_options
+        )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        return X, y
+
+    def _weights(self, y, sample_weight, incremental):
+        return sample_weight
+
+    def _loss_grad_lbfgs(self, packed, X, y, sample_weight, *room):
+        """Loss and gradient as functions of the flattened weights and biases; scikit-learn's name and arguments."""
+        rows = Rows(contiguous(X), np.ascontiguousarray(y, X.dtype), sample_weight)
+        return Objective(self, rows)(np.asarray(packed, np.float64))
+
+    # --- predicting ---
+
+    def _checked(self, X):
+        """X for a prediction, in the float type of the result."""
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse=SPARSE, dtype=FLOATS, reset=False)
+        return contiguous(X).astype(np.result_type(X.dtype, self.coefs_[0].dtype), copy=False)
+
+    def _outputs(self, X):
+        """Activations of the output layer for checked rows."""
+        return predict(self.coefs_, self.intercepts_, X, self._rule(), self._activation_codes(), self._threads())
+
+    def predict(self, X):
+        """Classes or values for the rows of X.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, n_outputs)
+            A row's result does not depend on the other rows.
+        """
+        X = self._checked(X)
+        parts = [self._decoded(self._outputs(X[i : i + PREDICTED_ROWS])) for i in range(0, X.shape[0], PREDICTED_ROWS)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def transform(self, X):
+        """Activations of the last hidden layer.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n, hidden_layer_sizes[-1])
+        """
+        X = self._checked(X)
+        if len(self.coefs_) == 1:
+            raise ValueError("transform needs a hidden layer, got hidden_layer_sizes=()")
+        # One more layer that changes nothing: x * 1 + 0 is x.
+        width = self._n_features_out
+        weights, biases = [*self.coefs_[:-1], np.eye(width)], [*self.intercepts_[:-1], np.zeros(width)]
+        return predict(weights, biases, X, Rule(out_activation="identity"), self._activation_codes(), self._threads())
+
+    @property
+    def _n_features_out(self):
+        return self.coefs_[-1].shape[0]
+
+    # --- files and other libraries ---
+
+    def save(self, path):
+        """Write the estimator into a file of arrays and JSON, whole or not at all; see `fastbp.estimator_file`."""
+        from fastbp import estimator_file
+
+        estimator_file.save(path, self)
+
+    @classmethod
+    def load(cls, path):
+        """Read an estimator of this class that `save` wrote."""
+        from fastbp import estimator_file
+
+        return estimator_file.load(path, cls)
+
+    def to_sklearn(self):
+        """A fitted estimator of scikit-learn that predicts the same; see `fastbp.interchange`."""
+        from fastbp import interchange
+
+        return interchange.to_sklearn(self)
+
+    @classmethod
+    def from_sklearn(cls, est):
+        """The same model as a fitted estimator of scikit-learn; see `fastbp.interchange`."""
+        from fastbp import interchange
+
+        return interchange.from_sklearn(est, cls)
+
+
+def contiguous(X):
+    """X row by row: as a C-contiguous array, or as a CSR matrix."""
+    return X.tocsr() if scipy.sparse.issparse(X) else np.ascontiguousarray(X)
+
+
+@documented
+class MLPClassifier(ClassifierMixin, Perceptron):
+    """Multi-layer perceptron that classifies, trained on the log loss; drop-in for scikit-learn's class of this name.
+
+    Two classes share a logistic output, more have a softmax; labels that do not exclude each other (2-D indicator y) have a
+    logistic output each. Columns of classes (2-D y with more than two values) have a logistic output for every class of
+    every column.
+
+    Parameters
+    ----------
+    <SHARED_PARAMETERS>
+    class_weight : dict, 'balanced' or None, default=None
+        Factor of the weight of every row of a class. 'balanced' makes all classes weigh the same.
+    <SHARED_PARAMETERS_LAST>
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,), or list of them
+        The labels, in the order of the outputs; a list for columns of classes.
+    <SHARED_ATTRIBUTES>
+
+    References
+    ----------
+    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010.
+    Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from fastbp import MLPClassifier
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf = MLPClassifier(learning_rate_init=0.01, random_state=0).fit(X, y)
+    >>> bool(clf.score(X, y) > 0.95)
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **Perceptron._parameter_constraints,
+        "class_weight": [dict, list, StrOptions({"balanced"}), None],
+    }
+    _y_options: ClassVar[dict] = {}
+    loss = "log_loss"
+    classes_: Any
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        *,
+        solver="adam",
+        alpha=0.0001,
+        batch_size="auto",
+        learning_rate="constant",
+        learning_rate_init=0.001,
+        power_t=0.5,
+        max_iter=200,
+        shuffle=True,
+        random_state=None,
+        tol=1e-4,
+        verbose=False,
+        warm_start=False,
+        momentum=0.9,
+        nesterovs_momentum=True,
+        early_stopping=False,
+        validation_fraction=0.1,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        n_iter_no_change=10,
+        max_fun=15000,
+        dropout=0.0,
+        max_norm=np.inf,
+        class_weight=None,
+        n_jobs=None,
+        scoring=None,
+    ):
+        store(self, locals())
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None):
+        """Train on rows and their classes.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n, n_features)
+        y : array-like of shape (n,) or (n, n_outputs)
+            Class labels; or 0s and 1s in columns; or a column of class labels for each output.
+        sample_weight : array-like of shape (n,) or None, default=None
+        X_val, y_val : of the same kinds, default=None
+            Rows for `validation_loss_curve_`, and for early stopping, which then holds back none of X.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter, X or y is not of the kind described, or a weight stops being finite.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If max_iter is reached.
+        UserWarning
+            If interrupted from the keyboard; the best weights so far are kept.
+        """
+        return self._fit(X, y, sample_weight, X_val=X_val, y_val=y_val)
+
+    @available_if(has_epochs)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, sample_weight=None, classes=None):
+        """Train for one epoch more.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As of `fit`.
+        classes : array-like of shape (n_classes,), or list of them, default=None
+            All labels that will ever come; needed in the first call.
+
+        Returns
+        -------
+        self
+        """
+        columns = isinstance(classes, (list, tuple)) and len(classes) > 0 and np.ndim(classes[0]) == 1
+        if columns:
+            self.classes_, self._y_type = [np.unique(column) for column in classes], MULTI_OUTPUT
+        elif getattr(self, "_y_type", None) == MULTI_OUTPUT:
+            pass
+        elif _check_partial_fit_first_call(self, classes):
+            self._learn_classes(y if type_of_target(y).startswith("multilabel") else classes)
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def _output(self):
+        return "softmax" if self._y_type == "multiclass" else "logistic"
+
+    def _stratified(self):
+        return self.n_outputs_ == 1
+
+    def _learn_classes(self, y):
+        if type_of_target(y) == MULTI_OUTPUT:
+            self.classes_, self._y_type = [np.unique(column) for column in np.asarray(y).T], MULTI_OUTPUT
+            return
+        binarizer = LabelBinarizer().fit(y)
+        self.classes_, self._y_type = binarizer.classes_, binarizer.y_type_
+
+    def _check_classes(self, y):
+        """Raise a ValueError where labels do not go with those of the fit before."""
+        pairs = zip(y.T, self.classes_, strict=True) if self._y_type == MULTI_OUTPUT else [(y, self.classes_)]
+        for column, known in pairs:
+            classes = unique_labels(column)
+            if self.warm_start and set(classes) != set(known):
+                raise ValueError(
+                    "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
+                    f"Previously got {known}, `y` has {classes}"
+                )
+            if len(np.setdiff1d(classes, known, assume_unique=True)):
+                raise ValueError(f"`y` has classes not in `self.classes_`. `self.classes_` has {known}. 'y' has {classes}.")
+
+    def _encoded(self, y, incremental):
+        """The outputs that the network should give: 0s and 1s."""
+        if not hasattr(self, "classes_") or not (self.warm_start or incremental):
+            self._learn_classes(y)
+        else:
+            if not hasattr(self, "_y_type"):
+                self._learn_classes(self.classes_)
+            self._check_classes(y)
+        if self._y_type == MULTI_OUTPUT:
+            return np.hstack([column[:, None] == known for column, known in zip(y.T, self.classes_, strict=True)])
+        return label_binarize(y, classes=self.classes_)
+
+    def _weights(self, y, sample_weight, incremental):
+        if self.class_weight is None:
+            return sample_weight
+        if incremental and not isinstance(self.class_weight, dict):
+            raise ValueError(f"class_weight must be a dict or None for partial_fit, got {self.class_weight!r}")
+        weights = compute_sample_weight(self.class_weight, y)
+        return weights if sample_weight is None else weights * sample_weight
+
+    def _decoded(self, outputs):
+        """Labels for rows of outputs."""
+        if self._y_type == MULTI_OUTPUT:
+            columns = self._by_column(outputs)
+            return np.column_stack([known[part.argmax(axis=1)] for known, part in zip(self.classes_, columns, strict=True)])
+        if self._y_type == "multiclass":
+            return self.classes_.take(outputs.argmax(axis=1))
+        chosen = (outputs > 0.5).astype(int)
+        if self._y_type.startswith("multilabel"):
+            return chosen
+        return self.classes_[chosen.ravel() if len(self.classes_) > 1 else np.zeros(len(chosen), int)]
+
+    def _by_column(self, outputs):
+        """The outputs that belong to each column of classes."""
+        return np.split(outputs, np.cumsum([len(known) for known in self.classes_])[:-1], axis=1)
+
+    def _score_of(self, y, predicted, sample_weight):
+        if self._y_type == MULTI_OUTPUT:
+            return float(np.average((y == predicted).all(axis=1), weights=sample_weight))
+        return float(accuracy_score(y, predicted, sample_weight=sample_weight))
+
+    def score(self, X, y, sample_weight=None):
+        """Share of the rows of X that are given the right labels, all of them where there are several.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As of `fit`.
+
+        Returns
+        -------
+        float
+        """
+        return self._score_of(np.asarray(y) if isinstance(y, list) else y, self.predict(X), sample_weight)
+
+    def predict_proba(self, X):
+        """Probabilities of the classes.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes), or list of them
+            Columns in the order of `classes_`; a list for columns of classes.
+        """
+        outputs = self._outputs(self._checked(X))
+        if self._y_type == MULTI_OUTPUT:
+            return [part / part.sum(axis=1, keepdims=True) for part in self._by_column(outputs)]
+        return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
+
+    def predict_log_proba(self, X):
+        """Logarithms of `predict_proba`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes), or list of them
+        """
+        probabilities = self.predict_proba(X)
+        return [np.log(part) for part in probabilities] if isinstance(probabilities, list) else np.log(probabilities)
+
+
+@documented
+class MLPRegressor(RegressorMixin, Perceptron):
+    """Multi-layer perceptron that predicts numbers; drop-in for scikit-learn's class of this name.
+
+    Parameters
+    ----------
+    loss : {'squared_error', 'poisson', 'absolute_error'}, default='squared_error'
+        'squared_error' is half the squared error, 'poisson' half the deviance, with exp as the output's activation and
+        y >= 0. Of several outputs, the reported loss is the mean for squared and absolute errors, but its gradient that of
+        the sum.
+    <SHARED_PARAMETERS>
+    <SHARED_PARAMETERS_LAST>
+
+    Attributes
+    ----------
+    <SHARED_ATTRIBUTES>
+
+    References
+    ----------
+    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010.
+    Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_regression
+    >>> from fastbp import MLPRegressor
+    >>> X, y = make_regression(100, 4, random_state=0)
+    >>> reg = MLPRegressor(solver="lbfgs", max_iter=1000, random_state=0).fit(X, y)
+    >>> bool(reg.score(X, y) > 0.99)
+    True
+    """
+
+    _parameter_constraints: ClassVar[dict] = {
+        **Perceptron._parameter_constraints,
+        "loss": [StrOptions({"squared_error", "poisson", "absolute_error"})],
+    }
+    _y_options: ClassVar[dict] = {"y_numeric": True}
+
+    def __init__(
+        self,
+        loss="squared_error",
+        hidden_layer_sizes=(100,),
+        activation="relu",
+        *,
+        solver="adam",
+        alpha=0.0001,
+        batch_size="auto",
+        learning_rate="constant",
+        learning_rate_init=0.001,
+        power_t=0.5,
+        max_iter=200,
+        shuffle=True,
+        random_state=None,
+        tol=1e-4,
+        verbose=False,
+        warm_start=False,
+        momentum=0.9,
+        nesterovs_momentum=True,
+        early_stopping=False,
+        validation_fraction=0.1,
+        beta_1=0.9,
+        beta_2=0.999,
+        epsilon=1e-8,
+        n_iter_no_change=10,
+        max_fun=15000,
+        dropout=0.0,
+        max_norm=np.inf,
+        n_jobs=None,
+        scoring=None,
+    ):
+        store(self, locals())
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None):
+        """Train on rows and their values.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n, n_features)
+        y : array-like of shape (n,) or (n, n_outputs)
+        sample_weight : array-like of shape (n,) or None, default=None
+        X_val, y_val : of the same kinds, default=None
+            Rows for `validation_loss_curve_`, and for early stopping, which then holds back none of X.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter, X or y is not of the kind described, or a weight stops being finite.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If max_iter is reached.
+        UserWarning
+            If interrupted from the keyboard; the best weights so far are kept.
+        """
+        return self._fit(X, y, sample_weight, X_val=X_val, y_val=y_val)
+
+    @available_if(has_epochs)
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y, sample_weight=None):
+        """Train for one epoch more.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As of `fit`.
+
+        Returns
+        -------
+        self
+        """
+        return self._fit(X, y, sample_weight, incremental=True)
+
+    def _output(self):
+        return "exp" if self.loss == "poisson" else "identity"
+
+    def _stratified(self):
+        return False
+
+    def _encoded(self, y, incremental):
+        if self.loss == "poisson" and y.min() < 0:
+            raise ValueError(f"y must be >= 0 for loss 'poisson', got {y.min()}")
+        return y.reshape(len(y), -1)
+
+    def _decoded(self, outputs):
+        return outputs.ravel() if outputs.shape[1] == 1 else outputs
+
+    def _score_of(self, y, predicted, sample_weight):
+        if not np.isfinite(predicted).all():
+            return math.nan
+        return float(r2_score(y, predicted, sample_weight=sample_weight))
+
+
+def store(est, parameters):
+    """Keep the parameters of a constructor as they are, which is all that scikit-learn lets one do."""
+    vars(est).update((name, value) for name, value in parameters.items() if name not in ("self", "__class__"))

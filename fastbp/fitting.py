@@ -1,0 +1,322 @@
+"""How an estimator's parameters are found: epochs of a stochastic solver with their stopping rules, or L-BFGS.
+
+Every function takes the estimator and leaves its findings there, under scikit-learn's names. The order of random draws, the
+rules for stopping and the lines that are printed are scikit-learn's, so that the same seed gives the same model.
+"""
+
+import copy
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.optimize
+from scipy.special import xlogy
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import check_scoring
+from sklearn.model_selection import train_test_split
+from sklearn.utils.optimize import _check_optimize_result
+
+from fastbp import kernels
+from fastbp.layout import LOSS, PENALTY, Layout
+from fastbp.rule import LEARNING_RATE
+from fastbp.training import Run, threads_for
+from fastbp.workspace import workspace_for_training
+
+# An adaptive step length this short is not shortened any more.
+LEAST_LEARNING_RATE = 1e-6
+
+
+@dataclass
+class Rows:
+    """Rows of inputs, the outputs that they should give, and their weights or None."""
+
+    X: np.ndarray
+    Y: np.ndarray
+    weights: np.ndarray | None = None
+
+
+def split(est, rows, random_state):
+    """The rows for training and those for validation."""
+    stratify = rows.Y.astype(bool) if est._stratified() else None
+    arrays = [rows.X, rows.Y] + ([] if rows.weights is None else [rows.weights])
+    parts = train_test_split(*arrays, random_state=random_state, test_size=est.validation_fraction, stratify=stratify)
+    training, validation = Rows(*parts[::2]), Rows(*parts[1::2])
+    if validation.X.shape[0] < 2:
+        raise ValueError("The validation set is too small. Increase 'validation_fraction' or the size of your dataset.")
+    return training, validation
+
+
+def clipped_batch_size(est, n):
+    """Rows per step."""
+    if isinstance(est.batch_size, str):
+        return min(200, n)
+    if est.batch_size > n:
+        warnings.warn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2)
+    return min(int(est.batch_size), n)
+
+
+def cumulative_shuffle(n, random_state):
+    """A function that shuffles the order of rows that it gave last."""
+    order = np.arange(n)
+
+    def draw():
+        nonlocal order
+        places = np.arange(n)
+        random_state.shuffle(places)
+        order = order[places]
+        return order
+
+    return draw
+
+
+def mean_loss(est, rows, outputs):
+    """The loss of outputs without its L2 term, as it is reported."""
+    Y, A = rows.Y, outputs
+    if est.loss == "log_loss":
+        eps = np.finfo(A.dtype).eps
+        A = np.clip(A, eps, 1 - eps)
+        losses = -xlogy(Y, A) if est.out_activation_ == "softmax" else -xlogy(Y, A) - xlogy(1 - Y, 1 - A)
+    elif est.loss == "poisson":
+        losses = xlogy(Y, Y / A) - Y + A
+    else:
+        losses = (np.abs(A - Y) if est.loss == "absolute_error" else (A - Y) ** 2 / 2) / Y.shape[1]
+    return float(np.average(losses.sum(axis=1), weights=rows.weights))
+
+
+class Epochs:
+    """The epochs of a stochastic solver: what is done after each of them, and when to stop.
+
+    Parameters
+    ----------
+    est : estimator
+    run : fastbp.training.Run
+    validation : Rows or None
+    task : fastbp.callbacks.Task
+    """
+
+    def __init__(self, est, run, validation, task):
+        self.est, self.run, self.validation, self.task = est, run, validation, task
+        self.n = run.X.shape[0]
+        self.scorer = None
+        if validation is not None and est.scoring is not None:
+            self.scorer = check_scoring(est, est.scoring)
+        self.watched = est.early_stopping or validation is not None or task.watched
+        self.outputs = run.Y.shape[1] if est.loss in ("squared_error", "absolute_error") else 1
+
+    def safe(self):
+        """Epochs after which training may stop at the earliest, or has to be looked at."""
+        est = self.est
+        if self.watched or (est.solver == "sgd" and est.learning_rate == "invscaling"):
+            return 1
+        return max(1, est.n_iter_no_change - est._no_improvement_count + 1)
+
+    def some(self, most):
+        """Run up to `most` epochs; returns whether to stop."""
+        est, run, seen, stop = self.est, self.run, 0, False
+        if est.solver == "sgd":
+            run.numbers[LEARNING_RATE] = est._learning_rate
+        if self.watched:
+            self.task.begin()
+        for _ in run.calls(int(min(self.safe(), most))):
+            for rows, penalty in run.record[seen : run.epochs_done, [LOSS, PENALTY]]:
+                stop = self.end((rows / self.outputs + est.alpha / 2 * penalty) / self.n)
+            seen = run.epochs_done
+        return stop
+
+    def end(self, loss):
+        """Take note of an epoch; returns whether to stop."""
+        est = self.est
+        est.n_iter_ += 1
+        est.t_ += self.n
+        est.loss_ = float(loss)
+        est.loss_curve_.append(est.loss_)
+        if est.verbose:
+            print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
+        if self.watched:
+            self.run.scatter()
+        if self.validation is not None:
+            self.validate()
+        if not est.early_stopping:
+            self.count(est.loss_ > est.best_loss_ - est.tol)
+            est.best_loss_ = min(est.best_loss_, est.loss_) if est.loss_ == est.loss_ else est.best_loss_
+        if est.solver == "sgd" and est.learning_rate == "invscaling":
+            est._learning_rate = float(est.learning_rate_init) / (est.t_ + 1) ** est.power_t
+        stop = self.task.end() if self.watched else False
+        if est._no_improvement_count > est.n_iter_no_change:
+            return self.converged() or stop
+        return stop
+
+    def count(self, stalled):
+        """Count epochs without improvement."""
+        self.est._no_improvement_count = self.est._no_improvement_count + 1 if stalled else 0
+
+    def validate(self):
+        """Judge the current weights by the validation rows."""
+        est, rows = self.est, self.validation
+        outputs = est._outputs(rows.X)
+        est.validation_loss_curve_.append(mean_loss(est, rows, outputs))
+        if not est.early_stopping:
+            return
+        score = self.score(outputs)
+        est.validation_scores_.append(score)
+        if est.verbose:
+            print(f"Validation score: {score:f}")
+        self.count(score < est.best_validation_score_ + est.tol)
+        if score > est.best_validation_score_:
+            est.best_validation_score_ = score
+            est._best_coefs, est._best_intercepts = list(est.coefs_), list(est.intercepts_)
+
+    def score(self, outputs):
+        """What early stopping compares."""
+        est, rows = self.est, self.validation
+        targets = est._decoded(rows.Y)
+        if self.scorer is None:
+            return est._score_of(targets, est._decoded(outputs), rows.weights)
+        judged = copy.copy(est)  # which has not seen names of features, as the rows have none
+        vars(judged).pop("feature_names_in_", None)
+        extra = {} if rows.weights is None else {"sample_weight": rows.weights}
+        return float(self.scorer(judged, rows.X, targets, **extra))
+
+    def converged(self):
+        """Whether to stop, now that there was no improvement for long enough; else the step gets shorter."""
+        est = self.est
+        what = "Validation score" if est.early_stopping else "Training loss"
+        message = f"{what} did not improve more than tol={est.tol:f} for {est.n_iter_no_change} consecutive epochs."
+        adaptive = est.solver == "sgd" and est.learning_rate == "adaptive"
+        if not adaptive or est._learning_rate <= LEAST_LEARNING_RATE:
+            if est.verbose:
+                print(f"{message} {'Learning rate too small. ' if adaptive else ''}Stopping.")
+            return True
+        est._learning_rate /= 5
+        if est.verbose:
+            print(f"{message} Setting learning rate to {est._learning_rate:f}")
+        est._no_improvement_count = 0
+        return False
+
+
+def fit_stochastic(est, rows, validation, random_state, incremental, task):
+    """Train by "sgd" or "adam", for one epoch if `incremental`; leaves the parameters and the curves on the estimator."""
+    if est.early_stopping and incremental:
+        raise ValueError("partial_fit does not support early_stopping=True")
+    if est.early_stopping and validation is None:
+        rows, validation = split(est, rows, random_state)
+    rule, n = est._rule(), rows.X.shape[0]
+    moments = est._solver_memory(rule) if incremental else None
+    if moments is None:
+        est._learning_rate = est._learning_rate_start = float(est.learning_rate_init)
+    run = Run(
+        est.coefs_,
+        est.intercepts_,
+        rows.X,
+        rows.Y,
+        rule=rule,
+        activations=est._activation_codes(),
+        batch_size=clipped_batch_size(est, n),
+        row_weights=rows.weights,
+        n_jobs=est._threads(),
+        draw=cumulative_shuffle(n, random_state) if est.shuffle else None,
+        moments=moments,
+    )
+    if validation is not None and not hasattr(est, "validation_loss_curve_"):
+        est.validation_loss_curve_ = []
+    epochs = Epochs(est, run, validation, task)
+    est.n_iter_, stop = 0, False
+    try:
+        while not stop and est.n_iter_ < (1 if incremental else est.max_iter):
+            stop = epochs.some(est.max_iter - est.n_iter_ if not incremental else 1)
+        if not stop and not incremental:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the optimization hasn't "
+                "converged yet.",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+    except KeyboardInterrupt:
+        warnings.warn("Training interrupted by user.", stacklevel=2)
+    finally:
+        run.scatter()
+        est._moments, est._steps = run.moments
+    if est.early_stopping:
+        est.coefs_, est.intercepts_ = list(est._best_coefs), list(est._best_intercepts)
+
+
+class Objective:
+    """Loss and gradient of a network on all rows, as functions of one vector: every W_l, then every b_l, flattened."""
+
+    def __init__(self, est, rows):
+        self.est, self.rows = est, rows
+        units = [rows.X.shape[1]] + [len(b) for b in est.intercepts_]
+        n = rows.X.shape[0]
+        self.layout = Layout(units, rows.X.dtype, True, est._activation_codes())
+        threads = threads_for(self.layout, n, est._threads())
+        self.work = workspace_for_training(self.layout, n, n, shuffled=False, threads=threads)
+        self.grad = np.empty(self.layout.size, rows.X.dtype)
+        self.rule = est._rule().numbers(rows.Y.shape[1])
+        self.weights = np.empty(0, rows.X.dtype) if rows.weights is None else rows.weights
+        self.outputs = rows.Y.shape[1] if est.loss in ("squared_error", "absolute_error") else 1
+
+    def arrays(self, params):
+        """Views of all parameters in the order of the vector."""
+        weights, biases = self.layout.views(params)
+        return weights + biases
+
+    def unpacked(self, vector):
+        """The vector's parts, shaped as coefs_ and intercepts_."""
+        shapes = [view.shape for view in self.arrays(self.grad)]
+        ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+        parts = [part.reshape(shape) for part, shape in zip(np.split(vector, ends), shapes, strict=True)]
+        return parts[: len(parts) // 2], parts[len(parts) // 2 :]
+
+    def __call__(self, vector):
+        """Loss, and its gradient as a float64 vector."""
+        rows = self.rows
+        weights, biases = self.unpacked(vector)
+        self.layout.gather(weights, biases, self.work.params)
+        _, loss, _, penalty = kernels.loss_grad(
+            self.layout.layers, self.work.params, rows.X, rows.Y, self.weights, self.rule, self.grad, self.work.arrays
+        )
+        value = (loss / self.outputs + self.est.alpha / 2 * penalty) / rows.X.shape[0]
+        return value, np.concatenate([view.ravel() for view in self.arrays(self.grad)], dtype=np.float64)
+
+
+def fit_lbfgs(est, rows, task):
+    """Train by SciPy's L-BFGS-B; leaves the parameters, the loss and the number of iterations on the estimator."""
+    objective = Objective(est, rows)
+    best = np.concatenate([array.ravel() for array in est.coefs_ + est.intercepts_]).astype(np.float64)
+    least = math.inf
+
+    def watched(vector):
+        nonlocal best, least
+        loss, grad = objective(vector)
+        if loss < least:
+            best, least = vector.copy(), loss
+        return loss, grad
+
+    def keep(vector):
+        dtype = rows.X.dtype
+        est.coefs_, est.intercepts_ = ([part.astype(dtype) for part in parts] for parts in objective.unpacked(vector))
+
+    def after(intermediate_result):
+        keep(intermediate_result.x)
+        task.begin()
+        if task.end():
+            raise StopIteration
+
+    try:
+        result = scipy.optimize.minimize(
+            watched,
+            best,
+            method="L-BFGS-B",
+            jac=True,
+            callback=after if task.watched else None,
+            options={"maxfun": est.max_fun, "maxiter": est.max_iter, "gtol": est.tol},
+        )
+    except KeyboardInterrupt:
+        warnings.warn("Training interrupted by user.", stacklevel=2)
+        est.loss_ = float(least)
+        keep(best)
+        return
+    est.n_iter_ = _check_optimize_result("lbfgs", result, est.max_iter)
+    est.loss_ = float(result.fun)
+    keep(result.x)
