@@ -334,12 +334,26 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
     def _checked(self, X):
         """X for a prediction, in the float type of the result."""
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse=SPARSE, dtype=FLOATS, reset=False)
+        if not self._plain(X):
+            X = validate_data(self, X, accept_sparse=SPARSE, dtype=FLOATS, reset=False)
         return contiguous(X).astype(np.result_type(X.dtype, self.coefs_[0].dtype), copy=False)
+
+    def _plain(self, X):
+        """Whether X is obviously what `validate_data` would return: for one row, that takes longer than the prediction."""
+        with np.errstate(all="ignore"):
+            return (
+                type(X) is np.ndarray
+                and X.dtype in FLOATS
+                and X.ndim == 2
+                and X.shape[0] > 0
+                and X.shape[1] == self.n_features_in_
+                and not hasattr(self, "feature_names_in_")
+                and math.isfinite(X.sum())
+            )
 
     def _outputs(self, X):
         """Activations of the output layer for checked rows."""
-        return predict(self.coefs_, self.intercepts_, X, self._rule(), self._activation_codes(), self._threads())
+        return predict(self.coefs_, self.intercepts_, X, self.out_activation_, self._activation_codes(), self._threads())
 
     def predict(self, X):
         """Classes or values for the rows of X.
@@ -374,7 +388,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         # One more layer that changes nothing: x * 1 + 0 is x.
         width = self._n_features_out
         weights, biases = [*self.coefs_[:-1], np.eye(width)], [*self.intercepts_[:-1], np.zeros(width)]
-        return predict(weights, biases, X, Rule(out_activation="identity"), self._activation_codes(), self._threads())
+        return predict(weights, biases, X, "identity", self._activation_codes(), self._threads())
 
     @property
     def _n_features_out(self):
@@ -561,11 +575,13 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         return self.n_outputs_ == 1
 
     def _learn_classes(self, y):
-        if type_of_target(y) == MULTI_OUTPUT:
-            self.classes_, self._y_type = [np.unique(column) for column in np.asarray(y).T], MULTI_OUTPUT
-            return
-        binarizer = LabelBinarizer().fit(y)
-        self.classes_, self._y_type = binarizer.classes_, binarizer.y_type_
+        self._y_type = type_of_target(y, input_name="y")
+        if self._y_type == MULTI_OUTPUT:
+            self.classes_ = [np.unique(column) for column in np.asarray(y).T]
+        elif self._y_type in ("binary", "multiclass"):
+            self.classes_ = np.unique(y)
+        else:  # labels in indicator form, or an error
+            self.classes_ = LabelBinarizer().fit(y).classes_
 
     def _check_classes(self, y):
         """Raise a ValueError where labels do not go with those of the fit before."""
@@ -590,7 +606,11 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             self._check_classes(y)
         if self._y_type == MULTI_OUTPUT:
             return np.hstack([column[:, None] == known for column, known in zip(y.T, self.classes_, strict=True)])
-        return label_binarize(y, classes=self.classes_)
+        if self._y_type.startswith("multilabel"):
+            return label_binarize(y, classes=self.classes_)
+        if self._y_type == "multiclass":
+            return y[:, None] == self.classes_
+        return (y == self.classes_[-1] if len(self.classes_) > 1 else np.zeros(len(y)))[:, None]
 
     def _weights(self, y, sample_weight, incremental):
         if self.class_weight is None:

@@ -58,11 +58,11 @@ def clipped_batch_size(est, n):
 
 def cumulative_shuffle(n, random_state):
     """A function that shuffles the order of rows that it gave last."""
-    order = np.arange(n)
+    order = in_order = np.arange(n)
 
     def draw():
         nonlocal order
-        places = np.arange(n)
+        places = in_order.copy()
         random_state.shuffle(places)
         order = order[places]
         return order
@@ -119,7 +119,7 @@ class Epochs:
         if self.watched:
             self.task.begin()
         for _ in run.calls(int(min(self.safe(), most))):
-            for rows, penalty in run.record[seen : run.epochs_done, [LOSS, PENALTY]]:
+            for rows, penalty in run.record[seen : run.epochs_done, [LOSS, PENALTY]].tolist():
                 stop = self.end((rows / self.outputs + est.alpha / 2 * penalty) / self.n)
             seen = run.epochs_done
         return stop
@@ -129,17 +129,18 @@ class Epochs:
         est = self.est
         est.n_iter_ += 1
         est.t_ += self.n
-        est.loss_ = float(loss)
-        est.loss_curve_.append(est.loss_)
+        est.loss_ = loss
+        est.loss_curve_.append(loss)
         if est.verbose:
-            print(f"Iteration {est.n_iter_}, loss = {est.loss_:.8f}")
+            print(f"Iteration {est.n_iter_}, loss = {loss:.8f}")
         if self.watched:
             self.run.scatter()
         if self.validation is not None:
             self.validate()
         if not est.early_stopping:
-            self.count(est.loss_ > est.best_loss_ - est.tol)
-            est.best_loss_ = min(est.best_loss_, est.loss_) if est.loss_ == est.loss_ else est.best_loss_
+            self.count(loss > est.best_loss_ - est.tol)
+            if loss < est.best_loss_:
+                est.best_loss_ = loss
         if est.solver == "sgd" and est.learning_rate == "invscaling":
             est._learning_rate = float(est.learning_rate_init) / (est.t_ + 1) ** est.power_t
         stop = self.task.end() if self.watched else False

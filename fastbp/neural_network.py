@@ -239,7 +239,7 @@ class NeuralNetwork:
         """
         X = matrix("X", X, self.units[0], self.dtype)
         weights, biases = self._parameters()
-        return predict(weights, biases, X, self._rule(0.0, "sum"), self._activation_codes(), self.n_jobs)
+        return predict(weights, biases, X, self.out_activation, self._activation_codes(), self.n_jobs)
 
     def backward(self, X, y, learning_rate, reduction="sum", *, sample_weight=None):
         """One step of the solver on all rows at once, in place.

@@ -4,6 +4,7 @@ A call into the kernel runs as many blocks of rows as fit into about CALL_SECOND
 progress bar, lines to print, a callback. Where a call ends never changes a result.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -14,6 +15,7 @@ import numpy as np
 from fastbp import kernels
 from fastbp.history import History
 from fastbp.layout import BLOCK, CURSOR_SIZE, EPOCH, N_IN, N_OUT, RECORD_SIZE, STEP, Layout
+from fastbp.rule import Rule
 from fastbp.workspace import workspace_for_prediction, workspace_for_training
 
 # A keyboard interrupt is seen when a call returns: far below the 0.2 s that feel immediate, far above a call's own cost.
@@ -155,13 +157,31 @@ class Run:
             yield
 
 
-def predict(weights, biases, X, rule, activations, n_jobs=None):
-    """Outputs (n, n_out) of a network for the rows of X; arguments as of `Run`."""
-    layout = Layout([X.shape[1]] + [w.shape[1] for w in weights], X.dtype, bool(biases), activations)
-    work = workspace_for_prediction(layout, len(X), threads_for(layout, len(X), n_jobs))
+# Layouts and workspaces of recent small predictions, at rest. A prediction takes one out and puts it back, so that no two
+# threads share one; for a single row, making a new one would take longer than everything else.
+rooms: dict = {}
+MOST_ROOMS = 16
+ROOM_BYTES = 2**20
+
+
+def predict(weights, biases, X, out_activation, activations, n_jobs=None):
+    """Outputs (n, n_out) of a network for the rows of X; other arguments as of `Run`."""
+    n, units = X.shape[0], (X.shape[1], *[w.shape[1] for w in weights])
+    key = n, units, X.dtype, bool(biases), *activations, out_activation, n_jobs
+    room = rooms.pop(key, None)
+    if room is None:
+        layout = Layout(units, X.dtype, bool(biases), activations)
+        work = workspace_for_prediction(layout, n, threads_for(layout, n, n_jobs))
+        room = layout, work, Rule(out_activation=out_activation).numbers(units[-1])
+    layout, work, numbers = room
     layout.gather(weights, biases, work.params)
-    out = np.empty((len(X), weights[-1].shape[1]), X.dtype)
-    kernels.forward(layout.layers, work.params, X, out, rule.numbers(out.shape[1]), work.arrays)
+    out = np.empty((n, units[-1]), X.dtype)
+    kernels.forward(layout.layers, work.params, X, out, numbers, work.arrays)
+    if work.arrays[0].nbytes < ROOM_BYTES:
+        while len(rooms) >= MOST_ROOMS:
+            with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread may be at it
+                del rooms[next(iter(rooms))]
+        rooms[key] = room
     return out
 
 

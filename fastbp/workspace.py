@@ -75,6 +75,13 @@ class Memory:
         return start
 
 
+class Arrays(tuple):
+    """What the kernels take as `work`; it keeps the addresses, which take longer to ask for than a small prediction."""
+
+    def __init__(self, arrays):
+        self.addresses = [array.__array_interface__["data"][0] for array in arrays]
+
+
 class Workspace(abc.ABC):
     """Scratch memory of one kernel, sized once for a network, its batches and its threads.
 
@@ -99,7 +106,7 @@ class Workspace(abc.ABC):
         Room for what the solver remembers.
     grad : 1-D float array
         Where solver "keep" leaves the gradient, laid out as the parameters.
-    arrays : tuple
+    arrays : Arrays
         What the kernels take as `work`: the memory, the plan and the places (see `fastbp.layout`), the wide kernel's
         table of row offsets, the narrow kernel's losses by block, and what threads tell each other.
     """
@@ -121,7 +128,7 @@ class Workspace(abc.ABC):
         self.grad = scratch[plan[GRAD] : plan[GRAD] + layout.size]
         self.block_rows, plan[THREADS] = int(plan[BLOCK_ROWS]), self.threads
         self.fill(scratch, places, layout)
-        self.arrays = scratch, plan, places, self.table, self.totals, np.zeros(SYNC_SIZE, np.int64)
+        self.arrays = Arrays((scratch, plan, places, self.table, self.totals, np.zeros(SYNC_SIZE, np.int64)))
 
     @abc.abstractmethod
     def plan(self, memory, plan, places, layout, n_rows, batch_size, shuffled, dropout):

@@ -58,6 +58,8 @@ def together(kernels, work, *args):
     """Call a kernel once in each thread of the workspace; they wait for each other, so all of them start or none does."""
     plan = work[1]
     kernel, size, width = kernels[plan[KERNEL]], int(plan[THREADS]), int(plan[WIDTH])
+    if not PLAIN_PYTHON:
+        work = getattr(work, "addresses", work)
     if size == 1 or PLAIN_PYTHON:
         kernel(*args, *work, 0, 1, width=width)
         return
