@@ -12,7 +12,6 @@ from fastbp import kernels, reference
 from fastbp.history import History
 from fastbp.layout import CURSOR_SIZE, LOSS, RECORD_SIZE, Layout
 from fastbp.rule import ACTIVATIONS, Rule
-from fastbp.training import Run, watch
 
 # Some roundings of each loss, and those of a sum of few of them.
 RELATIVE = {"float64": 1e-14, "float32": 1e-5}
@@ -146,6 +145,19 @@ def test_nan_is_not_clipped(head, dtype, implementation, kernel):
 # --- the loss of an epoch ---------------------------------------------------------------------------------------------
 
 
+def curve(implementation, kernel, rule, layout, parameters, rows, weights, batch_size, epochs):
+    """The history of some epochs, and its record."""
+    workspace, record = WORKSPACES[kernel](layout, len(rows[0]), batch_size, shuffled=False), np.zeros((epochs, RECORD_SIZE))
+    layout.gather(*parameters, workspace.params)
+    blocks = -(-len(rows[0]) // batch_size) if implementation is reference else workspace.blocks_per_epoch
+    n_rows, n_outputs = rows[1].shape
+    implementation.train(
+        layout.layers, workspace.params, workspace.state, *rows, weights, np.empty((0, n_rows), np.int64), batch_size,
+        rule.numbers(n_outputs), epochs * blocks, np.zeros(CURSOR_SIZE, np.int64), record, workspace.arrays,
+    )  # fmt: skip
+    return History(record, n_rows, weights.sum() if len(weights) else n_rows, n_outputs, rule), record
+
+
 @implementations
 def test_the_loss_of_an_epoch_by_hand(implementation, kernel):
     """Three batches: of two rows, of two rows without weight, of one row. One weight, which stays as it is, times x."""
@@ -161,35 +173,30 @@ def test_the_loss_of_an_epoch_by_hand(implementation, kernel):
     }
     for reduction, value in expected.items():
         rule = Rule("identity", "squared_error", "keep", alpha=0.3, reduction=reduction)
-        workspace, record = WORKSPACES[kernel](layout, 5, 2, shuffled=False), np.zeros((1, RECORD_SIZE))
-        layout.gather([np.ones((1, 1))], [], workspace.params)
-        implementation.train(
-            layout.layers, workspace.params, workspace.state, X, Y, w, np.empty((0, 5), np.int64), 2, rule.numbers(1),
-            3, np.zeros(CURSOR_SIZE, np.int64), record, workspace.arrays,
-        )  # fmt: skip
-        assert History(record, 5, w.sum(), 1, rule).loss[0] == pytest.approx(value, rel=1e-15)
+        history, record = curve(implementation, kernel, rule, layout, ([np.ones((1, 1))], []), (X, Y), w, 2, 1)
+        assert history.loss[0] == pytest.approx(value, rel=1e-15)
         assert record[0, LOSS] == pytest.approx(2.25 * 2 / 1.5 + 50 / 4 if reduction == "row" else 52.25, rel=1e-15)
 
 
 @pytest.mark.parametrize("kernel", WORKSPACES)
-@pytest.mark.parametrize("batch_size", [7, 600])
+@pytest.mark.parametrize(("n_rows", "batch_size"), [(11, 7), pytest.param(700, 600, marks=pytest.mark.compiled)])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_weights_of_1_leave_the_same_bits(dtype, batch_size, kernel):
-    case = replace(SMALL, n_rows=700, batch_size=batch_size, alpha=0.1, kernel=kernel, dtype=dtype)
-    one, other = train(kernels, case), train(kernels, case, weights=np.ones(700, dtype))
+def test_weights_of_1_leave_the_same_bits(dtype, n_rows, batch_size, kernel):
+    case = replace(SMALL, n_rows=n_rows, batch_size=batch_size, alpha=0.1, kernel=kernel, dtype=dtype)
+    one, other = train(kernels, case), train(kernels, case, weights=np.ones(n_rows, dtype))
     assert_same_bits(one, other)
 
 
 @pytest.mark.compiled
+@implementations
 @pytest.mark.parametrize("hidden", [(5,), (40, 30)])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_the_loss_curve_is_scikit_learns(n_classes, weighted, hidden):
+def test_the_loss_curve_is_scikit_learns(n_classes, weighted, hidden, implementation, kernel):
     rng = np.random.default_rng(0)
     X, labels = rng.normal(size=(110, 6)), np.arange(110) % n_classes
     X[:, 0] += 3 * labels
-    # integers, so that no batch is without weight and some have the same
-    weights = rng.integers(1, 4, 110).astype(float) if weighted else None
+    weights = rng.integers(0, 4, 110).astype(float) if weighted else None
     theirs = MLPClassifier(
         hidden, activation="tanh", solver="sgd", alpha=0.01, batch_size=20, learning_rate_init=1e-300, momentum=0,
         nesterovs_momentum=False, shuffle=False, random_state=0,
@@ -202,8 +209,8 @@ def test_the_loss_curve_is_scikit_learns(n_classes, weighted, hidden):
     Y = (labels[:, None] == ([1] if n_classes == 2 else np.arange(n_classes))).astype(float)
     out_activation = "logistic" if n_classes == 2 else "softmax"
     rule = Rule(out_activation, "clipped_log_loss", "sgd", 0.3, alpha=0.01, reduction="row")
-    codes = [ACTIVATIONS.index("tanh")] * len(hidden)
-    run = Run(*start, X, Y, rule=rule, activations=codes, epochs=20, batch_size=20, row_weights=weights)
-    history = watch(run)
+    layout = Layout((6, *hidden, Y.shape[1]), "float64", True, [ACTIVATIONS.index("tanh")] * len(hidden))
+    ours = np.empty(0) if weights is None else weights
+    history, _ = curve(implementation, kernel, rule, layout, start, (X, Y), ours, 20, 20)
     np.testing.assert_allclose(history.loss, theirs.loss_curve_[1:], rtol=CURVE_TOLERANCE)
     assert history.loss[-1] < history.loss[0] / 2
