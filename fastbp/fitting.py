@@ -255,6 +255,7 @@ class Objective:
         self.grad = np.empty(self.layout.size, rows.X.dtype)
         self.rule = est._rule().numbers(rows.Y.shape[1])
         self.weights = np.empty(0, rows.X.dtype) if rows.weights is None else rows.weights
+        self.weight = n if rows.weights is None else float(rows.weights.sum(dtype=np.float64))
         self.outputs = rows.Y.shape[1] if est.loss in ("squared_error", "absolute_error") else 1
 
     def arrays(self, params):
@@ -277,7 +278,7 @@ class Objective:
         _, loss, _, penalty = kernels.loss_grad(
             self.layout.layers, self.work.params, rows.X, rows.Y, self.weights, self.rule, self.grad, self.work.arrays
         )
-        value = (loss / self.outputs + self.est.alpha / 2 * penalty) / rows.X.shape[0]
+        value = (loss / self.outputs + self.est.alpha / 2 * penalty) / self.weight
         return value, np.concatenate([view.ravel() for view in self.arrays(self.grad)], dtype=np.float64)
 
 
