@@ -30,11 +30,13 @@ class Task:
         As given to fit.
     most : int or None
         The largest number of epochs.
+    single : bool
+        Whether this is a call of partial_fit, which callbacks do not see.
     """
 
-    def __init__(self, est, X, y, sample_weight, most):
+    def __init__(self, est, X, y, sample_weight, most, single):
         # nothing is done per epoch for the many who set no callbacks
-        self.watched = bool(getattr(est, "_skl_callbacks", ()))
+        self.watched = not single and bool(getattr(est, "_skl_callbacks", ()))
         if self.watched:
             metadata = None if sample_weight is None else {"sample_weight": sample_weight}
             self.facts = {"estimator": est, "X": X, "y": y, "metadata": metadata}

@@ -285,7 +285,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             self._initialize([X.shape[1], *hidden, rows.Y.shape[1]], X.dtype, random_state)
         self.n_outputs_ = rows.Y.shape[1]
         self.coefs_, self.intercepts_ = list(self.coefs_), list(self.intercepts_)
-        task = Task(self, X, y, sample_weight, None if self.solver == "lbfgs" else self.max_iter)
+        task = Task(self, X, y, sample_weight, None if self.solver == "lbfgs" else self.max_iter, incremental)
         if self.solver == "lbfgs":
             fit_lbfgs(self, rows, task)
         else:

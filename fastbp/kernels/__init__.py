@@ -28,6 +28,9 @@ _FORWARD = "int* int T* T* int T* double*" + _WORK
 TRAIN = Kernel("narrow", "train", _TRAIN), Kernel("wide", "train", _TRAIN)
 FORWARD = Kernel("narrow", "forward", _FORWARD), Kernel("wide", "forward", _FORWARD)
 
+# Operations of a call for loss and gradient: 50 ms where a core manages 10 GFLOP/s.
+LOSS_GRAD_FLOPS = 5e8
+
 
 def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks, cursor, record, work):
     """As `fastbp.reference.train`; `work` says which kernel, and how many threads."""
@@ -47,8 +50,10 @@ def loss_grad(layers, params, X, Y, weights, rule, grad, work):
     memory, plan = work[:2]
     cursor, record = np.zeros(CURSOR_SIZE, np.int64), np.zeros((1, RECORD_SIZE))
     blocks = -(-len(X) // int(plan[BLOCK_ROWS]))
-    train(layers, params, np.empty((0, params.size), params.dtype), X, Y, weights, np.empty((0, len(X)), np.int64),
-          len(X), rule, blocks, cursor, record, work)  # fmt: skip
+    a_time = max(1, int(LOSS_GRAD_FLOPS / (6 * params.size * plan[BLOCK_ROWS])))
+    for first in range(0, blocks, a_time):  # so that a keyboard interrupt does not wait for all of them
+        train(layers, params, np.empty((0, params.size), params.dtype), X, Y, weights, np.empty((0, len(X)), np.int64),
+              len(X), rule, min(a_time, blocks - first), cursor, record, work)  # fmt: skip
     grad[...] = memory[plan[GRAD] : plan[GRAD] + plan[SIZE]]
     squares, loss, right, penalty = record[0, [SQUARES, LOSS, HITS, PENALTY]]
     return float(squares), float(loss), int(right), float(penalty)
