@@ -35,9 +35,16 @@ def usable_threads(n_jobs):
     return max(1, processors + 1 + n_jobs)
 
 
-def threads_for(layout, rows, n_jobs):
-    """Threads for steps, or predictions, of so many rows: small ones stay on one core."""
-    flops = 6 * rows * sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
+def threads_for(layout, rows, n_jobs, X=None):
+    """Threads for steps, or predictions, of so many rows: small ones stay on one core.
+
+    Of a sparse X, given, the stored values count, and each weight once for its update.
+    """
+    first = layout.rows[0]
+    weights = sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
+    if X is not None and not isinstance(X, np.ndarray):
+        weights += (X.nnz / max(1, X.shape[0]) + first[N_IN] / rows - first[N_IN]) * first[N_OUT]
+    flops = 6 * rows * weights
     return max(1, min(usable_threads(n_jobs), int(flops / THREAD_FLOPS)))
 
 
@@ -49,7 +56,7 @@ class Run:
     weights, biases : lists of ndarray
         The parameters, whose items `scatter` replaces; all of the dtype of X.
     X, Y : ndarray
-        C-contiguous (n, n_in) and (n, n_out), float32 or float64.
+        C-contiguous (n, n_in) and (n, n_out), float32 or float64. X may also be a CSR matrix of scipy.
     rule : fastbp.rule.Rule
     activations : sequence of int
         Codes of the hidden layers' activations.
@@ -80,18 +87,20 @@ class Run:
         moments=None,
     ):
         self.weights, self.biases, self.X, self.Y = weights, biases, X, Y
+        self.n_rows = X.shape[0]
         self.rule, self.epochs, self.batch_size, self.rng = rule, epochs, batch_size, rng
         self.numbers = rule.numbers(Y.shape[1])
         self.row_weights = np.empty(0, X.dtype) if row_weights is None else row_weights
         self.layout = Layout([X.shape[1]] + [w.shape[1] for w in weights], X.dtype, bool(biases), activations)
         self.work = workspace_for_training(
             self.layout,
-            len(X),
+            self.n_rows,
             batch_size,
+            sparse=not isinstance(X, np.ndarray),
             shuffled=rng is not None,
             moments=rule.moments,
             dropout=rule.dropout > 0,
-            threads=threads_for(self.layout, batch_size, n_jobs),
+            threads=threads_for(self.layout, batch_size, n_jobs, X),
         )
         self.params = self.work.params
         self.gather()
@@ -100,7 +109,7 @@ class Run:
         if moments is not None:
             self.work.state[...], self.cursor[STEP] = moments
         self.record = np.zeros((epochs, RECORD_SIZE))
-        self.order = np.empty((0, len(X)), np.int64)
+        self.order = np.empty((0, self.n_rows), np.int64)
 
     @property
     def moments(self):
@@ -115,8 +124,8 @@ class Run:
     def history(self):
         """The record of the epochs completed so far."""
         done = self.epochs_done
-        weight = float(self.row_weights.sum(dtype=np.float64)) if self.row_weights.size else len(self.X)
-        return History(self.record[:done], len(self.X), weight, self.Y.shape[1], self.rule)
+        weight = float(self.row_weights.sum(dtype=np.float64)) if self.row_weights.size else self.n_rows
+        return History(self.record[:done], self.n_rows, weight, self.Y.shape[1], self.rule)
 
     def scatter(self):
         """Put the current parameters into the lists, as new arrays."""
@@ -131,8 +140,8 @@ class Run:
         position = int(self.cursor[BLOCK])
         known = self.order[-1:] if position else self.order[:0]
         count = -(-(position + blocks) // self.work.blocks_per_epoch) - len(known)
-        new = [self.rng.permutation(len(self.X)) for _ in range(count)]
-        self.order = np.concatenate([known, np.array(new, np.int64).reshape(-1, len(self.X))])
+        new = [self.rng.permutation(self.n_rows) for _ in range(count)]
+        self.order = np.concatenate([known, np.array(new, np.int64).reshape(-1, self.n_rows)])
 
     def advance(self, blocks):
         """Run `blocks` blocks in one call."""

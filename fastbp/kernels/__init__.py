@@ -12,6 +12,7 @@ from fastbp.layout import (
     HITS,
     KERNEL,
     LOSS,
+    NARROW,
     PENALTY,
     RECORD_SIZE,
     SIZE,
@@ -22,22 +23,22 @@ from fastbp.layout import (
 from fastbp.rule import DROPOUT, SOLVER
 
 _WORK = " T* int* int* int* double* int* int int"
-_TRAIN = "int* int T* T* T* T* T* int int int* int int double* int int* double*" + _WORK
-_FORWARD = "int* int T* T* int T* double*" + _WORK
-# by layout.NARROW and WIDE
-TRAIN = Kernel("narrow", "train", _TRAIN), Kernel("wide", "train", _TRAIN)
-FORWARD = Kernel("narrow", "forward", _FORWARD), Kernel("wide", "forward", _FORWARD)
+_TRAIN = "int* int T* T* {} T* T* int int int* int int double* int int* double*" + _WORK
+_FORWARD = "int* int T* {} int T* double*" + _WORK
+# by layout.NARROW and WIDE, with what they take for X
+TRAIN = Kernel("narrow", "train", _TRAIN.format("T*")), Kernel("wide", "train", _TRAIN.format("T* I* I*"))
+FORWARD = Kernel("narrow", "forward", _FORWARD.format("T*")), Kernel("wide", "forward", _FORWARD.format("T* I* I*"))
 
 
 def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks, cursor, record, work):
     """As `fastbp.reference.train`; `work` says which kernel, and how many threads."""
-    together(TRAIN, work, layers, len(layers), params, state, X, Y, weights, weights.size > 0, len(X), order, order.size > 0,
-             batch_size, rule, blocks, cursor, record)  # fmt: skip
+    together(TRAIN, work, layers, len(layers), params, state, *pointers(X, work), Y, weights, weights.size > 0, X.shape[0],
+             order, order.size > 0, batch_size, rule, blocks, cursor, record)  # fmt: skip
 
 
 def forward(layers, params, X, out, rule, work):
     """As `fastbp.reference.forward`; `work` says which kernel, and how many threads."""
-    together(FORWARD, work, layers, len(layers), params, X, len(X), out, rule)
+    together(FORWARD, work, layers, len(layers), params, *pointers(X, work), X.shape[0], out, rule)
 
 
 def loss_grad(layers, params, X, Y, weights, rule, grad, work):
@@ -46,12 +47,19 @@ def loss_grad(layers, params, X, Y, weights, rule, grad, work):
     rule[SOLVER] = rule[DROPOUT] = 0
     memory, plan = work[:2]
     cursor, record = np.zeros(CURSOR_SIZE, np.int64), np.zeros((1, RECORD_SIZE))
-    blocks = -(-len(X) // int(plan[BLOCK_ROWS]))
-    train(layers, params, np.empty((0, params.size), params.dtype), X, Y, weights, np.empty((0, len(X)), np.int64),
-          len(X), rule, blocks, cursor, record, work)  # fmt: skip
+    blocks = -(-X.shape[0] // int(plan[BLOCK_ROWS]))
+    train(layers, params, np.empty((0, params.size), params.dtype), X, Y, weights, np.empty((0, X.shape[0]), np.int64),
+          X.shape[0], rule, blocks, cursor, record, work)  # fmt: skip
     grad[...] = memory[plan[GRAD] : plan[GRAD] + plan[SIZE]]
     squares, loss, right, penalty = record[0, [SQUARES, LOSS, HITS, PENALTY]]
     return float(squares), float(loss), int(right), float(penalty)
+
+
+def pointers(X, work):
+    """X as the kernel of the workspace takes it; the wide one also takes where listed values stand."""
+    if isinstance(X, np.ndarray):
+        return (X,) if work[1][KERNEL] == NARROW else (X, X, X)
+    return X.data, X.indices, X.indptr
 
 
 def together(kernels, work, *args):
