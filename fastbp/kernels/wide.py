@@ -362,9 +362,9 @@ def listed_gradients(
     values, indices, starts, table, table_at, count, memory, d, stride, vectors, fresh, finished, params, at, state, size,
     grad, solver, rate, first, first_gain, second, second_gain, epsilon, decay, begin, stop,
 ):  # fmt: skip
-    """(6), (7) for rows begin ... stop - 1 of W_l, the first of which stands at `at`: for each value of X in their columns,
-    the value times its row of D_l.
+    """(6), (7) for rows begin ... stop - 1 of W_l: for each value of X in their columns, the value times its row of D_l.
 
+    at                    where the first of these rows stands among the parameters
     fresh, finished       whether a gradient begins, and whether it is complete after these samples
     """
     L = lane_count(memory)
@@ -644,13 +644,14 @@ def learn(
             many = vectors >= PANEL_VECTORS
             either(many, lambda: gather_panels(a, a_at, table, lines, count, memory, panels, stop - begin), lambda: None)
             tall, tall_at = either_place(many, (memory, panels), (a, a_at))
-            gradients(a, a_at, table, lines, tall, tall_at, choose(many, n_layers * block_rows, lines), choose(many, count, many * 0 + 1),
-                      memory, d, stride, vectors, count, choose(fresh, zeros, grad + at), choose(fresh, fresh * 0, stride),
+            tall_table, tall_row = choose(many, n_layers * block_rows, lines), choose(many, count, many * 0 + 1)
+            gradients(a, a_at, table, lines, tall, tall_at, tall_table, tall_row, memory, d, stride, vectors, count,
+                      choose(fresh, zeros, grad + at), choose(fresh, fresh * 0, stride),
                       params, at, state, n_params, grad, solver, *numbers, decay, stop - begin, pack)  # fmt: skip
 
         def listed():
-            listed_gradients(X, indices, starts, table, lines, count, memory, d, stride, vectors, fresh, finished, params, at,
-                             state, n_params, grad, solver, *numbers, decay, begin, stop)  # fmt: skip
+            listed_gradients(X, indices, starts, table, lines, count, memory, d, stride, vectors, fresh, finished,
+                             params, at, state, n_params, grad, solver, *numbers, decay, begin, stop)  # fmt: skip
 
         either(hidden, whole, listed) if holds_integers(starts) else whole()
         bias = w + n_in * stride
@@ -761,9 +762,9 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
                     record[epoch * RECORD_SIZE + PENALTY] += penalty_of(layers, n_layers, params)
                 wait_for_all(sync, size)  # the weights change now
             learn(layers, n_layers, params, state, plan[SIZE], X, indices, starts, memory, places, table, block_rows,
-                  plan[GRAD], plan[ZEROS], panels, count, int(row == batch), int(stop == batch_stop), solver if at_once else 0,
-                  rate, beta_1, gain_1, beta_2, gain_2, epsilon, splat(memory, l2 if stop == batch_stop else 0.0),
-                  pack, drops, rank, size)  # fmt: skip
+                  plan[GRAD], plan[ZEROS], panels, count, int(row == batch), int(stop == batch_stop),
+                  solver if at_once else 0, rate, beta_1, gain_1, beta_2, gain_2, epsilon,
+                  splat(memory, l2 if stop == batch_stop else 0.0), pack, drops, rank, size)  # fmt: skip
             if not at_once and stop == batch_stop:
                 wait_for_all(sync, size)
                 shrink = 1.0
@@ -787,7 +788,8 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
         cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH], cursor[BLOCK] = epoch, row, step, batch, done
 
 
-def forward(layers, n_layers, params, X, indices, starts, n, out, rule, memory, plan, places, table, totals, sync, rank, size):
+def forward(layers, n_layers, params, X, indices, starts, n, out, rule, memory, plan, places, table, totals, sync, rank,
+            size):  # fmt: skip
     """As `fastbp.reference.forward`; a row's result does not depend on the other rows. Each thread takes its own rows."""
     last, output = (n_layers - 1) * FIELDS, (n_layers - 1) * PLACES
     n_out, stride, distance = layers[last + N_OUT], layers[last + STRIDE], distance_of_rows(starts, layers[N_IN])
