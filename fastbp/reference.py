@@ -22,8 +22,8 @@ Nature 323, 1986. `forward`, `loss_grad` and `train` take the same arguments her
 
 Arguments, named alike everywhere: `layers` describes `params` (see `fastbp.layout`); `X` (n, n_in) and `Y` (n, n_out) are
 C-contiguous and of the dtype of `params`, as are the `weights` (n,) of the rows, with no element where all are 1; `X` may
-also be a CSR matrix of scipy, with its columns in any order and as often as they come; `rule` see
-`fastbp.rule.Rule.numbers`; `work` is scratch space, unused here.
+also be a CSR matrix of scipy, whose `indices` and `indptr` are both int32 or both int64, with its columns in any order and
+as often as they come; `rule` see `fastbp.rule.Rule.numbers`; `work` is scratch space, unused here.
 """
 
 from collections.abc import Callable

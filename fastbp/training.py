@@ -56,7 +56,8 @@ class Run:
     weights, biases : lists of ndarray
         The parameters, whose items `scatter` replaces; all of the dtype of X.
     X, Y : ndarray
-        C-contiguous (n, n_in) and (n, n_out), float32 or float64. X may also be a CSR matrix of scipy.
+        C-contiguous (n, n_in) and (n, n_out), float32 or float64. X may also be a CSR matrix of scipy, as
+        `fastbp.reference` describes it.
     rule : fastbp.rule.Rule
     activations : sequence of int
         Codes of the hidden layers' activations.
