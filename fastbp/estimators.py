@@ -424,8 +424,14 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
 
 
 def contiguous(X):
-    """X row by row: as a C-contiguous array, or as a CSR matrix."""
-    return X.tocsr() if scipy.sparse.issparse(X) else np.ascontiguousarray(X)
+    """X row by row: as a C-contiguous array, or as a CSR matrix that is sound, which kernels do not look at again."""
+    if not scipy.sparse.issparse(X):
+        return np.ascontiguousarray(X)
+    X = X.tocsr()
+    X.check_format(full_check=True)
+    if X.indices.dtype != X.indptr.dtype:
+        X = type(X)((X.data, X.indices.astype(np.int64), X.indptr.astype(np.int64)), X.shape)
+    return X
 
 
 @documented

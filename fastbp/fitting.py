@@ -250,8 +250,9 @@ class Objective:
         units = [rows.X.shape[1]] + [len(b) for b in est.intercepts_]
         n = rows.X.shape[0]
         self.layout = Layout(units, rows.X.dtype, True, est._activation_codes())
-        threads = threads_for(self.layout, n, est._threads())
-        self.work = workspace_for_training(self.layout, n, n, shuffled=False, threads=threads)
+        threads = threads_for(self.layout, n, est._threads(), rows.X)
+        sparse = not isinstance(rows.X, np.ndarray)
+        self.work = workspace_for_training(self.layout, n, n, sparse, shuffled=False, threads=threads)
         self.grad = np.empty(self.layout.size, rows.X.dtype)
         self.rule = est._rule().numbers(rows.Y.shape[1])
         self.weights = np.empty(0, rows.X.dtype) if rows.weights is None else rows.weights

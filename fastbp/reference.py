@@ -21,8 +21,9 @@ default, and W_B is their sum over the batch.
 Nature 323, 1986. `forward`, `loss_grad` and `train` take the same arguments here and in `fastbp.kernels`.
 
 Arguments, named alike everywhere: `layers` describes `params` (see `fastbp.layout`); `X` (n, n_in) and `Y` (n, n_out) are
-C-contiguous and of the dtype of `params`, as are the `weights` (n,) of the rows, with no element where all are 1; `rule` see
-`fastbp.rule.Rule.numbers`; `work` is scratch space, unused here.
+C-contiguous and of the dtype of `params`, as are the `weights` (n,) of the rows, with no element where all are 1; `X` may
+also be a CSR matrix of scipy, whose `indices` and `indptr` are both int32 or both int64, with its columns in any order and
+as often as they come; `rule` see `fastbp.rule.Rule.numbers`; `work` is scratch space, unused here.
 """
 
 from collections.abc import Callable
@@ -191,10 +192,10 @@ def loss_grad(layers, params, X, Y, weights, rule, grad, work, step=0):
     """
     masks = None
     if rule[DROPOUT] > 0:
-        masks = [mask.astype(X.dtype) for mask in dropout_masks(layers, len(X), rule, step)]
+        masks = [mask.astype(X.dtype) for mask in dropout_masks(layers, X.shape[0], rule, step)]
     taken, hidden, Z = activations(layers, params, X, masks)
     A, losses, D = compare(Z, Y, HEADS[int(rule[HEAD])])
-    w = weights if len(weights) else np.ones(len(X), X.dtype)
+    w = weights if len(weights) else np.ones(X.shape[0], X.dtype)
     total = w.sum(dtype=np.float64)
     scale = 1 / (total * rule[PER_ROW]) if rule[PER_ROW] else 1
     decay = X.dtype.type(rule[ALPHA] / total if rule[PER_ROW] else rule[ALPHA])
@@ -251,7 +252,7 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
 
     A batch whose weights sum to 0 changes nothing.
     """
-    first_epoch, n = cursor[EPOCH], len(X)
+    first_epoch, n = cursor[EPOCH], X.shape[0]
     grad = np.zeros_like(params)
     for _ in range(blocks):
         epoch, row = cursor[EPOCH], cursor[ROW]

@@ -37,9 +37,16 @@ def usable_threads(n_jobs):
     return max(1, processors + 1 + n_jobs)
 
 
-def threads_for(layout, rows, n_jobs):
-    """Threads for steps, or predictions, of so many rows: small ones stay on one core."""
-    flops = 6 * rows * sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
+def threads_for(layout, rows, n_jobs, X=None):
+    """Threads for steps, or predictions, of so many rows: small ones stay on one core.
+
+    Of a sparse X, given, the stored values count, and each weight once for its update.
+    """
+    first = layout.rows[0]
+    weights = sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
+    if X is not None and not isinstance(X, np.ndarray):
+        weights += (X.nnz / max(1, X.shape[0]) + first[N_IN] / rows - first[N_IN]) * first[N_OUT]
+    flops = 6 * rows * weights
     return max(1, min(usable_threads(n_jobs), int(flops / THREAD_FLOPS)))
 
 
@@ -51,7 +58,8 @@ class Run:
     weights, biases : lists of ndarray
         The parameters, whose items `scatter` replaces; all of the dtype of X.
     X, Y : ndarray
-        C-contiguous (n, n_in) and (n, n_out), float32 or float64.
+        C-contiguous (n, n_in) and (n, n_out), float32 or float64. X may also be a CSR matrix of scipy, as
+        `fastbp.reference` describes it.
     rule : fastbp.rule.Rule
     activations : sequence of int
         Codes of the hidden layers' activations.
@@ -69,18 +77,20 @@ class Run:
         self, weights, biases, X, Y, *, rule, activations, batch_size, row_weights=None, n_jobs=None, draw=None, moments=None
     ):
         self.weights, self.biases, self.X, self.Y = weights, biases, X, Y
+        self.n_rows = X.shape[0]
         self.rule, self.batch_size, self.draw = rule, batch_size, draw
         self.numbers = rule.numbers(Y.shape[1])
         self.row_weights = np.empty(0, X.dtype) if row_weights is None else row_weights
         self.layout = Layout([X.shape[1]] + [w.shape[1] for w in weights], X.dtype, bool(biases), activations)
         self.work = workspace_for_training(
             self.layout,
-            len(X),
+            self.n_rows,
             batch_size,
+            sparse=not isinstance(X, np.ndarray),
             shuffled=draw is not None,
             moments=rule.moments,
             dropout=rule.dropout > 0,
-            threads=threads_for(self.layout, batch_size, n_jobs),
+            threads=threads_for(self.layout, batch_size, n_jobs, X),
         )
         self.params = self.work.params
         self.gather()
@@ -90,7 +100,7 @@ class Run:
             for state, (first, second) in zip(self.work.state, arrays, strict=True):
                 self.layout.gather(first, second, state)
         self.record = np.zeros((0, RECORD_SIZE))
-        self.order = np.empty((0, len(X)), np.int64)
+        self.order = np.empty((0, self.n_rows), np.int64)
         rows = min(batch_size, self.work.block_rows)
         self.blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * rows)))  # of the next call
 
@@ -112,8 +122,8 @@ class Run:
     def history(self):
         """The record of the epochs completed so far."""
         done = self.epochs_done
-        weight = float(self.row_weights.sum(dtype=np.float64)) if self.row_weights.size else len(self.X)
-        return History(self.record[:done], len(self.X), weight, self.Y.shape[1], self.rule)
+        weight = float(self.row_weights.sum(dtype=np.float64)) if self.row_weights.size else self.n_rows
+        return History(self.record[:done], self.n_rows, weight, self.Y.shape[1], self.rule)
 
     def scatter(self):
         """Put the current parameters into the lists, as new arrays."""
@@ -129,7 +139,7 @@ class Run:
         known = self.order[-1:] if position else self.order[:0]
         count = -(-(position + blocks) // self.work.blocks_per_epoch) - len(known)
         new = [self.draw() for _ in range(count)]
-        self.order = np.concatenate([known, np.array(new, np.int64).reshape(-1, len(self.X))])
+        self.order = np.concatenate([known, np.array(new, np.int64).reshape(-1, self.n_rows)])
 
     def advance(self, blocks):
         """Run `blocks` blocks in one call."""
@@ -167,11 +177,12 @@ ROOM_BYTES = 2**20
 def predict(weights, biases, X, out_activation, activations, n_jobs=None):
     """Outputs (n, n_out) of a network for the rows of X; other arguments as of `Run`."""
     n, units = X.shape[0], (X.shape[1], *[w.shape[1] for w in weights])
-    key = n, units, X.dtype, bool(biases), *activations, out_activation, n_jobs
+    sparse = not isinstance(X, np.ndarray)
+    key = n, units, X.dtype, bool(biases), *activations, out_activation, n_jobs, sparse
     room = rooms.pop(key, None)
     if room is None:
         layout = Layout(units, X.dtype, bool(biases), activations)
-        work = workspace_for_prediction(layout, n, threads_for(layout, n, n_jobs))
+        work = workspace_for_prediction(layout, n, threads_for(layout, n, n_jobs, X), sparse)
         room = layout, work, Rule(out_activation=out_activation).numbers(units[-1])
     layout, work, numbers = room
     layout.gather(weights, biases, work.params)

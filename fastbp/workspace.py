@@ -12,7 +12,6 @@ from fastbp.layout import (
     GRADIENT_DEPTH,
     GROUP,
     KERNEL,
-    LINEAR,
     MOST_THREADS,
     N_IN,
     N_OUT,
@@ -97,6 +96,8 @@ class Workspace(abc.ABC):
     dropout : bool, default False
         Whether hidden units may be left out.
     threads : int, default 1
+    sparse : bool, default False
+        Whether X lists its values, so that nothing has to hold whole rows of it.
 
     Attributes
     ----------
@@ -111,8 +112,8 @@ class Workspace(abc.ABC):
         table of row offsets, the narrow kernel's losses by block, and what threads tell each other.
     """
 
-    def __init__(self, layout, n_rows, batch_size, shuffled, moments=0, dropout=False, threads=1):
-        self.threads = min(threads, MOST_THREADS)
+    def __init__(self, layout, n_rows, batch_size, shuffled, moments=0, dropout=False, threads=1, sparse=False):
+        self.threads, self.sparse = min(threads, MOST_THREADS), sparse
         memory = Memory(layout.dtype.itemsize)
         plan = np.zeros(PLAN_SIZE, np.int64)
         places = np.zeros((len(layout.rows), PLACES), np.int64)
@@ -208,10 +209,10 @@ class WideWorkspace(Workspace):
         plan[ROW_WEIGHTS] = memory.take(rows)
         plan[PACK_SIZE] = round_up(GRADIENT_DEPTH * cols * width, ALIGNMENT_BYTES) // layout.dtype.itemsize
         plan[PACK] = memory.take(plan[PACK_SIZE] * self.threads)
-        plan[PANELS_SIZE] = rows * round_up(-(-max(layout.layers[:, N_IN]) // self.threads), SQUARE)
+        most = max(layout.layers[self.sparse :, N_IN], default=0)
+        plan[PANELS_SIZE] = rows * round_up(-(-most // self.threads), SQUARE)
         plan[PANELS] = memory.take(plan[PANELS_SIZE] * self.threads)
         plan[SUMS] = memory.take(2 * rows // GROUP * memory.lanes)
-        plan[LINEAR] = len(strides) * rows
         self.table = np.arange(rows) * np.array([0, *strides[:-1], height])[:, None]
 
     def fill(self, scratch, places, layout):
@@ -222,18 +223,20 @@ class WideWorkspace(Workspace):
 
 # The narrow kernel fills its vectors with samples, the wide one with units. Measured over shapes from 2-4-1 to 64-100-10 and
 # batches from 1 to 256 (a core with AVX-512, both float types), the narrow one is the faster one where the weights are few
-# and the batch is longer than about half their square root; the choice is within 15% of the better one throughout.
+# and the batch is longer than about half their square root; the choice is within 15% of the better one throughout. Only the
+# wide one takes an X that lists its values.
 NARROW_WEIGHTS = 2500
 
 
-def workspace_for_training(layout, n_rows, batch_size, **options):
+def workspace_for_training(layout, n_rows, batch_size, sparse=False, **options):
     """The workspace, and with it the kernel, for training a network; arguments as `Workspace`."""
     n_weights = sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
-    narrow = n_weights <= NARROW_WEIGHTS and batch_size >= n_weights**0.5 / 2 - 1
-    return (NarrowWorkspace if narrow else WideWorkspace)(layout, n_rows, batch_size, **options)
+    narrow = not sparse and n_weights <= NARROW_WEIGHTS and batch_size >= n_weights**0.5 / 2 - 1
+    return (NarrowWorkspace if narrow else WideWorkspace)(layout, n_rows, batch_size, sparse=sparse, **options)
 
 
-def workspace_for_prediction(layout, n_rows, threads=1):
+def workspace_for_prediction(layout, n_rows, threads=1, sparse=False):
     """The same for `forward`: by the network alone, so that a row's result does not depend on how many others there are."""
     n_weights = sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
-    return (NarrowWorkspace if n_weights <= NARROW_WEIGHTS else WideWorkspace)(layout, n_rows, n_rows, True, threads=threads)
+    chosen = NarrowWorkspace if not sparse and n_weights <= NARROW_WEIGHTS else WideWorkspace
+    return chosen(layout, n_rows, n_rows, True, threads=threads, sparse=sparse)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from fastbp import kernels, reference
 from fastbp.layout import CURSOR_SIZE, EPOCH, HITS, LOSS, PENALTY, RECORD_SIZE, ROW, SQUARES, STEP, Layout
@@ -18,6 +19,7 @@ from fastbp.workspace import NarrowWorkspace, WideWorkspace
 
 DTYPES = ("float32", "float64")
 WORKSPACES = {"narrow": NarrowWorkspace, "wide": WideWorkspace}
+KINDS = (("narrow", False), ("wide", False), ("wide", True))  # a kernel, and whether X is sparse
 EPOCHS = 3
 # Roundings of one unit beside those of its dot product: the activation (3), its derivative (2), the error (1), the sample's
 # weight and the loss's factor (2), two products with the delta (2), dropout on both ways (2), L2 (2), the norm and the
@@ -50,6 +52,7 @@ class Case:
     dropout: float = 0.0
     weighted: bool = False
     threads: int = 1
+    sparse: bool = False
 
     def __str__(self):
         bias, order = "bias" if self.bias else "no bias", "shuffled" if self.shuffled else "in order"
@@ -58,7 +61,7 @@ class Case:
         hidden = self.activations if isinstance(self.activations, str) else "+".join(self.activations)
         for word, default in ((hidden, "logistic"), (self.out_activation, "logistic"), (self.loss, "squared_error")):
             words += [word] * (word != default)
-        words += [self.solver] * (self.solver != "sgd") + ["weighted"] * self.weighted
+        words += [self.solver] * (self.solver != "sgd") + ["weighted"] * self.weighted + ["sparse"] * self.sparse
         for name, default in (("alpha", 0), ("max_norm", math.inf), ("dropout", 0), ("threads", 1)):
             words += [f"{name} {getattr(self, name):g}"] * (getattr(self, name) != default)
         return " ".join(words)
@@ -112,7 +115,7 @@ class Case:
     def workspace(self):
         moments = Rule(solver=self.solver).moments
         return WORKSPACES[self.kernel](
-            self.layout, self.n_rows, self.batch_size, self.shuffled, moments, self.dropout > 0, self.threads
+            self.layout, self.n_rows, self.batch_size, self.shuffled, moments, self.dropout > 0, self.threads, self.sparse
         )
 
     def blocks_per_epoch(self, implementation):
@@ -139,7 +142,18 @@ class Case:
             Y = np.floor(3 * Y)
         if self.out_activation == "softmax":
             Y /= Y.sum(axis=1, keepdims=True)
+        X = self.sparse_rows(rng) if self.sparse else X
         return X.astype(self.dtype), Y.astype(self.dtype)
+
+    def sparse_rows(self, rng):
+        """Up to a quarter of a row's values, or one; their columns in any order, some of them several times; empty rows."""
+        counts = rng.integers(0, 2 + self.units[0] // 4, self.n_rows)
+        counts[::7] = 0
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        columns = rng.integers(0, self.units[0], starts[-1])
+        X = csr_array((rng.normal(0, 1, len(columns)), columns, starts), (self.n_rows, self.units[0]))
+        # scipy itself takes the longer integers only where it must
+        return with_indices(X, "int32" if self.dtype == "float64" else "int64")
 
     def weights(self):
         """Of the rows; every fifth is 0."""
@@ -210,7 +224,14 @@ WIDER = [
 ]
 CASES += [replace(case, dtype=dtype) for case in ONE_OF_EACH + WIDER for dtype in DTYPES]
 
+# Of the networks of SHAPES a few; inputs of which each row has one in a hundred.
+SPARSE = [case for number, case in enumerate(CASES) if number % 7 == 0 or case.activations != "logistic" or case.n_rows > 99]
+SPARSE += [
+    replace(SMALL, units=(2000, 20, 4), n_rows=60, batch_size=50, solver="adam", alpha=0.1, shuffled=True, dtype=dtype)
+    for dtype in DTYPES
+]
 CASES += [replace(case, kernel="wide") for case in CASES]
+CASES += [replace(case, kernel="wide", sparse=True) for case in SPARSE]
 
 
 class Trained(NamedTuple):
@@ -224,6 +245,22 @@ class Trained(NamedTuple):
     steps: int
 
 
+def with_indices(X, dtype):
+    """A sparse X with indices of an integer type."""
+    X = X.copy()
+    X.indices, X.indptr = X.indices.astype(dtype), X.indptr.astype(dtype)
+    return X
+
+
+def moved(X, place):
+    """A dense or sparse X in the memory that `place` gives."""
+    if isinstance(X, np.ndarray):
+        return place(X)
+    X = X.copy()
+    X.data, X.indices, X.indptr = map(place, (X.data, X.indices, X.indptr))
+    return X
+
+
 def train(implementation, case, calls=None, rows=None, weights=None, place=lambda array: array):
     """Train a case for EPOCHS.
 
@@ -233,8 +270,8 @@ def train(implementation, case, calls=None, rows=None, weights=None, place=lambd
     case : Case
     calls : iterable of int, optional
         Blocks of each call, over and over, until all is done; by default one call does it all.
-    rows : pair of ndarray, optional
-        X and Y, by default those of the case.
+    rows : pair, optional
+        X, an array or sparse, and Y, by default those of the case.
     weights : ndarray, optional
         Those of the rows, by default those of the case.
     place : callable, optional
@@ -244,7 +281,8 @@ def train(implementation, case, calls=None, rows=None, weights=None, place=lambd
     case.parameters(workspace.params)
     params, state, work = place(workspace.params), place(workspace.state), tuple(map(place, workspace.arrays))
     order, cursor, record = case.order(), place(np.zeros(CURSOR_SIZE, np.int64)), place(np.zeros((EPOCHS, RECORD_SIZE)))
-    (X, Y), weights = map(place, rows or case.rows()), place(case.weights() if weights is None else weights)
+    X, Y = rows or case.rows()
+    X, Y, weights = moved(X, place), place(Y), place(case.weights() if weights is None else weights)
     layers, rule = place(case.layout.layers), place(case.rule)
     left = EPOCHS * case.blocks_per_epoch(implementation)
     for blocks in itertools.cycle(calls or [left]):
@@ -256,7 +294,7 @@ def train(implementation, case, calls=None, rows=None, weights=None, place=lambd
         if left <= 0:
             break
     assert cursor[ROW] == 0
-    outputs = (weights.sum(dtype=np.float64) if len(weights) else len(X)) * Y.shape[1] or 1
+    outputs = (weights.sum(dtype=np.float64) if len(weights) else X.shape[0]) * Y.shape[1] or 1
     steps = max(1, int(cursor[STEP])) / EPOCHS * params.size
     mse, loss, penalty = record[:, SQUARES] / outputs, record[:, LOSS] / outputs, record[:, PENALTY] / steps
     return Trained(params, state, mse, loss, penalty, record[:, HITS], int(cursor[EPOCH]), int(cursor[STEP]))
@@ -265,10 +303,12 @@ def train(implementation, case, calls=None, rows=None, weights=None, place=lambd
 def forward(implementation, case, X=None, place=lambda array: array):
     """Outputs for X, by default the rows of the case."""
     X = case.rows()[0] if X is None else X
-    out = place(np.full((len(X), case.units[-1]), np.nan, case.dtype))
-    work = WORKSPACES[case.kernel](case.layout, len(X), len(X), shuffled=True, threads=case.threads).arrays
+    out = place(np.full((X.shape[0], case.units[-1]), np.nan, case.dtype))
+    work = WORKSPACES[case.kernel](
+        case.layout, X.shape[0], X.shape[0], shuffled=True, threads=case.threads, sparse=case.sparse
+    ).arrays
     layers, params, rule = place(case.layout.layers), place(case.parameters()), place(case.rule)
-    implementation.forward(layers, params, place(X), out, rule, tuple(map(place, work)))
+    implementation.forward(layers, params, moved(X, place), out, rule, tuple(map(place, work)))
     return out
 
 

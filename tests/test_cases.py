@@ -11,6 +11,7 @@ from cases import (
     CASES,
     DTYPES,
     EPOCHS,
+    KINDS,
     assert_close,
     assert_same_bits,
     assert_same_outputs,
@@ -28,10 +29,10 @@ BIAS, NO_BIAS = CASES[48], CASES[3]
 REGULARISED = next(case for case in CASES if case.alpha and case.solver == "adam" and case.weighted)
 
 
-@pytest.mark.parametrize("kernel", ["narrow", "wide"])
+@pytest.mark.parametrize(("kernel", "sparse"), KINDS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_cases_reach_every_way_through_the_kernels(dtype, kernel):
-    mine = [case for case in CASES if case.dtype == dtype and case.kernel == kernel]
+def test_the_cases_reach_every_way_through_the_kernels(dtype, kernel, sparse):
+    mine = [case for case in CASES if (case.dtype, case.kernel, case.sparse) == (dtype, kernel, sparse)]
     blocks = {case: case.blocks_per_epoch(kernels) for case in mine}
     batches = {case: case.blocks_per_epoch(reference) for case in mine}
     several = [case for case in mine if blocks[case] > batches[case]]

@@ -12,6 +12,7 @@ from fastbp.layout import (
     HITS,
     KERNEL,
     LOSS,
+    NARROW,
     PENALTY,
     RECORD_SIZE,
     SIZE,
@@ -22,11 +23,11 @@ from fastbp.layout import (
 from fastbp.rule import BY_ROWS, DROPOUT, SOLVER
 
 _WORK = " T* int* int* int* double* int* int int"
-_TRAIN = "int* int T* T* T* T* T* int int int* int int double* int int* double*" + _WORK
-_FORWARD = "int* int T* T* int T* double*" + _WORK
-# by layout.NARROW and WIDE
-TRAIN = Kernel("narrow", "train", _TRAIN), Kernel("wide", "train", _TRAIN)
-FORWARD = Kernel("narrow", "forward", _FORWARD), Kernel("wide", "forward", _FORWARD)
+_TRAIN = "int* int T* T* {} T* T* int int int* int int double* int int* double*" + _WORK
+_FORWARD = "int* int T* {} int T* double*" + _WORK
+# by layout.NARROW and WIDE, with what they take for X
+TRAIN = Kernel("narrow", "train", _TRAIN.format("T*")), Kernel("wide", "train", _TRAIN.format("T* I* I*"))
+FORWARD = Kernel("narrow", "forward", _FORWARD.format("T*")), Kernel("wide", "forward", _FORWARD.format("T* I* I*"))
 
 # Operations of a call for loss and gradient: 50 ms where a core manages 10 GFLOP/s.
 LOSS_GRAD_FLOPS = 5e8
@@ -34,13 +35,13 @@ LOSS_GRAD_FLOPS = 5e8
 
 def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks, cursor, record, work):
     """As `fastbp.reference.train`; `work` says which kernel, and how many threads."""
-    together(TRAIN, work, layers, len(layers), params, state, X, Y, weights, weights.size > 0, len(X), order, order.size > 0,
-             batch_size, rule, blocks, cursor, record)  # fmt: skip
+    together(TRAIN, work, layers, len(layers), params, state, *pointers(X, work), Y, weights, weights.size > 0, X.shape[0],
+             order, order.size > 0, batch_size, rule, blocks, cursor, record)  # fmt: skip
 
 
 def forward(layers, params, X, out, rule, work):
     """As `fastbp.reference.forward`; `work` says which kernel, and how many threads."""
-    together(FORWARD, work, layers, len(layers), params, X, len(X), out, rule)
+    together(FORWARD, work, layers, len(layers), params, *pointers(X, work), X.shape[0], out, rule)
 
 
 def loss_grad(layers, params, X, Y, weights, rule, grad, work):
@@ -49,14 +50,21 @@ def loss_grad(layers, params, X, Y, weights, rule, grad, work):
     rule[SOLVER] = rule[DROPOUT] = rule[BY_ROWS] = 0
     memory, plan = work[:2]
     cursor, record = np.zeros(CURSOR_SIZE, np.int64), np.zeros((1, RECORD_SIZE))
-    blocks = -(-len(X) // int(plan[BLOCK_ROWS]))
+    blocks = -(-X.shape[0] // int(plan[BLOCK_ROWS]))
     a_time = max(1, int(LOSS_GRAD_FLOPS / (6 * params.size * plan[BLOCK_ROWS])))
     for first in range(0, blocks, a_time):  # so that a keyboard interrupt does not wait for all of them
-        train(layers, params, np.empty((0, params.size), params.dtype), X, Y, weights, np.empty((0, len(X)), np.int64),
-              len(X), rule, min(a_time, blocks - first), cursor, record, work)  # fmt: skip
+        train(layers, params, np.empty((0, params.size), params.dtype), X, Y, weights, np.empty((0, X.shape[0]), np.int64),
+              X.shape[0], rule, min(a_time, blocks - first), cursor, record, work)  # fmt: skip
     grad[...] = memory[plan[GRAD] : plan[GRAD] + plan[SIZE]]
     squares, loss, right, penalty = record[0, [SQUARES, LOSS, HITS, PENALTY]]
     return float(squares), float(loss), int(right), float(penalty)
+
+
+def pointers(X, work):
+    """X as the kernel of the workspace takes it; the wide one also takes where listed values stand."""
+    if isinstance(X, np.ndarray):
+        return (X,) if work[1][KERNEL] == NARROW else (X, X, X)
+    return X.data, X.indices, X.indptr
 
 
 def together(kernels, work, *args):

@@ -200,14 +200,16 @@ class Kernel:
     module, name : str
         The function: a module of this package and its attribute.
     signature : str
-        One word per argument: "T*" pointer to the float type of the call, "double*", "int*" (int64), "int", "double".
+        One word per argument: "T*" pointer to the float type of the call, "I*" to the type of its indices, "double*",
+        "int*" (int64), "int", "double".
 
-    It is called with a C-contiguous array for every pointer, and the bytes of a vector; nothing is checked here.
+    It is called with a C-contiguous array for every pointer, and the bytes of a vector; nothing is checked here. The types
+    of a call are named together, as in "float64" or "float64-int32". Indices that the call has no use for have type T.
     """
 
     def __init__(self, module, name, signature):
         self.module, self.name, self.signature = module, name, signature.split()
-        self.typed_by = self.signature.index("T*")
+        self.typed_by = [self.signature.index(kind) for kind in ("T*", "I*") if kind in self.signature]
         self._calls = {}
         self._lock = threading.Lock()
 
@@ -222,13 +224,13 @@ class Kernel:
 
     def prepare(self, args, width):
         """What is called with such arguments, compiled if need be."""
-        return self.loaded(args[self.typed_by].dtype.name, width)
+        return self.loaded("-".join(dict.fromkeys(args[place].dtype.name for place in self.typed_by)), width)
 
     def function(self):
         return getattr(importlib.import_module(f"{__package__}.{self.module}"), self.name)
 
     def loaded(self, dtype, width):
-        """The C function for one float type and vector width: from disk, or compiled and then kept on disk."""
+        """The C function for the types of a call and a vector width: from disk, or compiled and then kept on disk."""
         if (dtype, width) in self._calls:
             return self._calls[dtype, width]
         with self._lock:
@@ -248,7 +250,11 @@ class Kernel:
         import numba
         from numba.core import types
 
-        kinds = {"int": types.int64, "double": types.float64, "T": getattr(types, dtype)}
+        add_yield()
+        names = dtype.split("-")
+        kinds = {
+            "int": types.int64, "double": types.float64, "T": getattr(types, names[0]), "I": getattr(types, names[-1])
+        }  # fmt: skip
         argument_types = tuple(
             types.CPointer(kinds[kind[:-1]]) if kind.endswith("*") else kinds[kind] for kind in self.signature
         )
@@ -266,5 +272,5 @@ class Kernel:
         return functools.partial(function, ctypes.create_string_buffer(8), ctypes.create_string_buffer(8))
 
     def assembly(self, dtype, width=64):
-        """The machine code for one float type and vector width, as text."""
+        """The machine code for the types of a call and a vector width, as text."""
         return self.compile(dtype, width)[0].get_asm_str()

@@ -354,7 +354,9 @@ def lane_count(like):
 
 @word(lambda memory, offset: memory[offset])
 def element(memory, offset):
-    """One element as a number."""
+    """One element as a number; an integer of any size becomes one of 64 bits."""
+    if isinstance(memory.dtype, types.Integer):
+        return types.intp, lambda builder, data, at: builder.sext(builder.load(builder.gep(data, [at])), INT)
     return memory.dtype, lambda builder, data, at: builder.load(builder.gep(data, [at]))
 
 
@@ -404,6 +406,11 @@ def splat(like, number):
 def is_float32(x):
     """Whether a traced function computes in float32; the same for every lane and call."""
     return (x.kind.dtype == types.float32) if isinstance(x, Traced) else (x.dtype == np.float32)
+
+
+def holds_integers(memory):
+    """Whether these are integers, which is known while a traced function is traced."""
+    return isinstance(memory.kind.dtype, types.Integer) if isinstance(memory, Traced) else memory.dtype.kind == "i"
 
 
 def python_fma(a, b, c):

@@ -16,6 +16,17 @@ L1 cache (128 deep ran at 136 GFLOP/s of 147 where 784 deep ran at 108, float32)
 a group in the L2 cache. Many rows make it pay to copy a part of a strip together first, many strips to copy the left
 factors of a gradient together, tile by tile. A strip's activation or derivative is taken when its sums are complete.
 
+X may also list the values of each row with their columns, as scipy's CSR matrices do. Then the first layer's products visit
+these alone: rows of W_l are added up in registers (`listed_sums`), and the gradient is added up where it is stored
+(`listed_gradients`), from which the solver takes it. What X is, the types of its pointers say, when a kernel is compiled:
+
+    X           the values, or all of a dense X
+    indices     integers: the column of each value, in any order; a column may come again, and counts again
+    starts      integers: where each row's values begin, and where the last one's end
+                of a dense X both are of the float type, and unused
+
+Every sum has the order of the dense one, so that the same matrix gives the same bits either way.
+
 Threads share a block in two phases: rows of the batch (forward, loss, delta), then rows of the weights (gradient, update,
 W^T). No sum is ever divided among threads, so their number does not change a bit.
 """
@@ -36,6 +47,8 @@ from fastbp.kernels.simd import (
     either,
     element,
     first_lane,
+    fma,
+    holds_integers,
     lane_count,
     lanes,
     larger,
@@ -69,7 +82,6 @@ from fastbp.layout import (
     GROUP,
     HITS,
     LINE,
-    LINEAR,
     LOSS,
     N_IN,
     N_OUT,
@@ -107,6 +119,7 @@ STRIPS = 8  # strips at a time
 PACK_ROWS = 32  # as many rows of C pay for copying a strip of the right factors together
 PANEL_VECTORS = 5  # as many vectors of D_l pay for copying the left factors of a gradient together
 BIAS_VECTORS = 4  # sums of bias gradients that run side by side
+LISTED_VECTORS = (8, 4, 2, 1)  # vectors of a row that run side by side, where the values of X are listed
 
 
 def product(memory, start, left, right, depth, most, c, finish, after, rows, vectors, pack, spare):
@@ -184,10 +197,11 @@ def product(memory, start, left, right, depth, most, c, finish, after, rows, vec
 @traced
 def activations(
     a, a_at, table, table_at, depth, w, w_at, bias, bias_at, memory, here, seen, stride, vectors, valid, code, rows, pack,
-    drops, place, key, seed, scale,
+    drops, place, key, seed, scale, indices, starts, hidden,
 ):  # fmt: skip
     """(1), (2): A_l = s(A_{l-1} W_l + b_l), and zero in the padding; without s for the last layer, whose loss takes it.
 
+    hidden        whether A_{l-1} is not X, whose values may be listed
     drops, place, key, seed, scale: of `masked`; A_l stays whole, what the next layer takes in stands at `seen`.
     """
     L, mask = lane_count(memory), mask_key(memory, drops, key, seed)
@@ -214,8 +228,19 @@ def activations(
         switch(code, [lambda: None, *[activate(function) for function in ACTIVATIONS[1:]]])
         either(drops, lambda: repeat(count, drop), lambda: None)
 
-    product(memory, (bias, bias_at, 0), left, (w, w_at, stride), depth, DEPTH, (memory, here, stride), None, after,
-            rows, vectors, pack, True)  # fmt: skip
+    def whole():
+        product(memory, (bias, bias_at, 0), left, (w, w_at, stride), depth, DEPTH, (memory, here, stride), None, after,
+                rows, vectors, pack, True)  # fmt: skip
+
+    def listed():
+        def row(r):
+            first, count = listed_row(starts, table, table_at + r)
+            listed_sums(a, indices, first, count, w, w_at, bias, bias_at, memory, here + r * stride, stride, vectors)
+            repeat(vectors, lambda v: after(v, 1, r, 1))
+
+        repeat(rows, row)
+
+    either(hidden, whole, listed) if holds_integers(starts) else whole()
 
 
 @traced
@@ -297,6 +322,94 @@ def gradients(
             None, rows, vectors, pack, False)  # fmt: skip
 
 
+def listed_row(starts, table, place):
+    """Where the values of the row at a place of the table begin, and how many there are."""
+    row = element(table, place)
+    first = element(starts, row)
+    return first, element(starts, row + 1) - first
+
+
+def side_by_side(vectors, body):
+    """body(number, first) for groups of vectors, whose numbers are constants."""
+    done = vectors * 0
+    for number in LISTED_VECTORS:
+        groups = (vectors - done) // number
+        repeat(groups, lambda i, number=number, done=done: body(number, done + i * number))
+        done = done + groups * number
+
+
+def listed_sums(values, indices, first, count, w, w_at, bias, bias_at, memory, here, stride, vectors):
+    """(1) for one row of X: the bias plus, for each of its values, the value times its row of W_l."""
+    L = lane_count(memory)
+
+    def group(number, v):
+        start = load_tile(zero_tile(memory, 1, number), bias, bias_at + v * L, stride)
+
+        def add_up():
+            def right(k):
+                at = w_at + element(indices, first + k) * stride + v * L
+                return [load(w, at + c * L) for c in range(number)]
+
+            return outer(start, count, lambda k: [broadcast(values, first + k)], right)
+
+        store_tile(switch(count > 0, [lambda: start, add_up]), memory, here + v * L, stride)
+
+    side_by_side(vectors, group)
+
+
+@traced
+def listed_gradients(
+    values, indices, starts, table, table_at, count, memory, d, stride, vectors, fresh, finished, params, at, state, size,
+    grad, solver, rate, first, first_gain, second, second_gain, epsilon, decay, begin, stop,
+):  # fmt: skip
+    """(6), (7) for rows begin ... stop - 1 of W_l: for each value of X in their columns, the value times its row of D_l.
+
+    at                    where the first of these rows stands among the parameters
+    fresh, finished       whether a gradient begins, and whether it is complete after these samples
+    """
+    L = lane_count(memory)
+    here, elements = grad + at, (stop - begin) * stride
+
+    def sample(k):
+        origin, stored = listed_row(starts, table, table_at + k)
+
+        def group(number, v):
+            rows = [load(memory, d + k * stride + (v + c) * L) for c in range(number)]
+
+            def value(i):
+                j = element(indices, origin + i)
+
+                def add():
+                    x, place = broadcast(values, origin + i), here + (j - begin) * stride + v * L
+                    for c, row in enumerate(rows):
+                        store(memory, place + c * L, fma(x, row, load(memory, place + c * L)))
+
+                either((j >= begin) * (j < stop), add, lambda: None)
+
+            repeat(stored, value)
+
+        side_by_side(vectors, group)
+
+    repeat(fresh * elements // L, lambda v: store(memory, here + v * L, splat(memory, 0.0)))
+    repeat(count, sample)
+    numbers = rate, first, first_gain, second, second_gain, epsilon
+
+    def finish():
+        descend(params, state, size, memory, grad, solver, numbers, at, elements, splat(memory, 1.0), decay)
+
+    either(finished, finish, lambda: None)
+
+
+def descend(params, state, size, memory, grad, solver, numbers, at, elements, shrink, decay):
+    """(7) for some elements of the parameters from `at` on, from the stored gradient times `shrink`."""
+    L = lane_count(memory)
+
+    def over(step):
+        repeat(elements // L, lambda v: step(load(memory, grad + at + v * L) * shrink, at + v * L))
+
+    update(solver, over, params, state, size, memory, grad, numbers, decay)
+
+
 @traced
 def bias_gradients(
     memory, d, stride, vectors, count, start, params, at, state, size, grad, solver,
@@ -344,15 +457,21 @@ def vector_count(memory, units):
     return (units + (L - 1)) // L
 
 
+@traced
+def distance_of_rows(starts, n_in):
+    """From row to row of X, in what the table counts: elements, or rows where their values are listed."""
+    return n_in * 0 + 1 if holds_integers(starts) else n_in * 1
+
+
 @inlined
-def list_rows(table, order, shuffled, place, begin, stop, count, n_in):
-    """Offsets in X of rows begin ... stop - 1 of a block, which are order[place + r], or place + r unless `shuffled`.
+def list_rows(table, order, shuffled, place, begin, stop, count, distance):
+    """Rows begin ... stop - 1 of a block, which are order[place + r], or place + r unless `shuffled`, times `distance`.
 
     Rows beyond the last one, for tiles that are higher than needed, are the last one again.
     """
     for r in range(begin, stop):
         one = place + min(r, count - 1)
-        table[r] = (order[one] if shuffled else one) * n_in
+        table[r] = (order[one] if shuffled else one) * distance
 
 
 @inlined
@@ -371,6 +490,8 @@ def propagate(
     n_layers,
     params,
     X,
+    indices,
+    starts,
     memory,
     places,
     table,
@@ -401,7 +522,8 @@ def propagate(
                     memory, element(places, place + A) + first, element(places, place + SEEN) + first, stride,
                     vector_count(memory, element(layers, row + N_OUT)), element(places, place + VALID),
                     element(layers, row + ACTIVATION), count, pack,
-                    drops * (level < n_layers - 1), offset * stride + first, key + level, seed, scale)  # fmt: skip
+                    drops * (level < n_layers - 1), offset * stride + first, key + level, seed, scale,
+                    indices, starts, hidden)  # fmt: skip
 
     repeat(n_layers, layer)
 
@@ -498,12 +620,14 @@ def transpose_all(layers, n_layers, params, memory, places, zeros, rank, size):
 
 @traced
 def learn(
-    layers, n_layers, params, state, n_params, X, memory, places, table, block_rows, grad, zeros, panels, linear, count,
-    fresh, solver, rate, first, first_gain, second, second_gain, epsilon, decay, pack, drops, rank, size,
+    layers, n_layers, params, state, n_params, X, indices, starts, memory, places, table, block_rows, grad, zeros, panels,
+    count, fresh, finished, solver, rate, first, first_gain, second, second_gain, epsilon, decay, pack, drops,
+    rank, size,
 ):  # fmt: skip
     """(6), (7) for the rows of the weights that belong to a thread; solver 0 leaves the gradient.
 
     fresh         whether a gradient begins, else it is added to the one so far
+    finished      whether it is complete after these rows of the batch
     """
     numbers = rate, first, first_gain, second, second_gain, epsilon
 
@@ -512,15 +636,24 @@ def learn(
         stride, w, n_in = (element(layers, row + field) for field in (STRIDE, OFFSET, N_IN))
         d, vectors = element(places, level * PLACES + D), vector_count(memory, element(layers, row + N_OUT))
         begin, stop = share(n_in, SQUARE, rank, size), share(n_in, SQUARE, rank + 1, size)
-        below = element(places, (level - hidden) * PLACES + taken(drops))
-        a, a_at = either_place(hidden, (memory, below + begin), (X, begin))
-        many, lines = vectors >= PANEL_VECTORS, level * block_rows
-        either(many, lambda: gather_panels(a, a_at, table, lines, count, memory, panels, stop - begin), lambda: None)
-        tall, tall_at = either_place(many, (memory, panels), (a, a_at))
-        at = w + begin * stride
-        gradients(a, a_at, table, lines, tall, tall_at, choose(many, linear, lines), choose(many, count, many * 0 + 1),
-                  memory, d, stride, vectors, count, choose(fresh, zeros, grad + at), choose(fresh, fresh * 0, stride),
-                  params, at, state, n_params, grad, solver, *numbers, decay, stop - begin, pack)  # fmt: skip
+        lines, at = level * block_rows, w + begin * stride
+
+        def whole():
+            below = element(places, (level - hidden) * PLACES + taken(drops))
+            a, a_at = either_place(hidden, (memory, below + begin), (X, begin))
+            many = vectors >= PANEL_VECTORS
+            either(many, lambda: gather_panels(a, a_at, table, lines, count, memory, panels, stop - begin), lambda: None)
+            tall, tall_at = either_place(many, (memory, panels), (a, a_at))
+            tall_table, tall_row = choose(many, n_layers * block_rows, lines), choose(many, count, many * 0 + 1)
+            gradients(a, a_at, table, lines, tall, tall_at, tall_table, tall_row, memory, d, stride, vectors, count,
+                      choose(fresh, zeros, grad + at), choose(fresh, fresh * 0, stride),
+                      params, at, state, n_params, grad, solver, *numbers, decay, stop - begin, pack)  # fmt: skip
+
+        def listed():
+            listed_gradients(X, indices, starts, table, lines, count, memory, d, stride, vectors, fresh, finished,
+                             params, at, state, n_params, grad, solver, *numbers, decay, begin, stop)  # fmt: skip
+
+        either(hidden, whole, listed) if holds_integers(starts) else whole()
         bias = w + n_in * stride
 
         def learn_biases():
@@ -538,21 +671,18 @@ def descend_all(
     shrink, rank, size,
 ):  # fmt: skip
     """(7) for the rows of the weights that belong to a thread, from the stored gradient times `shrink`."""
-    L, numbers = lane_count(memory), (rate, first, first_gain, second, second_gain, epsilon)
+    numbers = rate, first, first_gain, second, second_gain, epsilon
 
-    def descend(at, elements):
-        def over(step):
-            repeat(elements // L, lambda v: step(load(memory, grad + at + v * L) * shrink, at + v * L))
-
-        update(solver, over, params, state, n_params, memory, grad, numbers, None)
+    def some(at, elements):
+        descend(params, state, n_params, memory, grad, solver, numbers, at, elements, shrink, None)
 
     def layer(level):
         row = level * FIELDS
         n_in, w, stride = (element(layers, row + field) for field in (N_IN, OFFSET, STRIDE))
         begin, stop = share(n_in, SQUARE, rank, size), share(n_in, SQUARE, rank + 1, size)
-        descend(w + begin * stride, (stop - begin) * stride)
+        some(w + begin * stride, (stop - begin) * stride)
         biased = (element(layers, row + N_ROWS) > n_in) * (rank == size - 1)
-        either(biased, lambda: descend(w + n_in * stride, stride), lambda: None)
+        either(biased, lambda: some(w + n_in * stride, stride), lambda: None)
 
     repeat(n_layers, layer)
 
@@ -571,11 +701,11 @@ def add_vectors(memory, at, first, second):
     return first + load(memory, at), second + load(memory, at + lane_count(memory))
 
 
-def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, shuffled, batch_size, rule, blocks,
-          cursor, record, memory, plan, places, table, totals, sync, rank, size):  # fmt: skip
+def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weighted, n, order, shuffled, batch_size, rule,
+          blocks, cursor, record, memory, plan, places, table, totals, sync, rank, size):  # fmt: skip
     """As `fastbp.reference.train`; a block has BLOCK_ROWS rows at most, and a call may end within a batch."""
     last = (n_layers - 1) * FIELDS
-    n_in, n_out, out_stride = layers[N_IN], layers[last + N_OUT], layers[last + STRIDE]
+    n_out, out_stride, distance = layers[last + N_OUT], layers[last + STRIDE], distance_of_rows(starts, layers[N_IN])
     block_rows, targets, output = plan[BLOCK_ROWS], plan[TARGETS], (n_layers - 1) * PLACES
     pack = plan[PACK] + rank * plan[PACK_SIZE]
     epoch, row, batch, step = cursor[EPOCH], cursor[ROW], cursor[BATCH], cursor[STEP]
@@ -597,12 +727,12 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
         scale = 1.0 if per_row == 0.0 else (1.0 / (weight * per_row) if weight > 0.0 else 0.0)
         begin, end = share(count, GROUP, rank, size), share(count, GROUP, rank + 1, size)
         spare = end if end < count else (count + HEIGHT - 1) // HEIGHT * HEIGHT
-        list_rows(table, order, shuffled, place + row, begin, spare, count, n_in)
+        list_rows(table, order, shuffled, place + row, begin, spare, count, distance)
         copy_targets(Y, weights, weighted, order, shuffled, place + row, begin, end, n_out, memory, targets, out_stride,
                      plan[ROW_WEIGHTS])  # fmt: skip
         offset = row - batch
-        propagate(layers, n_layers, params, X, memory, places, table, block_rows, plan[ZEROS], begin, end - begin, pack,
-                  drops, offset, step * n_layers, seed, keep)  # fmt: skip
+        propagate(layers, n_layers, params, X, indices, starts, memory, places, table, block_rows, plan[ZEROS],
+                  begin, end - begin, pack, drops, offset, step * n_layers, seed, keep)  # fmt: skip
         sync[NUMBERS + LINE * rank] = 0
         if end > begin:
             sync[NUMBERS + LINE * rank] = compare(
@@ -632,10 +762,10 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
                     penalty = penalty_of(layers, n_layers, params)
                     record[epoch * RECORD_SIZE + PENALTY] += penalty * loss_factor(rule, batch_stop - batch, weight)
                 wait_for_all(sync, size)  # the weights change now
-            learn(layers, n_layers, params, state, plan[SIZE], X, memory, places, table, block_rows, plan[GRAD], plan[ZEROS],
-                  panels, plan[LINEAR], count, int(row == batch), solver if at_once else 0,
-                  rate, beta_1, gain_1, beta_2, gain_2, epsilon, splat(memory, l2 if stop == batch_stop else 0.0),
-                  pack, drops, rank, size)  # fmt: skip
+            learn(layers, n_layers, params, state, plan[SIZE], X, indices, starts, memory, places, table, block_rows,
+                  plan[GRAD], plan[ZEROS], panels, count, int(row == batch), int(stop == batch_stop),
+                  solver if at_once else 0, rate, beta_1, gain_1, beta_2, gain_2, epsilon,
+                  splat(memory, l2 if stop == batch_stop else 0.0), pack, drops, rank, size)  # fmt: skip
             if not at_once and stop == batch_stop:
                 wait_for_all(sync, size)
                 shrink = 1.0
@@ -659,18 +789,19 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
         cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH], cursor[BLOCK] = epoch, row, step, batch, done
 
 
-def forward(layers, n_layers, params, X, n, out, rule, memory, plan, places, table, totals, sync, rank, size):
+def forward(layers, n_layers, params, X, indices, starts, n, out, rule, memory, plan, places, table, totals, sync, rank,
+            size):  # fmt: skip
     """As `fastbp.reference.forward`; a row's result does not depend on the other rows. Each thread takes its own rows."""
     last, output = (n_layers - 1) * FIELDS, (n_layers - 1) * PLACES
-    n_in, n_out, stride = layers[N_IN], layers[last + N_OUT], layers[last + STRIDE]
+    n_out, stride, distance = layers[last + N_OUT], layers[last + STRIDE], distance_of_rows(starts, layers[N_IN])
     head, block_rows = int(rule[HEAD]), plan[BLOCK_ROWS]
     begin, end = share(block_rows, GROUP, rank, size), share(block_rows, GROUP, rank + 1, size)
     for start in range(0, n, block_rows):
         stop = min(end, n - start)
         if stop > begin:
-            list_rows(table, table, False, start, begin, (stop + HEIGHT - 1) // HEIGHT * HEIGHT, n - start, n_in)
-            propagate(layers, n_layers, params, X, memory, places, table, block_rows, plan[ZEROS], begin, stop - begin,
-                      plan[PACK] + rank * plan[PACK_SIZE], 0, 0, 0, 0, splat(memory, 1.0))  # fmt: skip
+            list_rows(table, table, False, start, begin, (stop + HEIGHT - 1) // HEIGHT * HEIGHT, n - start, distance)
+            propagate(layers, n_layers, params, X, indices, starts, memory, places, table, block_rows, plan[ZEROS],
+                      begin, stop - begin, plan[PACK] + rank * plan[PACK_SIZE], 0, 0, 0, 0, splat(memory, 1.0))  # fmt: skip
             for r in range(begin, stop):
                 at = r * stride
                 prediction_row(memory, places[output + A] + at, places[output + D] + at, places[output + VALID],
