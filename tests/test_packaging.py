@@ -29,7 +29,7 @@ FLOORS = [
     {"fastbp.kernels.simd"},
     {"fastbp.kernels.jit"},
     {"fastbp.callbacks", "fastbp.history", "fastbp.reference"},
-    {"fastbp.layout", "fastbp.rule"},
+    {"fastbp.archive", "fastbp.layout", "fastbp.rule"},
     {"fastbp"},
 ]
 FLOOR_OF = {module: -floor for floor, modules in enumerate(FLOORS) for module in modules}
