@@ -9,12 +9,34 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "History": "history",
+    "LossCurveDisplay": "display",
     "MLPClassifier": "estimators",
     "MLPRegressor": "estimators",
+    "ModelFileError": "archive",
     "NeuralNetwork": "neural_network",
+    "from_sklearn": "interchange",
+    "load": "estimator_file",
+    "patch_sklearn": "interchange",
+    "save": "estimator_file",
+    "to_sklearn": "interchange",
+    "unpatch_sklearn": "interchange",
 }
 
-__all__ = ["History", "MLPClassifier", "MLPRegressor", "NeuralNetwork", "__version__"]
+__all__ = [
+    "History",
+    "LossCurveDisplay",
+    "MLPClassifier",
+    "MLPRegressor",
+    "ModelFileError",
+    "NeuralNetwork",
+    "__version__",
+    "from_sklearn",
+    "load",
+    "patch_sklearn",
+    "save",
+    "to_sklearn",
+    "unpatch_sklearn",
+]
 
 
 def __getattr__(name):

@@ -1,4 +1,4 @@
-"""The command line: ``fastbp train`` and ``fastbp predict``.
+"""The command line: ``fastbp train``, ``fastbp predict``, and scripts whose scikit-learn networks are to be fastbp's.
 
 Only the standard library is imported at the top, so that ``--help`` and a mistyped option answer at once.
 """
@@ -9,6 +9,7 @@ import importlib.util
 import json
 import math
 import os
+import runpy
 import sys
 import warnings
 from dataclasses import fields, replace
@@ -32,16 +33,17 @@ EXIT_BROKEN_PIPE = 141
 MILESTONES = 10
 PICTURE_FORMATS = (".png", ".pdf", ".svg")
 
+COMMANDS = ("train", "predict")
 DATA_HELP = "xor, iris, digits, wine, breast_cancer, diabetes, or a CSV file"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit status.
+    """Run the command line and return its exit status; what a script raises, SystemExit included, goes through.
 
     Parameters
     ----------
     argv : list of str, optional
-        The arguments; `sys.argv` without the program's name by default.
+        The arguments, a command and its own or a script and its own; `sys.argv` without the program's name by default.
 
     Returns
     -------
@@ -49,6 +51,10 @@ def main(argv: list[str] | None = None) -> int:
         0 for success, 2 for bad arguments or files, 130 after Ctrl-C, and 141 when whoever read standard output went
         away.
     """
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and _is_script(argv[0]):
+        # what goes wrong in a script is shown as Python shows it
+        return _run_script(argv[0], argv[1:])
     try:
         try:
             arguments = _parser().parse_args(argv)
@@ -72,6 +78,27 @@ def _complain(message: str, status: int) -> int:
     return status
 
 
+# ---- scripts ---------------------------------------------------------------------------------------------------------
+
+
+def _is_script(argument: str) -> bool:
+    return argument.endswith(".py") or (argument not in COMMANDS and Path(argument).is_file())
+
+
+def _run_script(script: str, arguments: list[str]) -> int:
+    """Run a script as ``python script.py`` does, with fastbp's networks in the place of scikit-learn's."""
+    if not Path(script).is_file():
+        return _complain(f"no such script: {script}", EXIT_USAGE)
+    from fastbp.interchange import patch_sklearn
+
+    patch_sklearn()
+    sys.argv = [script, *arguments]
+    if not sys.flags.safe_path:
+        sys.path[0] = os.path.dirname(os.path.realpath(script))
+    runpy.run_path(script, run_name="__main__")
+    return 0
+
+
 # ---- arguments -------------------------------------------------------------------------------------------------------
 
 
@@ -81,7 +108,11 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="fastbp", description="Train multi-layer perceptrons in compiled CPU loops.")
+    parser = _Parser(
+        prog="fastbp",
+        description="Train multi-layer perceptrons in compiled CPU loops.",
+        epilog="fastbp SCRIPT.py [ARGUMENT...] runs a Python script with fastbp's networks in the place of scikit-learn's.",
+    )
     parser.add_argument("--version", action="version", version=f"fastbp {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_train(commands)

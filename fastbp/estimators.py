@@ -26,6 +26,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+import fastbp  # what stands above is reached through the front door
 from fastbp.callbacks import CallbackSupportMixin, Task, with_callbacks
 from fastbp.fitting import Objective, Rows, fit_lbfgs, fit_stochastic
 from fastbp.rule import ACTIVATIONS, MOMENTS, SOLVERS, Rule
@@ -397,30 +398,22 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
     # --- files and other libraries ---
 
     def save(self, path):
-        """Write the estimator into a file of arrays and JSON, whole or not at all; see `fastbp.estimator_file`."""
-        from fastbp import estimator_file
-
-        estimator_file.save(path, self)
+        """Write the estimator into a file of arrays and JSON, whole or not at all; see `fastbp.save`."""
+        fastbp.save(path, self)
 
     @classmethod
     def load(cls, path):
-        """Read an estimator of this class that `save` wrote."""
-        from fastbp import estimator_file
-
-        return estimator_file.load(path, cls)
+        """Read an estimator of this class that `save` wrote; see `fastbp.load`."""
+        return fastbp.load(path, cls)
 
     def to_sklearn(self):
-        """A fitted estimator of scikit-learn that predicts the same; see `fastbp.interchange`."""
-        from fastbp import interchange
-
-        return interchange.to_sklearn(self)
+        """A fitted estimator of scikit-learn that predicts the same; see `fastbp.to_sklearn`."""
+        return fastbp.to_sklearn(self)
 
     @classmethod
     def from_sklearn(cls, est):
-        """The same model as a fitted estimator of scikit-learn; see `fastbp.interchange`."""
-        from fastbp import interchange
-
-        return interchange.from_sklearn(est, cls)
+        """The same model as a fitted estimator of scikit-learn; see `fastbp.from_sklearn`."""
+        return fastbp.from_sklearn(est, cls)
 
 
 def contiguous(X):

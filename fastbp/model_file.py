@@ -1,32 +1,27 @@
 """Trained networks together with what they need to read raw rows, and the files that keep them.
 
-A model file is an uncompressed ``.npz``: a JSON text called ``header``, ``weights_0``, ``weights_1``, ... and, unless
-the network has no biases, ``biases_0``, ..., then ``input_mean`` and ``input_scale``. Nothing in it is ever unpickled.
+A model file is an archive of `fastbp.archive` with the arrays ``weights_0``, ``weights_1``, ... and, unless the network
+has no biases, ``biases_0``, ..., then ``input_mean`` and ``input_scale``.
 """
 
-import contextlib
-import io
 import itertools
-import json
-import os
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
+from fastbp import archive
+from fastbp.archive import Archive, ModelFileError
 from fastbp.neural_network import NeuralNetwork
 
 FORMAT = "fastbp model"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 # What networks in files of version 1 are, which do not say it.
 VERSION_1 = {"out_activation": "logistic", "loss": "squared_error"}
-
-
-class ModelFileError(ValueError):
-    """A file is not a model file, or is damaged."""
+# Earlier ones have no checksum.
+FIRST_SEALED = 3
 
 
 @dataclass
@@ -107,9 +102,6 @@ def save(path: str | Path, model: Model) -> None:
     ValueError
         If `path` is something else than a file, a device for instance.
     """
-    target = Path(path).resolve()
-    if target.exists() and not target.is_file():
-        raise ValueError(f"path must be a file, got {path}")
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -128,28 +120,7 @@ def save(path: str | Path, model: Model) -> None:
     arrays = {f"weights_{layer}": W for layer, W in enumerate(model.net.weights)}
     arrays |= {f"biases_{layer}": b for layer, b in enumerate(model.net.biases)}
     arrays |= {"input_mean": model.input_mean, "input_scale": model.input_scale}
-
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("xb") as stream:
-            np.savez(stream, header=np.array(json.dumps(header)), **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(target.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself durable, where the system lets a folder be opened."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    archive.write(path, header, arrays)
 
 
 def load(path: str | Path) -> Model:
@@ -170,27 +141,20 @@ def load(path: str | Path) -> Model:
     ModelFileError
         If it is no model file, is truncated or damaged, or was written by a newer fastbp.
     """
-    with Path(path).open("rb") as stream:
-        try:
-            return _read(stream)
-        except ModelFileError as error:
-            raise ModelFileError(f"{path}: {error}") from None
-        # zipfile, json and numpy raise a dozen kinds of error on bytes that are not theirs
-        except Exception as error:
-            raise ModelFileError(f"{path} is not a fastbp model file, or is damaged: {error}") from error
+    with archive.reading(path) as contents:
+        return _model(contents)
 
 
-def _read(stream: BinaryIO) -> Model:
-    with zipfile.ZipFile(stream) as archive:
-        header = _header(archive)
-        units, dtype = header["units"], np.dtype(header["dtype"])
-        # every array is read before a network is built, so that no header can ask for more memory than the file has
-        shapes = list(itertools.pairwise(units))
-        weights = [_array(archive, f"weights_{layer}", shape, dtype) for layer, shape in enumerate(shapes)]
-        n_biases = len(weights) if header["bias"] else 0
-        biases = [_array(archive, f"biases_{layer}", shapes[layer][1:], dtype) for layer in range(n_biases)]
-        mean = _array(archive, "input_mean", units[:1], np.dtype(np.float64))
-        scale = _array(archive, "input_scale", units[:1], np.dtype(np.float64))
+def _model(contents: Archive) -> Model:
+    header = _checked_header(contents)
+    units, dtype = header["units"], np.dtype(header["dtype"])
+    # every array is read before a network is built, so that no header can ask for more memory than the file has
+    shapes = list(itertools.pairwise(units))
+    weights = [_array(contents, f"weights_{layer}", shape, dtype) for layer, shape in enumerate(shapes)]
+    n_biases = len(weights) if header["bias"] else 0
+    biases = [_array(contents, f"biases_{layer}", shapes[layer][1:], dtype) for layer in range(n_biases)]
+    mean = _array(contents, "input_mean", units[:1], np.dtype(np.float64))
+    scale = _array(contents, "input_scale", units[:1], np.dtype(np.float64))
     net = NeuralNetwork(
         units[0],
         units[1:-1],
@@ -221,33 +185,28 @@ def _read(stream: BinaryIO) -> Model:
     return model
 
 
-def _header(archive: zipfile.ZipFile) -> dict[str, Any]:
-    header = json.loads(str(_member(archive, "header")))
+def _checked_header(contents: Archive) -> dict[str, Any]:
+    header = contents.header
     _require(header["format"] == FORMAT, "format", header["format"])
-    if header["format_version"] == 1:
+    version = header["format_version"]
+    _require(type(version) is int, "format_version", version)
+    if not 1 <= version <= FORMAT_VERSION:
+        raise ModelFileError(f"format_version must be at most {FORMAT_VERSION}, got {version}")
+    _require(contents.sealed or version < FIRST_SEALED, "format_version", f"{version} without a checksum")
+    if version == 1:
         header |= VERSION_1
-    elif header["format_version"] != FORMAT_VERSION:
-        raise ModelFileError(f"format_version must be at most {FORMAT_VERSION}, got {header['format_version']}")
     units = header["units"]
     _require(len(units) >= 2 and all(type(n) is int and n > 0 for n in units), "units", units)
     return header
 
 
-def _array(archive: zipfile.ZipFile, name: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    array = _member(archive, name)
+def _array(contents: Archive, name: str, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    array = contents.array(name)
     if array.shape != tuple(shape) or array.dtype != dtype:
         raise ModelFileError(f"{name} must be {dtype} of shape {tuple(shape)}, got {array.dtype} {array.shape}")
     if not np.isfinite(array).all():
         raise ModelFileError(f"{name} must be finite")
     return array
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    info = archive.getinfo(f"{name}.npy")
-    # stored members cannot be larger than the file, so a small damaged file never asks for much memory
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise ModelFileError(f"{name} must not be compressed")
-    return np.lib.format.read_array(io.BytesIO(archive.read(info)), allow_pickle=False)
 
 
 def _require(holds: bool, name: str, got: object) -> None:

@@ -17,7 +17,8 @@ PACKAGE = Path(fastbp.__file__).parent
 FLOORS = [
     {"fastbp.__main__"},
     {"fastbp.cli"},
-    {"fastbp.datasets", "fastbp.model_file", "fastbp.profiling"},
+    {"fastbp.datasets", "fastbp.display", "fastbp.estimator_file", "fastbp.interchange"},
+    {"fastbp.model_file", "fastbp.profiling"},
     {"fastbp.estimators", "fastbp.neural_network"},
     {"fastbp.fitting"},
     {"fastbp.training"},
@@ -29,7 +30,7 @@ FLOORS = [
     {"fastbp.kernels.simd"},
     {"fastbp.kernels.jit"},
     {"fastbp.callbacks", "fastbp.history", "fastbp.reference"},
-    {"fastbp.layout", "fastbp.rule"},
+    {"fastbp.archive", "fastbp.layout", "fastbp.rule"},
     {"fastbp"},
 ]
 FLOOR_OF = {module: -floor for floor, modules in enumerate(FLOORS) for module in modules}

@@ -1,0 +1,173 @@
+"""Pictures of how estimators were trained."""
+
+from typing import Any
+
+
+class LossCurveDisplay:
+    """Loss over the epochs of a training, and how a held-out part of the rows did meanwhile.
+
+    It is best made by `from_estimator`; `plot` draws it again.
+
+    Parameters
+    ----------
+    loss_curve : sequence of float
+        Loss of each epoch.
+    validation_loss_curve : sequence of float or None, default None
+        Loss of the held-out rows after each epoch, drawn on the same axes.
+    validation_scores : sequence of float or None, default None
+        Score of the held-out rows after each epoch, drawn against an axis of its own on the right.
+    name : str or None, default None
+        Name of the model in the legend.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Where the loss is drawn.
+    figure_ : matplotlib Figure
+    line_ : matplotlib Line2D
+        The loss.
+    validation_ax_ : matplotlib Axes or None
+        Where the held-out rows' curve is drawn, None without one. It is `ax_` for a loss.
+    validation_line_ : matplotlib Line2D or None
+        The held-out rows' loss or score.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbp import LossCurveDisplay
+    >>> display = LossCurveDisplay([0.7, 0.4, 0.3], name="small").plot()
+    >>> display.ax_.get_ylabel(), display.line_.get_label()
+    ('Loss', 'small')
+    """
+
+    def __init__(self, loss_curve, *, validation_loss_curve=None, validation_scores=None, name=None):
+        self.loss_curve = loss_curve
+        self.validation_loss_curve = validation_loss_curve
+        self.validation_scores = validation_scores
+        self.name = name
+        self.ax_: Any = None
+        self.figure_: Any = None
+        self.line_: Any = None
+        self.validation_ax_: Any = None
+        self.validation_line_: Any = None
+
+    @classmethod
+    def from_estimator(cls, estimator, *, ax=None, name=None, **kwargs):
+        """Draw the loss curve of a fitted estimator.
+
+        Parameters
+        ----------
+        estimator : MLPClassifier or MLPRegressor
+            Fitted with solver "sgd" or "adam"; scikit-learn's own will do.
+        ax : matplotlib Axes or None, default None
+            Where to draw; by default new ones.
+        name : str or None, default None
+            Name in the legend; by default that of the estimator's class.
+        **kwargs
+            Of the loss's line, as for ``ax.plot``.
+
+        Returns
+        -------
+        LossCurveDisplay
+
+        Raises
+        ------
+        sklearn.exceptions.NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If it keeps no loss curve, as after solver "lbfgs".
+        ImportError
+            If matplotlib is not installed.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbp import LossCurveDisplay, MLPRegressor
+        >>> X = np.linspace(-1, 1, 50)[:, np.newaxis]
+        >>> est = MLPRegressor(random_state=0)
+        >>> for _ in range(20):
+        ...     est = est.partial_fit(X, X[:, 0] ** 2)
+        >>> LossCurveDisplay.from_estimator(est).line_.get_xdata().max()
+        np.int64(20)
+        """
+        from sklearn.utils.validation import check_is_fitted
+
+        _pyplot()
+        check_is_fitted(estimator)
+        kind = type(estimator).__name__
+        loss_curve = getattr(estimator, "loss_curve_", None)
+        if loss_curve is None:
+            raise ValueError(
+                f"estimator must have a loss_curve_, got {kind} with solver {getattr(estimator, 'solver', None)!r}; "
+                "only 'sgd' and 'adam' keep one"
+            )
+        display = cls(
+            loss_curve,
+            validation_loss_curve=getattr(estimator, "validation_loss_curve_", None),
+            validation_scores=getattr(estimator, "validation_scores_", None),
+            name=kind if name is None else name,
+        )
+        return display.plot(ax, **kwargs)
+
+    def plot(self, ax=None, *, name=None, **kwargs):
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes or None, default None
+            Where to draw; by default new ones.
+        name : str or None, default None
+            Name in the legend; by default the display's own.
+        **kwargs
+            Of the loss's line, as for ``ax.plot``.
+
+        Returns
+        -------
+        LossCurveDisplay
+            The display itself.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        pyplot = _pyplot()
+        if ax is None:
+            _, ax = pyplot.subplots()
+        self.ax_, self.figure_ = ax, ax.figure
+        name = self.name if name is None else name
+        label = "loss" if name is None else name
+        (self.line_,) = ax.plot(_epochs(self.loss_curve), self.loss_curve, **({"label": label} | kwargs))
+        ax.set(xlabel="Epoch", ylabel="Loss")
+        self._plot_validation(label)
+        lines = [line for line in (self.line_, self.validation_line_) if line is not None]
+        ax.legend(handles=lines, loc="best")
+        return self
+
+    def _plot_validation(self, label):
+        self.validation_ax_ = self.validation_line_ = None
+        style: dict[str, Any] = {"linestyle": "--", "color": self.line_.get_color()}
+        if self.validation_loss_curve is not None:
+            self.validation_ax_, curve, style["label"] = self.ax_, self.validation_loss_curve, f"{label}, validation loss"
+        elif self.validation_scores is not None:
+            self.validation_ax_, curve, style["label"] = (
+                self.ax_.twinx(),
+                self.validation_scores,
+                f"{label}, validation score",
+            )
+            self.validation_ax_.set_ylabel("Validation score")
+        else:
+            return
+        (self.validation_line_,) = self.validation_ax_.plot(_epochs(curve), curve, **style)
+
+
+def _epochs(curve):
+    return range(1, len(curve) + 1)
+
+
+def _pyplot():
+    try:
+        import matplotlib.pyplot as pyplot
+    except ImportError as error:
+        raise ImportError("LossCurveDisplay needs matplotlib: pip install 'fastbp[cli]'") from error
+    return pyplot
