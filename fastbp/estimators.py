@@ -38,6 +38,13 @@ SPARSE = ("csr", "csc")
 PREDICTED_ROWS = 8192
 MULTI_OUTPUT = "multiclass-multioutput"
 
+# What only fits by epochs leave behind, and not all of them.
+FOUND_BY_EPOCHS = (
+    "loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_", "validation_loss_curve_",
+    "_no_improvement_count", "_best_coefs", "_best_intercepts", "_moments", "_steps", "_learning_rate",
+    "_learning_rate_start",
+)  # fmt: skip
+
 SHARED_PARAMETERS = """\
     hidden_layer_sizes : array-like of int, default=(100,)
         Units of each hidden layer.
@@ -241,17 +248,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             self.coefs_.append(random_state.uniform(-bound, bound, (n_in, n_out)).astype(dtype, copy=False))
             self.intercepts_.append(random_state.uniform(-bound, bound, n_out).astype(dtype, copy=False))
         self._dropout_seed = random_state.randint(2**32, dtype=np.uint32).item() if self.dropout else 0
-        self._best_coefs, self._best_intercepts = list(self.coefs_), list(self.intercepts_)
-        self._forget()
-        if self.solver != "lbfgs":
-            self.loss_curve_, self._no_improvement_count = [], 0
-            self.best_loss_ = None if self.early_stopping else np.inf
-            self.validation_scores_ = [] if self.early_stopping else None
-            self.best_validation_score_ = -np.inf if self.early_stopping else None
-
-    def _forget(self):
-        """Drop what only some ways to fit leave behind."""
-        for name in ("_moments", "_steps", "_learning_rate", "validation_loss_curve_", "loss_curve_"):
+        for name in FOUND_BY_EPOCHS:
             self.__dict__.pop(name, None)
 
     def _solver_memory(self, rule):
@@ -578,7 +575,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         if self._y_type == MULTI_OUTPUT:
             self.classes_ = [np.unique(column) for column in np.asarray(y).T]
         elif self._y_type in ("binary", "multiclass"):
-            self.classes_ = np.unique(y)
+            # the second one takes long, but makes plain strings of objects
+            self.classes_ = np.unique(y) if y.dtype != object else unique_labels(y)
         else:  # labels in indicator form, or an error
             self.classes_ = LabelBinarizer().fit(y).classes_
 

@@ -196,6 +196,22 @@ class Epochs:
         return False
 
 
+def open_curves(est, validation):
+    """Provide what epochs write to, where a fit before has not left it."""
+    if not hasattr(est, "loss_curve_"):
+        est.loss_curve_, est._no_improvement_count = [], 0
+    if validation is not None and not hasattr(est, "validation_loss_curve_"):
+        est.validation_loss_curve_ = []
+    if not est.early_stopping:
+        if getattr(est, "best_loss_", None) is None:
+            est.best_loss_ = math.inf
+        est.validation_scores_ = est.best_validation_score_ = None
+    elif getattr(est, "validation_scores_", None) is None:
+        est.best_loss_ = None
+        est.validation_scores_, est.best_validation_score_ = [], -math.inf
+        est._best_coefs, est._best_intercepts = list(est.coefs_), list(est.intercepts_)
+
+
 def fit_stochastic(est, rows, validation, random_state, incremental, task):
     """Train by "sgd" or "adam", for one epoch if `incremental`; leaves the parameters and the curves on the estimator."""
     if est.early_stopping and incremental:
@@ -219,8 +235,7 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task):
         draw=cumulative_shuffle(n, random_state) if est.shuffle else None,
         moments=moments,
     )
-    if validation is not None and not hasattr(est, "validation_loss_curve_"):
-        est.validation_loss_curve_ = []
+    open_curves(est, validation)
     epochs = Epochs(est, run, validation, task)
     est.n_iter_, stop = 0, False
     try:
