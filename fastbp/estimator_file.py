@@ -247,6 +247,10 @@ def _curve_or_none(value: Any) -> bool:
     return value is None or _curve(value)
 
 
+def _flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
 def _word(value: Any) -> bool:
     return isinstance(value, str)
 
@@ -291,6 +295,7 @@ STATE: dict[str, Callable[[Any], bool]] = {
     "best_validation_score_": _number_or_none,
     "validation_loss_curve_": _curve,
     "_y_type": _word,
+    "_sparse_labels": _flag,
     "_dropout_seed": _count,
     "_best_coefs": _arrays,
     "_best_intercepts": _arrays,

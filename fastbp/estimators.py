@@ -571,9 +571,11 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         return self.n_outputs_ == 1
 
     def _learn_classes(self, y):
+        y = y if scipy.sparse.issparse(y) else np.asarray(y)
+        self._sparse_labels = scipy.sparse.issparse(y)
         self._y_type = type_of_target(y, input_name="y")
         if self._y_type == MULTI_OUTPUT:
-            self.classes_ = [np.unique(column) for column in np.asarray(y).T]
+            self.classes_ = [np.unique(column) for column in y.T]
         elif self._y_type in ("binary", "multiclass"):
             # the second one takes long, but makes plain strings of objects
             self.classes_ = np.unique(y) if y.dtype != object else unique_labels(y)
@@ -626,7 +628,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             return self.classes_.take(outputs.argmax(axis=1))
         chosen = (outputs > 0.5).astype(int)
         if self._y_type.startswith("multilabel"):
-            return chosen
+            return scipy.sparse.csr_array(chosen) if self._sparse_labels else chosen
         return self.classes_[chosen.ravel() if len(self.classes_) > 1 else np.zeros(len(chosen), int)]
 
     def _by_column(self, outputs):

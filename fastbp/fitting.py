@@ -102,6 +102,7 @@ class Epochs:
         if validation is not None and est.scoring is not None:
             self.scorer = check_scoring(est, est.scoring)
         self.watched = est.early_stopping or validation is not None or task.watched
+        self.alpha = float(est.alpha)
         self.outputs = run.Y.shape[1] if est.loss in ("squared_error", "absolute_error") else 1
 
     def safe(self):
@@ -120,7 +121,7 @@ class Epochs:
             self.task.begin()
         for _ in run.calls(int(min(self.safe(), most))):
             for rows, penalty in run.record[seen : run.epochs_done, [LOSS, PENALTY]].tolist():
-                stop = self.end((rows / self.outputs + est.alpha / 2 * penalty) / self.n)
+                stop = self.end((rows / self.outputs + self.alpha / 2 * penalty) / self.n)
             seen = run.epochs_done
         return stop
 
@@ -294,7 +295,7 @@ class Objective:
         _, loss, _, penalty = kernels.loss_grad(
             self.layout.layers, self.work.params, rows.X, rows.Y, self.weights, self.rule, self.grad, self.work.arrays
         )
-        value = (loss / self.outputs + self.est.alpha / 2 * penalty) / self.weight
+        value = (loss / self.outputs + float(self.est.alpha) / 2 * penalty) / self.weight
         return value, np.concatenate([view.ravel() for view in self.arrays(self.grad)], dtype=np.float64)
 
 

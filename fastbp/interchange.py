@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from sklearn import neural_network
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 from sklearn.preprocessing import LabelBinarizer
@@ -133,7 +134,8 @@ def _label_binarizer(estimator: Any) -> LabelBinarizer:
     if isinstance(estimator.classes_, list):
         raise ValueError(f"scikit-learn has no networks for columns of classes, got {len(estimator.classes_)} columns")
     if estimator._y_type == "multilabel-indicator":
-        return LabelBinarizer().fit(np.eye(estimator.n_outputs_, dtype=int))
+        labels = np.eye(estimator.n_outputs_, dtype=int)
+        return LabelBinarizer().fit(scipy.sparse.csr_array(labels) if estimator._sparse_labels else labels)
     binarizer = LabelBinarizer().fit(estimator.classes_)
     binarizer.classes_ = estimator.classes_.copy()  # it makes text of objects
     return binarizer
@@ -209,6 +211,7 @@ def from_sklearn(estimator: Any, kind: type | None = None) -> Any:
     _share(estimator, ours)
     if name == "MLPClassifier":
         ours._y_type = estimator._label_binarizer.y_type_
+        ours._sparse_labels = bool(estimator._label_binarizer.sparse_input_)
     ours._dropout_seed = 0
     if hasattr(estimator, "_optimizer"):
         _take_optimizer(ours, estimator._optimizer)

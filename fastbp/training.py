@@ -16,15 +16,12 @@ from fastbp import kernels
 from fastbp.history import History
 from fastbp.layout import BLOCK, CURSOR_SIZE, EPOCH, N_IN, N_OUT, RECORD_SIZE, STEP, Layout
 from fastbp.rule import Rule
-from fastbp.workspace import workspace_for_prediction, workspace_for_training
+from fastbp.workspace import THREAD_FLOPS, weights_of, workspace_for_prediction, workspace_for_training
 
 # A keyboard interrupt is seen when a call returns: far below the 0.2 s that feel immediate, far above a call's own cost.
 CALL_SECONDS = 0.05
 # Length of the first call, before anything is known: no longer than the others on a core that manages 1 GFLOP/s.
 FIRST_CALL_FLOPS = 4e7
-# Operations of a step that are worth a thread. Threads wait for each other for about 1 us, and fetch what the others wrote
-# for some 10. On two processors that share a core, 64-100-10 with 200 rows (8e6) broke even, 20-64-64-1 with 64 (2e6) lost.
-THREAD_FLOPS = 4e6
 
 
 def usable_threads(n_jobs):
@@ -43,7 +40,7 @@ def threads_for(layout, rows, n_jobs, X=None):
     Of a sparse X, given, the stored values count, and each weight once for its update.
     """
     first = layout.rows[0]
-    weights = sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
+    weights = weights_of(layout)
     if X is not None and not isinstance(X, np.ndarray):
         weights += (X.nnz / max(1, X.shape[0]) + first[N_IN] / rows - first[N_IN]) * first[N_OUT]
     flops = 6 * rows * weights
@@ -136,10 +133,12 @@ class Run:
     def draw_orders(self, blocks):
         """Row orders of the current epoch, where it has begun, and of those that the next `blocks` blocks will reach."""
         position = int(self.cursor[BLOCK])
-        known = self.order[-1:] if position else self.order[:0]
-        count = -(-(position + blocks) // self.work.blocks_per_epoch) - len(known)
-        new = [self.draw() for _ in range(count)]
-        self.order = np.concatenate([known, np.array(new, np.int64).reshape(-1, self.n_rows)])
+        count = -(-(position + blocks) // self.work.blocks_per_epoch)
+        order = np.empty((count, self.n_rows), np.int64)
+        order[: position > 0] = self.order[-1:]
+        for epoch in range(position > 0, count):
+            order[epoch] = self.draw()
+        self.order = order
 
     def advance(self, blocks):
         """Run `blocks` blocks in one call."""

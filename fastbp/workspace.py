@@ -50,9 +50,14 @@ from fastbp.layout import (
 # Batches that fit half a vector run in code for half vectors: every division takes half the time, and XOR's four rows an
 # epoch of 75 dependent fma latencies instead of 105. Larger batches lose by it (4-2-3 with 130 rows: a third).
 SMALL_WIDTH = 32
-BLOCK_BYTES = 32 * 1024  # activations, deltas and panel of one narrow block: most of a 48 KiB L1 cache
+# Activations, deltas and panel of one narrow block: a part of the L2 cache. Keeping them in the L1 cache, in 32 KiB, makes
+# the gradients of a batch be summed, and added up, that much more often: it took 15 to 40% longer from 4-100-3 to 4-32-16-4.
+BLOCK_BYTES = 384 * 1024
 RESIDENT_BYTES = 512 * 1024  # panels kept from epoch to epoch: a part of the L2 cache
 INPUT_EXTRA = 3  # rows of a panel beside inputs and targets: ones, class, sample weight
+# Operations of a step that are worth a thread. Threads wait for each other for about 1 us, and fetch what the others wrote
+# for some 10. On two processors that share a core, 64-100-10 with 200 rows (8e6) broke even, 20-64-64-1 with 64 (2e6) lost.
+THREAD_FLOPS = 4e6
 MOST_SHARES = 8  # gradients of one batch that are summed by themselves, and may be summed at the same time
 WIDE_ROWS = 256  # rows of a wide block: activations and deltas of a few hundred units stay in the L2 cache
 
@@ -152,7 +157,9 @@ class NarrowWorkspace(Workspace):
         panel_rows = layers[0][N_IN] + INPUT_EXTRA + layers[-1][N_OUT]
         rows = panel_rows + sum(layer[N_OUT] + 1 + layer[STRIDE] for layer in layers)
         most = max(2 * vector, BLOCK_BYTES // (rows * itemsize * vector) * vector)
-        columns = min(most, round_up(batch_size, vector))
+        flops = 6 * batch_size * weights_of(layout)
+        per_batch = max(1, -(-batch_size // most), min(MOST_SHARES, int(flops / THREAD_FLOPS)))
+        columns = round_up(-(-batch_size // per_batch), vector)
         per_batch = -(-batch_size // columns)
         self.blocks_per_epoch = n_rows // batch_size * per_batch + -(-(n_rows % batch_size) // columns)
         shares = min(MOST_SHARES, per_batch)
@@ -221,22 +228,28 @@ class WideWorkspace(Workspace):
             scratch[valid : valid + layer[N_OUT]] = 1
 
 
-# The narrow kernel fills its vectors with samples, the wide one with units. Measured over shapes from 2-4-1 to 64-100-10 and
-# batches from 1 to 256 (a core with AVX-512, both float types), the narrow one is the faster one where the weights are few
-# and the batch is longer than about half their square root; the choice is within 15% of the better one throughout. Only the
-# wide one takes an X that lists its values.
-NARROW_WEIGHTS = 2500
+def weights_of(layout):
+    """Number of weights."""
+    return sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
+
+
+# The narrow kernel fills its vectors with samples, the wide one with units. Measured over shapes from 2-4-1 to 784-10 and
+# batches from 1 to 1000 (a core with AVX-512, both float types), the narrow one is the faster one where the batch is longer
+# than about half the root of the number of weights, unless there are many of these, or many inputs to be transposed.
+NARROW_WEIGHTS, NARROW_INPUTS = 8000, 128
+# A prediction takes it for fewer weights: it may be one of a single row, which must get the same bits as among others.
+NARROW_WEIGHTS_PREDICTING = 2500
 
 
 def workspace_for_training(layout, n_rows, batch_size, sparse=False, **options):
     """The workspace, and with it the kernel, for training a network; arguments as `Workspace`."""
-    n_weights = sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
-    narrow = not sparse and n_weights <= NARROW_WEIGHTS and batch_size >= n_weights**0.5 / 2 - 1
+    n_weights = weights_of(layout)
+    few = n_weights <= NARROW_WEIGHTS and layout.rows[0][N_IN] <= NARROW_INPUTS
+    narrow = not sparse and few and batch_size >= n_weights**0.5 / 2 - 1
     return (NarrowWorkspace if narrow else WideWorkspace)(layout, n_rows, batch_size, sparse=sparse, **options)
 
 
 def workspace_for_prediction(layout, n_rows, threads=1, sparse=False):
     """The same for `forward`: by the network alone, so that a row's result does not depend on how many others there are."""
-    n_weights = sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
-    chosen = NarrowWorkspace if not sparse and n_weights <= NARROW_WEIGHTS else WideWorkspace
-    return chosen(layout, n_rows, n_rows, True, threads=threads, sparse=sparse)
+    narrow = not sparse and weights_of(layout) <= NARROW_WEIGHTS_PREDICTING
+    return (NarrowWorkspace if narrow else WideWorkspace)(layout, n_rows, n_rows, True, threads=threads, sparse=sparse)

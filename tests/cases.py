@@ -8,6 +8,7 @@ import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 from scipy.sparse import csr_array
@@ -18,7 +19,17 @@ from fastbp.rule import ACTIVATIONS, HEADS, SOLVERS, Rule
 from fastbp.workspace import NarrowWorkspace, WideWorkspace
 
 DTYPES = ("float32", "float64")
-WORKSPACES = {"narrow": NarrowWorkspace, "wide": WideWorkspace}
+
+
+class ShortBlocks(NarrowWorkspace):
+    """With blocks so short that a batch of some hundred rows has several, as one of ten thousand has in use."""
+
+    def plan(self, *args):
+        with mock.patch("fastbp.workspace.BLOCK_BYTES", 32 * 1024):
+            super().plan(*args)
+
+
+WORKSPACES = {"narrow": ShortBlocks, "wide": WideWorkspace}
 KINDS = (("narrow", False), ("wide", False), ("wide", True))  # a kernel, and whether X is sparse
 EPOCHS = 3
 # Roundings of one unit beside those of its dot product: the activation (3), its derivative (2), the error (1), the sample's

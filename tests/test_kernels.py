@@ -193,7 +193,10 @@ def test_both_kernels_predict_the_same_bits(case):
         ((4, 2, 3), 130, NarrowWorkspace),
         ((4, 32, 16, 4), 10_000, NarrowWorkspace),
         ((20, 16, 1), 1, WideWorkspace),
-        ((64, 100, 10), 200, WideWorkspace),
+        ((64, 100, 10), 200, NarrowWorkspace),
+        ((64, 100, 10), 20, WideWorkspace),
+        ((64, 200, 10), 200, WideWorkspace),
+        ((200, 30, 10), 200, WideWorkspace),
         ((784, 30, 10), 10, WideWorkspace),
     ],
 )

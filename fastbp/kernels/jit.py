@@ -210,7 +210,7 @@ class Kernel:
     def __init__(self, module, name, signature):
         self.module, self.name, self.signature = module, name, signature.split()
         self.typed_by = [self.signature.index(kind) for kind in ("T*", "I*") if kind in self.signature]
-        self._calls = {}
+        self._calls, self._prepared = {}, {}
         self._lock = threading.Lock()
 
     def __call__(self, *args, width=64):
@@ -224,7 +224,11 @@ class Kernel:
 
     def prepare(self, args, width):
         """What is called with such arguments, compiled if need be."""
-        return self.loaded("-".join(dict.fromkeys(args[place].dtype.name for place in self.typed_by)), width)
+        key = width, *[args[place].dtype.char for place in self.typed_by]
+        if key not in self._prepared:  # a name of a type takes numpy longer than a small step takes
+            names = dict.fromkeys(args[place].dtype.name for place in self.typed_by)
+            self._prepared[key] = self.loaded("-".join(names), width)
+        return self._prepared[key]
 
     def function(self):
         return getattr(importlib.import_module(f"{__package__}.{self.module}"), self.name)

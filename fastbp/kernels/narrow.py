@@ -33,6 +33,7 @@ from fastbp.kernels.simd import (
     fma,
     fold,
     full_like,
+    in_place,
     lane_count,
     lanes,
     load,
@@ -44,7 +45,6 @@ from fastbp.kernels.simd import (
     splat,
     store,
     store_like,
-    store_tile,
     sum_lanes,
     switch,
     traced,
@@ -88,7 +88,7 @@ from fastbp.layout import (
 )
 from fastbp.rule import ALPHA, BETA_2, DROPOUT, EPSILON, HEAD, MAX_NORM, MOMENTUM, PER_ROW, SEED, SOLVER
 
-TALL = 4  # rows of the larger register tiles
+TALL, SHORT = (8, 4) if registers() == 32 else (4, 2)  # rows of the register tiles of a product, and of those for the rest
 # Rows and columns of the larger tiles of a gradient, whose every vector is an accumulator.
 GRADIENT_ROWS, QUAD = (4, 4) if registers() == 32 else (2, 4)
 
@@ -132,7 +132,7 @@ def pack_targets(Y, weights, weighted, n_out, order, shuffled, place, count, mem
 def product(start, after, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_at, rows, columns, vectors):
     """C[r, :] = start + sum_k A[r, k] B[k, :], a tile of rows x vectors at a time.
 
-    start         called with a tile of zeros and its first row, gives what the sums begin with
+    start         called with a tile of zeros and the number of each of its rows, gives what the sums begin with
     after         called with the first column and the number of vectors of a strip whose rows are complete
     a, b    IN    A[r, k] stands at a_at + r*a_row + k*a_step, B[k, :] at b_at + k*b_step
     c       OUT   C[r, :] stands at c_at + r*columns
@@ -140,16 +140,22 @@ def product(start, after, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_a
     L = lane_count(c)
 
     def strip(cols, v):
-        def tile(height, r):
+        def tile(places):
             sums = outer(
-                start(zero_tile(c, height, cols), r), depth,
-                lambda k: [broadcast(a, a_at + (r + i) * a_row + k * a_step) for i in range(height)],
+                start(zero_tile(c, len(places), cols), places), depth,
+                lambda k: [broadcast(a, a_at + r * a_row + k * a_step) for r in places],
                 lambda k: [load(b, b_at + k * b_step + v + j * L) for j in range(cols)],
             )  # fmt: skip
-            store_tile(sums, c, c_at + r * columns + v, columns)
+            for vector, at in in_place(sums, [c_at + r * columns + v for r in places]):
+                store(c, at, vector)
 
-        repeat(rows // TALL, lambda r: tile(TALL, r * TALL))
-        repeat(rows % TALL, lambda r: tile(1, rows // TALL * TALL + r))
+        done = rows // TALL * TALL
+        repeat(rows // TALL, lambda r: tile([r * TALL + i for i in range(TALL)]))
+        # what is over the rest does the last row again, in the time that it would wait for its own sums
+        repeat(
+            (rows - done + (SHORT - 1)) // SHORT,
+            lambda r: tile([smaller(done + r * SHORT + i, rows - 1) for i in range(SHORT)]),
+        )
         after(v, cols)
 
     repeat(vectors // 2, lambda v: strip(2, v * (2 * L)))
@@ -167,9 +173,8 @@ def activations(
     """
     L, mask = lane_count(memory), mask_key(memory, drops, key, seed)
 
-    def start(tile, r):
-        height = len(tile) if isinstance(tile, np.ndarray) else tile.kind.rows
-        return fill(tile, [broadcast(bias, bias_at + (r + i) * bias_step) for i in range(height)])
+    def start(tile, rows):
+        return fill(tile, [broadcast(bias, bias_at + r * bias_step) for r in rows])
 
     def after(v, cols):
         def activate(function):

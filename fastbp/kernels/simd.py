@@ -579,6 +579,15 @@ def store_tile(tile, memory, offset, row):
     return types.none, emit
 
 
+def in_place(tile, rows):
+    """Every vector of a tile with its place in memory, where row r begins at rows[r]. For traced functions."""
+    if not isinstance(tile, Traced):
+        return [(vector, at + c * len(vector)) for row, at in zip(tile, rows, strict=True) for c, vector in enumerate(row)]
+    kind = tile.kind
+    vectors = [Traced(tile.builder, kind.vector, one) for one in vectors_of(tile.builder, kind, tile.value)]
+    return [(one, rows[n // kind.cols] + n % kind.cols * kind.vector.lanes) for n, one in enumerate(vectors)]
+
+
 def outer(tile, depth, left, right):
     """For k < depth: tile[r, c] += left(k)[r] * right(k)[c]; the depth is at least 1. For traced functions.
 

@@ -5,10 +5,12 @@ The equations are (7) in `fastbp.reference`. A solver is a function of the gradi
 
 import math
 
+import numpy as np
+
 from fastbp.kernels.jit import inlined
 from fastbp.kernels.simd import (
-    Traced,
     fma,
+    in_place,
     lanes,
     load,
     splat,
@@ -17,7 +19,6 @@ from fastbp.kernels.simd import (
     sum_lanes,
     switch,
     traced,
-    vectors_of,
 )
 from fastbp.layout import FIELDS, N_IN, OFFSET, STRIDE
 from fastbp.rule import BETA_2, BY_ROWS, LEARNING_RATE, MOMENTUM, SOLVER
@@ -29,20 +30,11 @@ def over_tile(tile, at, stride):
     """`over` of `update` for a tile of gradients whose weights begin at `at`."""
 
     def over(step):
-        for g, place in places(tile, at, stride):
+        rows = len(tile) if isinstance(tile, np.ndarray) else tile.kind.rows
+        for g, place in in_place(tile, [at + r * stride for r in range(rows)]):
             step(g, place)
 
     return over
-
-
-def places(tile, at, stride):
-    """Every vector of a tile with its place in memory."""
-    if not isinstance(tile, Traced):
-        return [(vector, at + r * stride + c * len(vector)) for r, row in enumerate(tile) for c, vector in enumerate(row)]
-    kind = tile.kind
-    vectors = [Traced(tile.builder, kind.vector, one) for one in vectors_of(tile.builder, kind, tile.value)]
-    rows = [at + stride * r for r in range(kind.rows)]
-    return [(one, rows[n // kind.cols] + n % kind.cols * kind.vector.lanes) for n, one in enumerate(vectors)]
 
 
 def update(solver, over, params, state, size, memory, grad, numbers, decay):

@@ -1,0 +1,481 @@
+"""MLPClassifier and MLPRegressor train as scikit-learn's do: the same numbers from the same random_state."""
+
+import copy
+import functools
+import re
+import warnings
+
+import numpy as np
+import pytest
+from scipy import sparse
+from sklearn import neural_network
+from sklearn.base import is_classifier
+from sklearn.datasets import load_breast_cancer, load_iris
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+
+import fastbp
+from fastbp.kernels.jit import PLAIN_PYTHON
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:Got `batch_size` less than 1:UserWarning"),
+]
+
+EPOCHS = 2 if PLAIN_PYTHON else 50
+# Sums of the same numbers in another order, a few roundings of 1e-16 apart, over some thousand steps each of which magnifies
+# what is there by a little. A step that is wrong in any of its terms is off by 1e-5 and more.
+SAME = {"rtol": 1e-7, "atol": 0}
+# Parameters are of order 1 and their errors are those of the steps, so that one near 0 has fewer digits of its own.
+SAME_PARAMETERS = {"rtol": 1e-7, "atol": 1e-9}
+# The same for roundings of 6e-8, after fewer epochs.
+SAME_SINGLE = {"rtol": 1e-3, "atol": 1e-4}
+SINGLE_EPOCHS = min(EPOCHS, 10)
+
+
+@functools.cache
+def rows(name):
+    """X and y of a data set."""
+    X, labels = load_iris(return_X_y=True)
+    X, labels, rest = X[::2, :3], labels[::2], X[::2, 3]
+    rng = np.random.default_rng(0)
+    match name:
+        case "multiclass":
+            return X, labels
+        case "binary":
+            return X, np.array(["no", "yes"])[(labels == 1) * 1]
+        case "one class":
+            return X, np.full(len(X), 3)
+        case "multilabel":
+            return X, np.c_[labels == 0, labels == 1, rest > 1, X[:, 0] > 6].astype(int)
+        case "one output":
+            return X, rest
+        case "three outputs":
+            return X, np.c_[rest, X[:, 0] - 5, rng.normal(size=len(X))]
+        case "counts":
+            return X, rng.poisson(rest)
+        case "counts of three":
+            return X, rng.poisson(np.c_[rest, rest, X[:, 0]])
+        case "sparse":
+            X = sparse.random_array((75, 20), density=0.1, rng=rng, format="csr")
+            return X, np.asarray(X.sum(axis=1) > 1) * 1
+        case "unscaled":
+            X, labels = load_breast_cancer(return_X_y=True)
+            return X[::3], labels[::3]
+        case "unscaled multiclass":
+            X, labels = load_breast_cancer(return_X_y=True)
+            return X[::3], labels[::3] + (X[::3, 0] > 18)
+
+
+def pair(data, **options):
+    """Ours and theirs, not fitted yet."""
+    regression = "output" in data or "counts" in data
+    name = "MLPRegressor" if regression else "MLPClassifier"
+    if "counts" in data:
+        options["loss"] = "poisson"
+    options = {"hidden_layer_sizes": (7, 4), "max_iter": EPOCHS, "random_state": 3} | options
+    return [getattr(package, name)(**copy.deepcopy(options)) for package in (fastbp, neural_network)]
+
+
+def assert_same_values(name, ours, theirs, rtol, atol):
+    if theirs is None or isinstance(theirs, int | str):
+        assert ours == theirs, f"{name}: {ours} instead of {theirs}"
+        return
+    if isinstance(theirs, list) and isinstance(theirs[0], np.ndarray):
+        assert len(ours) == len(theirs), name
+        for i, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            assert_same_values(f"{name}[{i}]", one, other, rtol, atol)
+        return
+    assert np.asarray(ours).dtype == np.asarray(theirs).dtype, name
+    np.testing.assert_allclose(ours, theirs, rtol, atol, equal_nan=True, err_msg=name)
+
+
+ATTRIBUTES = ["n_iter_", "n_layers_", "n_outputs_", "n_features_in_", "out_activation_"]
+CURVES = ["loss_", "loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_", "t_"]
+
+
+def assert_same_model(ours, theirs, X, same=SAME, same_parameters=SAME_PARAMETERS):
+    """Everything a user can see of two fitted estimators agrees up to rounding."""
+    for name in ATTRIBUTES + CURVES:
+        if hasattr(theirs, name):
+            assert_same_values(name, getattr(ours, name), getattr(theirs, name), **same)
+    for name in ("coefs_", "intercepts_"):
+        assert_same_values(name, getattr(ours, name), getattr(theirs, name), **same_parameters)
+    if is_classifier(theirs):
+        np.testing.assert_array_equal(ours.classes_, theirs.classes_, strict=True)
+        np.testing.assert_array_equal(ours.predict(X), theirs.predict(X), strict=True)
+        assert_same_values("probabilities", ours.predict_proba(X), theirs.predict_proba(X), **same_parameters)
+    else:
+        assert_same_values("predictions", ours.predict(X), theirs.predict(X), **same_parameters)
+
+
+# --- one fit ----------------------------------------------------------------------------------------------------------
+
+SGD = {"solver": "sgd", "learning_rate_init": 0.05}
+# Adam divides by sqrt(v) + epsilon: with the default of 1e-8 it makes long steps along gradients that are rounding errors.
+ADAM = {"solver": "adam", "learning_rate_init": 0.01, "epsilon": 1e-3}
+LBFGS = {"solver": "lbfgs", "max_iter": min(EPOCHS, 20)}
+# what most of the following runs with, one after the other
+DATA = ["multiclass", "binary", "multilabel", "one output", "three outputs", "counts", "counts of three", "one class"]
+SOLVERS = {
+    "sgd": SGD | {"momentum": 0},
+    "momentum": SGD | {"nesterovs_momentum": False},
+    "nesterov": SGD,
+    "adam": ADAM,
+    "lbfgs": LBFGS,
+}
+SMALL_STEPS = {"learning_rate_init": 0.002}  # where exp makes long ones longer
+
+CASES = {
+    f"{data}, {solver}": (data, options | (SMALL_STEPS if "counts" in data else {}))
+    for data in DATA
+    for solver, options in SOLVERS.items()
+}
+CASES |= {
+    f"{activation}, {solver}": ("multiclass", SOLVERS[solver] | {"activation": activation})
+    for activation in ("identity", "logistic", "tanh")
+    for solver in ("nesterov", "adam", "lbfgs")
+}
+CASES |= {
+    "one hidden layer": ("binary", ADAM | {"hidden_layer_sizes": 20}),
+    "three hidden layers": ("one output", ADAM | {"hidden_layer_sizes": [9, 1, 5]}),
+    "wide": ("multiclass", ADAM | {"hidden_layer_sizes": (130, 70), "max_iter": min(EPOCHS, 20)}),
+    "default epsilon": ("three outputs", ADAM | {"epsilon": 1e-8, "max_iter": min(EPOCHS, 10)}),
+    "no hidden layer": ("multiclass", SGD | {"hidden_layer_sizes": ()}),
+    "sizes in an array": ("one output", ADAM | {"hidden_layer_sizes": np.array([5, 2])}),
+    "numbers of numpy": (
+        "binary",
+        {
+            "batch_size": np.int32(20),
+            "max_iter": np.int64(3),
+            "alpha": np.float32(0.1),
+            "learning_rate_init": np.float64(0.01),
+        },
+    ),
+    "defaults": ("multiclass", {"hidden_layer_sizes": 100}),
+    "invscaling": ("multiclass", SGD | {"learning_rate": "invscaling", "power_t": 0.2, "batch_size": 20}),
+    "invscaling without momentum": ("one output", SGD | {"learning_rate": "invscaling", "momentum": 0}),
+    "adaptive": ("multiclass", SGD | {"learning_rate": "adaptive", "tol": 0.01, "n_iter_no_change": 2, "batch_size": 20}),
+    "adaptive to the end": (
+        "one output",
+        SGD | {"learning_rate": "adaptive", "tol": 10.0, "n_iter_no_change": 1, "learning_rate_init": 0.01},
+    ),
+    "no learning rate left": (
+        "binary",
+        SGD | {"learning_rate": "adaptive", "tol": 10.0, "n_iter_no_change": 3, "early_stopping": True},
+    ),
+    "converging": ("binary", ADAM | {"tol": 0.01, "n_iter_no_change": 3}),
+    "never converging": ("binary", ADAM | {"tol": 1e9, "n_iter_no_change": np.inf}),
+    "no tolerance": ("binary", SGD | {"tol": 0.0}),
+    "no penalty": ("multiclass", ADAM | {"alpha": 0}),
+    "large penalty": ("multiclass", SGD | {"alpha": 1.0, "batch_size": 20}),
+    "large penalty, lbfgs": ("one output", LBFGS | {"alpha": 10.0}),
+    "moments": ("one output", ADAM | {"beta_1": 0.5, "beta_2": 0.9, "epsilon": 1e-2}),
+    "no moments": ("one output", ADAM | {"beta_1": 0.0, "beta_2": 0.0, "epsilon": 0.1}),
+    "little momentum": ("binary", SGD | {"momentum": 0.3}),
+    "all momentum": ("binary", SGD | {"momentum": 1.0, "learning_rate_init": 1e-3}),
+    "no shuffle": ("multiclass", SGD | {"shuffle": False, "batch_size": 20}),
+    "no shuffle, adam": ("one output", ADAM | {"shuffle": False, "batch_size": 20}),
+    "batches": ("multilabel", SGD | {"batch_size": 15}),
+    "one row left over": ("multiclass", ADAM | {"batch_size": 37}),
+    "one row left over, values": ("three outputs", SGD | {"batch_size": 37}),
+    "single rows": ("multiclass", SGD | {"batch_size": 1, "max_iter": min(EPOCHS, 10), "learning_rate_init": 0.005}),
+    "more than all rows": ("binary", SGD | {"batch_size": 76}),
+    "batches of lbfgs": ("binary", LBFGS | {"batch_size": 10}),
+    "evaluations of lbfgs": ("one output", LBFGS | {"max_fun": 7}),
+    "unscaled": ("unscaled", ADAM),
+    "unscaled, sgd": ("unscaled", SGD | {"learning_rate_init": 1e-5, "activation": "tanh"}),
+    "unscaled, lbfgs": ("unscaled", LBFGS | {"max_iter": 10}),
+    "unscaled multiclass": ("unscaled multiclass", ADAM),
+    "unscaled, saturated": ("unscaled", ADAM | {"activation": "identity", "batch_size": 10, "max_iter": min(EPOCHS, 5)}),
+    "unscaled multiclass, saturated": (
+        "unscaled multiclass",
+        ADAM | {"activation": "identity", "batch_size": 10, "max_iter": min(EPOCHS, 5)},
+    ),
+}
+EARLY = {"early_stopping": True, "validation_fraction": 0.2}
+CASES |= {f"early stopping, {data}": (data, ADAM | EARLY | {"batch_size": 20}) for data in DATA}
+CASES |= {
+    "early stopping, sgd": ("multiclass", SGD | EARLY),
+    "early stopping, tolerance": ("binary", SGD | EARLY | {"tol": 0.1, "n_iter_no_change": 4}),
+    "early stopping, adaptive": (
+        "one output",
+        SGD | EARLY | {"learning_rate": "adaptive", "tol": 0.1, "n_iter_no_change": 2},
+    ),
+    "early stopping, no shuffle": ("multilabel", ADAM | EARLY | {"shuffle": False}),
+}
+
+
+def fit(estimators, X, y, **kwargs):
+    for estimator in estimators:
+        estimator.fit(X, y, **kwargs)
+    return estimators
+
+
+# long sums and many batches, which are for compiled kernels
+LONG = {"wide", *(case for case in CASES if "unscaled" in case)}
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.compiled] * (case in LONG)) for case in CASES])
+def test_fit(case):
+    data, options = CASES[case]
+    X, y = rows(data)
+    ours, theirs = fit(pair(data, **options), X, y)
+    assert_same_model(ours, theirs, X)
+    assert ours.score(X, y) == pytest.approx(theirs.score(X, y), rel=1e-7, nan_ok=True)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_few_rows(n):
+    X, y = rows("one output")
+    assert_same_model(*fit(pair("one output", max_iter=2), X[:n], y[:n]), X)
+    assert_same_model(*fit(pair("one output", max_iter=2), X[:n, :1], y[:n]), X[:, :1])
+
+
+@pytest.mark.compiled
+@pytest.mark.filterwarnings("ignore:divide by zero encountered in log:RuntimeWarning")
+@pytest.mark.parametrize("data", ["unscaled", "unscaled multiclass", "multilabel"])
+def test_logarithms_of_probabilities(data):
+    X, y = rows(data)
+    ours, theirs = fit(pair(data, **ADAM | {"max_iter": 3}), X, y)
+    assert_same_values("logarithms", ours.predict_log_proba(X), theirs.predict_log_proba(X), rtol=1e-6, atol=1e-9)
+
+
+def test_what_the_cases_are_for():
+    """The names of some of them come true."""
+    n_iter, loss = {}, {}
+    for case in ("converging", "adaptive to the end", "never converging", "early stopping, tolerance"):
+        data, options = CASES[case]
+        n_iter[case] = pair(data, **options | {"max_iter": 50})[1].fit(*rows(data)).n_iter_
+    for case in ("unscaled, saturated", "unscaled multiclass, saturated"):
+        data, options = CASES[case]
+        theirs = pair(data, **options | {"max_iter": 5})[1].fit(*rows(data))
+        loss[case] = theirs.loss_curve_[-1]
+        assert np.any(np.isin(theirs.predict_proba(rows(data)[0]), [0, 1]))
+    assert n_iter["never converging"] == 50
+    assert max(n_iter[case] for case in n_iter if case != "never converging") < 50
+    assert all(0 < value < 36 for value in loss.values())
+
+
+def test_a_wrong_number_is_seen():
+    X, y = rows("multiclass")
+    ours, theirs = fit(pair("multiclass", **ADAM | {"max_iter": 2}), X, y)
+    for change in (
+        lambda est: est.loss_curve_.__setitem__(1, est.loss_curve_[1] * (1 + 1e-6)),
+        lambda est: est.coefs_[1].__setitem__((2, 3), est.coefs_[1][2, 3] + 1e-6),
+        lambda est: est.intercepts_.pop(),
+        lambda est: setattr(est, "t_", est.t_ + 1),
+        lambda est: setattr(est, "best_loss_", None),
+        lambda est: setattr(est, "coefs_", [W.astype("float32") for W in est.coefs_]),
+    ):
+        changed = copy.deepcopy(ours)
+        change(changed)
+        with pytest.raises((AssertionError, TypeError)):
+            assert_same_model(changed, theirs, X)
+
+
+# --- weights, float types, sparse matrices ----------------------------------------------------------------------------
+
+
+def weights(n):
+    """Of rows: some twice, some not at all."""
+    return np.resize([1.0, 2.0, 0.25, 0.0, 1.5], n)
+
+
+@pytest.mark.parametrize("options", [SGD, ADAM, ADAM | EARLY, LBFGS], ids=["sgd", "adam", "early stopping", "lbfgs"])
+@pytest.mark.parametrize("data", DATA)
+def test_sample_weight(data, options):
+    X, y = rows(data)
+    options = {"batch_size": 20} | options | (SMALL_STEPS if "counts" in data else {})
+    assert_same_model(*fit(pair(data, **options), X, y, sample_weight=weights(len(X))), X)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("data", ["multiclass", "binary", "three outputs"])
+def test_float32_stays(data, solver):
+    X, y = rows(data)
+    X, y = X.astype("float32"), y if y.dtype.kind != "f" else y.astype("float32")
+    options = SOLVERS[solver] | {"max_iter": SINGLE_EPOCHS, "batch_size": 20}
+    ours, theirs = fit(pair(data, **options), X, y)
+    if solver == "lbfgs":
+        # scipy works in float64, and scikit-learn's parameters become that
+        for name in ("coefs_", "intercepts_"):
+            assert all(array.dtype in (np.float32, np.float64) for array in getattr(ours, name))
+    else:
+        assert_same_model(ours, theirs, X, SAME_SINGLE, SAME_SINGLE)
+        assert {array.dtype.name for array in ours.coefs_ + ours.intercepts_} == {"float32"}
+    outputs = [est.predict_proba(X) if is_classifier(est) else est.predict(X) for est in (ours, theirs)]
+    np.testing.assert_allclose(*outputs, **SAME_SINGLE)
+
+
+FORMATS = {
+    "csr": sparse.csr_array,
+    "csc": sparse.csc_array,
+    "csr_matrix": sparse.csr_matrix,
+    "csc_matrix": sparse.csc_matrix,
+    "coo": sparse.coo_array,
+}
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("solver", ["sgd", "adam", "early stopping", "lbfgs"])
+@pytest.mark.parametrize("kind", FORMATS)
+def test_sparse(kind, solver):
+    X, y = rows("sparse")
+    X = FORMATS[kind](X)
+    options = {"sgd": SGD, "adam": ADAM, "early stopping": ADAM | EARLY, "lbfgs": LBFGS | {"max_iter": 8}}[solver]
+    ours, theirs = fit(pair("binary", batch_size=20, **options), X, y)
+    assert_same_model(ours, theirs, X)
+    assert_same_model(ours, theirs, X.toarray())
+
+
+def test_sparse_partial_fit():
+    X, y = rows("sparse")
+    ours, theirs = pair("binary", **ADAM)
+    for estimator in (ours, theirs):
+        for _ in range(3):
+            estimator.partial_fit(X, y, classes=[0, 1])
+    assert_same_model(ours, theirs, X)
+
+
+# --- more than one fit ------------------------------------------------------------------------------------------------
+
+
+def all_classes(estimator, y):
+    """What the first call of partial_fit has to be told."""
+    if not is_classifier(estimator):
+        return {}
+    return {"classes": np.unique(y) if y.ndim == 1 else np.arange(y.shape[1])}
+
+
+def parts(X, y):
+    """Some rows, then others; the first ones are more, and have all classes."""
+    return [(X[::2], y[::2]), (X[1::3], y[1::3]), (X[::2], y[::2])]
+
+
+@pytest.mark.parametrize("options", [*SOLVERS.values(), ADAM | EARLY], ids=[*SOLVERS, "early stopping"])
+@pytest.mark.parametrize("data", ["multiclass", "binary", "multilabel", "three outputs"])
+def test_warm_start(data, options):
+    X, y = rows(data)
+    ours, theirs = pair(data, warm_start=True, **options)
+    for max_iter, (X_part, y_part) in zip((3, 8, 5), parts(X, y), strict=True):
+        for estimator in (ours, theirs):
+            estimator.set_params(max_iter=min(EPOCHS, max_iter)).fit(X_part, y_part)
+        # the best weights of scikit-learn's early stopping are also those that it goes on to change
+        theirs.coefs_, theirs.intercepts_ = copy.deepcopy((theirs.coefs_, theirs.intercepts_))
+        assert_same_model(ours, theirs, X)
+
+
+@pytest.mark.parametrize("solver", ["sgd", "momentum", "nesterov", "adam", "invscaling", "adaptive"])
+@pytest.mark.parametrize("data", ["multiclass", "binary", "multilabel", "one output", "counts"])
+def test_partial_fit(data, solver):
+    X, y = rows(data)
+    options = SOLVERS.get(solver, SGD | {"learning_rate": solver, "tol": 0.1, "n_iter_no_change": 2})
+    ours, theirs = pair(data, batch_size=20, **options | (SMALL_STEPS if data == "counts" else {}))
+    for estimator in (ours, theirs):
+        first = all_classes(estimator, y)
+        for X_part, y_part in parts(X, y) * min(5, EPOCHS):
+            estimator.partial_fit(X_part, y_part, **first)
+            first = {}
+    assert_same_model(ours, theirs, X)
+
+
+@pytest.mark.parametrize("data", ["multiclass", "one output"])
+def test_partial_fit_with_sample_weight(data):
+    X, y = rows(data)
+    ours, theirs = pair(data, batch_size=20, **ADAM)
+    for estimator in (ours, theirs):
+        for _ in range(3):
+            estimator.partial_fit(X, y, weights(len(X)), **all_classes(estimator, y))
+    assert_same_model(ours, theirs, X)
+
+
+@pytest.mark.parametrize("solver", ["sgd", "nesterov", "adam"])
+@pytest.mark.parametrize("data", ["binary", "three outputs"])
+def test_fit_and_partial_fit_in_turn(data, solver):
+    X, y = rows(data)
+    ours, theirs = pair(data, **SOLVERS[solver] | {"max_iter": min(EPOCHS, 5)})
+    for estimator in (ours, theirs):
+        estimator.fit(X, y).partial_fit(X, y).partial_fit(*parts(X, y)[1])
+    assert_same_model(ours, theirs, X)
+    for estimator in (ours, theirs):
+        estimator.fit(X, y)
+    assert_same_model(ours, theirs, X)
+    for estimator in (ours, theirs):
+        estimator.set_params(warm_start=True).fit(X, y).partial_fit(X, y)
+    assert_same_model(ours, theirs, X)
+
+
+def test_partial_fit_of_classes_that_come_later():
+    X, y = rows("multiclass")
+    ours, theirs = pair("multiclass", **ADAM)
+    for estimator in (ours, theirs):
+        estimator.partial_fit(X[y == 2], y[y == 2], classes=[2, 1, 0]).partial_fit(X[y == 0], y[y == 0])
+    assert_same_model(ours, theirs, X)
+
+
+def test_assigned_parameters_are_trained_further():
+    X, y = rows("one output")
+    ours, theirs = pair("one output", warm_start=True, max_iter=3, **ADAM)
+    fit((ours, theirs), X, y)
+    for estimator in (ours, theirs):
+        estimator.coefs_[0] = np.full_like(estimator.coefs_[0], 0.1)
+        estimator.intercepts_[1][...] = 0.5
+        estimator.predict(X)
+        estimator.fit(X, y)
+    assert_same_model(ours, theirs, X)
+
+
+# --- random numbers ---------------------------------------------------------------------------------------------------
+
+RANDOM = {
+    "fit": ADAM | {"max_iter": 5},
+    "converging": CASES["converging"][1],
+    "no shuffle": ADAM | {"max_iter": 3, "shuffle": False},
+    "early stopping": ADAM | EARLY | {"max_iter": 4},
+    "lbfgs": LBFGS | {"max_iter": 3},
+}
+
+
+@pytest.mark.parametrize("case", RANDOM)
+def test_a_random_state_is_drawn_from_as_far(case):
+    X, y = rows("binary")
+    ours, theirs = pair("binary", **RANDOM[case] | {"random_state": np.random.RandomState(5)})
+    for _ in range(2):
+        fit((ours, theirs), X, y)
+        assert_same_model(ours, theirs, X)
+    assert ours.random_state.uniform() == theirs.random_state.uniform()
+    if ours.solver == "adam" and not ours.early_stopping:
+        for estimator in (ours, theirs):
+            estimator.partial_fit(X, y)
+        assert_same_model(ours, theirs, X)
+        assert ours.random_state.uniform() == theirs.random_state.uniform()
+
+
+def test_no_random_state_is_that_of_numpy():
+    X, y = rows("binary")
+    estimators = pair("binary", **ADAM | {"max_iter": 3, "random_state": None})
+    # the one that check_random_state gives for None
+    shared = check_random_state(None)
+    start, after = shared.get_state(), []
+    for estimator in estimators:
+        shared.set_state(start)
+        estimator.fit(X, y)
+        after.append(shared.uniform())
+    assert_same_model(*estimators, X)
+    assert after[0] == after[1]
+
+
+def test_numpy_integers_are_seeds():
+    X, y = rows("binary")
+    assert_same_model(*fit(pair("binary", random_state=np.int64(7), max_iter=3), X, y), X)
+
+
+def test_max_iter_is_warned_of_once():
+    X, y = rows("binary")
+    for estimator in pair("binary", max_iter=3):
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            estimator.fit(X, y)
+        assert [w.category for w in warned] == [ConvergenceWarning]
+        assert re.match(r"Stochastic Optimizer: Maximum iterations \(3\) reached", str(warned[0].message))
