@@ -57,14 +57,11 @@ def clipped_batch_size(est, n):
 
 
 def cumulative_shuffle(n, random_state):
-    """A function that shuffles the order of rows that it gave last."""
-    order = in_order = np.arange(n)
+    """A function that shuffles the order of rows that it gave last, in place."""
+    order = np.arange(n)
 
     def draw():
-        nonlocal order
-        places = in_order.copy()
-        random_state.shuffle(places)
-        order = order[places]
+        random_state.shuffle(order)
         return order
 
     return draw

@@ -237,19 +237,20 @@ def weights_of(layout):
 # batches from 1 to 1000 (a core with AVX-512, both float types), the narrow one is the faster one where the batch is longer
 # than about half the root of the number of weights, unless there are many of these, or many inputs to be transposed.
 NARROW_WEIGHTS, NARROW_INPUTS = 8000, 128
-# A prediction takes it for fewer weights: it may be one of a single row, which must get the same bits as among others.
-NARROW_WEIGHTS_PREDICTING = 2500
+
+
+def suits_narrow(layout):
+    """Whether the narrow kernel is the faster one for long batches of a network."""
+    return weights_of(layout) <= NARROW_WEIGHTS and layout.rows[0][N_IN] <= NARROW_INPUTS
 
 
 def workspace_for_training(layout, n_rows, batch_size, sparse=False, **options):
     """The workspace, and with it the kernel, for training a network; arguments as `Workspace`."""
-    n_weights = weights_of(layout)
-    few = n_weights <= NARROW_WEIGHTS and layout.rows[0][N_IN] <= NARROW_INPUTS
-    narrow = not sparse and few and batch_size >= n_weights**0.5 / 2 - 1
+    narrow = not sparse and suits_narrow(layout) and batch_size >= weights_of(layout) ** 0.5 / 2 - 1
     return (NarrowWorkspace if narrow else WideWorkspace)(layout, n_rows, batch_size, sparse=sparse, **options)
 
 
 def workspace_for_prediction(layout, n_rows, threads=1, sparse=False):
     """The same for `forward`: by the network alone, so that a row's result does not depend on how many others there are."""
-    narrow = not sparse and weights_of(layout) <= NARROW_WEIGHTS_PREDICTING
+    narrow = not sparse and suits_narrow(layout)
     return (NarrowWorkspace if narrow else WideWorkspace)(layout, n_rows, n_rows, True, threads=threads, sparse=sparse)
