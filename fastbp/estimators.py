@@ -573,6 +573,11 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     def _learn_classes(self, y):
         y = y if scipy.sparse.issparse(y) else np.asarray(y)
         self._sparse_labels = scipy.sparse.issparse(y)
+        if y.ndim == 1 and y.dtype.kind in "biuU":
+            self.classes_ = np.unique(y)
+            if len(self.classes_) <= len(y) / 2:  # else the next line warns; it takes a third of a millisecond
+                self._y_type = "multiclass" if len(self.classes_) > 2 else "binary"
+                return
         self._y_type = type_of_target(y, input_name="y")
         if self._y_type == MULTI_OUTPUT:
             self.classes_ = [np.unique(column) for column in y.T]

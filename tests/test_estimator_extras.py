@@ -1,0 +1,236 @@
+"""What the estimators have beyond scikit-learn's."""
+
+import warnings
+
+import numpy as np
+import pytest
+import sklearn
+from scipy.special import softmax
+from sklearn.base import clone
+from sklearn.datasets import load_diabetes, load_iris
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import QuantileRegressor
+from sklearn.metrics import log_loss
+from sklearn.preprocessing import scale
+from sklearn.utils.class_weight import compute_sample_weight
+
+from fastbp import MLPClassifier, MLPRegressor, reference
+from fastbp.layout import Layout
+from fastbp.rule import ACTIVATIONS
+
+pytestmark = [pytest.mark.compiled, pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")]
+
+X, LABELS = load_iris(return_X_y=True)
+X = scale(X)
+X_DIABETES, Y_DIABETES = load_diabetes(return_X_y=True)
+X_DIABETES, Y_DIABETES = scale(X_DIABETES), Y_DIABETES / 100
+COLUMNS = np.column_stack([np.array(["a", "b", "c"])[LABELS], np.array(["u", "v"])[(X[:, 1] > 0).astype(int)]])
+# Sums of a hundred terms, then exp and a quotient.
+ROUNDINGS = 200 * np.finfo(np.float64).eps
+
+
+def layers_by_reference(est, X):
+    """Activations of the hidden layers, and the outputs before the head's activation, by the equations."""
+    units = [X.shape[1], *[len(b) for b in est.intercepts_]]
+    words = est.activation if isinstance(est.activation, list) else [est.activation] * (len(units) - 2)
+    layout = Layout(units, X.dtype, True, [ACTIVATIONS.index(word) for word in words])
+    params = layout.gather(est.coefs_, est.intercepts_)
+    return reference.activations(layout.rows, params, X)[1:]
+
+
+@pytest.mark.parametrize("activation", [*ACTIVATIONS, ["elu", "tanh"], ["relu", "softplus"]], ids=str)
+def test_any_activation_for_any_layer(activation):
+    est = MLPClassifier((7, 5), activation, max_iter=5, random_state=0).fit(X, LABELS)
+    hidden, Z = layers_by_reference(est, X)
+    np.testing.assert_allclose(est.predict_proba(X), softmax(Z, axis=1), rtol=ROUNDINGS)
+    np.testing.assert_allclose(est.transform(X), hidden[-1], rtol=ROUNDINGS, atol=ROUNDINGS)
+
+
+@pytest.mark.parametrize("activation", [["relu"], ["relu", "exp"], []], ids=str)
+def test_a_wrong_list_of_activations_is_refused(activation):
+    with pytest.raises(ValueError, match=r"^activation must be one of identity, .*, or 2 of them, got \["):
+        MLPClassifier((7, 5), activation).fit(X, LABELS)
+
+
+def test_transform_goes_on_in_a_pipeline_with_names():
+    est = MLPClassifier(6, max_iter=2, random_state=0).set_output(transform="default").fit(X, LABELS)
+    assert list(est.get_feature_names_out()) == [f"mlpclassifier{i}" for i in range(6)]
+    assert est.fit_transform(X, LABELS).shape == (150, 6)
+
+
+def test_class_weights_are_sample_weights():
+    few = np.r_[:60, 100:120]
+    weights = compute_sample_weight("balanced", LABELS[few])
+    ours = MLPClassifier(8, class_weight="balanced", max_iter=20, random_state=0).fit(X[few], LABELS[few])
+    theirs = MLPClassifier(8, max_iter=20, random_state=0).fit(X[few], LABELS[few], sample_weight=weights)
+    plain = MLPClassifier(8, max_iter=20, random_state=0).fit(X[few], LABELS[few])
+    assert ours.loss_curve_ == theirs.loss_curve_ != plain.loss_curve_
+    weighted = {0: 1.0, 1: 2.0, 2: 0.5}
+    ours = MLPClassifier(8, class_weight=weighted, random_state=0).partial_fit(X, LABELS, classes=[0, 1, 2])
+    theirs = MLPClassifier(8, random_state=0)
+    theirs.partial_fit(X, LABELS, classes=[0, 1, 2], sample_weight=np.array([1.0, 2.0, 0.5])[LABELS])
+    assert ours.loss_ == theirs.loss_
+    with pytest.raises(ValueError, match="class_weight must be a dict or None for partial_fit, got 'balanced'"):
+        MLPClassifier(8, class_weight="balanced").partial_fit(X, LABELS, classes=[0, 1, 2])
+
+
+def test_dropout_regularises_and_depends_on_the_seed_alone():
+    def fitted(seed, **options):
+        return MLPClassifier(40, dropout=0.4, max_iter=30, learning_rate_init=0.01, random_state=seed, **options).fit(
+            X, LABELS
+        )
+
+    assert fitted(0).loss_curve_ == fitted(0, n_jobs=2).loss_curve_ != fitted(1).loss_curve_
+    without = MLPClassifier(40, max_iter=30, learning_rate_init=0.01, random_state=0).fit(X, LABELS)
+    assert fitted(0).loss_ > without.loss_
+    assert fitted(0).score(X, LABELS) > 0.8
+
+
+def test_clipping_keeps_a_step_short():
+    def first_step(max_norm):
+        options = {"solver": "sgd", "momentum": 0, "alpha": 0, "max_iter": 1, "batch_size": 442, "random_state": 0}
+        est = MLPRegressor("squared_error", 8, learning_rate_init=1, max_norm=max_norm, **options)
+        start = clone(est).set_params(learning_rate_init=1e-300)
+        before, after = start.fit(X_DIABETES, Y_DIABETES), est.fit(X_DIABETES, Y_DIABETES)
+        pairs = zip(before.coefs_ + before.intercepts_, after.coefs_ + after.intercepts_, strict=True)
+        return np.sqrt(sum(np.sum((new - old) ** 2) for old, new in pairs))
+
+    assert first_step(np.inf) > 1
+    assert first_step(0.25) == pytest.approx(0.25, rel=1e-12)
+
+
+def test_absolute_error_finds_the_median():
+    y = np.random.default_rng(0).exponential(size=400)
+    X_one = np.ones((400, 1))
+    est = MLPRegressor(
+        "absolute_error", 1, "identity", alpha=0, learning_rate_init=0.05, max_iter=400, tol=0, random_state=0
+    ).fit(X_one, y)
+    median = QuantileRegressor(alpha=0).fit(X_one, y).predict(X_one[:1])
+    assert est.predict(X_one[:1]) == pytest.approx(median, abs=0.05)
+    assert est.loss_ == pytest.approx(np.abs(y - median).mean(), abs=0.01)
+
+
+def test_validation_rows_of_ones_own():
+    train, val = np.arange(150) % 3 > 0, np.arange(150) % 3 == 0
+    est = MLPClassifier(10, max_iter=40, random_state=0).fit(X[train], LABELS[train], X_val=X[val], y_val=LABELS[val])
+    plain = MLPClassifier(10, max_iter=40, random_state=0).fit(X[train], LABELS[train])
+    assert est.loss_curve_ == plain.loss_curve_  # watching changes nothing
+    assert len(est.validation_loss_curve_) == est.n_iter_
+    assert est.validation_loss_curve_[-1] == pytest.approx(log_loss(LABELS[val], est.predict_proba(X[val])), rel=1e-12)
+    stopped = MLPClassifier(10, early_stopping=True, max_iter=40, random_state=0)
+    stopped.fit(X[train], LABELS[train], X_val=X[val], y_val=LABELS[val])
+    assert stopped.loss_curve_ == plain.loss_curve_[: stopped.n_iter_]  # no row of X is held back
+    assert stopped.score(X[val], LABELS[val]) == stopped.best_validation_score_ == max(stopped.validation_scores_)
+    with pytest.raises(ValueError, match="X_val and y_val must be given together"):
+        est.fit(X, LABELS, X_val=X)
+    with pytest.raises(ValueError, match="has classes not in"):
+        est.fit(X, LABELS, X_val=X, y_val=LABELS + 1)
+
+
+@pytest.mark.parametrize("loss", ["squared_error", "poisson", "absolute_error"])
+def test_the_validation_loss_of_the_training_rows_is_their_loss(loss):
+    est = MLPRegressor(loss, 6, alpha=0, max_iter=3, learning_rate_init=1e-12, random_state=0)
+    Y = np.column_stack([Y_DIABETES, Y_DIABETES[::-1]])
+    est.fit(X_DIABETES, Y, X_val=X_DIABETES, y_val=Y)
+    np.testing.assert_allclose(est.validation_loss_curve_, est.loss_curve_, rtol=1e-9)
+
+
+def test_early_stopping_goes_by_any_score():
+    def fitted(scoring):
+        return MLPClassifier(8, early_stopping=True, scoring=scoring, max_iter=20, random_state=0).fit(X, LABELS)
+
+    named = fitted("neg_log_loss")
+    np.testing.assert_allclose(named.validation_scores_, -np.array(named.validation_loss_curve_), rtol=1e-12)
+    assert fitted(lambda est, X, y: float(len(y))).validation_scores_ == [15.0] * 12
+    assert fitted("accuracy").validation_scores_ == fitted(None).validation_scores_
+
+
+def test_columns_of_classes():
+    est = MLPClassifier(20, max_iter=300, learning_rate_init=0.01, random_state=0).fit(X, COLUMNS)
+    assert est.out_activation_ == "logistic"
+    assert [list(one) for one in est.classes_] == [["a", "b", "c"], ["u", "v"]]
+    assert est.predict(X).shape == (150, 2)
+    assert est.score(X, COLUMNS) == np.mean((est.predict(X) == COLUMNS).all(axis=1)) > 0.9
+    first, second = est.predict_proba(X)
+    assert first.shape == (150, 3)
+    assert second.shape == (150, 2)
+    np.testing.assert_allclose(first.sum(axis=1), 1, rtol=1e-15)
+    np.testing.assert_array_equal(est.predict_log_proba(X)[0], np.log(first))
+    again = MLPClassifier(20, random_state=0).partial_fit(X, COLUMNS, classes=[["a", "b", "c"], ["u", "v"]])
+    assert again.partial_fit(X, COLUMNS).n_outputs_ == 5
+    stopped = MLPClassifier(5, early_stopping=True, max_iter=3, random_state=0).fit(X, COLUMNS)
+    assert len(stopped.validation_scores_) == 3
+
+
+def test_documentation_is_linked():
+    for est in (MLPClassifier(), MLPRegressor()):
+        assert f"sklearn.neural_network.{type(est).__name__}.html" in est._repr_html_()
+
+
+class Recorder:
+    """A callback that notes what it is told."""
+
+    def __init__(self, stop_after=None):
+        self.stop_after, self.events, self.scores = stop_after, [], []
+
+    def setup(self, estimator, context):
+        self.events.append("setup")
+
+    def teardown(self, estimator, context):
+        self.events.append("teardown")
+
+    def on_fit_task_begin(self, estimator, context):
+        self.events.append(f"begin {context.task_name}")
+
+    def on_fit_task_end(self, estimator, context, *, X, y, fitted_estimator):
+        self.events.append(f"end {context.task_name}")
+        self.scores.append(fitted_estimator.score(X, y))
+        return self.stop_after is not None and estimator.n_iter_ == self.stop_after
+
+
+try:
+    from sklearn.callback import CallbackSupportMixin, ScoringMonitor
+except ImportError:
+    CallbackSupportMixin = None
+callbacks = pytest.mark.skipif(CallbackSupportMixin is None, reason="scikit-learn before 1.9 has no callbacks")
+
+
+@callbacks
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_callbacks_see_every_epoch_and_may_stop(solver):
+    est, recorder = MLPClassifier(5, solver=solver, max_iter=6, random_state=0), Recorder(stop_after=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)  # a stop by wish is no failure to converge
+        est.set_callbacks(recorder).fit(X, LABELS)
+    assert est.n_iter_ == 4
+    assert recorder.events == ["setup", "begin fit", *["begin epoch", "end epoch"] * 4, "end fit", "teardown"]
+    assert recorder.scores[-1] == est.score(X, LABELS)
+    plain = MLPClassifier(5, solver=solver, max_iter=4, random_state=0).fit(X, LABELS)
+    assert est.loss_curve_ == plain.loss_curve_
+    est.partial_fit(X, LABELS)
+    assert recorder.events[-1] == "teardown"
+
+
+@callbacks
+def test_callbacks_see_iterations_of_lbfgs():
+    est, recorder = MLPClassifier(5, solver="lbfgs", max_iter=5, random_state=0), Recorder()
+    est.set_callbacks(recorder).fit(X, LABELS)
+    assert recorder.events.count("end epoch") == est.n_iter_ == 5
+    stopped = MLPClassifier(5, solver="lbfgs", max_iter=5, random_state=0)
+    recorder = Recorder(stop_after=0)
+    stopped.set_callbacks(recorder).fit(X, LABELS)
+    assert recorder.events.count("end epoch") == 1
+
+
+@callbacks
+def test_scikit_learns_monitor_works():
+    monitor = ScoringMonitor(scoring="accuracy")
+    est = MLPClassifier(5, max_iter=4, random_state=0).set_callbacks(monitor).fit(X, LABELS)
+    assert len(est.loss_curve_) == 4
+    assert monitor.get_logs() is not None
+
+
+@pytest.mark.skipif(CallbackSupportMixin is not None, reason=f"scikit-learn {sklearn.__version__} has callbacks")
+def test_older_versions_say_what_callbacks_need():
+    with pytest.raises(ImportError, match=r"callbacks need scikit-learn >= 1\.9, got 1\."):
+        MLPClassifier().set_callbacks(Recorder())
