@@ -25,6 +25,8 @@ from fastbp.workspace import workspace_for_training
 
 # An adaptive step length this short is not shortened any more.
 LEAST_LEARNING_RATE = 1e-6
+# Epochs that room is made for at a time, where nothing else limits them.
+MOST_EPOCHS = 1000
 
 
 @dataclass
@@ -107,7 +109,7 @@ class Epochs:
         est = self.est
         if self.watched or (est.solver == "sgd" and est.learning_rate == "invscaling"):
             return 1
-        return max(1, est.n_iter_no_change - est._no_improvement_count + 1)
+        return max(1, min(MOST_EPOCHS, est.n_iter_no_change - est._no_improvement_count + 1))
 
     def some(self, most):
         """Run up to `most` epochs; returns whether to stop."""
