@@ -119,28 +119,28 @@ class Epochs:
         if self.watched:
             self.task.begin()
         for _ in run.calls(int(min(self.safe(), most))):
-            for rows, penalty in run.record[seen : run.epochs_done, [LOSS, PENALTY]].tolist():
-                stop = self.end((rows / self.outputs + self.alpha / 2 * penalty) / self.n)
-            seen = run.epochs_done
+            rows, penalty = run.record[seen : run.epochs_done, [LOSS, PENALTY]].T
+            seen += len(rows)
+            if len(rows):
+                stop = self.end(((rows / self.outputs + self.alpha / 2 * penalty) / self.n).tolist())
         return stop
 
-    def end(self, loss):
-        """Take note of an epoch; returns whether to stop."""
+    def end(self, losses):
+        """Take note of completed epochs; returns whether to stop."""
         est = self.est
-        est.n_iter_ += 1
-        est.t_ += self.n
-        est.loss_ = loss
-        est.loss_curve_.append(loss)
         if est.verbose:
-            print(f"Iteration {est.n_iter_}, loss = {loss:.8f}")
+            for number, loss in enumerate(losses, est.n_iter_ + 1):
+                print(f"Iteration {number}, loss = {loss:.8f}")
+        est.n_iter_ += len(losses)
+        est.t_ += len(losses) * self.n
+        est.loss_ = losses[-1]
+        est.loss_curve_ += losses
         if self.watched:
             self.run.scatter()
         if self.validation is not None:
             self.validate()
         if not est.early_stopping:
-            self.count(loss > est.best_loss_ - est.tol)
-            if loss < est.best_loss_:
-                est.best_loss_ = loss
+            self.compare(losses)
         if est.solver == "sgd" and est.learning_rate == "invscaling":
             est._learning_rate = float(est.learning_rate_init) / (est.t_ + 1) ** est.power_t
         stop = self.task.end() if self.watched else False
@@ -148,9 +148,14 @@ class Epochs:
             return self.converged() or stop
         return stop
 
-    def count(self, stalled):
-        """Count epochs without improvement."""
-        self.est._no_improvement_count = self.est._no_improvement_count + 1 if stalled else 0
+    def compare(self, losses):
+        """Count the epochs since the loss improved."""
+        est = self.est
+        best, count, tol = est.best_loss_, est._no_improvement_count, est.tol
+        for loss in losses:
+            count = count + 1 if loss > best - tol else 0
+            best = loss if loss < best else best
+        est.best_loss_, est._no_improvement_count = best, count
 
     def validate(self):
         """Judge the current weights by the validation rows."""
@@ -163,7 +168,8 @@ class Epochs:
         est.validation_scores_.append(score)
         if est.verbose:
             print(f"Validation score: {score:f}")
-        self.count(score < est.best_validation_score_ + est.tol)
+        stalled = score < est.best_validation_score_ + est.tol
+        est._no_improvement_count = est._no_improvement_count + 1 if stalled else 0
         if score > est.best_validation_score_:
             est.best_validation_score_ = score
             est._best_coefs, est._best_intercepts = list(est.coefs_), list(est.intercepts_)
