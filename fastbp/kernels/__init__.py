@@ -1,4 +1,33 @@
-"""The compiled kernels and how they are called."""
+"""The compiled kernels: what a step is, how it is fused, and how kernels are called.
+
+One optimiser step of a network with one hidden layer. Every box is an array in the workspace, every arrow a product of two
+matrices that runs as register tiles, and what stands at its end happens to a tile while it is still in registers or in the
+L1 cache::
+
+    rows of X, read where            W_1, b_1                      W_2, b_2
+    they stand, in any order             |                             |
+       +-----+                           v         +-----+             v         +-----+
+       | A_0 |--------------- A_0 W_1 + b_1, s --->| A_1 |------ A_1 W_2 + b_2 ->| Z_2 |
+       +-----+                                     +-----+                       +-----+
+          |                                           |                             | head: A_2, loss and
+          |                                           |                             v D_2 in one pass
+          |           +-----+                         |                          +-----+
+          |           | D_1 |<---- D_2 W_2^T, * s' ---+--------------------------| D_2 |
+          |           +-----+                         |                          +-----+
+          |              |                            |                             |
+          +-- A_0^T D_1 -+                            +--------- A_1^T D_2 ---------+
+                  |                                                  |
+                  v                                                  v
+        W_1 += solver's step                               W_2 += solver's step
+
+so that a gradient never goes to memory where one block of rows is the whole batch, and nothing is computed that is not
+needed: the first layer has no D_0. A batch of more rows than fit the caches is cut into blocks, whose gradients are added up
+before the solver sees them. A call runs as many steps, and epochs, as it is told; it never allocates, checks or raises.
+
+`narrow` fills the vectors with samples, for layers too narrow to fill them with units; `wide` fills them with units. Both
+compute the equations of `fastbp.reference`, whose functions have the same arguments. All code is written in the words of
+`simd`, which mean vectors and tiles of LLVM when compiled and numpy arrays when run as plain Python.
+"""
 
 import threading
 
