@@ -16,6 +16,7 @@ from fastbp.layout import (
     N_IN,
     N_OUT,
     NARROW,
+    ONLINE,
     PACK,
     PACK_SIZE,
     PANEL,
@@ -226,6 +227,24 @@ class WideWorkspace(Workspace):
         """As `Workspace.fill`."""
         for (_, _, _, valid, _), layer in zip(places, layout.rows, strict=True):
             scratch[valid : valid + layer[N_OUT]] = 1
+
+
+class OnlineWorkspace(Workspace):
+    """Memory of `fastbp.kernels.online`: the targets, A_l and D_l of a row. Batches have one row, and nothing is left out."""
+
+    def plan(self, memory, plan, places, layout, n_rows, batch_size, shuffled, dropout):
+        """As `Workspace.plan`."""
+        self.threads, self.blocks_per_epoch = 1, n_rows
+        strides = layout.layers[:, STRIDE]
+        for place, stride in zip(places, strides, strict=True):
+            place[A], place[D], place[VALID] = (memory.take(stride) for _ in range(3))
+        plan[[KERNEL, WIDTH, BLOCK_ROWS]] = ONLINE, jit.native_width(), 1
+        plan[TARGETS], plan[ZEROS] = memory.take(strides[-1]), memory.take(max(strides))
+
+    def fill(self, scratch, places, layout):
+        """As `Workspace.fill`."""
+        for place, layer in zip(places, layout.rows, strict=True):
+            scratch[place[VALID] : place[VALID] + layer[N_OUT]] = 1
 
 
 def weights_of(layout):

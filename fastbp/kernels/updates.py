@@ -11,8 +11,10 @@ from fastbp.kernels.jit import inlined
 from fastbp.kernels.simd import (
     fma,
     in_place,
+    lane_count,
     lanes,
     load,
+    repeat,
     splat,
     square_root,
     store,
@@ -84,6 +86,16 @@ def update(solver, over, params, state, size, memory, grad, numbers, decay):
         return run
 
     switch(solver, [each(one) for one in (keep, sgd, momentum, nesterov, adam)])
+
+
+def descend(params, state, size, memory, grad, solver, numbers, at, elements, shrink, decay):
+    """(7) for some elements of the parameters from `at` on, from the stored gradient times `shrink`."""
+    L = lane_count(memory)
+
+    def over(step):
+        repeat(elements // L, lambda v: step(load(memory, grad + at + v * L) * shrink, at + v * L))
+
+    update(solver, over, params, state, size, memory, grad, numbers, decay)
 
 
 @inlined
