@@ -230,7 +230,7 @@ class WideWorkspace(Workspace):
 
 
 class OnlineWorkspace(Workspace):
-    """Memory of `fastbp.kernels.online`: the targets, A_l and D_l of a row. Batches have one row, and nothing is left out."""
+    """Memory of `fastbp.kernels.online`: targets, A_l and D_l of a row; for batches of one row, without dropout."""
 
     def plan(self, memory, plan, places, layout, n_rows, batch_size, shuffled, dropout):
         """As `Workspace.plan`."""
@@ -265,8 +265,12 @@ def suits_narrow(layout):
 
 def workspace_for_training(layout, n_rows, batch_size, sparse=False, **options):
     """The workspace, and with it the kernel, for training a network; arguments as `Workspace`."""
-    narrow = not sparse and suits_narrow(layout) and batch_size >= weights_of(layout) ** 0.5 / 2 - 1
-    return (NarrowWorkspace if narrow else WideWorkspace)(layout, n_rows, batch_size, sparse=sparse, **options)
+    kind: type[Workspace] = WideWorkspace
+    if batch_size == 1 and not sparse and not options.get("dropout"):
+        kind = OnlineWorkspace
+    elif not sparse and suits_narrow(layout) and batch_size >= weights_of(layout) ** 0.5 / 2 - 1:
+        kind = NarrowWorkspace
+    return kind(layout, n_rows, batch_size, sparse=sparse, **options)
 
 
 def workspace_for_prediction(layout, n_rows, threads=1, sparse=False):

@@ -224,6 +224,7 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
     epoch, row, step = cursor[EPOCH], cursor[ROW], cursor[STEP]
     first_epoch, weight = epoch, 1.0
     head, solver, alpha, per_row, max_norm = int(rule[HEAD]), int(rule[SOLVER]), rule[ALPHA], rule[PER_ROW], rule[MAX_NORM]
+    grad = plan[GRAD]
     beta_1, beta_2, epsilon = splat(memory, rule[MOMENTUM]), splat(memory, rule[BETA_2]), splat(memory, rule[EPSILON])
     gain_1, gain_2 = splat(memory, 1.0 - rule[MOMENTUM]), splat(memory, 1.0 - rule[BETA_2])
     for _ in range(blocks):
@@ -246,12 +247,12 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
                 record[epoch * RECORD_SIZE + PENALTY] += penalty_of(layers, n_layers, params) * factor
             step += 1
             rate = splat(memory, step_length(rule, step))
-            backpropagate(layers, n_layers, params, state, n_params, X, source * n_in, memory, places, plan[GRAD],
+            backpropagate(layers, n_layers, params, state, n_params, X, source * n_in, memory, places, grad,
                           solver if max_norm == np.inf else 0, rate, beta_1, gain_1, beta_2, gain_2, epsilon,
                           splat(memory, alpha if per_row == 0.0 else alpha / weight))  # fmt: skip
             if max_norm < np.inf:
-                norm = math.sqrt(float(sum_squares(memory, plan[GRAD], n_params)))
-                descend_all(params, state, n_params, memory, plan[GRAD], solver, rate, beta_1, gain_1, beta_2, gain_2, epsilon,
+                norm = math.sqrt(float(sum_squares(memory, grad, n_params)))
+                descend_all(params, state, n_params, memory, grad, solver, rate, beta_1, gain_1, beta_2, gain_2, epsilon,
                             splat(memory, max_norm / norm if norm > max_norm else 1.0))  # fmt: skip
         row += 1
         if row == n:
