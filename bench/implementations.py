@@ -17,7 +17,7 @@ from sklearn.neural_network import MLPRegressor
 from fastbp import NeuralNetwork, reference
 from fastbp.layout import CURSOR_SIZE, RECORD_SIZE, Layout
 from fastbp.rule import ACTIVATIONS, Rule
-from fastbp.workspace import NarrowWorkspace, workspace_for_training
+from fastbp.workspace import workspace_for_training
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Problem:
     def kernel(self):
         """Which one fastbp chooses."""
         work = workspace_for_training(self.layout, len(self.X), self.batch, shuffled=False)
-        return "narrow" if isinstance(work, NarrowWorkspace) else "wide"
+        return type(work).__name__.removesuffix("Workspace").lower()
 
     def start(self):
         """Copies of weights and biases."""

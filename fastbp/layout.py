@@ -35,9 +35,9 @@ RECORD_SIZE = 4
 # Entries of a workspace's plan. Offsets and sizes are in elements of its memory.
 KERNEL, THREADS, WIDTH, BLOCK_ROWS, GRAD, SIZE, ZEROS = range(7)
 RESIDENT, PANEL, PANEL_SIZE, SHARES, PARTS, PRIVATE = range(7, 13)  # of the narrow kernel
-TARGETS, ROW_WEIGHTS, PACK, PACK_SIZE, PANELS, PANELS_SIZE, SUMS = range(7, 14)  # of the wide one
+TARGETS, ROW_WEIGHTS, PACK, PACK_SIZE, PANELS, PANELS_SIZE, SUMS = range(7, 14)  # of the wide one, the online one: TARGETS
 PLAN_SIZE = 14
-NARROW, WIDE = range(2)
+NARROW, WIDE, ONLINE = range(3)
 # Columns of a workspace's places, one row per layer: A_l, D_l, what the next layer takes in (A_l, but for dropout); a row
 # that is 1 for units and 0 for padding, and W_l^T.
 A, D, SEEN, VALID, TRANSPOSED = range(5)

@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from fastbp import kernels, reference
 from fastbp.layout import CURSOR_SIZE, EPOCH, HITS, LOSS, PENALTY, RECORD_SIZE, ROW, SQUARES, STEP, Layout
 from fastbp.rule import ACTIVATIONS, HEADS, SOLVERS, Rule
-from fastbp.workspace import NarrowWorkspace, WideWorkspace
+from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace
 
 DTYPES = ("float32", "float64")
 
@@ -29,8 +29,9 @@ class ShortBlocks(NarrowWorkspace):
             super().plan(*args)
 
 
-WORKSPACES = {"narrow": ShortBlocks, "wide": WideWorkspace}
-KINDS = (("narrow", False), ("wide", False), ("wide", True))  # a kernel, and whether X is sparse
+WORKSPACES = {"narrow": ShortBlocks, "wide": WideWorkspace, "online": OnlineWorkspace}
+PREDICTING = WORKSPACES | {"online": WideWorkspace}  # the online kernel only trains
+KINDS = (("narrow", False), ("wide", False), ("wide", True), ("online", False))  # a kernel, and whether X is sparse
 EPOCHS = 3
 # Roundings of one unit beside those of its dot product: the activation (3), its derivative (2), the error (1), the sample's
 # weight and the loss's factor (2), two products with the delta (2), dropout on both ways (2), L2 (2), the norm and the
@@ -178,6 +179,13 @@ class Case:
         return np.array(orders, np.int64).reshape(-1, self.n_rows)
 
 
+def of_kind(case, kernel, sparse=False):
+    """The case for another kernel, or as much of it as there is one for: the online kernel's batches have one row."""
+    if kernel == "online":
+        case = replace(case, batch_size=1, dropout=0.0)
+    return replace(case, kernel=kernel, sparse=sparse)
+
+
 # Units, rows, and an odd batch that leaves a smaller one at the end of an epoch. The last one's batches are more than
 # the kernels take at a time.
 SHAPES = [
@@ -241,8 +249,14 @@ SPARSE += [
     replace(SMALL, units=(2000, 20, 4), n_rows=60, batch_size=50, solver="adam", alpha=0.1, shuffled=True, dtype=dtype)
     for dtype in DTYPES
 ]
+# Single rows of all that a step may consist of.
+ONLINE = [case for case in CASES if case.batch_size == 1 or case.activations != "logistic"]
+ONLINE += [
+    replace(SMALL, units=units, solver="momentum", dtype=dtype) for units in ((1, 240, 3), (6, 57, 5)) for dtype in DTYPES
+]
 CASES += [replace(case, kernel="wide") for case in CASES]
 CASES += [replace(case, kernel="wide", sparse=True) for case in SPARSE]
+CASES += dict.fromkeys(of_kind(case, "online") for case in ONLINE)
 
 
 class Trained(NamedTuple):
@@ -315,7 +329,7 @@ def forward(implementation, case, X=None, place=lambda array: array):
     """Outputs for X, by default the rows of the case."""
     X = case.rows()[0] if X is None else X
     out = place(np.full((X.shape[0], case.units[-1]), np.nan, case.dtype))
-    work = WORKSPACES[case.kernel](
+    work = PREDICTING[case.kernel](
         case.layout, X.shape[0], X.shape[0], shuffled=True, threads=case.threads, sparse=case.sparse
     ).arrays
     layers, params, rule = place(case.layout.layers), place(case.parameters()), place(case.rule)

@@ -4,6 +4,7 @@ import inspect
 import math
 import types
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from cases import (
 )
 
 from fastbp import kernels, reference
+from fastbp.kernels.simd import SIDE_BY_SIDE
 from fastbp.layout import SHARES, STRIDE
 from fastbp.rule import ACTIVATIONS, HEADS, SOLVERS
 
@@ -33,6 +35,12 @@ REGULARISED = next(case for case in CASES if case.alpha and case.solver == "adam
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_cases_reach_every_way_through_the_kernels(dtype, kernel, sparse):
     mine = [case for case in CASES if (case.dtype, case.kernel, case.sparse) == (dtype, kernel, sparse)]
+    assert {name for case in mine for name in case.hidden} == set(ACTIVATIONS)
+    assert {(case.out_activation, case.loss) for case in mine} == set(HEADS)
+    assert {case.solver for case in mine} == set(SOLVERS[1:])
+    assert any(layer[STRIDE] >= layer[2] + 64 // case.layout.dtype.itemsize for case in mine for layer in case.layout.rows)
+    if kernel == "online":
+        return
     blocks = {case: case.blocks_per_epoch(kernels) for case in mine}
     batches = {case: case.blocks_per_epoch(reference) for case in mine}
     several = [case for case in mine if blocks[case] > batches[case]]
@@ -45,13 +53,26 @@ def test_the_cases_reach_every_way_through_the_kernels(dtype, kernel, sparse):
             break
     else:
         pytest.fail("no batch of one block follows one of many")
-    assert {name for case in mine for name in case.hidden} == set(ACTIVATIONS)
-    assert {(case.out_activation, case.loss) for case in mine} == set(HEADS)
-    assert {case.solver for case in mine} == set(SOLVERS[1:])
-    assert any(layer[STRIDE] >= layer[2] + 64 // case.layout.dtype.itemsize for case in mine for layer in case.layout.rows)
     for name in ("alpha", "dropout", "weighted"):
         assert any(getattr(case, name) for case in several), name
         assert any(getattr(case, name) for case in mine if case not in several), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_cases_reach_every_group_of_the_online_kernel(dtype):
+    mine = [case for case in CASES if case.dtype == dtype and case.kernel == "online"]
+    sizes = [(n_in, -(-n_out * np.dtype(dtype).itemsize // 64)) for case in mine for n_in, n_out in pairwise(case.units)]
+    for number in SIDE_BY_SIDE:
+        # of the weights, fewer rows than are added up at a time, as many as that, and some more
+        height = SIDE_BY_SIDE[0] // number
+        rows = [n_in for n_in, vectors in sizes if vectors & number or vectors >= number == SIDE_BY_SIDE[0]]
+        assert height == 1 or min(rows) < height
+        assert height == 1 or any(n_in > height and n_in % height for n_in in rows)
+        assert any(n_in % height == 0 for n_in in rows)
+    assert any(vectors > SIDE_BY_SIDE[0] for _, vectors in sizes)
+    for wanted in ("alpha", "weighted", "shuffled", "bias"):
+        assert {bool(getattr(case, wanted)) for case in mine} == {True, False}
+    assert any(case.max_norm < math.inf for case in mine)
 
 
 def test_the_narrow_kernel_s_batches_have_as_many_shares_as_there_can_be():

@@ -24,7 +24,7 @@ FLOORS = [
     {"fastbp.training"},
     {"fastbp.workspace"},
     {"fastbp.kernels"},
-    {"fastbp.kernels.narrow", "fastbp.kernels.wide"},
+    {"fastbp.kernels.narrow", "fastbp.kernels.online", "fastbp.kernels.wide"},
     {"fastbp.kernels.losses"},
     {"fastbp.kernels.pointwise", "fastbp.kernels.threads", "fastbp.kernels.updates"},
     {"fastbp.kernels.simd"},

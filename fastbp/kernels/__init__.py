@@ -41,12 +41,12 @@ from fastbp.layout import (
     HITS,
     KERNEL,
     LOSS,
-    NARROW,
     PENALTY,
     RECORD_SIZE,
     SIZE,
     SQUARES,
     THREADS,
+    WIDE,
     WIDTH,
 )
 from fastbp.rule import BY_ROWS, DROPOUT, SOLVER
@@ -54,8 +54,12 @@ from fastbp.rule import BY_ROWS, DROPOUT, SOLVER
 _WORK = " T* int* int* int* double* int* int int"
 _TRAIN = "int* int T* T* {} T* T* int int int* int int double* int int* double*" + _WORK
 _FORWARD = "int* int T* {} int T* double*" + _WORK
-# by layout.NARROW and WIDE, with what they take for X
-TRAIN = Kernel("narrow", "train", _TRAIN.format("T*")), Kernel("wide", "train", _TRAIN.format("T* I* I*"))
+# by layout.NARROW, WIDE and ONLINE, with what they take for X
+TRAIN = (
+    Kernel("narrow", "train", _TRAIN.format("T*")),
+    Kernel("wide", "train", _TRAIN.format("T* I* I*")),
+    Kernel("online", "train", _TRAIN.format("T*")),
+)
 FORWARD = Kernel("narrow", "forward", _FORWARD.format("T*")), Kernel("wide", "forward", _FORWARD.format("T* I* I*"))
 
 # Operations of a call for loss and gradient: 50 ms where a core manages 10 GFLOP/s.
@@ -92,7 +96,7 @@ def loss_grad(layers, params, X, Y, weights, rule, grad, work):
 def pointers(X, work):
     """X as the kernel of the workspace takes it; the wide one also takes where listed values stand."""
     if isinstance(X, np.ndarray):
-        return (X,) if work[1][KERNEL] == NARROW else (X, X, X)
+        return (X, X, X) if work[1][KERNEL] == WIDE else (X,)
     return X.data, X.indices, X.indptr
 
 

@@ -13,6 +13,9 @@ from fastbp.kernels.pointwise import exp, identity, log, logistic, logistic_deri
 from fastbp.kernels.simd import (
     across,
     carry,
+    choose,
+    element,
+    first_lane,
     fma,
     full_like,
     is_float32,
@@ -173,6 +176,37 @@ def output_row(memory, z, y, d, valid, vectors, head, scale, weight, loss, squar
 
     squared, log_loss = functools.partial(softmax, False), functools.partial(softmax, True)
     return switch(head, [*[elementwise(function) for function in HEADS], squared, log_loss, log_loss])
+
+
+@traced
+def winner(memory, at, valid, vectors):
+    """Place of the first of the largest of a row's values."""
+    L = lane_count(memory)
+
+    def vector(v):
+        return select(load(memory, valid + v * L) > 0, load(memory, at + v * L), -np.inf)
+
+    top = across(carry(vectors, (splat(memory, -np.inf),), lambda v, top: (larger(vector(v), top),))[0], larger)
+
+    def find(back, place):
+        v = vectors - 1 - back
+        lane = first_lane(vector(v) == top)
+        return (choose(lane < L, v * L + lane, place),)
+
+    return carry(vectors, (vectors * L,), find)[0]
+
+
+@traced
+def hit(memory, z, y, valid, vectors, single):
+    """1 where a row's outputs and targets name the same class, else 0."""
+
+    def same_winner():
+        return winner(memory, z, valid, vectors) == winner(memory, y, valid, vectors)
+
+    def same_side():
+        return (element(memory, z) >= 0.5) == (element(memory, y) >= 0.5)
+
+    return switch(single, [same_winner, same_side])
 
 
 @traced

@@ -26,6 +26,7 @@ from numba.extending import lower_builtin, models, register_model, type_callable
 from fastbp.kernels import jit
 
 INT = ir.IntType(64)
+SIDE_BY_SIDE = (8, 4, 2, 1)  # vectors of a row that may be summed side by side
 
 
 class Vector(types.Type):
@@ -649,6 +650,14 @@ def fold(tile):
     return result
 
 
+def row_tile(vectors):
+    """A tile of one row. For traced functions."""
+    if not isinstance(vectors[0], Traced):
+        return np.stack(vectors)[None]
+    builder, tile = vectors[0].builder, Tile(vectors[0].kind, 1, len(vectors))
+    return Traced(builder, tile, emit_tile(builder, tile, [vector.value for vector in vectors]))
+
+
 def transposed(rows):
     """The columns of a square of LANES vectors, as vectors. For traced functions.
 
@@ -777,6 +786,20 @@ def choose(flag, yes, no):
     return Traced(builder, kind_of(no), value)
 
 
+def either_place(flag, yes, no):
+    """One of two pointers with its offset. For traced functions."""
+    return choose(flag, yes[0], no[0]), choose(flag, yes[1], no[1])
+
+
+def side_by_side(vectors, body):
+    """body(number, first) for groups of vectors, whose numbers are constants. For traced functions."""
+    done = vectors * 0
+    for number in SIDE_BY_SIDE:
+        groups = (vectors - done) // number
+        repeat(groups, lambda i, number=number, done=done: body(number, done + i * number))
+        done = done + groups * number
+
+
 def fill(tile, rows):
     """A tile like `tile` whose row r is rows[r] in every column. For traced functions."""
     if not isinstance(tile, Traced):
@@ -833,6 +856,13 @@ def first_lane(mask):
     bits = builder.zext(builder.bitcast(mask.value, ir.IntType(lanes)), INT)
     bits = builder.or_(bits, integer(1 << lanes))
     return Traced(builder, types.intp, builder.cttz(bits, ir.Constant(ir.IntType(1), 1)))
+
+
+@traced
+def vector_count(memory, units):
+    """Vectors that hold so many units."""
+    L = lane_count(memory)
+    return (units + (L - 1)) // L
 
 
 # --- random bits ------------------------------------------------------------------------------------------------------

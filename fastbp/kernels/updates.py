@@ -11,8 +11,10 @@ from fastbp.kernels.jit import inlined
 from fastbp.kernels.simd import (
     fma,
     in_place,
+    lane_count,
     lanes,
     load,
+    repeat,
     splat,
     square_root,
     store,
@@ -24,6 +26,7 @@ from fastbp.layout import FIELDS, N_IN, OFFSET, STRIDE
 from fastbp.rule import BETA_2, BY_ROWS, LEARNING_RATE, MOMENTUM, SOLVER
 
 ADAM = 4
+NOTHING = 2.0**-60  # adding it to 1 changes nothing
 
 
 def over_tile(tile, at, stride):
@@ -86,11 +89,26 @@ def update(solver, over, params, state, size, memory, grad, numbers, decay):
     switch(solver, [each(one) for one in (keep, sgd, momentum, nesterov, adam)])
 
 
+def descend(params, state, size, memory, grad, solver, numbers, at, elements, shrink, decay):
+    """(7) for some elements of the parameters from `at` on, from the stored gradient times `shrink`."""
+    L = lane_count(memory)
+
+    def over(step):
+        repeat(elements // L, lambda v: step(load(memory, grad + at + v * L) * shrink, at + v * L))
+
+    update(solver, over, params, state, size, memory, grad, numbers, decay)
+
+
 @inlined
 def power(base, exponent):
-    """By squaring, so that the same step has the same factor wherever a call began."""
+    """By squaring, so that the same step has the same factor wherever a call began; 0 where 1 less the result is 1.
+
+    Squared on, the base would soon be no normal number, and processors are slow with these.
+    """
     result = 1.0
     while exponent > 0:
+        if base < NOTHING:
+            return 0.0
         if exponent % 2:
             result *= base
         base *= base

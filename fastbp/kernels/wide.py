@@ -36,27 +36,25 @@ import math
 import numpy as np
 
 from fastbp.kernels.jit import inlined, tile_shape
-from fastbp.kernels.losses import output_row, prediction_row
+from fastbp.kernels.losses import hit, output_row, prediction_row
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, mask_key, masked, taken
 from fastbp.kernels.simd import (
-    across,
     broadcast,
     carry,
     choose,
     copy,
     either,
+    either_place,
     element,
-    first_lane,
     fma,
     holds_integers,
     lane_count,
     lanes,
-    larger,
     load,
     load_tile,
     outer,
     repeat,
-    select,
+    side_by_side,
     smaller,
     splat,
     store,
@@ -65,10 +63,11 @@ from fastbp.kernels.simd import (
     switch,
     traced,
     transposed,
+    vector_count,
     zero_tile,
 )
 from fastbp.kernels.threads import share, wait_for_all
-from fastbp.kernels.updates import loss_factor, over_tile, penalty_of, step_length, sum_squares, update, weight_of
+from fastbp.kernels.updates import descend, loss_factor, over_tile, penalty_of, step_length, sum_squares, update, weight_of
 from fastbp.layout import (
     ACTIVATION,
     BATCH,
@@ -119,7 +118,6 @@ STRIPS = 8  # strips at a time
 PACK_ROWS = 32  # as many rows of C pay for copying a strip of the right factors together
 PANEL_VECTORS = 5  # as many vectors of D_l pay for copying the left factors of a gradient together
 BIAS_VECTORS = 4  # sums of bias gradients that run side by side
-LISTED_VECTORS = (8, 4, 2, 1)  # vectors of a row that run side by side, where the values of X are listed
 
 
 def product(memory, start, left, right, depth, most, c, finish, after, rows, vectors, pack, spare):
@@ -329,15 +327,6 @@ def listed_row(starts, table, place):
     return first, element(starts, row + 1) - first
 
 
-def side_by_side(vectors, body):
-    """body(number, first) for groups of vectors, whose numbers are constants."""
-    done = vectors * 0
-    for number in LISTED_VECTORS:
-        groups = (vectors - done) // number
-        repeat(groups, lambda i, number=number, done=done: body(number, done + i * number))
-        done = done + groups * number
-
-
 def listed_sums(values, indices, first, count, w, w_at, bias, bias_at, memory, here, stride, vectors):
     """(1) for one row of X: the bias plus, for each of its values, the value times its row of W_l."""
     L = lane_count(memory)
@@ -400,16 +389,6 @@ def listed_gradients(
     either(finished, finish, lambda: None)
 
 
-def descend(params, state, size, memory, grad, solver, numbers, at, elements, shrink, decay):
-    """(7) for some elements of the parameters from `at` on, from the stored gradient times `shrink`."""
-    L = lane_count(memory)
-
-    def over(step):
-        repeat(elements // L, lambda v: step(load(memory, grad + at + v * L) * shrink, at + v * L))
-
-    update(solver, over, params, state, size, memory, grad, numbers, decay)
-
-
 @traced
 def bias_gradients(
     memory, d, stride, vectors, count, start, params, at, state, size, grad, solver,
@@ -448,13 +427,6 @@ def transpose(params, w_at, n_in, stride, memory, at, below, zeros, begin, squar
             store(memory, at + (j * L + t) * below + begin + i * L, column)
 
     repeat(squares, lambda i: repeat(stride // L, lambda j: square(i, j)))
-
-
-@traced
-def vector_count(memory, units):
-    """Vectors that hold so many units."""
-    L = lane_count(memory)
-    return (units + (L - 1)) // L
 
 
 @traced
@@ -528,11 +500,6 @@ def propagate(
     repeat(n_layers, layer)
 
 
-def either_place(flag, yes, no):
-    """One of two pointers with its offset."""
-    return choose(flag, yes[0], no[0]), choose(flag, yes[1], no[1])
-
-
 @traced
 def compare(memory, z, y, d, valid, single, stride, vectors, begin, stop, head, scale, row_weights, sums):
     """(2) to (4) for the last layer and some rows; loss and squared errors by GROUP into `sums`. Returns the hits."""
@@ -548,13 +515,7 @@ def compare(memory, z, y, d, valid, single, stride, vectors, begin, stop, head, 
                 memory, z + at, y + at, d + at, valid, vectors, head, scale * weight, weight, loss, squares
             )
 
-            def same_winner():
-                return winner(memory, z + at, valid, vectors) == winner(memory, y + at, valid, vectors)
-
-            def same_side():
-                return (element(memory, z + at) >= 0.5) == (element(memory, y + at) >= 0.5)
-
-            return hits + switch(single, [same_winner, same_side]), loss, squares
+            return hits + hit(memory, z + at, y + at, valid, vectors, single), loss, squares
 
         zero = splat(memory, 0.0)
         hits, loss, squares = carry(smaller(stop - first, GROUP), (hits, zero, zero), row)
@@ -564,24 +525,6 @@ def compare(memory, z, y, d, valid, single, stride, vectors, begin, stop, head, 
         return (hits,)
 
     return carry((stop - begin + (GROUP - 1)) // GROUP, (begin * 0,), group)[0]
-
-
-@traced
-def winner(memory, at, valid, vectors):
-    """Place of the first of the largest of a row's values."""
-    L = lane_count(memory)
-
-    def vector(v):
-        return select(load(memory, valid + v * L) > 0, load(memory, at + v * L), -np.inf)
-
-    top = across(carry(vectors, (splat(memory, -np.inf),), lambda v, top: (larger(vector(v), top),))[0], larger)
-
-    def find(back, place):
-        v = vectors - 1 - back
-        lane = first_lane(vector(v) == top)
-        return (choose(lane < L, v * L + lane, place),)
-
-    return carry(vectors, (vectors * L,), find)[0]
 
 
 @traced
