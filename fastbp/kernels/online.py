@@ -21,6 +21,7 @@ import numpy as np
 
 from fastbp.kernels.jit import tile_shape
 from fastbp.kernels.losses import hit, output_row
+from fastbp.kernels.phases import first_counter, mark, start_clock
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
 from fastbp.kernels.simd import (
     SIDE_BY_SIDE,
@@ -50,15 +51,20 @@ from fastbp.layout import (
     ACTIVATION,
     BATCH,
     BLOCK,
+    COMPARE,
     EPOCH,
     FIELDS,
+    FORWARD,
+    GATHER,
     GRAD,
+    GRADIENT,
     HITS,
     LOSS,
     N_IN,
     N_OUT,
     N_ROWS,
     OFFSET,
+    OVERHEAD,
     PENALTY,
     PLACES,
     RECORD_SIZE,
@@ -68,6 +74,7 @@ from fastbp.layout import (
     STEP,
     STRIDE,
     TARGETS,
+    UPDATE,
     VALID,
     ZEROS,
     A,
@@ -112,7 +119,7 @@ def weighted_rows(params, w, stride, n_in, bias, bias_at, a, a_at, memory, z, ve
 
 
 @traced
-def propagate(layers, n_layers, params, X, x_at, memory, places, zeros):
+def propagate(layers, n_layers, params, X, x_at, memory, places, zeros, sync, counters):
     """(1), (2): every A_l of a row, and Z_L. The padding of A_l is what the activation makes of 0."""
     L = lane_count(memory)
 
@@ -128,6 +135,7 @@ def propagate(layers, n_layers, params, X, x_at, memory, places, zeros):
             return lambda: repeat(vectors, lambda v: store(memory, here + v * L, function(load(memory, here + v * L))))
 
         switch(element(layers, row + ACTIVATION), [lambda: None, *[activate(function) for function in ACTIVATIONS[1:]]])
+        mark(sync, counters, FORWARD, level)
 
     repeat(n_layers, layer)
 
@@ -162,9 +170,12 @@ def descend_rows(params, w, stride, n_in, a, a_at, memory, d, vectors, below, st
 @traced
 def backpropagate(
     layers, n_layers, params, state, size, X, x_at, memory, places, grad, solver,
-    rate, first, first_gain, second, second_gain, epsilon, decay,
+    rate, first, first_gain, second, second_gain, epsilon, decay, sync, counters,
 ):  # fmt: skip
-    """(5) to (7): from the last layer down, the step of every weight as soon as its delta has been taken."""
+    """(5) to (7): from the last layer down, the step of every weight as soon as its delta has been taken.
+
+    Both are one pass over the weights, whose time counts as the gradient's.
+    """
     L, numbers = lane_count(memory), (rate, first, first_gain, second, second_gain, epsilon)
 
     def layer(back):
@@ -202,6 +213,7 @@ def backpropagate(
 
         either(hidden, learn_hidden, lambda: learn(X, x_at, None))
         either(element(layers, row + N_ROWS) > n_in, learn_biases, lambda: None)
+        mark(sync, counters, GRADIENT, level)
 
     repeat(n_layers, layer)
 
@@ -224,9 +236,11 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
     epoch, row, step = cursor[EPOCH], cursor[ROW], cursor[STEP]
     first_epoch, weight = epoch, 1.0
     head, solver, alpha, per_row, max_norm = int(rule[HEAD]), int(rule[SOLVER]), rule[ALPHA], rule[PER_ROW], rule[MAX_NORM]
-    grad = plan[GRAD]
+    grad, counters = plan[GRAD], first_counter(n_layers, rank)
+    start_clock(sync, counters)
     beta_1, beta_2, epsilon = splat(memory, rule[MOMENTUM]), splat(memory, rule[BETA_2]), splat(memory, rule[EPSILON])
     gain_1, gain_2 = splat(memory, 1.0 - rule[MOMENTUM]), splat(memory, 1.0 - rule[BETA_2])
+    mark(sync, counters, OVERHEAD, 0)
     for _ in range(blocks):
         source = order[(epoch - first_epoch) * n + row] if shuffled else row
         if weighted:
@@ -235,7 +249,8 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
             # long before they are read, as vectors, which takes longer where the numbers are still on their way to the cache
             for j in range(n_out):
                 memory[y + j] = Y[source * n_out + j]
-            propagate(layers, n_layers, params, X, source * n_in, memory, places, plan[ZEROS])
+            mark(sync, counters, GATHER, 0)
+            propagate(layers, n_layers, params, X, source * n_in, memory, places, plan[ZEROS], sync, counters)
             scale = weight if per_row == 0.0 else 1.0 / per_row
             loss, squares = output_row(memory, z, y, d, valid, vectors, head, splat(memory, scale), splat(memory, weight),
                                        splat(memory, 0.0), splat(memory, 0.0))  # fmt: skip
@@ -243,18 +258,22 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
             record[epoch * RECORD_SIZE + LOSS] += sum_lanes(loss) * factor
             record[epoch * RECORD_SIZE + SQUARES] += sum_lanes(squares)
             record[epoch * RECORD_SIZE + HITS] += hit(memory, z, y, valid, vectors, int(n_out == 1))
+            mark(sync, counters, COMPARE, 0)
             if alpha != 0.0:
                 record[epoch * RECORD_SIZE + PENALTY] += penalty_of(layers, n_layers, params) * factor
+                mark(sync, counters, UPDATE, 0)
             step += 1
             rate = splat(memory, step_length(rule, step))
             backpropagate(layers, n_layers, params, state, n_params, X, source * n_in, memory, places, grad,
                           solver if max_norm == np.inf else 0, rate, beta_1, gain_1, beta_2, gain_2, epsilon,
-                          splat(memory, alpha if per_row == 0.0 else alpha / weight))  # fmt: skip
+                          splat(memory, alpha if per_row == 0.0 else alpha / weight), sync, counters)  # fmt: skip
             if max_norm < np.inf:
                 norm = math.sqrt(float(sum_squares(memory, grad, n_params)))
                 descend_all(params, state, n_params, memory, grad, solver, rate, beta_1, gain_1, beta_2, gain_2, epsilon,
                             splat(memory, max_norm / norm if norm > max_norm else 1.0))  # fmt: skip
+                mark(sync, counters, UPDATE, 0)
         row += 1
         if row == n:
             epoch, row = epoch + 1, 0
     cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH], cursor[BLOCK] = epoch, row, step, row, row
+    mark(sync, counters, OVERHEAD, 0)
