@@ -19,6 +19,7 @@ from cases import (
     KINDS,
     ONE_OF_EACH,
     SMALL,
+    TRAINING,
     WORKSPACES,
     Case,
     assert_same_bits,
@@ -128,7 +129,7 @@ def test_the_number_of_threads_changes_no_bit(case):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("kernel", WORKSPACES)
+@pytest.mark.parametrize("kernel", TRAINING)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_trainings_at_the_same_time_do_not_disturb_each_other(kernel, threads):
     case = Case((21, 26, 19), 400, 300, threads=threads, activations="tanh", solver="adam", dropout=0.1)
@@ -174,7 +175,7 @@ def test_a_forked_process_trains_on_with_threads():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kernel", ["narrow", "wide"])
+@pytest.mark.parametrize("kernel", WORKSPACES)
 @pytest.mark.parametrize("head", HEADS[1:], ids=" ".join)
 @pytest.mark.parametrize("units", [(2, 4, 1), pytest.param((3, 17, 35), marks=pytest.mark.compiled)])
 def test_a_row_of_forward_does_not_depend_on_the_others(units, head, kernel, dtype):
@@ -241,7 +242,7 @@ def test_padding_stays_zero(case):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kernel", WORKSPACES)
+@pytest.mark.parametrize("kernel", TRAINING)
 @pytest.mark.parametrize("head", [HEADS[0], HEADS[3]], ids=" ".join)
 @pytest.mark.parametrize(
     ("targets", "right"),
@@ -259,7 +260,7 @@ def test_hits_of_equal_values(targets, right, head, kernel, dtype):
     Y = np.array(targets, dtype)
     layout, X = Layout((2, Y.shape[1]), dtype, True, []), np.ones((len(Y), 2), dtype)
     for implementation in (reference, kernels):
-        workspace, record = WORKSPACES[kernel](layout, len(X), len(X), shuffled=False), np.zeros((1, RECORD_SIZE))
+        workspace, record = TRAINING[kernel](layout, len(X), len(X), shuffled=False), np.zeros((1, RECORD_SIZE))
         rule = Rule(*head, learning_rate=0.0).numbers(Y.shape[1])
         implementation.train(
             layout.layers, workspace.params, workspace.state, X, Y, np.empty(0, dtype), np.empty((0, len(X)), np.int64),
@@ -270,7 +271,7 @@ def test_hits_of_equal_values(targets, right, head, kernel, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kernel", WORKSPACES)
+@pytest.mark.parametrize("kernel", TRAINING)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize(
     ("activation", "head"), [(name, HEADS[1]) for name in ACTIVATIONS] + [("tanh", head) for head in HEADS], ids=str
@@ -295,7 +296,7 @@ WEIGHTED = [
     replace(SMALL, n_rows=3 * rows, batch_size=rows, dtype=dtype, kernel=kernel, solver="adam", alpha=0.1, weighted=True)
     for rows in (7, 600)
     for dtype in DTYPES
-    for kernel in ("narrow", "wide")
+    for kernel in WORKSPACES
 ]
 
 
@@ -350,7 +351,7 @@ def test_a_row_of_weight_two_counts_twice(case):
 # --- gradients that are kept ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", WORKSPACES)
+@pytest.mark.parametrize("kernel", TRAINING)
 @pytest.mark.parametrize("max_norm", [0.01, np.inf])
 def test_solver_keep_changes_no_weight(kernel, max_norm):
     case = of_kind(replace(SMALL, solver="keep", max_norm=max_norm, alpha=0.1), kernel)
