@@ -29,8 +29,8 @@ class ShortBlocks(NarrowWorkspace):
             super().plan(*args)
 
 
-WORKSPACES = {"narrow": ShortBlocks, "wide": WideWorkspace, "online": OnlineWorkspace}
-PREDICTING = WORKSPACES | {"online": WideWorkspace}  # the online kernel only trains
+WORKSPACES = {"narrow": ShortBlocks, "wide": WideWorkspace}  # of kernels for batches of any length, and for prediction
+TRAINING = WORKSPACES | {"online": OnlineWorkspace}
 KINDS = (("narrow", False), ("wide", False), ("wide", True), ("online", False))  # a kernel, and whether X is sparse
 EPOCHS = 3
 # Roundings of one unit beside those of its dot product: the activation (3), its derivative (2), the error (1), the sample's
@@ -126,7 +126,7 @@ class Case:
 
     def workspace(self):
         moments = Rule(solver=self.solver).moments
-        return WORKSPACES[self.kernel](
+        return TRAINING[self.kernel](
             self.layout, self.n_rows, self.batch_size, self.shuffled, moments, self.dropout > 0, self.threads, self.sparse
         )
 
@@ -329,7 +329,7 @@ def forward(implementation, case, X=None, place=lambda array: array):
     """Outputs for X, by default the rows of the case."""
     X = case.rows()[0] if X is None else X
     out = place(np.full((X.shape[0], case.units[-1]), np.nan, case.dtype))
-    work = PREDICTING[case.kernel](
+    work = WORKSPACES.get(case.kernel, WideWorkspace)(
         case.layout, X.shape[0], X.shape[0], shuffled=True, threads=case.threads, sparse=case.sparse
     ).arrays
     layers, params, rule = place(case.layout.layers), place(case.parameters()), place(case.rule)

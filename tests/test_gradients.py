@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import CASES, DTYPES, SMALL, WORKSPACES, Case, assert_close
+from cases import CASES, DTYPES, SMALL, WORKSPACES, Case, assert_close, of_kind
 
 from fastbp import kernels, reference
 from fastbp.layout import CURSOR_SIZE, RECORD_SIZE
@@ -70,6 +70,15 @@ def test_the_kernels_gradient_is_the_reference_s(case, kernel, dtype):
     assert_same_gradient(ours[1], theirs[1], RELATIVE[dtype])
     assert ours[0] == pytest.approx(theirs[0], rel=RELATIVE[dtype])
     assert ours[0][2] == theirs[0][2]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("case", NETWORKS, ids=str)
+def test_the_gradient_of_a_single_row_is_the_reference_s(case, dtype):
+    case = of_kind(replace(case, n_rows=1, weighted=False, dtype=dtype), "online")
+    ours, theirs = loss_grad(kernels, case), loss_grad(reference, case)
+    assert_same_gradient(ours[1], theirs[1], RELATIVE[dtype])
+    assert ours[0] == pytest.approx(theirs[0], rel=RELATIVE[dtype])
 
 
 @pytest.mark.compiled

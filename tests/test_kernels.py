@@ -19,6 +19,7 @@ from cases import (
     KINDS,
     ONE_OF_EACH,
     SMALL,
+    TRAINING,
     WORKSPACES,
     Case,
     assert_same_bits,
@@ -29,7 +30,7 @@ from cases import (
     reference_of,
     train,
 )
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fastbp import kernels, reference
@@ -46,6 +47,8 @@ from fastbp.workspace import (
 
 # Calls of so many blocks, over and over.
 CALLS = ([1], [2], [3], [7])
+# Weights begin below 5. Where single rows of "exp" make them grow without bound, rounding errors grow with them.
+DIVERGED = 10
 
 
 def cases_to_run(cases, widest=5):
@@ -86,7 +89,10 @@ def test_any_small_size_agrees_with_the_reference(data, n_in, n_hidden, n_out, n
         out_activation, loss, any_of(SOLVERS[1:]), any_of((0, 0.1)), dropout=any_of((0, 0.3)), weighted=data.draw(flags),
     )  # fmt: skip
     case = of_kind(case, kernel, sparse)
-    assert_same_training(train(kernels, case), train(reference, case), case)
+    with np.errstate(all="ignore"):
+        theirs = train(reference, case)
+    assume(np.abs(theirs.params).max() < DIVERGED)
+    assert_same_training(train(kernels, case), theirs, case)
     assert_same_outputs(forward(kernels, case), forward(reference, case), case)
 
 
@@ -123,7 +129,7 @@ def test_the_number_of_threads_changes_no_bit(case):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("kernel", WORKSPACES)
+@pytest.mark.parametrize("kernel", TRAINING)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_trainings_at_the_same_time_do_not_disturb_each_other(kernel, threads):
     case = Case((21, 26, 19), 400, 300, threads=threads, activations="tanh", solver="adam", dropout=0.1)
@@ -169,7 +175,7 @@ def test_a_forked_process_trains_on_with_threads():
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kernel", ["narrow", "wide"])
+@pytest.mark.parametrize("kernel", WORKSPACES)
 @pytest.mark.parametrize("head", HEADS[1:], ids=" ".join)
 @pytest.mark.parametrize("units", [(2, 4, 1), pytest.param((3, 17, 35), marks=pytest.mark.compiled)])
 def test_a_row_of_forward_does_not_depend_on_the_others(units, head, kernel, dtype):
@@ -202,7 +208,7 @@ def test_both_kernels_predict_the_same_bits(case):
         ((4, 32, 16, 4), 10_000, NarrowWorkspace),
         ((2, 4, 1), 1, OnlineWorkspace),
         ((20, 16, 1), 1, OnlineWorkspace),
-        ((20, 16, 1), 2, NarrowWorkspace),
+        ((20, 16, 1), 2, WideWorkspace),
         ((784, 128, 10), 1, OnlineWorkspace),
         ((64, 100, 10), 200, NarrowWorkspace),
         ((64, 100, 10), 20, WideWorkspace),
@@ -236,7 +242,7 @@ def test_padding_stays_zero(case):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kernel", WORKSPACES)
+@pytest.mark.parametrize("kernel", TRAINING)
 @pytest.mark.parametrize("head", [HEADS[0], HEADS[3]], ids=" ".join)
 @pytest.mark.parametrize(
     ("targets", "right"),
@@ -254,7 +260,7 @@ def test_hits_of_equal_values(targets, right, head, kernel, dtype):
     Y = np.array(targets, dtype)
     layout, X = Layout((2, Y.shape[1]), dtype, True, []), np.ones((len(Y), 2), dtype)
     for implementation in (reference, kernels):
-        workspace, record = WORKSPACES[kernel](layout, len(X), len(X), shuffled=False), np.zeros((1, RECORD_SIZE))
+        workspace, record = TRAINING[kernel](layout, len(X), len(X), shuffled=False), np.zeros((1, RECORD_SIZE))
         rule = Rule(*head, learning_rate=0.0).numbers(Y.shape[1])
         implementation.train(
             layout.layers, workspace.params, workspace.state, X, Y, np.empty(0, dtype), np.empty((0, len(X)), np.int64),
@@ -265,7 +271,7 @@ def test_hits_of_equal_values(targets, right, head, kernel, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kernel", WORKSPACES)
+@pytest.mark.parametrize("kernel", TRAINING)
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize(
     ("activation", "head"), [(name, HEADS[1]) for name in ACTIVATIONS] + [("tanh", head) for head in HEADS], ids=str
@@ -290,7 +296,7 @@ WEIGHTED = [
     replace(SMALL, n_rows=3 * rows, batch_size=rows, dtype=dtype, kernel=kernel, solver="adam", alpha=0.1, weighted=True)
     for rows in (7, 600)
     for dtype in DTYPES
-    for kernel in ("narrow", "wide")
+    for kernel in WORKSPACES
 ]
 
 
@@ -345,7 +351,7 @@ def test_a_row_of_weight_two_counts_twice(case):
 # --- gradients that are kept ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kernel", WORKSPACES)
+@pytest.mark.parametrize("kernel", TRAINING)
 @pytest.mark.parametrize("max_norm", [0.01, np.inf])
 def test_solver_keep_changes_no_weight(kernel, max_norm):
     case = of_kind(replace(SMALL, solver="keep", max_norm=max_norm, alpha=0.1), kernel)
