@@ -10,6 +10,20 @@ from threadpoolctl import threadpool_limits
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="only the cases that the table marks as quick")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what is not quick, where asked, and everything else that has no case."""
+    if not config.getoption("--quick"):
+        return
+    quick = [item for item in items if getattr(getattr(item, "callspec", None), "params", {}).get("case", None) is not None]
+    quick = [item for item in quick if item.callspec.params["case"].quick]
+    config.hook.pytest_deselected(items=[item for item in items if item not in quick])
+    items[:] = quick
+
+
 @contextlib.contextmanager
 def on_cores(count):
     """Run this thread, and those that it starts, on `count` cores, where the system can be told so."""
