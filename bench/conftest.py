@@ -14,14 +14,15 @@ def pytest_addoption(parser):
     parser.addoption("--quick", action="store_true", help="only the cases that the table marks as quick")
 
 
+def is_quick(item):
+    case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
+    return case is not None and case.quick
+
+
 def pytest_collection_modifyitems(config, items):
-    """Leave out what is not quick, where asked, and everything else that has no case."""
-    if not config.getoption("--quick"):
-        return
-    quick = [item for item in items if getattr(getattr(item, "callspec", None), "params", {}).get("case", None) is not None]
-    quick = [item for item in quick if item.callspec.params["case"].quick]
-    config.hook.pytest_deselected(items=[item for item in items if item not in quick])
-    items[:] = quick
+    if config.getoption("--quick"):
+        config.hook.pytest_deselected(items=[item for item in items if not is_quick(item)])
+        items[:] = filter(is_quick, items)
 
 
 @contextlib.contextmanager

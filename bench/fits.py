@@ -1,6 +1,7 @@
 """Whole fits and predictions of the estimators beside scikit-learn's, and the memory that they take."""
 
 import functools
+import itertools
 import tracemalloc
 import warnings
 
@@ -21,7 +22,7 @@ from fastbp.workspace import workspace_for_prediction, workspace_for_training
 PACKAGES = {"fastbp": fastbp, "scikit-learn": neural_network}
 # Of a loss. A training magnifies the roundings of its start, some 1e-16 or 1e-7, while it converges.
 TOLERANCE = {"float64": 1e-7, "float32": 5e-3}
-# In float32 the loss is summed in another order, so that it may fall below the tolerance for stopping an epoch sooner or later.
+# In float32 another order of summing may let the loss fall below the tolerance for stopping an epoch sooner or later.
 EPOCHS_APART = {"float64": 0, "float32": 3}
 PREDICTION_TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 SHORT_EPOCHS = 3
@@ -43,8 +44,9 @@ def rows(name, dtype):
 
 def new_estimator(implementation, name, short):
     kind = "MLPRegressor" if name == "diabetes" else "MLPClassifier"
-    options = {"hidden_layer_sizes": HIDDEN.get(name, (100,)), "max_iter": SHORT_EPOCHS if short else MAX_ITER.get(name, 200)}
-    return getattr(PACKAGES[implementation], kind)(random_state=0, **options)
+    epochs = SHORT_EPOCHS if short else MAX_ITER.get(name, 200)
+    options = {"hidden_layer_sizes": HIDDEN.get(name, (100,)), "max_iter": epochs, "random_state": 0}
+    return getattr(PACKAGES[implementation], kind)(**options)
 
 
 def fit(implementation, name, dtype, short):
@@ -76,7 +78,7 @@ def sizes_of(est):
 def flops_of_rows(units, X):
     """Of an epoch: products as in `networks.Problem.flops`, the first one of the values that X holds."""
     stored = X.nnz if sparse.issparse(X) else X.size
-    return 4 * stored * units[1] + 6 * X.shape[0] * sum(a * b for a, b in zip(units[1:], units[2:], strict=False))
+    return 4 * stored * units[1] + 6 * X.shape[0] * sum(n_in * n_out for n_in, n_out in itertools.pairwise(units[1:]))
 
 
 def kernel(units, X, batch=None):
@@ -197,7 +199,7 @@ def prediction_work(case, short):
 
 
 def memory_work(case, short):
-    """The most that a fit of a few epochs, or a prediction, takes beyond what was there: numpy tells tracemalloc of arrays."""
+    """The most that a fit of a few epochs, or a prediction, takes beyond what was there, by what numpy tells tracemalloc."""
     what, subject = case.subject.split()
     if what == "fit":
         expected = expected_curve(subject, case.dtype, True)

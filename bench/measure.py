@@ -32,13 +32,18 @@ def numpy_blas():
     return ", ".join(f"{pool['internal_api']} {pool.get('architecture', '')}".strip() for pool in pools)
 
 
+def timed(work, times):
+    """The result of doing it so often, and the seconds that took."""
+    start = time.perf_counter()
+    result = work.run(times)
+    return result, time.perf_counter() - start
+
+
 def times_of_a_round(work):
     """How often it is done in a round of `work.seconds`, and how long that takes."""
     times = 1
     while True:
-        start = time.perf_counter()
-        work.run(times)
-        seconds = time.perf_counter() - start
+        _, seconds = timed(work, times)
         if seconds >= work.seconds:
             return times, seconds
         # a little more than enough, and no more than tenfold, because what is quick the second time was slow at first
@@ -52,11 +57,12 @@ def rounds_for(work, seconds):
 def measure(benchmark, case, work):
     """Time a case that gives the right result; any other raises an AssertionError."""
     benchmark.group = case.group
-    work.check(work.run(work.checked))
+    result, seconds = timed(work, work.checked)
+    work.check(result)
     if not benchmark.enabled:
         benchmark(lambda: None)
         return
-    times, seconds = times_of_a_round(work)
+    times, seconds = times_of_a_round(work) if work.seconds else (1, seconds / work.checked)
     peak = peak_gflops(case.dtype) if work.flops else 0
     benchmark.pedantic(work.run, args=(times,), rounds=rounds_for(work, seconds))
     peak = max(peak, peak_gflops(case.dtype)) if work.flops else 0

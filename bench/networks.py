@@ -1,7 +1,7 @@
 """The same training by fastbp, its reference, a numpy loop, scikit-learn, torch and jax: whole epochs, or single steps.
 
-Each implementation takes a `Problem` and returns train(epochs), which trains from the problem's start and returns weights and
-biases. A library that is not installed skips the bench.
+Each implementation takes a `Problem` and returns train(epochs), which trains from the problem's start and returns weights
+and biases. A library that is not installed skips the bench.
 """
 
 import functools

@@ -68,4 +68,4 @@ def work(case, short):
 
     if short and case.subject.endswith("empty cache"):
         pytest.skip("compiling takes long")
-    return Work(run=run, check=check, rounds=3 if case.subject.endswith("empty cache") else 5, seconds=0)
+    return Work(run=run, check=check, rounds=2 if case.subject.endswith("empty cache") else 5, seconds=0)

@@ -137,9 +137,7 @@ MEMORY = [
     case
     for subject, rows in (("fit digits", 1797), ("fit sparse", 20_000), ("predict 64-100-10", 100_000))
     for dtype in DTYPES
-    for case in side_by_side(
-        ("fastbp", "scikit-learn"), ("fastbp",), kind="memory", subject=subject, dtype=dtype, rows=rows
-    )
+    for case in side_by_side(("fastbp", "scikit-learn"), ("fastbp",), kind="memory", subject=subject, dtype=dtype, rows=rows)
 ]
 
 CASES = [*POINTWISE, *STEPS, *EPOCHS, *FOUNDING, *FITS, *PREDICTIONS, *START_UP, *MEMORY]

@@ -25,7 +25,7 @@ class Work:
     kernel : str or None
         Of fastbp.
     rounds, seconds : int and float
-        Most rounds that are timed, and about how long one takes.
+        Most rounds that are timed, and how long one takes at least; with 0, a round does it once.
     notes : dict
         What else is to be reported; filled in by `run`.
     """
