@@ -28,6 +28,8 @@ Z = 4.0
 # Where code and data come to lie in memory alone moves a median by some percent.
 LEAST = 1.05
 BYTES = 1.05
+# With a larger spread, a slowdown by half would pass: such a comparison has no result, and status 2.
+NOISY = 0.1
 # Benches of unchanged code that it takes to know a spread.
 ENOUGH = 5
 
@@ -92,7 +94,7 @@ def measured_now(quick):
 
 
 def main(argv=None):
-    """Print what has changed; status 1 where a bench is slower than it may be."""
+    """Print what has changed; status 1 where a bench is slower than it may be, 2 where nothing can be said."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("saved", type=Path, help="JSON of a run of bench/report.py")
     parser.add_argument("new", type=Path, nargs="?", help="another one; measured now if it is left out")
@@ -108,7 +110,12 @@ def main(argv=None):
         word = "SLOWER" if ratio > allowed else "faster" if ratio < 1 / allowed else ""
         if word:
             print(f"{word:6}  {ratio:.3f} (allowed {allowed:.3f})  {name}")
-    return int(any(ratio > allowed for _, ratio, allowed in rows))
+    if any(ratio > allowed for _, ratio, allowed in rows):
+        return 1
+    if between > NOISY:
+        print(f"not compared: the machine was too busy in one of the runs, a spread of {NOISY:.0%} is the most")
+        return 2
+    return 0
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ PREDICTIONS = [
 # A whole process each, from start to end.
 START_UP = [
     *side_by_side(("python", "fastbp", "numpy", "scikit-learn", *PEERS), ("fastbp",), kind="start-up", subject="import"),
-    *side_by_side(("fastbp", "scikit-learn"), ("fastbp", "scikit-learn"), kind="start-up", subject="first fit"),
+    *side_by_side(("fastbp", "scikit-learn"), kind="start-up", subject="first fit"),
     *side_by_side(("fastbp",), kind="start-up", subject="first fit, empty cache"),
 ]
 

@@ -211,15 +211,17 @@ def test_without_unchanged_code_nothing_is_compared():
         compare.compare(ours, ours)
 
 
-@pytest.mark.parametrize(("factor", "status"), [(1.0, 0), (2.0, 1)])
-def test_the_status_tells(factor, status, tmp_path, capsys):
+@pytest.mark.parametrize(("change", "status"), [({}, 0), ({"ours": 2.0}, 1), ({"jitter": 0.2}, 2)], ids=str)
+def test_the_status_tells(change, status, tmp_path, capsys):
     files = []
-    for number, run in enumerate([run_of(), run_of(ours=factor)]):
+    for number, run in enumerate([run_of(), run_of(**change)]):
         results = {"benchmarks": [{"name": name, "extra_info": one | {"kind": "epoch"}} for name, one in run.items()]}
         files.append(tmp_path / f"{number}.json")
         files[-1].write_text(json.dumps(results))
     assert compare.main([str(file) for file in files]) == status
-    assert ("SLOWER" in capsys.readouterr().out) == bool(status)
+    printed = capsys.readouterr().out
+    assert ("SLOWER" in printed) == (status == 1)
+    assert ("too busy" in printed) == (status == 2)
 
 
 # --- what is shown ----------------------------------------------------------------------------------------------------
