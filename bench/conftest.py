@@ -10,6 +10,21 @@ from threadpoolctl import threadpool_limits
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
+def pytest_addoption(parser):
+    parser.addoption("--quick", action="store_true", help="only the cases that the table marks as quick")
+
+
+def is_quick(item):
+    case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
+    return case is not None and case.quick
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--quick"):
+        config.hook.pytest_deselected(items=[item for item in items if not is_quick(item)])
+        items[:] = filter(is_quick, items)
+
+
 @contextlib.contextmanager
 def on_cores(count):
     """Run this thread, and those that it starts, on `count` cores, where the system can be told so."""

@@ -1,110 +1,144 @@
-"""Measure every bench in one run and print the tables of figures; with --write, put them into README.md."""
+"""Measure the benches, or read what was measured, and write the report: JSON, a picture and tables.
+
+    python bench/report.py                      measure everything, into the folder `.benchmarks`
+    python bench/report.py --quick              the quick cases only
+    python bench/report.py --from FILE          no measuring: the tables of an earlier run
+    python bench/report.py --write              also keep the figures in bench/figures.json, and put them into README.md
+    python bench/report.py --stored --write     put the figures of bench/figures.json into README.md once more
+
+Arguments that it does not know are pytest's: `-k epoch` measures epochs.
+"""
 
 import argparse
 import json
 import os
 import platform
 import sys
-import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import pytest
+import plots
+import tables
 
 ROOT = Path(__file__).resolve().parent.parent
+README, STORED, PICTURE = ROOT / "README.md", ROOT / "bench" / "figures.json", ROOT / "bench" / "figures.svg"
+RESULTS = ROOT / ".benchmarks"
 START, END = "<!-- figures, written by bench/report.py -->", "<!-- end of figures -->"
 BLAS_SETTINGS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
-BASELINE = "numpy-float64"
-PEERS = ("numpy", "scikit-learn", "torch", "jax")
-COLUMNS = ("fastbp", "fastbp n_jobs=2", *PEERS)
+LIBRARIES = ("numpy", "numba", "scikit-learn", "torch", "jax")
+# What is stored of each bench that README tells of.
+PUBLISHED = ("founding", "epoch", "fit")
+KEPT = (
+    "kind", "subject", "implementation", "dtype", "batch", "rows", "seconds", "samples_per_second", "epochs", "gflops",
+    "fraction_of_peak", "peak_bytes",
+)  # fmt: skip
 
 
-def measure() -> dict:
-    """Run the benches and return what pytest-benchmark wrote about them."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "benches.json"
-        files = [str(ROOT / "bench" / name) for name in ("test_founding.py", "test_networks.py")]
-        status = pytest.main([*files, "--benchmark-only", f"--benchmark-json={file}"])
-        if status != pytest.ExitCode.OK:
-            sys.exit(int(status))
-        return json.loads(file.read_text())
+def run(bench, *arguments):
+    """Run the benches of one file; one that fails ends it."""
+    import pytest
+
+    status = pytest.main([str(ROOT / "bench" / bench), "--benchmark-only", "--quiet", *arguments])
+    if status != pytest.ExitCode.OK:
+        sys.exit(int(status))
 
 
-def rows_of(results: dict, bench: str) -> list[dict]:
-    """What the benches of one file noted."""
-    return [one["extra_info"] for one in results["benchmarks"] if f"{bench}.py" in one["fullname"]]
+def measure(file, quick, others):
+    """Run the cases of the table, which leave `file`."""
+    run("test_table.py", f"--benchmark-json={file}", "--benchmark-columns=median,iqr,rounds", *["--quick"] * quick, *others)
 
 
-def conditions(results: dict) -> str:
-    """Say where and with what the figures were measured."""
-    rows = rows_of(results, "test_networks")
-    cpu = results["machine_info"]["cpu"].get("brand_raw", platform.machine())
-    versions = [f"Python {platform.python_version()}"]
-    for name in ("numpy", "numba", "scikit-learn", "torch", "jax"):
+def versions():
+    """Of Python and of every library that was measured."""
+    found = {"Python": platform.python_version()}
+    for name in LIBRARIES:
         try:
-            versions.append(f"{name} {version(name)}")
+            found[name] = version(name)
         except PackageNotFoundError:
             continue
-    peaks = {row["dtype"]: 0.0 for row in rows}
+    return found
+
+
+def figures_of(results):
+    """What pytest-benchmark wrote, as one row for each bench and where it was measured."""
+    rows = [one["extra_info"] for one in results["benchmarks"] if "kind" in one["extra_info"]]
+    peaks: dict = {}
     for row in rows:
-        peaks[row["dtype"]] = max(peaks[row["dtype"]], row["peak_gflops_per_core"])
-    peak = ", ".join(f"{gflops:.0f} GFLOP/s in {dtype}" for dtype, gflops in peaks.items())
-    return f"{cpu}, one core unless said, whose peak is {peak}; {', '.join(versions)}; numpy's BLAS: {rows[0]['blas']}."
+        if "peak_gflops_per_core" in row:
+            peaks[row["dtype"]] = max(peaks.get(row["dtype"], 0), row["peak_gflops_per_core"])
+    cpu = results["machine_info"]["cpu"].get("brand_raw", platform.machine())
+    blas = next((row["blas"] for row in rows if row["blas"]), "")
+    return {"cpu": cpu, "peak_gflops": peaks, "versions": versions(), "blas": blas, "rows": rows}
 
 
-def founding_table(results: dict) -> str:
-    """Format one row for each network and implementation, compared with the numpy loop on the same network."""
-    rows = rows_of(results, "test_founding")
-    baseline = {row["network"]: row for row in rows if row["implementation"] == BASELINE}
-    lines = ["| network | | ns per epoch | samples/s | speed-up |", "|---|---|--:|--:|--:|"]
-    for row in sorted(rows, key=lambda row: (list(baseline).index(row["network"]), -row["nanoseconds_per_epoch"])):
-        speedup = baseline[row["network"]]["nanoseconds_per_epoch"] / row["nanoseconds_per_epoch"]
-        name = row["implementation"].replace("-", " ").replace("numpy", "numpy loop")
-        figures = f"{row['nanoseconds_per_epoch']:,.0f} | {row['samples_per_second']:,.0f} | {speedup:,.1f}"
-        lines.append(f"| {row['network']} | {name} | {figures} |")
-    return "\n".join(lines)
+def published(figures):
+    """What is stored: the rows that README tells of, six digits of every number."""
+
+    def short(value):
+        return float(f"{value:.6g}") if isinstance(value, float) else value
+
+    rows = [
+        {name: short(row[name]) for name in KEPT if row.get(name)} for row in figures["rows"] if row["kind"] in PUBLISHED
+    ]
+    return figures | {"peak_gflops": {k: short(v) for k, v in figures["peak_gflops"].items()}, "rows": rows}
 
 
-def microseconds(value: float) -> str:
-    """Three digits, or all before the point."""
-    return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
+def dumped(figures):
+    """JSON with one row to a line."""
+    rows = ",\n    ".join(json.dumps(row) for row in figures["rows"])
+    head = json.dumps({name: value for name, value in figures.items() if name != "rows"}, indent=2)
+    return f'{head[:-2]},\n  "rows": [\n    {rows}\n  ]\n}}\n'
 
 
-def network_table(results: dict) -> str:
-    """Format one row for each network and float type, with a column for each implementation that was measured."""
-    groups: dict = {}
-    for row in rows_of(results, "test_networks"):
-        groups.setdefault((row["network"], row["batch"], row["dtype"]), {})[row["implementation"]] = row
-    columns = [name for name in COLUMNS if any(name in group for group in groups.values())]
-    heads = ["network", "batch", "", *columns, "lead", "GFLOP/s", "of peak"]
-    lines = [f"| {' | '.join(heads)} |", "|---|--:|---" + "|--:" * (len(heads) - 3) + "|"]
-    for key, group in groups.items():
-        times = {name: row["microseconds_per_step"] for name, row in group.items()}
-        cells = [*map(str, key), *[microseconds(times[name]) if name in times else "" for name in columns]]
-        lead = min(times[name] for name in PEERS if name in times) / times["fastbp"]
-        ours = group["fastbp"]
-        cells += [f"{lead:.2f}", f"{ours['gflops']:.1f}", f"{ours['fraction_of_peak']:.0%}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def with_figures(text, figures):
+    """README's text with other figures in it."""
+    before, rest = text.split(START)
+    return f"{before}{START}\n{tables.readme(figures)}\n{END}{rest.split(END)[1]}"
 
 
-def main() -> None:
-    """Measure, print and perhaps write."""
-    parser = argparse.ArgumentParser(description="Measure every bench and show the tables of README.md.")
-    parser.add_argument("--write", action="store_true", help="put the tables into README.md")
-    arguments = parser.parse_args()
+def store(figures):
+    """Keep the figures, and put them into README."""
+    if missing := set(PUBLISHED) - {row["kind"] for row in figures["rows"]}:
+        raise SystemExit(f"README also shows {', '.join(sorted(missing))}, which was not measured")
+    STORED.write_text(dumped(figures), encoding="utf-8")
+    PICTURE.write_text(plots.lead(figures), encoding="utf-8")
+    README.write_text(with_figures(README.read_text(encoding="utf-8"), figures), encoding="utf-8")
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for benches.json, report.md and pictures")
+    parser.add_argument("--quick", action="store_true", help="a part of the cases, in two minutes")
+    parser.add_argument("--from", dest="source", type=Path, help="JSON of an earlier run, instead of measuring")
+    parser.add_argument("--stored", action="store_true", help="the figures that README shows, instead of measuring")
+    parser.add_argument("--write", action="store_true", help="put the figures into README.md")
+    arguments, others = parser.parse_known_args(argv)
     held = [name for name in BLAS_SETTINGS if name in os.environ]
     if arguments.write and held:
         parser.error(f"{' and '.join(held)} must not be set: published figures use the BLAS kernel numpy picks by itself")
-    results = measure()
-    note = "Microseconds per step; lead, GFLOP/s and share of the peak are those of fastbp on one core:"
-    figures = f"{founding_table(results)}\n\n{note}\n\n{network_table(results)}\n\n{conditions(results)}"
-    print(figures)
+    if arguments.write and arguments.quick:
+        parser.error("published figures are not those of a quick run")
+    return arguments, others
+
+
+def main(argv=None):
+    """Measure or read, then report and perhaps write."""
+    arguments, others = parse(argv)
+    if arguments.stored:
+        figures = json.loads(STORED.read_text(encoding="utf-8"))
+    else:
+        arguments.output.mkdir(parents=True, exist_ok=True)
+        file = arguments.source or arguments.output / "benches.json"
+        if not arguments.source:
+            measure(file, arguments.quick, others)
+        figures = figures_of(json.loads(file.read_text(encoding="utf-8")))
+        (arguments.output / "report.md").write_text(tables.report(figures), encoding="utf-8")
+        plots.histograms(figures, arguments.output)
+        print(f"benches.json, report.md and pictures are in {arguments.output}")
     if arguments.write:
-        readme = ROOT / "README.md"
-        text = readme.read_text(encoding="utf-8")
-        before, rest = text.split(START)
-        readme.write_text(f"{before}{START}\n{figures}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        store(published(figures))
+    if not (arguments.stored or arguments.source or arguments.quick or others):
+        run("test_choice.py", "--benchmark-columns=rounds")
 
 
 if __name__ == "__main__":

@@ -3,15 +3,16 @@
 import functools
 
 import numpy as np
-import pytest
 from sklearn.datasets import load_iris
 from sklearn.model_selection import train_test_split
+from work import Work, assert_close, kernel_of
 
 from fastbp import NeuralNetwork
+from fastbp.layout import Layout
+from fastbp.workspace import workspace_for_training
 
 # 10,000 updates carry a rounding error of 1e-16 or 1e-7 each, which a learning network amplifies by some powers of ten
 TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
-ROUNDS = {"numpy": 5, "fastbp": 50}
 
 
 def s(z):
@@ -82,37 +83,37 @@ def expected(name):
     """The curve that the numpy loop gives, and the parameters that it ends with."""
     X, y, loop, _, run = NETWORKS[name]()
     net = start(name)
-    return loop(X, y, net.weights, net.biases, run["epochs"], run["learning_rate"]), net.weights + net.biases
+    return [loop(X, y, net.weights, net.biases, run["epochs"], run["learning_rate"]), *net.weights, *net.biases]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("implementation", ["numpy-float64", "fastbp-float64", "fastbp-float32"])
-def test_founding_network(benchmark, name, implementation):
-    X, y, loop, _, run = NETWORKS[name]()
-    library, dtype = implementation.split("-")
-    X, y = X.astype(dtype), y.astype(dtype)
+def work(case, short):
+    """A whole training, of which the time of an epoch is told."""
+    X, y, loop, _, run = NETWORKS[case.subject]()
+    X, y = X.astype(case.dtype), y.astype(case.dtype)
 
-    def train_numpy(net):
-        return loop(X, y, net.weights, net.biases, run["epochs"], run["learning_rate"])
+    def train(times):
+        for _ in range(times):
+            net = start(case.subject, case.dtype)
+            if case.implementation == "numpy":
+                curves = loop(X, y, net.weights, net.biases, run["epochs"], run["learning_rate"])
+            else:
+                curves = curve(case.subject, net.train(X, y, **run))
+        return [curves, *net.weights, *net.biases]
 
-    def train_fastbp(net):
-        return net.train(X, y, **run)
+    return Work(
+        run=train,
+        check=lambda result: assert_close(result, expected(case.subject), atol=TOLERANCE[case.dtype]),
+        samples=len(X) * run["epochs"],
+        per=run["epochs"],
+        kernel=kernel(case) if case.implementation == "fastbp" else None,
+        rounds=20,
+        seconds=0.02,
+    )
 
-    if library == "fastbp":
-        net, (loop_curve, parameters) = start(name, dtype), expected(name)
-        np.testing.assert_allclose(curve(name, train_fastbp(net)), loop_curve, rtol=0, atol=TOLERANCE[dtype])
-        for ours, theirs in zip(net.weights + net.biases, parameters, strict=True):
-            np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE[dtype])
 
-    train = train_numpy if library == "numpy" else train_fastbp
-    benchmark.group = name
-    benchmark.pedantic(train, setup=lambda: ((start(name, dtype),), {}), rounds=ROUNDS[library], warmup_rounds=1)
-    if benchmark.enabled:
-        # the fastest round: whatever else a shared machine does only ever adds time
-        seconds = benchmark.stats.stats.min / run["epochs"]
-        benchmark.extra_info |= {
-            "network": name,
-            "implementation": implementation,
-            "nanoseconds_per_epoch": seconds * 1e9,
-            "samples_per_second": len(X) / seconds,
-        }
+def kernel(case):
+    """Which one fastbp chooses."""
+    net = start(case.subject, case.dtype)
+    units = [net.weights[0].shape[0], *[w.shape[1] for w in net.weights]]
+    layout = Layout(units, case.dtype, bool(net.biases), [1])
+    return kernel_of(workspace_for_training(layout, case.rows, case.batch, shuffled=False))

@@ -1,0 +1,122 @@
+"""Compare fastbp's benches with those of a saved run, and fail where one has become slower than chance explains.
+
+    python bench/compare.py SAVED.json              measure the same cases now
+    python bench/compare.py SAVED.json NEW.json     compare two runs
+
+What is compared is the median of a bench's rounds. Both runs also time code that is not fastbp's and is the same in both:
+numpy loops, scikit-learn, torch, jax. Its benches are repeated runs of the same code, and they say two things.
+
+- The median of their ratios new / saved is how much slower, or faster, the machine itself was: every ratio is divided by it.
+- Their spread about it is the spread of repeated runs: `between`, 1.4826 times the median absolute deviation of the
+  logarithms, which is a standard deviation that a few outliers do not move.
+
+To it comes, for each bench, how well its own rounds tell the median: `within`, 1.2533 s / sqrt(n) for n rounds of standard
+deviation s of their logarithms, of both runs. A bench fails where its logarithm exceeds Z * sqrt(between**2 + within**2),
+and at least that of LEAST. With Z = 4, chance alone fails one run of 300 benches in a hundred.
+
+Peak bytes of memory do not depend on the machine: they may grow by BYTES.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from pathlib import Path
+
+Z = 4.0
+# Where code and data come to lie in memory alone moves a median by some percent.
+LEAST = 1.05
+BYTES = 1.05
+# With a larger spread, a slowdown by half would pass: such a comparison has no result, and status 2.
+NOISY = 0.1
+# Benches of unchanged code that it takes to know a spread.
+ENOUGH = 5
+
+
+def benches(results):
+    """What is compared of a run, by name."""
+    return {one["name"]: one["extra_info"] for one in results["benchmarks"] if "kind" in one["extra_info"]}
+
+
+def is_ours(bench):
+    return bench["implementation"].startswith("fastbp")
+
+
+def log_ratio(saved, new):
+    return math.log(new["median_seconds"] / saved["median_seconds"])
+
+
+def within(bench):
+    """Standard error of the logarithm of a bench's median."""
+    logs = [math.log(seconds) for seconds in bench["rounds"]]
+    return 1.2533 * statistics.stdev(logs) / math.sqrt(len(logs)) if len(logs) > 1 else 0.0
+
+
+def machine(saved, new):
+    """Median and spread of the logarithms of the ratios of unchanged code."""
+    unchanged = [name for name, one in saved.items() if name in new and not is_ours(one) and "peak_bytes" not in one]
+    if len(unchanged) < ENOUGH:
+        raise SystemExit(f"a comparison needs {ENOUGH} benches of other code in both runs, got {len(unchanged)}")
+    logs = [log_ratio(saved[name], new[name]) for name in unchanged]
+    middle = statistics.median(logs)
+    return middle, 1.4826 * statistics.median(abs(one - middle) for one in logs)
+
+
+def compare(saved, new):
+    """A row (name, ratio, allowed) for every bench of fastbp that both runs have."""
+    middle, between = machine(saved, new)
+    rows = []
+    for name, before in saved.items():
+        if name not in new or not is_ours(before):
+            continue
+        after = new[name]
+        if "peak_bytes" in before:
+            rows.append((name, after["peak_bytes"] / before["peak_bytes"], BYTES))
+            continue
+        spread = math.hypot(between, within(before), within(after))
+        rows.append((name, math.exp(log_ratio(before, after) - middle), max(LEAST, math.exp(Z * spread))))
+    return rows
+
+
+def read(file):
+    return benches(json.loads(file.read_text(encoding="utf-8")))
+
+
+def measured_now(quick):
+    """The file of a new run."""
+    from report import RESULTS, measure
+
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    file = RESULTS / "compared.json"
+    measure(file, quick, [])
+    return file
+
+
+def main(argv=None):
+    """Print what has changed; status 1 where a bench is slower than it may be, 2 where nothing can be said."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("saved", type=Path, help="JSON of a run of bench/report.py")
+    parser.add_argument("new", type=Path, nargs="?", help="another one; measured now if it is left out")
+    parser.add_argument("--quick", action="store_true", help="measure the quick cases only")
+    arguments = parser.parse_args(argv)
+    saved = read(arguments.saved)
+    new = read(arguments.new or measured_now(arguments.quick))
+    middle, between = machine(saved, new)
+    rows = compare(saved, new)
+    print(f"unchanged code takes {math.exp(middle):.3f} times as long as then, with a spread of {between:.1%}")
+    print(f"{len(rows)} benches of fastbp compared; not in the new run: {sum(name not in new for name in saved)}")
+    for name, ratio, allowed in sorted(rows, key=lambda row: row[1] / row[2], reverse=True):
+        word = "SLOWER" if ratio > allowed else "faster" if ratio < 1 / allowed else ""
+        if word:
+            print(f"{word:6}  {ratio:.3f} (allowed {allowed:.3f})  {name}")
+    if any(ratio > allowed for _, ratio, allowed in rows):
+        return 1
+    if between > NOISY:
+        print(f"not compared: the machine was too busy in one of the runs, a spread of {NOISY:.0%} is the most")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

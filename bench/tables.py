@@ -1,0 +1,162 @@
+"""Figures as Markdown tables: those of README, and all of them."""
+
+BASELINE = "numpy"
+PEERS = ("numpy", "scikit-learn", "torch", "jax")
+COLUMNS = ("fastbp", "fastbp n_jobs=2", "python", "numpy", "reference", "scikit-learn", "torch", "jax")
+# What the time is that a kind's table shows.
+TIMED = {
+    "pointwise": "a function of 65,536 numbers",
+    "step": "one optimiser step, each a call of its own",
+    "epoch": "one optimiser step within whole epochs",
+    "founding": "an epoch",
+    "fit": "a fit",
+    "predict": "a prediction of all rows",
+    "start-up": "a process",
+}
+
+
+def duration(seconds):
+    """Three digits and a unit."""
+    units = (("s", 1), ("ms", 1e3), ("us", 1e6), ("ns", 1e9))
+    unit, factor = next((pair for pair in units if seconds * pair[1] >= 1), units[-1])
+    return f"{seconds * factor:.3g} {unit}" if seconds * factor < 999.5 else f"{seconds * factor:,.0f} {unit}"
+
+
+def megabytes(size):
+    return f"{size / 1e6:.2f} MB"
+
+
+def microseconds(seconds):
+    """Three digits, or all before the point."""
+    value = seconds * 1e6
+    return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
+def table(heads, rows, words=1):
+    """Markdown: the first `words` columns to the left, the others to the right."""
+    lines = [f"| {' | '.join(heads)} |", "|---" * words + "|--:" * (len(heads) - words) + "|"]
+    return "\n".join([*lines, *[f"| {' | '.join(row)} |" for row in rows]])
+
+
+def grouped(figures, kind):
+    """Rows of a kind by what is compared: {(subject, batch, rows, dtype): {implementation: row}}."""
+    groups: dict = {}
+    for row in figures["rows"]:
+        if row["kind"] == kind:
+            key = row["subject"], row.get("batch", 0), row.get("rows", 0), row["dtype"]
+            groups.setdefault(key, {})[row["implementation"]] = row
+    return groups
+
+
+def columns_of(groups, among):
+    return [name for name in among if any(name in group for group in groups.values())]
+
+
+def conditions(figures):
+    """Say where and with what the figures were measured."""
+    peak = ", ".join(f"{gflops:.0f} GFLOP/s in {dtype}" for dtype, gflops in figures["peak_gflops"].items())
+    versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
+    return f"{figures['cpu']}, one core unless said, whose peak is {peak}; {versions}; numpy's BLAS: {figures['blas']}."
+
+
+# --- README -----------------------------------------------------------------------------------------------------------
+
+
+def founding(figures):
+    """One row for each network and implementation, compared with the numpy loop on the same network."""
+    rows, baseline = [], {}
+    for (subject, _, _, _), group in grouped(figures, "founding").items():
+        baseline.setdefault(subject, group.get(BASELINE))
+        for name, row in sorted(group.items(), key=lambda pair: -pair[1]["seconds"]):
+            words = f"{name.replace('numpy', 'numpy loop')} {row['dtype']}"
+            speedup = baseline[subject]["seconds"] / row["seconds"]
+            rate = f"{row['samples_per_second']:,.0f}"
+            rows.append([subject, words, f"{row['seconds'] * 1e9:,.0f}", rate, f"{speedup:,.1f}"])
+    return table(["network", "", "ns per epoch", "samples/s", "speed-up"], rows, words=2)
+
+
+def networks(figures):
+    """One row for each network and float type, with a column for each implementation that was measured."""
+    groups = {key: group for key, group in grouped(figures, "epoch").items() if "fastbp" in group}
+    columns = columns_of(groups, [name for name in COLUMNS if name not in ("python", "reference")])
+    rows = []
+    for (subject, batch, _, dtype), group in groups.items():
+        ours, peers = group["fastbp"], [group[name]["seconds"] for name in PEERS if name in group]
+        cells = [microseconds(group[name]["seconds"]) if name in group else "" for name in columns]
+        lead = f"{min(peers) / ours['seconds']:.2f}" if peers else ""
+        rows.append([subject, dtype, str(batch), *cells, lead, f"{ours['gflops']:.1f}", f"{ours['fraction_of_peak']:.0%}"])
+    return table(["network", "", "batch", *columns, "lead", "GFLOP/s", "of peak"], rows, words=2)
+
+
+def fits(figures):
+    """One row for each data set and float type."""
+    rows = []
+    for (subject, _, count, dtype), group in grouped(figures, "fit").items():
+        if {"fastbp", "scikit-learn"} <= group.keys():
+            ours, theirs = group["fastbp"], group["scikit-learn"]
+            times = [f"{one['seconds'] * 1e3:,.1f}" for one in (ours, theirs)]
+            rate = f"{ours['samples_per_second']:,.0f}"
+            ratio = f"{theirs['seconds'] / ours['seconds']:.1f}"
+            rows.append([subject, dtype, f"{count:,}", str(ours["epochs"]), *times, rate, ratio])
+    return table(["data set", "", "rows", "epochs", "fastbp", "scikit-learn", "samples/s", "ratio"], rows, words=2)
+
+
+def readme(figures):
+    """Everything between README's two marks."""
+    return "\n\n".join(
+        [
+            founding(figures),
+            "Microseconds per step; lead, GFLOP/s and share of the peak are those of fastbp on one core:",
+            networks(figures),
+            "Milliseconds of a whole `fit` of `MLPClassifier` (`MLPRegressor` for diabetes) with default parameters, on "
+            "standardised\ndata; `sparse` is a CSR matrix of 50 features with 1% stored values, 64 hidden units, 20 epochs:",
+            fits(figures),
+            "![Times of scikit-learn, numpy, torch and jax as multiples of fastbp's](bench/figures.svg)",
+            conditions(figures),
+        ]
+    )
+
+
+# --- report -----------------------------------------------------------------------------------------------------------
+
+
+def times(figures, kind):
+    """Median times of a kind side by side, with what else is known of fastbp."""
+    groups = grouped(figures, kind)
+    columns = columns_of(groups, COLUMNS)
+    rows = []
+    for (subject, batch, count, dtype), group in groups.items():
+        ours = group.get("fastbp", {})
+        median = {name: row.get("median_seconds", row["seconds"]) for name, row in group.items()}
+        cells = [duration(median[name]) if name in median else "" for name in columns]
+        rate = f"{ours['samples_per_second']:,.0f}" if "samples_per_second" in ours else ""
+        gflops = f"{ours['gflops']:.1f}" if "gflops" in ours else ""
+        share = f"{ours['fraction_of_peak']:.0%}" if "fraction_of_peak" in ours else ""
+        sizes = [str(batch or ""), f"{count:,}" if count else ""]
+        rows.append([subject, dtype, *sizes, *cells, rate, gflops, share, ours.get("kernel") or ""])
+    heads = ["", "", "batch", "rows", *columns, "samples/s", "GFLOP/s", "of peak", "kernel"]
+    return table(heads, rows, words=2)
+
+
+def memory(figures):
+    """Most bytes beyond what was there."""
+    groups = grouped(figures, "memory")
+    columns = columns_of(groups, COLUMNS)
+    rows = [
+        [subject, dtype, *[megabytes(group[name]["peak_bytes"]) if name in group else "" for name in columns]]
+        for (subject, _, _, dtype), group in groups.items()
+    ]
+    return table(["", "", *columns], rows, words=2)
+
+
+def report(figures):
+    """All figures, a table for each kind."""
+    kinds = dict.fromkeys(row["kind"] for row in figures["rows"])
+    note = "Medians of the rounds; samples/s, GFLOP/s, share of the peak (fastest round) and kernel are those of fastbp."
+    parts = ["# Benches", conditions(figures), note]
+    for kind in kinds:
+        if kind == "memory":
+            parts += ["## memory: most bytes beyond what was there", memory(figures)]
+        else:
+            parts += [f"## {kind}: {TIMED[kind]}", times(figures, kind), f"![{kind}]({kind}.svg)"]
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,265 @@
+"""The benches themselves: none times a wrong result, slowdowns are told from chance, README shows what is stored."""
+
+import json
+import math
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.append(str(ROOT / "bench"))
+import compare  # noqa: E402
+import measure  # noqa: E402
+import networks  # noqa: E402
+import plots  # noqa: E402
+import report  # noqa: E402
+import startup  # noqa: E402
+import tables  # noqa: E402
+from table import CASES  # noqa: E402
+
+# --- what is timed ----------------------------------------------------------------------------------------------------
+
+# One of each kind, none of which takes long.
+CHECKED = [
+    next(case for case in CASES if str(case).startswith(start) and case.implementation == "fastbp")
+    for start in (
+        "pointwise-tanh",
+        "step-4-8-3_adam",
+        "epoch-2-4-1",
+        "founding-xor",
+        "fit-iris",
+        "fit-diabetes",
+        "predict-64-100-10-0x1",
+        "start-up-import",
+        "memory-fit_digits",
+    )
+]
+
+
+class Stopwatch:
+    """In the place of pytest-benchmark's fixture."""
+
+    enabled = True
+
+    def __init__(self):
+        self.extra_info, self.rounds = {}, 0
+
+    def pedantic(self, run, args, rounds):
+        run(*args)
+        self.rounds = rounds
+        self.stats = SimpleNamespace(stats=SimpleNamespace(data=[0.5, 0.25, 1.0]))
+
+
+def new_work(case):
+    work = measure.WORK_OF[case.kind](case, short=True)
+    work.seconds = work.rounds = 1e-6  # one time, one round
+    return work
+
+
+def corruptions(result):
+    """The result with one of its arrays changed in one element, lost or shortened."""
+    for place, array in enumerate(result):
+        for wrong in [math.nan, 1.25 * array.max() + 0.01] if array.dtype.kind == "f" else ["2.5", ""]:
+            changed = np.atleast_1d(array.copy())
+            changed[len(changed) // 2] = wrong
+            yield [*result[:place], changed.reshape(array.shape), *result[place + 1 :]]
+        yield [*result[:place], *result[place + 1 :]]
+
+
+def test_every_kind_is_checked():
+    assert {case.kind for case in CHECKED} == {case.kind for case in CASES} == set(measure.WORK_OF)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("case", CHECKED, ids=str)
+def test_a_right_result_is_timed_and_a_wrong_one_refused(case):
+    work, watch = new_work(case), Stopwatch()
+    measure.measure(watch, case, work)
+    assert watch.rounds
+    assert watch.extra_info["seconds"] == 0.25 / work.per
+    assert watch.extra_info["median_seconds"] == 0.5 / work.per
+    right = work.run(work.checked)
+    for wrong in corruptions(right):
+        calls = []
+        work.run = lambda times, wrong=wrong: calls.append(times) or wrong  # noqa: B023
+        watch = Stopwatch()
+        with pytest.raises((AssertionError, ValueError)):
+            measure.measure(watch, case, work)
+        assert calls == [work.checked]
+        assert not watch.rounds
+        assert not watch.extra_info
+
+
+def test_the_loss_that_a_process_prints_is_checked(monkeypatch):
+    monkeypatch.setattr(startup, "expected_loss", lambda: 0.5)
+    startup.check_loss([np.array("0.5")])
+    for wrong in ("0.50001", "nan", "", "0.5 1"):
+        with pytest.raises((AssertionError, ValueError)):
+            startup.check_loss([np.array(wrong)])
+
+
+def unchanged(problem):
+    return lambda epochs: problem.weights + problem.biases
+
+
+def one_epoch_short(problem):
+    return lambda epochs: networks.fastbp_reference(problem)(epochs - 1)
+
+
+def without_a_bias_gradient(problem):
+    def train(epochs):
+        parameters = networks.fastbp_reference(problem)(epochs)
+        return [*parameters[:-1], problem.biases[-1]]
+
+    return train
+
+
+def half_the_rate(problem):
+    return networks.fastbp_reference(replace(problem, learning_rate=problem.learning_rate / 2))
+
+
+def another_solver(problem):
+    return networks.fastbp_reference(replace(problem, solver="momentum"))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("wrong", [unchanged, one_epoch_short, without_a_bias_gradient, half_the_rate, another_solver])
+def test_a_wrong_training_is_refused(wrong, dtype, monkeypatch):
+    case = next(case for case in CASES if str(case) == f"epoch-20-64-64-1-64x640-{dtype}-reference")
+    right = networks.work(case, short=True)
+    right.check(right.run(right.checked))
+    monkeypatch.setitem(networks.IMPLEMENTATIONS, "reference", wrong)
+    with pytest.raises(AssertionError, match="Not equal"):
+        measure.measure(Stopwatch(), case, networks.work(case, short=True))
+
+
+def test_every_case_has_a_name_of_its_own_and_company():
+    assert len({str(case) for case in CASES}) == len(CASES)
+    for case in CASES:
+        assert any(other.group == case.group for other in CASES if other.kind == case.kind)
+    assert {case.kind for case in CASES if case.quick} == {case.kind for case in CASES}
+
+
+# --- comparison of two runs -------------------------------------------------------------------------------------------
+
+
+def run_of(ours=1.0, others=1.0, spread=0.01, jitter=0.0, size=100):
+    """A made-up run: benches of fastbp and of others with medians as given, up to `jitter` from one to the next."""
+    found = {}
+    for place in range(24):
+        name = "fastbp" if place % 2 else "numpy"
+        median = (ours if place % 2 else others) * (1 + jitter * (-1) ** (place // 2))
+        rounds = [median * (1 + spread * step) for step in (-1, -0.5, 0, 0.5, 1)]
+        found[f"{place}"] = {"implementation": name, "median_seconds": median, "rounds": rounds}
+    return found | {"memory": {"implementation": "fastbp", "median_seconds": 1.0, "rounds": [1.0], "peak_bytes": size}}
+
+
+def slower(saved, new):
+    return {name for name, ratio, allowed in compare.compare(saved, new) if ratio > allowed}
+
+
+def test_the_same_run_again_is_not_slower():
+    assert not slower(run_of(), run_of())
+
+
+def test_a_slowdown_is_seen_and_the_bench_named():
+    new = run_of()
+    new["3"] = run_of(ours=1.2)["3"]
+    assert slower(run_of(), new) == {"3"}
+
+
+def test_a_slowdown_of_everything_is_seen():
+    assert len(slower(run_of(), run_of(ours=1.2))) == 12
+
+
+def test_a_slower_machine_is_no_slowdown():
+    assert not slower(run_of(), run_of(ours=1.5, others=1.5))
+    assert len(slower(run_of(), run_of(ours=1.5, others=1.2))) == 12
+
+
+def test_a_faster_machine_hides_no_slowdown():
+    assert len(slower(run_of(), run_of(ours=1.0, others=0.7))) == 12
+
+
+def test_what_is_allowed_grows_with_the_spread_of_unchanged_code():
+    # medians that differ by 8% both ways: 1.4826 * log(1.08), times Z
+    assert not slower(run_of(), run_of(ours=1.3, jitter=0.08))
+    assert slower(run_of(), run_of(ours=1.3, jitter=0.01))
+
+
+def test_what_is_allowed_grows_with_the_spread_of_the_rounds():
+    assert not slower(run_of(spread=0.2), run_of(ours=1.2, spread=0.2))
+
+
+def test_a_small_difference_is_no_slowdown():
+    assert not slower(run_of(spread=0), run_of(ours=1.04, spread=0))
+    assert slower(run_of(spread=0), run_of(ours=1.06, spread=0))
+
+
+def test_more_memory_is_seen():
+    assert slower(run_of(), run_of(size=110)) == {"memory"}
+
+
+def test_without_unchanged_code_nothing_is_compared():
+    ours = {name: one for name, one in run_of().items() if one["implementation"] == "fastbp"}
+    with pytest.raises(SystemExit, match="needs 5 benches of other code in both runs, got 0"):
+        compare.compare(ours, ours)
+
+
+@pytest.mark.parametrize(("change", "status"), [({}, 0), ({"ours": 2.0}, 1), ({"jitter": 0.2}, 2)], ids=str)
+def test_the_status_tells(change, status, tmp_path, capsys):
+    files = []
+    for number, run in enumerate([run_of(), run_of(**change)]):
+        results = {"benchmarks": [{"name": name, "extra_info": one | {"kind": "epoch"}} for name, one in run.items()]}
+        files.append(tmp_path / f"{number}.json")
+        files[-1].write_text(json.dumps(results))
+    assert compare.main([str(file) for file in files]) == status
+    printed = capsys.readouterr().out
+    assert ("SLOWER" in printed) == (status == 1)
+    assert ("too busy" in printed) == (status == 2)
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stored():
+    return json.loads(report.STORED.read_text(encoding="utf-8"))
+
+
+def test_readme_shows_the_stored_figures(stored):
+    text = report.README.read_text(encoding="utf-8")
+    assert report.with_figures(text, stored) == text, "run `python bench/report.py --stored --write`"
+    stored["rows"][0]["seconds"] *= 1.5
+    assert report.with_figures(text, stored) != text
+
+
+def test_the_picture_is_drawn_from_the_stored_figures(stored):
+    assert plots.digest(stored) in report.PICTURE.read_text(encoding="utf-8")
+    stored["rows"][0]["seconds"] *= 1.5
+    assert plots.digest(stored) not in report.PICTURE.read_text(encoding="utf-8")
+
+
+def test_what_is_stored_is_all_that_is_published(stored):
+    assert report.dumped(report.published(stored)) == report.STORED.read_text(encoding="utf-8")
+    assert {row["kind"] for row in stored["rows"]} == set(report.PUBLISHED)
+
+
+def test_a_report_has_a_table_for_each_kind(stored, tmp_path):
+    pytest.importorskip("matplotlib")
+    text = tables.report(stored)
+    assert re.findall(r"^## ([\w-]+)", text, re.MULTILINE) == list(dict.fromkeys(row["kind"] for row in stored["rows"]))
+    plots.histograms(stored, tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == set(report.PUBLISHED)
+
+
+def test_no_blas_kernel_that_was_chosen_by_hand_is_published(monkeypatch, capsys):
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    with pytest.raises(SystemExit):
+        report.parse(["--write"])
+    assert "OPENBLAS_CORETYPE must not be set" in capsys.readouterr().err
