@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastbp import __version__
+from fastbp.tables import Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -373,8 +374,8 @@ def _show(report: dict[str, Any]) -> None:
     if report["milestones"]:
         columns = list(report["milestones"][0])
         rows = [[f"{row['epoch']:,}", *(f"{row[column]:.6f}" for column in columns[1:])] for row in report["milestones"]]
-        _table(rows, columns)
-    _table(_summary(report))
+        Table(rows, columns).show()
+    Table(_summary(report)).show()
 
 
 def _summary(report: dict[str, Any]) -> list[list[str]]:
@@ -397,32 +398,6 @@ def _summary(report: dict[str, Any]) -> list[list[str]]:
         if key in report:
             summary.append([name, report[key]])
     return summary
-
-
-def _table(rows: list[list[str]], columns: list[str] | None = None) -> None:
-    """Print figures under their columns, or names and what they stand for; with rich where it is installed."""
-    if importlib.util.find_spec("rich") is None:
-        print(_plain_table(rows, columns))
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE, show_header=columns is not None)
-    for column in columns or [""] * len(rows[0]):
-        table.add_column(column, justify="right" if columns else "left")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
-
-
-def _plain_table(rows: list[list[str]], columns: list[str] | None) -> str:
-    lines = [columns, *rows] if columns else rows
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    justify = str.rjust if columns else str.ljust
-    text = ("  ".join(map(justify, line, widths)).rstrip() for line in lines)
-    return "\n".join(["", *text])
 
 
 # ---- predict ---------------------------------------------------------------------------------------------------------

@@ -68,18 +68,21 @@ class Run:
         Returns the order of the rows for the next epoch, as int64; None visits them as they stand.
     moments : pair of list and int, or None
         What the solver remembers from an earlier run, and the steps it has taken; see `moments`.
+    workspace : callable
+        What gives the workspace, and with it the kernel.
     """
 
     def __init__(
-        self, weights, biases, X, Y, *, rule, activations, batch_size, row_weights=None, n_jobs=None, draw=None, moments=None
-    ):
+        self, weights, biases, X, Y, *, rule, activations, batch_size, row_weights=None, n_jobs=None, draw=None, moments=None,
+        workspace=workspace_for_training,
+    ):  # fmt: skip
         self.weights, self.biases, self.X, self.Y = weights, biases, X, Y
         self.n_rows = X.shape[0]
         self.rule, self.batch_size, self.draw = rule, batch_size, draw
         self.numbers = rule.numbers(Y.shape[1])
         self.row_weights = np.empty(0, X.dtype) if row_weights is None else row_weights
         self.layout = Layout([X.shape[1]] + [w.shape[1] for w in weights], X.dtype, bool(biases), activations)
-        self.work = workspace_for_training(
+        self.work = workspace(
             self.layout,
             self.n_rows,
             batch_size,

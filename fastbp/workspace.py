@@ -1,6 +1,7 @@
 """Scratch memory of the kernels, and which kernel a network and its batches call for."""
 
 import abc
+import math
 
 import numpy as np
 
@@ -244,9 +245,24 @@ def suits_narrow(layout):
     return weights_of(layout) <= NARROW_WEIGHTS and layout.rows[0][N_IN] <= NARROW_INPUTS
 
 
+def reason_for_training(layout, batch_size, sparse=False):
+    """Whether the narrow kernel is the faster one for training with such batches, and why, in words."""
+    weights, inputs = weights_of(layout), layout.rows[0][N_IN]
+    least = weights**0.5 / 2 - 1
+    if sparse:
+        return False, "X is sparse, which only the wide kernel reads"
+    if weights > NARROW_WEIGHTS:
+        return False, f"{weights:,} weights are more than {NARROW_WEIGHTS:,}"
+    if inputs > NARROW_INPUTS:
+        return False, f"{inputs:,} inputs are more than {NARROW_INPUTS}, and would have to be transposed"
+    if batch_size < least:
+        return False, f"{batch_size} rows per step are too few: {weights:,} weights want {math.ceil(least)} of them"
+    return True, f"{weights:,} weights are few, and {batch_size:,} rows per step fill its vectors"
+
+
 def workspace_for_training(layout, n_rows, batch_size, sparse=False, **options):
     """The workspace, and with it the kernel, for training a network; arguments as `Workspace`."""
-    narrow = not sparse and suits_narrow(layout) and batch_size >= weights_of(layout) ** 0.5 / 2 - 1
+    narrow, _ = reason_for_training(layout, batch_size, sparse)
     return (NarrowWorkspace if narrow else WideWorkspace)(layout, n_rows, batch_size, sparse=sparse, **options)
 
 
