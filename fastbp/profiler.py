@@ -13,8 +13,9 @@ from fastbp.kernels import jit
 from fastbp.layout import KERNEL, NARROW, WIDTH
 from fastbp.machine import Ceilings, ceilings, facts, load_kernels
 from fastbp.neural_network import above
+from fastbp.phases import counting
 from fastbp.rivals import rivals
-from fastbp.roofline import Phase, level_of, phases_from
+from fastbp.roofline import Phase, label_of, level_of, phases_from
 from fastbp.tables import Table
 from fastbp.training import Run, usable_threads
 from fastbp.turns import Rate, Trainer, rate_of, take_turns
@@ -417,7 +418,43 @@ def replace_rates(trainer: Trainer) -> Trainer:
 
 # ---- phases ----------------------------------------------------------------------------------------------------------
 
+OUTSIDE = "outside"  # of the compiled loop: row orders, calls, starting threads
+# The order of a step, for those that follow each other in every layer before the next one begins.
+BACKWARD = ("delta", "gradient")
+
 
 def counted(workload: Workload, base: Trainer, seconds: float) -> tuple[list, list, float | None]:
-    """Where the time goes."""
-    return [], [], None
+    """Where the time goes: for `phases_from`, for each thread of an average step, and how much counting slows it down."""
+    if jit.PLAIN_PYTHON:
+        return [], [], None
+    trainer, plain = Trainer(workload), replace_rates(base)
+    with counting(trainer.run) as counters:
+        trainer.rows, trainer.spent = 0, 0.0
+        take_turns([trainer, plain], [2, 1], seconds)
+        found = counters.read()
+    epochs, threads = trainer.rows / workload.rows, trainer.run.work.threads
+    outside = [max(0.0, trainer.spent - found.inside(thread)) for thread in range(threads)]
+    spent: dict[tuple[str, int | None], list[float]] = {}
+    visits: dict[tuple[str, int | None], int] = {}
+    for phase in found.phases:
+        key = phase.name, phase.layer
+        spent.setdefault(key, [0.0] * threads)[phase.thread] += phase.seconds
+        visits[key] = visits.get(key, 0) + phase.count
+    spent[OUTSIDE, None], visits[OUTSIDE, None] = outside, 0
+    keys = sorted(spent, key=lambda key: place_in_step(*key, len(workload.units) - 1, kernel_name(trainer.run)))
+    times = [(*key, sum(spent[key]) / threads / epochs, visits[key] / threads / epochs) for key in keys]
+    steps = epochs * workload.steps
+    tracks = [[(label_of(*key), spent[key][thread] / steps) for key in keys] for thread in range(threads)]
+    return times, tracks, paired(plain, trainer) - 1
+
+
+def place_in_step(name: str, layer: int | None, layers: int, kernel: str) -> tuple[int, int, int]:
+    """Where a phase stands in a step."""
+    first = ["transpose", "gather", "forward", "loss"]
+    level = 0 if layer is None else layer
+    if name in first:
+        return first.index(name), level, 0
+    if name == "delta" or (name == "gradient" and kernel == "narrow"):
+        return len(first), layers - level, BACKWARD.index(name)
+    last = ["gradient", "update", "wait", "overhead", OUTSIDE]
+    return len(first) + 1 + last.index(name), level, 0

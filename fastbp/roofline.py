@@ -11,12 +11,12 @@ float type of s bytes:
     gradient    2 n W        s (n n_in + n n_out) + s W (2 + 2 moments) per step
     update                   s W (3 + 2 moments) per step
     transpose                2s W per step
-    wait, overhead
+    wait, overhead, outside
 
 The rule by which a phase is named: divided by the fma peak, the bandwidth and the speed of pointwise functions that were
 measured on this machine, its work takes a time at best, for the arithmetic and for the bytes. Where neither is a quarter of
 the time it took, it is *latency-bound*: too short, or too dependent on itself, to keep the machine busy. Otherwise it is
-*compute-* or *memory-bound*, whichever of the two takes longer. What is no work at all (wait, overhead) is *overhead-bound*.
+*compute-* or *memory-bound*, whichever of the two takes longer. What is no work at all is *overhead-bound*.
 The bandwidth is that of the smallest of L2, L3 and memory that holds everything a step uses, its rows apart.
 """
 
@@ -89,11 +89,16 @@ class Phase:
     @property
     def label(self) -> str:
         """Its name with the layer's number."""
-        return self.name if self.layer is None else f"{self.name}[{self.layer}]"
+        return label_of(self.name, self.layer)
 
     def to_dict(self) -> dict[str, Any]:
         """All figures, for JSON."""
         return asdict(self) | {"label": self.label}
+
+
+def label_of(name: str, layer: int | None) -> str:
+    """A phase's name with the layer's number."""
+    return name if layer is None else f"{name}[{layer}]"
 
 
 def level_of(run: Run) -> str:

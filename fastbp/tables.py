@@ -45,17 +45,13 @@ class Table:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(
-            box=box.SIMPLE,
-            show_header=self.columns is not None,
-            title=self.title or None,
-            title_justify="left",
-            title_style="bold",
-        )
+        table = Table(box=box.SIMPLE, show_header=self.columns is not None)
         for place, column in enumerate(self.columns or [""] * len(self.rows[0])):
             table.add_column(column, justify="left" if self._left(place) else "right")
         for row in self.rows:
             table.add_row(*map(Text, row))
+        if self.title:
+            Console().print(Text(self.title, "bold"))
         Console().print(table)
 
     def _left(self, place: int) -> bool:

@@ -257,8 +257,9 @@ def print_lines(history, every, printed):
 class ProgressBar:
     """Bar on standard error: rich's where it is installed, else one line of text that is written over."""
 
-    def __init__(self, total, shown):
+    def __init__(self, total, shown, unit="epoch", doing="training"):
         self.total, self.shown, self.bar = total, shown, None
+        self.unit, self.doing = unit, doing
 
     def __enter__(self):
         if self.shown:
@@ -268,19 +269,19 @@ class ProgressBar:
             except ImportError:
                 pass
             else:
-                columns = ["epoch", MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()]
+                columns = [self.unit, MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()]
                 self.bar = Progress(*columns, console=Console(stderr=True))
-                self.task = self.bar.add_task("training", total=self.total)
+                self.task = self.bar.add_task(self.doing, total=self.total)
                 self.bar.start()
         return self
 
     def update(self, done):
-        """Show that `done` epochs are completed."""
+        """Show that `done` of them are completed."""
         if self.bar:
             self.bar.update(self.task, completed=done)
         elif self.shown:
             filled = 40 * done // max(self.total, 1)
-            sys.stderr.write(f"\repoch {done}/{self.total} [{'=' * filled:40}]")
+            sys.stderr.write(f"\r{self.unit} {done}/{self.total} [{'=' * filled:40}]")
 
     def __exit__(self, *exception):
         if self.bar:

@@ -75,6 +75,8 @@ class Trainer:
     run : fastbp.training.Run
     rates : list of float
         Samples per second of each turn.
+    rows, spent : int and float
+        Rows and seconds of all turns, those that only warmed up included.
     load_seconds : float
         What the first call's compiling or loading took.
     """
@@ -82,6 +84,7 @@ class Trainer:
     def __init__(self, workload: Workload, workspace: Callable[..., Any] = workspace_for_training):
         self.workload = workload
         self.rates: list[float] = []
+        self.rows, self.spent = 0, 0.0
         self.run = workload.start(workspace)
         start = time.perf_counter()
         self.train(1)
@@ -107,6 +110,8 @@ class Trainer:
             wanted = min(CALL_SECONDS, max(LEAST_TURN, seconds - spent))
             self.run.blocks = max(1, int(blocks * min(4, wanted / call)))
         self.rates.append(rows / spent)
+        self.rows += rows
+        self.spent += spent
 
 
 def take_turns(trainers: Sequence[Timed], weights: Sequence[float], seconds: float, turns: int = TURNS) -> None:
