@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastbp.profile_tables import figure, tables, title_of
+from fastbp.profile_tables import BOUND_BY, figure, tables, title_of
 
 if TYPE_CHECKING:
     from fastbp.profiler import Profile
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 FORMATS = (".png", ".pdf", ".svg", ".html")
 COLOURS = {"compute": "#2b6cb0", "memory": "#c05621", "latency": "#6b46c1", "overhead": "#718096"}
-MARKERS = {"forward": "o", "delta": "s", "gradient": "^", "loss": "D", "update": "v"}
+MARKERS = {"forward": "o", "delta": "s", "gradient": "^"}
 LEVEL_STYLES = {"L2": "-", "L3": "--", "memory": ":"}
 DOTS_PER_INCH = 120
 
@@ -84,12 +84,19 @@ def draw_roofline(profile: "Profile", axes: Any) -> None:
     for number, phase in enumerate(points):
         axes.plot(phase.intensity, phase.gflops, MARKERS[phase.name], color=f"C{number % 10}", ms=9, mec="black", mew=0.5,
                   ls="", label=f"{phase.label}, {phase.share:.0%}")  # fmt: skip
-    lowest = min([phase.gflops for phase in points if phase.gflops] + [peak / 50])
-    axes.set(xscale="log", yscale="log", xlim=(least, most), ylim=(lowest / 3, peak * 1.6), title="Roofline",
-             xlabel="operations per byte that has to be loaded or stored (FLOP/B)", ylabel="speed (GFLOP/s)")  # fmt: skip
+    copies = [(phase, least * phase.gbs) for phase in profile.phases if phase.gbs and not phase.gflops]
+    for number, (phase, height) in enumerate(copies, len(points)):
+        # at the left edge, where the lines of the bandwidths begin, so that heights can be compared with them
+        label = f"{phase.label}, {phase.share:.0%}: {figure(phase.gbs or 0.0)} GB/s"
+        axes.plot(
+            least, height, "<", color=f"C{number % 10}", ms=9, mec="black", mew=0.5, clip_on=False, zorder=3, label=label
+        )
+    lowest = min([*[phase.gflops for phase in points if phase.gflops], *[height for _, height in copies], peak / 50])
+    axes.set(xscale="log", yscale="log", xlim=(least, most), ylim=(lowest / 3, peak * 1.6))
+    axes.set_title("Roofline (at the left edge: phases without products, by their bytes)", fontsize=10)
+    axes.set(xlabel="operations per byte that has to be loaded or stored (FLOP/B)", ylabel="speed (GFLOP/s)")
     axes.grid(alpha=0.25, which="both", lw=0.5)
-    columns = 1 + (len(points) > 8)
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.13), ncols=3 + columns - 1, frameon=False)
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.13), ncols=3 + (len(points) > 8), frameon=False)
 
 
 def draw_bars(profile: "Profile", axes: Any) -> None:
@@ -110,8 +117,8 @@ def draw_bars(profile: "Profile", axes: Any) -> None:
     )
     axes.grid(alpha=0.25, axis="x", lw=0.5)
     handles = [axes.barh([0], [0], color=colour) for colour in COLOURS.values()]
-    axes.legend(handles, [f"bound by {name}" if name != "compute" else "bound by arithmetic" for name in COLOURS], fontsize=8,
-                loc="upper left", bbox_to_anchor=(0, -0.13), ncols=2, frameon=False)  # fmt: skip
+    names = [f"bound by {BOUND_BY[bound]}" for bound in COLOURS]
+    axes.legend(handles, names, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.13), ncols=2, frameon=False)
 
 
 # ---- one page --------------------------------------------------------------------------------------------------------

@@ -2,11 +2,9 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
-
-import numpy as np
 
 from fastbp import kernels
 from fastbp.kernels import jit
@@ -15,11 +13,11 @@ from fastbp.machine import Ceilings, ceilings, facts, load_kernels
 from fastbp.neural_network import above
 from fastbp.phases import counting
 from fastbp.rivals import rivals
-from fastbp.roofline import Phase, label_of, level_of, phases_from
+from fastbp.roofline import Phase, label_of, phases_from
 from fastbp.tables import Table
 from fastbp.training import Run, usable_threads
 from fastbp.turns import Rate, Trainer, rate_of, take_turns
-from fastbp.workload import Workload, checked_units, of_anything, of_units
+from fastbp.workload import Workload, of_anything
 from fastbp.workspace import NarrowWorkspace, WideWorkspace, reason_for_training
 
 SECONDS = 2.0
@@ -405,8 +403,8 @@ def compared(workload: Workload, base: Trainer, seconds: float) -> dict[str, Rat
     racing = {name: rival for name, rival in ready.items() if not isinstance(rival, str)}
     base = replace_rates(base)
     take_turns([base, *racing.values()], [1] * (1 + len(racing)), seconds)
-    rates = {"fastbp": rate_of(base.rates)} | {name: rate_of(rival.rates) for name, rival in racing.items()}
-    return {"fastbp": rates["fastbp"]} | {name: rates.get(name, rival) for name, rival in ready.items()}  # type: ignore[dict-item]
+    rates = {name: rival if isinstance(rival, str) else rate_of(rival.rates) for name, rival in ready.items()}
+    return {"fastbp": rate_of(base.rates), **rates}
 
 
 def replace_rates(trainer: Trainer) -> Trainer:
@@ -441,20 +439,21 @@ def counted(workload: Workload, base: Trainer, seconds: float) -> tuple[list, li
         spent.setdefault(key, [0.0] * threads)[phase.thread] += phase.seconds
         visits[key] = visits.get(key, 0) + phase.count
     spent[OUTSIDE, None], visits[OUTSIDE, None] = outside, 0
-    keys = sorted(spent, key=lambda key: place_in_step(*key, len(workload.units) - 1, kernel_name(trainer.run)))
+    narrow = kernel_name(trainer.run) == "narrow"
+    keys = sorted(spent, key=lambda key: place_in_step(key[0], key[1], narrow))
     times = [(*key, sum(spent[key]) / threads / epochs, visits[key] / threads / epochs) for key in keys]
     steps = epochs * workload.steps
     tracks = [[(label_of(*key), spent[key][thread] / steps) for key in keys] for thread in range(threads)]
     return times, tracks, paired(plain, trainer) - 1
 
 
-def place_in_step(name: str, layer: int | None, layers: int, kernel: str) -> tuple[int, int, int]:
+def place_in_step(name: str, layer: int | None, narrow: bool) -> tuple[int, int, int]:
     """Where a phase stands in a step."""
     first = ["transpose", "gather", "forward", "loss"]
     level = 0 if layer is None else layer
     if name in first:
         return first.index(name), level, 0
-    if name == "delta" or (name == "gradient" and kernel == "narrow"):
-        return len(first), layers - level, BACKWARD.index(name)
+    if name == "delta" or (name == "gradient" and narrow):
+        return len(first), -level, BACKWARD.index(name)
     last = ["gradient", "update", "wait", "overhead", OUTSIDE]
     return len(first) + 1 + last.index(name), level, 0

@@ -1,8 +1,8 @@
 """The same training by the numpy reference, scikit-learn, torch and jax, a moment at a time.
 
 Each function takes a `Workload` and returns a function that trains for one epoch, or raises `NotPossible`. A library that is
-not installed is left out. Weights, rows, batches, loss and solver are the same; torch runs step by step, jax a whole epoch in
-one compiled loop, and both have as many threads as fastbp.
+not installed is left out. Weights, rows, batches, loss and solver are the same, but that torch and jax leave an L2 term out;
+torch runs step by step with as many threads as fastbp, jax a whole epoch in one compiled loop with as many as it likes.
 """
 
 import importlib.util
@@ -215,7 +215,7 @@ def jax_loop(workload: Workload, threads: int) -> Callable[[], Any]:
         parameters, first, second, t = state
         gradient = jax.grad(loss)(parameters, *xy)
         moves = [jax.tree.leaves(one) for one in (parameters, gradient, first, second)]
-        new = [moved(*one, t + 1) for one in zip(*moves, strict=True)]
+        new = [moved(p, g, m, v, t + 1) for p, g, m, v in zip(*moves, strict=True)]
         shape = jax.tree.structure(parameters)
         return (*[jax.tree.unflatten(shape, part) for part in zip(*new, strict=True)], t + 1), None
 

@@ -73,8 +73,8 @@ class Run:
     """
 
     def __init__(
-        self, weights, biases, X, Y, *, rule, activations, batch_size, row_weights=None, n_jobs=None, draw=None, moments=None,
-        workspace=workspace_for_training,
+        self, weights, biases, X, Y, *, rule, activations, batch_size, row_weights=None, n_jobs=None, draw=None,
+        moments=None, workspace=workspace_for_training,
     ):  # fmt: skip
         self.weights, self.biases, self.X, self.Y = weights, biases, X, Y
         self.n_rows = X.shape[0]

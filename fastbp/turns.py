@@ -19,6 +19,7 @@ from fastbp.workspace import workspace_for_training
 
 TURNS = 9  # of everything that is compared
 LEAST_TURN = 2e-3  # seconds, far above what starting a call takes
+ENOUGH = 0.8  # of a turn: another short call would show how long starting one takes
 WARM_TURNS = 1  # that do not count: caches and clocks settle
 
 
@@ -88,7 +89,9 @@ class Trainer:
         self.run = workload.start(workspace)
         start = time.perf_counter()
         self.train(1)
-        self.load_seconds = time.perf_counter() - start
+        self.load_seconds, start = time.perf_counter() - start, time.perf_counter()
+        self.train(1)
+        self.pace = 1 / (time.perf_counter() - start)  # blocks per second
 
     def train(self, blocks: int) -> int:
         """Run some blocks; returns how many rows that were."""
@@ -101,14 +104,12 @@ class Trainer:
     def turn(self, seconds: float) -> None:
         """Train for about so long, in calls as long as a training's."""
         rows, spent = 0, 0.0
-        while spent < seconds:
-            blocks = self.run.blocks
+        while spent < ENOUGH * seconds:
+            blocks = max(1, int(self.pace * min(CALL_SECONDS, seconds - spent)))
             start = time.perf_counter()
             rows += self.train(blocks)
             call = time.perf_counter() - start
-            spent += call
-            wanted = min(CALL_SECONDS, max(LEAST_TURN, seconds - spent))
-            self.run.blocks = max(1, int(blocks * min(4, wanted / call)))
+            spent, self.pace = spent + call, blocks / call
         self.rates.append(rows / spent)
         self.rows += rows
         self.spent += spent

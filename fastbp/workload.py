@@ -94,8 +94,8 @@ class Workload:
     def flops_per_sample(self) -> float:
         """Operations that training on one row takes.
 
-        Two for each multiply-add of the three products of a layer: forward, delta and gradient. The first layer has no delta.
-        Biases, activations, losses and the solver's update are left out.
+        Two for each multiply-add of a layer's three products: forward, delta and gradient; the first layer has no delta. Biases,
+        activations, losses and the solver's update are left out.
         """
         return 6 * sum(self.products) - 2 * self.products[0]
 
@@ -311,7 +311,7 @@ def of_anything(what: Any = None, X: Any = None, y: Any = None, **options: Any) 
         for name in options:
             if not (network and name == "batch_size"):
                 raise ValueError(f"{name} is the {kind}'s own, got {options[name]!r} beside it")
-        return of_network(what, X, y, **options) if network else of_estimator(what, X, y)
+        return of_network(what, X, y, **options) if isinstance(what, NeuralNetwork) else of_estimator(what, X, y)
     if what is None and X is not None:
         return of_data(X, y, **options)
     if isinstance(what, str) or not hasattr(what, "__iter__"):

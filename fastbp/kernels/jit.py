@@ -120,7 +120,7 @@ def cache_folders():
 
 
 def read_object(name):
-    """Object code, its symbol and the seconds that compiling took out of the file `name`; None if no folder has a sound one."""
+    """Object code, its symbol and the seconds it was compiled in, from the file `name`; None if no folder has a sound one."""
     for folder in cache_folders():
         try:
             stored = (folder / name).read_bytes()
