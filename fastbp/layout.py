@@ -55,6 +55,31 @@ LINE = 8
 MOST_THREADS = 64
 SYNC_SIZE = NUMBERS + LINE * MOST_THREADS
 
+# What training spends its time on, as kernels that are compiled to count it do (see `fastbp.kernels.phases`).
+PHASES = {
+    "gather": "rows, targets and row weights of a block are found and copied",
+    "forward": "a layer's activations",
+    "loss": "the last layer's activation, the loss, and its gradient with respect to z",
+    "delta": "the gradient with respect to z, from a layer down to the one below it",
+    "gradient": "the gradient of a layer's parameters, and their update where nothing has to be known first",
+    "update": "the update where it is a pass of its own; L2's sum, the norm, and sums over the blocks of a batch",
+    "transpose": "a layer's weights are transposed for its delta",
+    "wait": "threads wait for each other",
+    "overhead": "everything between, and what a call does before and after its blocks",
+}
+GATHER, FORWARD, COMPARE, DELTA, GRADIENT, UPDATE, TRANSPOSE, WAIT, OVERHEAD = range(9)
+OF_LAYERS = FORWARD, DELTA, GRADIENT, TRANSPOSE
+
+# Counters stand behind what threads tell each other, for each thread: a group whose first entry is the clock at the last
+# mark, then one group per layer, where every phase has a pair: time, number of marks. Phases of no layer count in the first.
+COUNTERS = SYNC_SIZE
+COUNTER_GROUP = 3 * LINE
+
+
+def counters_size(threads, n_layers):
+    """Length of what threads tell each other, with counters."""
+    return COUNTERS + threads * (1 + n_layers) * COUNTER_GROUP
+
 
 def aligned_zeros(size, dtype):
     """One-dimensional array of zeros that starts at a multiple of 64 bytes."""

@@ -103,6 +103,7 @@ class Run:
         self.order = np.empty((0, self.n_rows), np.int64)
         rows = min(batch_size, self.work.block_rows)
         self.blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * rows)))  # of the next call
+        self.marked = False  # whether calls count the time of their phases, see `fastbp.phases`
 
     @property
     def moments(self):
@@ -149,7 +150,7 @@ class Run:
             self.draw_orders(blocks)
         kernels.train(
             self.layout.layers, self.params, self.work.state, self.X, self.Y, self.row_weights, self.order, self.batch_size,
-            self.numbers, blocks, self.cursor, self.record, self.work.arrays,
+            self.numbers, blocks, self.cursor, self.record, self.work.arrays, self.marked,
         )  # fmt: skip
 
     def calls(self, epochs, each_epoch=False):

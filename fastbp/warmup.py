@@ -24,9 +24,9 @@ def kernels_for(dtypes: Sequence[str]) -> list[tuple[jit.Kernel, str, int]]:
     width = jit.native_width()
     result = []
     for dtype in dtypes:
-        for narrow, wide in (kernels.TRAIN, kernels.FORWARD):
+        for narrow, wide in (kernels.TRAIN, kernels.FORWARD, kernels.MARKED):
             result += [(narrow, dtype, one) for one in dict.fromkeys((width, min(width, SMALL_WIDTH)))]
-            result += [(wide, types, width) for types in (dtype, f"{dtype}-{INDICES}")]
+            result += [(wide, types, width) for types in (dtype, f"{dtype}-{INDICES}")[: 1 if wide.marked else 2]]
         result += [(kernel, dtype, width) for kernel in (machine.SPIN, machine.APPLY)]
     return [*result, (machine.READ, "float32", width)]
 

@@ -94,8 +94,8 @@ class Workload:
     def flops_per_sample(self) -> float:
         """Operations that training on one row takes.
 
-        Two for each multiply-add of a layer's three products: forward, delta and gradient; the first layer has no delta. Biases,
-        activations, losses and the solver's update are left out.
+        Two for each multiply-add of a layer's three products: forward, delta and gradient; the first layer has no delta.
+        Biases, activations, losses and the solver's update are left out.
         """
         return 6 * sum(self.products) - 2 * self.products[0]
 

@@ -27,16 +27,22 @@ _TRAIN = "int* int T* T* {} T* T* int int int* int int double* int int* double*"
 _FORWARD = "int* int T* {} int T* double*" + _WORK
 # by layout.NARROW and WIDE, with what they take for X
 TRAIN = Kernel("narrow", "train", _TRAIN.format("T*")), Kernel("wide", "train", _TRAIN.format("T* I* I*"))
+MARKED = tuple(kernel.with_marks() for kernel in TRAIN)  # that count the time of their phases
 FORWARD = Kernel("narrow", "forward", _FORWARD.format("T*")), Kernel("wide", "forward", _FORWARD.format("T* I* I*"))
+# Memory of counters, where they begin there, and a number of marks.
+count_marks = Kernel("phases", "count_marks", "T* int int", marked=True)
 
 # Operations of a call for loss and gradient: 50 ms where a core manages 10 GFLOP/s.
 LOSS_GRAD_FLOPS = 5e8
 
 
-def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks, cursor, record, work):
-    """As `fastbp.reference.train`; `work` says which kernel, and how many threads."""
-    together(TRAIN, work, layers, len(layers), params, state, *pointers(X, work), Y, weights, weights.size > 0, X.shape[0],
-             order, order.size > 0, batch_size, rule, blocks, cursor, record)  # fmt: skip
+def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks, cursor, record, work, marked=False):
+    """As `fastbp.reference.train`; `work` says which kernel, and how many threads.
+
+    Where `marked`, its last array has room for the counters of `fastbp.layout`.
+    """
+    together(MARKED if marked else TRAIN, work,
+             layers, len(layers), params, state, *pointers(X, work), Y, weights, weights.size > 0, X.shape[0], order, order.size > 0, batch_size, rule, blocks, cursor, record)  # fmt: skip
 
 
 def forward(layers, params, X, out, rule, work):

@@ -42,6 +42,8 @@ CHECKSUM_BYTES = hashlib.sha256().digest_size
 PLAIN_PYTHON = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 # Bytes of a vector in the vocabulary of `fastbp.kernels.simd`, while a kernel is compiled or run as plain Python.
 vector_bytes = 64
+# Whether marks count time meanwhile (`fastbp.kernels.phases`); otherwise they are no instructions at all.
+marks = False
 VOCABULARY = threading.RLock()
 # Symbol under which kernels call the system's function that gives the rest of a time slice away.
 YIELD = "fastbp_yield"
@@ -120,7 +122,7 @@ def cache_folders():
 
 
 def read_object(name):
-    """Object code, its symbol and the seconds it was compiled in, from the file `name`; None if no folder has a sound one."""
+    """Object code, its symbol and the seconds of compiling, from the file `name`; None if no folder has a sound one."""
     for folder in cache_folders():
         try:
             stored = (folder / name).read_bytes()
@@ -183,15 +185,15 @@ def add_yield():
 
 
 @contextlib.contextmanager
-def vectors_of(width):
-    """Let the vector vocabulary speak of vectors of `width` bytes, one kernel at a time."""
-    global vector_bytes
+def vectors_of(width, marked=False):
+    """Let the vector vocabulary speak of vectors of `width` bytes, and of marks that count, one kernel at a time."""
+    global vector_bytes, marks
     with VOCABULARY:
-        before, vector_bytes = vector_bytes, width
+        before, (vector_bytes, marks) = (vector_bytes, marks), (width, marked)
         try:
             yield
         finally:
-            vector_bytes = before
+            vector_bytes, marks = before
 
 
 class Kernel:
@@ -204,6 +206,8 @@ class Kernel:
     signature : str
         One word per argument: "T*" pointer to the float type of the call, "I*" to the type of its indices, "double*",
         "int*" (int64), "int", "double".
+    marked : bool, default False
+        Whether its marks count time.
 
     It is called with a C-contiguous array for every pointer, and the bytes of a vector; nothing is checked here. The types
     of a call are named together, as in "float64" or "float64-int32". Indices that the call has no use for have type T.
@@ -214,8 +218,8 @@ class Kernel:
         By types and vector width: how long compiling took, now or when the file on disk was made.
     """
 
-    def __init__(self, module, name, signature):
-        self.module, self.name, self.signature = module, name, signature.split()
+    def __init__(self, module, name, signature, marked=False):
+        self.module, self.name, self.signature, self.marked = module, name, signature.split(), marked
         self.typed_by = [self.signature.index(kind) for kind in ("T*", "I*") if kind in self.signature]
         self._calls, self._prepared, self.compile_seconds = {}, {}, {}
         self._lock = threading.Lock()
@@ -223,7 +227,7 @@ class Kernel:
     def __call__(self, *args, width=64):
         if PLAIN_PYTHON:
             pairs = zip(args, self.signature, strict=True)
-            with vectors_of(width), np.errstate(all="ignore"):
+            with vectors_of(width, self.marked), np.errstate(all="ignore"):
                 self.function()(*[arg.reshape(-1) if kind.endswith("*") else arg for arg, kind in pairs])
             return
         call = self.prepare(args, width)
@@ -236,6 +240,10 @@ class Kernel:
             names = dict.fromkeys(args[place].dtype.name for place in self.typed_by)
             self._prepared[key] = self.loaded("-".join(names), width)
         return self._prepared[key]
+
+    def with_marks(self):
+        """The same function, compiled to count time."""
+        return Kernel(self.module, self.name, " ".join(self.signature), marked=True)
 
     def function(self):
         return getattr(importlib.import_module(f"{__package__}.{self.module}"), self.name)
@@ -270,7 +278,7 @@ class Kernel:
         return time.perf_counter() - start
 
     def file(self, dtype, width):
-        return f"{self.module}.{self.name}.{dtype}.{width}.{digest()}.o"
+        return f"{self.module}.{self.name}{'.marked' * self.marked}.{dtype}.{width}.{digest()}.o"
 
     def compile(self, dtype, width):
         """Numba's code library and the symbol of the function in it."""
@@ -286,7 +294,7 @@ class Kernel:
             types.CPointer(kinds[kind[:-1]]) if kind.endswith("*") else kinds[kind] for kind in self.signature
         )
         dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(self.function())
-        with vectors_of(width):
+        with vectors_of(width, self.marked):
             dispatcher.compile(argument_types)
         result = dispatcher.overloads[argument_types]
         return result.library, result.fndesc.llvm_func_name

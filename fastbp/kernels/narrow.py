@@ -22,6 +22,7 @@ import numpy as np
 
 from fastbp.kernels.jit import inlined, registers
 from fastbp.kernels.losses import output_samples, predict_samples
+from fastbp.kernels.phases import first_counter, mark, start_clock
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, mask_key, masked, taken
 from fastbp.kernels.simd import (
     broadcast,
@@ -57,15 +58,21 @@ from fastbp.layout import (
     BATCH,
     BLOCK,
     BLOCK_ROWS,
+    COMPARE,
+    DELTA,
     EPOCH,
     FIELDS,
+    FORWARD,
+    GATHER,
     GRAD,
+    GRADIENT,
     HITS,
     LOSS,
     N_IN,
     N_OUT,
     N_ROWS,
     OFFSET,
+    OVERHEAD,
     PACKED,
     PANEL,
     PANEL_SIZE,
@@ -82,6 +89,7 @@ from fastbp.layout import (
     SQUARES,
     STEP,
     STRIDE,
+    UPDATE,
     ZEROS,
     A,
     D,
@@ -227,9 +235,10 @@ def deltas(
 
 @traced
 def propagate(
-    layers, n_layers, params, memory, panel, places, private, columns, vectors, zero, drops, offset, key, seed, keep
-):
-    """(1), (2): every A_l^T of a block from the panel's A_0^T; the last arguments are those of `masked`."""
+    layers, n_layers, params, memory, panel, places, private, columns, vectors, zero, drops, offset, key, seed, keep,
+    sync, counters,
+):  # fmt: skip
+    """(1), (2): every A_l^T of a block from the panel's A_0^T; the last arguments are those of `masked` and of `mark`."""
 
     def layer(level):
         row, place, hidden = level * FIELDS, level * PLACES, level > 0
@@ -241,6 +250,7 @@ def propagate(
                     private + element(places, place + A), private + element(places, place + SEEN), columns,
                     element(layers, row + N_OUT), vectors, element(layers, row + ACTIVATION),
                     drops * (level < n_layers - 1), offset, key + level, seed, keep)  # fmt: skip
+        mark(sync, counters, FORWARD, level)
 
     repeat(n_layers, layer)
 
@@ -293,9 +303,10 @@ def gradients(memory, vectors, columns, a, d, grad, stride, rows, quads, singles
 
 @traced
 def backpropagate(
-    layers, n_layers, params, memory, panel, places, private, columns, vectors, grad, first, drops, offset, key, seed, keep
-):
-    """(5), (6); the last arguments are those of `masked`."""
+    layers, n_layers, params, memory, panel, places, private, columns, vectors, grad, first, drops, offset, key, seed, keep,
+    sync, counters,
+):  # fmt: skip
+    """(5), (6); the last arguments are those of `masked` and of `mark`."""
 
     def layer(back):
         level = n_layers - 1 - back
@@ -307,6 +318,7 @@ def backpropagate(
             deltas(params, w, stride, n_out, memory, d, private + element(places, below + D),
                    private + element(places, below + A), columns, n_in, vectors, element(layers, row - FIELDS + ACTIVATION),
                    drops, offset, key + (level - 1), seed, keep, element(layers, row - FIELDS + STRIDE))  # fmt: skip
+            mark(sync, counters, DELTA, level)
 
         either(hidden, delta, lambda: None)
         a = choose(hidden, private + element(places, below + taken(drops)), panel)
@@ -314,6 +326,7 @@ def backpropagate(
         quads = (n_out + 1) // QUAD
         singles = n_out - smaller(n_out, quads * QUAD)
         gradients(memory, vectors, columns, a, d, grad + w, stride, element(layers, row + N_ROWS), quads, singles, first)
+        mark(sync, counters, GRADIENT, level)
 
     repeat(n_layers, layer)
 
@@ -375,6 +388,8 @@ def finish_gradient(layers, n_layers, params, memory, plan, shares, decay, max_n
 def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, shuffled, batch_size, rule, blocks,
           cursor, record, memory, plan, places, table, totals, sync, rank, size):  # fmt: skip
     """As `fastbp.reference.train`; a block is what one panel holds, and a call may end within a batch."""
+    counters = first_counter(n_layers, rank)
+    start_clock(sync, counters)
     n_in, n_out, output = layers[N_IN], layers[(n_layers - 1) * FIELDS + N_OUT], (n_layers - 1) * PLACES
     columns, resident, panel_size, shares = plan[BLOCK_ROWS], plan[RESIDENT], plan[PANEL_SIZE], plan[SHARES]
     private, n_params, grad = rank * plan[PRIVATE], plan[SIZE], plan[GRAD]
@@ -388,12 +403,14 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
     # blocks of the batch done, and the share that the next one belongs to
     number = (row - batch) // columns
     part = number % shares
-    wait_for_all(sync, size)  # all have read the cursor, which the first thread writes in the end
+    mark(sync, counters, OVERHEAD, 0)
+    wait_for_all(sync, size, counters)  # all have read the cursor, which the first thread writes in the end
     for _ in range(blocks):
         batch_stop = min(batch + batch_size, n)
         stop = min(row + columns, batch_stop)
         place = (epoch - first_epoch) * n * shuffled
         weight = weight_of(weights, weighted, order, shuffled, place + batch, batch_stop - batch)
+        mark(sync, counters, OVERHEAD, 0)
         if size == 1 or part % size == rank:
             vectors = (stop - row + lanes(memory) - 1) // lanes(memory)
             inputs = plan[PANEL] + panel_size * (panel if resident else rank)
@@ -401,17 +418,19 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
             if not packed:
                 pack_inputs(X, n_in, order, shuffled, place + row, stop - row, memory, inputs, columns)
                 pack_targets(Y, weights, weighted, n_out, order, shuffled, place + row, stop - row, memory, targets, columns)
+                mark(sync, counters, GATHER, 0)
             propagate(layers, n_layers, params, memory, inputs, places, private, columns, vectors, plan[ZEROS],
-                      drops, row - batch, step * n_layers, seed, keep)  # fmt: skip
+                      drops, row - batch, step * n_layers, seed, keep, sync, counters)  # fmt: skip
             scale = 1.0 if per_row == 0.0 else (1.0 / (weight * per_row) if weight > 0.0 else 0.0)
             loss, squares, hits = compare(memory, targets, private + places[output + A], private + places[output + D],
                                           n_out, columns, vectors, head, splat(memory, scale))  # fmt: skip
             totals[3 * number], totals[3 * number + 1], totals[3 * number + 2] = loss, squares, hits
+            mark(sync, counters, COMPARE, 0)
             backpropagate(layers, n_layers, params, memory, inputs, places, private, columns, vectors,
                           plan[PARTS] + part * n_params, int(number < shares),
-                          drops, row - batch, step * n_layers, seed, keep)  # fmt: skip
+                          drops, row - batch, step * n_layers, seed, keep, sync, counters)  # fmt: skip
         if stop == batch_stop:
-            wait_for_all(sync, size)
+            wait_for_all(sync, size, counters)
             if rank == 0 and weight > 0.0:
                 factor = loss_factor(rule, stop - batch, weight)
                 for block in range(0, 3 * number + 3, 3):
@@ -424,7 +443,8 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
                                 alpha if per_row == 0.0 else alpha / weight, max_norm)  # fmt: skip
                 descend(params, memory, grad, n_params // lanes(memory), state, n_params, solver,
                         splat(memory, step_length(rule, step + 1)), beta_1, gain_1, beta_2, gain_2, epsilon)  # fmt: skip
-            wait_for_all(sync, size)
+                mark(sync, counters, UPDATE, 0)
+            wait_for_all(sync, size, counters)
             step += weight > 0.0
             batch, number, part = stop, -1, -1
         row = stop
@@ -437,6 +457,7 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
     if rank == 0:
         cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH] = epoch, row, step, batch
         cursor[BLOCK], cursor[PACKED] = panel, packed
+    mark(sync, counters, OVERHEAD, 0)
 
 
 def forward(layers, n_layers, params, X, n, out, rule, memory, plan, places, table, totals, sync, rank, size):
@@ -449,7 +470,7 @@ def forward(layers, n_layers, params, X, n, out, rule, memory, plan, places, tab
         vectors = (count + lanes(memory) - 1) // lanes(memory)
         pack_inputs(X, n_in, places, 0, start, count, memory, panel, columns)
         propagate(layers, n_layers, params, memory, panel, places, private, columns, vectors, plan[ZEROS],
-                  0, 0, 0, 0, splat(memory, 1.0))  # fmt: skip
+                  0, 0, 0, 0, splat(memory, 1.0), sync, 0)  # fmt: skip
         for v in range(0, vectors * lanes(memory), lanes(memory)):
             predict_samples(memory, z + v, private + places[output + D] + v, columns, n_out, head)
         for c in range(count):

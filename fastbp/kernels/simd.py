@@ -17,6 +17,7 @@ Memory        a pointer to the first element of an array, indexed by element off
 
 import functools
 import inspect
+import time
 
 import numpy as np
 from llvmlite import ir
@@ -148,15 +149,18 @@ def register(function, typing, parameters):
     parameters are those of a call.
     """
 
-    # numba asks again and again while it infers types; the answer also depends on the length of a vector
+    # numba asks again and again while it infers types; the answer also depends on what the vocabulary speaks of
     @functools.cache
-    def answer(_, *kinds):
+    def answer_for(vector_bytes, marks, *kinds):
         return typing(*kinds)
+
+    def answer(*kinds):
+        return answer_for(jit.vector_bytes, jit.marks, *kinds)
 
     @type_callable(function)
     def typer_of(context):
         def typer(*kinds):
-            known = answer(jit.vector_bytes, *kinds)
+            known = answer(*kinds)
             return known and known[0]
 
         typer.__signature__ = inspect.signature(parameters)
@@ -164,7 +168,7 @@ def register(function, typing, parameters):
 
     @lower_builtin(function, types.VarArg(types.Any))
     def lower(context, builder, sig, args):
-        result = answer(jit.vector_bytes, *sig.args)[1](builder, *args)
+        result = answer(*sig.args)[1](builder, *args)
         if isinstance(result, list):
             return context.make_tuple(builder, sig.return_type, result)
         return context.get_dummy_value() if result is None else result
@@ -358,6 +362,16 @@ def element(memory, offset):
     if isinstance(memory.dtype, types.Integer):
         return types.intp, lambda builder, data, at: builder.sext(builder.load(builder.gep(data, [at])), INT)
     return memory.dtype, lambda builder, data, at: builder.load(builder.gep(data, [at]))
+
+
+def python_put(memory, offset, number):
+    memory[offset] = number
+
+
+@word(python_put)
+def put(memory, offset, number):
+    """Store an int64 in the memory of such."""
+    return types.none, lambda builder, data, at, value: builder.store(value, builder.gep(data, [at])) and None
 
 
 @word(min)
@@ -884,6 +898,23 @@ def below(x, bound):
 def together(x, y):
     """x + y of 32-bit integers, modulo 2**32. For traced functions."""
     return x + y if not isinstance(x, Traced) else Traced(x.builder, None, x.builder.add(x.value, y.value))
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+@word(lambda like: time.perf_counter_ns())
+def clock(like):
+    """A counter of the processor that runs at a constant rate; 0 where it has none. Nanoseconds in plain Python.
+
+    The argument, any memory, is not looked at.
+    """
+
+    def emit(builder, _):
+        function = ir.FunctionType(INT, [])
+        return builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.readcyclecounter"), [])
+
+    return types.int64, emit
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------

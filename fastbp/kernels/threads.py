@@ -4,13 +4,17 @@ Every thread runs the same code over the whole training; what a phase's work is 
 not depend on how many there are.
 """
 
+from fastbp.kernels.phases import mark
 from fastbp.kernels.simd import add_atomically, either, smaller, switch, traced, wait_for_change
-from fastbp.layout import ARRIVED, PASSED
+from fastbp.layout import ARRIVED, PASSED, WAIT
 
 
 @traced
-def wait_for_all(sync, size):
-    """Return when all threads have come here; what they wrote before is then seen by all."""
+def wait_for_all(sync, size, counters):
+    """Return when all threads have come here; what they wrote before is then seen by all.
+
+    counters      of `fastbp.kernels.phases.mark`
+    """
 
     def meet():
         passed = add_atomically(sync, PASSED, 0)
@@ -21,6 +25,7 @@ def wait_for_all(sync, size):
 
         last = add_atomically(sync, ARRIVED, 1) == size - 1
         either(last, release, lambda: wait_for_change(sync, PASSED, passed))
+        mark(sync, counters, WAIT, 0)
 
     either(size > 1, meet, lambda: None)
 

@@ -37,6 +37,7 @@ import numpy as np
 
 from fastbp.kernels.jit import inlined, tile_shape
 from fastbp.kernels.losses import output_row, prediction_row
+from fastbp.kernels.phases import first_counter, mark, start_clock
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, mask_key, masked, taken
 from fastbp.kernels.simd import (
     across,
@@ -74,10 +75,15 @@ from fastbp.layout import (
     BATCH,
     BLOCK,
     BLOCK_ROWS,
+    COMPARE,
+    DELTA,
     DEPTH,
     EPOCH,
     FIELDS,
+    FORWARD,
+    GATHER,
     GRAD,
+    GRADIENT,
     GRADIENT_DEPTH,
     GROUP,
     HITS,
@@ -88,6 +94,7 @@ from fastbp.layout import (
     N_ROWS,
     NUMBERS,
     OFFSET,
+    OVERHEAD,
     PACK,
     PACK_SIZE,
     PANELS,
@@ -105,7 +112,9 @@ from fastbp.layout import (
     STRIDE,
     SUMS,
     TARGETS,
+    TRANSPOSE,
     TRANSPOSED,
+    UPDATE,
     VALID,
     ZEROS,
     A,
@@ -505,9 +514,12 @@ def propagate(
     key,
     seed,
     scale,
+    sync,
+    counters,
 ):
     """(1), (2): some rows of every A_l of a block, whose rows of X are listed in the table.
 
+    sync, counters: of `mark`.
     drops, offset, key, seed, scale: of `masked`, but for what a layer adds to the place and the key.
     """
 
@@ -524,6 +536,7 @@ def propagate(
                     element(layers, row + ACTIVATION), count, pack,
                     drops * (level < n_layers - 1), offset * stride + first, key + level, seed, scale,
                     indices, starts, hidden)  # fmt: skip
+        mark(sync, counters, FORWARD, level)
 
     repeat(n_layers, layer)
 
@@ -585,7 +598,9 @@ def winner(memory, at, valid, vectors):
 
 
 @traced
-def backpropagate(layers, n_layers, memory, places, zeros, begin, count, pack, drops, offset, key, seed, scale):
+def backpropagate(
+    layers, n_layers, memory, places, zeros, begin, count, pack, drops, offset, key, seed, scale, sync, counters
+):
     """(5): some rows of every D_l but the last; the last arguments as of `propagate`."""
 
     def layer(back):
@@ -598,12 +613,13 @@ def backpropagate(layers, n_layers, memory, places, zeros, begin, count, pack, d
                element(places, below + D) + first, stride, vector_count(memory, element(layers, row + N_IN)),
                element(layers, row - FIELDS + ACTIVATION), count, pack,
                drops, offset * stride + first, key + (level - 1), seed, scale)  # fmt: skip
+        mark(sync, counters, DELTA, level)
 
     repeat(n_layers - 1, layer)
 
 
 @traced
-def transpose_all(layers, n_layers, params, memory, places, zeros, rank, size):
+def transpose_all(layers, n_layers, params, memory, places, zeros, rank, size, sync, counters):
     """The part of every W_l^T that belongs to a thread."""
 
     def layer(back):
@@ -614,6 +630,7 @@ def transpose_all(layers, n_layers, params, memory, places, zeros, rank, size):
         transpose(params, element(layers, row + OFFSET), n_in, element(layers, row + STRIDE), memory,
                   element(places, level * PLACES + TRANSPOSED), element(layers, row - FIELDS + STRIDE), zeros,
                   begin, vector_count(memory, stop - begin))  # fmt: skip
+        mark(sync, counters, TRANSPOSE, level)
 
     repeat(n_layers - 1, layer)
 
@@ -622,7 +639,7 @@ def transpose_all(layers, n_layers, params, memory, places, zeros, rank, size):
 def learn(
     layers, n_layers, params, state, n_params, X, indices, starts, memory, places, table, block_rows, grad, zeros, panels,
     count, fresh, finished, solver, rate, first, first_gain, second, second_gain, epsilon, decay, pack, drops,
-    rank, size,
+    rank, size, sync, counters,
 ):  # fmt: skip
     """(6), (7) for the rows of the weights that belong to a thread; solver 0 leaves the gradient.
 
@@ -661,6 +678,7 @@ def learn(
                            n_params, grad, solver, *numbers)  # fmt: skip
 
         either((element(layers, row + N_ROWS) > n_in) * (rank == size - 1), learn_biases, lambda: None)
+        mark(sync, counters, GRADIENT, level)
 
     repeat(n_layers, layer)
 
@@ -704,6 +722,8 @@ def add_vectors(memory, at, first, second):
 def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weighted, n, order, shuffled, batch_size, rule,
           blocks, cursor, record, memory, plan, places, table, totals, sync, rank, size):  # fmt: skip
     """As `fastbp.reference.train`; a block has BLOCK_ROWS rows at most, and a call may end within a batch."""
+    counters = first_counter(n_layers, rank)
+    start_clock(sync, counters)
     last = (n_layers - 1) * FIELDS
     n_out, out_stride, distance = layers[last + N_OUT], layers[last + STRIDE], distance_of_rows(starts, layers[N_IN])
     block_rows, targets, output = plan[BLOCK_ROWS], plan[TARGETS], (n_layers - 1) * PLACES
@@ -716,9 +736,10 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
     drops, seed, keep = int(rule[DROPOUT] * 4294967296.0), int(rule[SEED]), splat(memory, 1.0 / (1.0 - rule[DROPOUT]))
     panels = plan[PANELS] + rank * plan[PANELS_SIZE]
     for _ in range(blocks):
+        mark(sync, counters, OVERHEAD, 0)
         if row == batch:
-            transpose_all(layers, n_layers, params, memory, places, plan[ZEROS], rank, size)
-        wait_for_all(sync, size)  # all have finished the block before, or read the cursor
+            transpose_all(layers, n_layers, params, memory, places, plan[ZEROS], rank, size, sync, counters)
+        wait_for_all(sync, size, counters)  # all have finished the block before, or read the cursor
 
         batch_stop = min(batch + batch_size, n)
         stop = min(row + block_rows, batch_stop)
@@ -730,9 +751,10 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
         list_rows(table, order, shuffled, place + row, begin, spare, count, distance)
         copy_targets(Y, weights, weighted, order, shuffled, place + row, begin, end, n_out, memory, targets, out_stride,
                      plan[ROW_WEIGHTS])  # fmt: skip
+        mark(sync, counters, GATHER, 0)
         offset = row - batch
         propagate(layers, n_layers, params, X, indices, starts, memory, places, table, block_rows, plan[ZEROS],
-                  begin, end - begin, pack, drops, offset, step * n_layers, seed, keep)  # fmt: skip
+                  begin, end - begin, pack, drops, offset, step * n_layers, seed, keep, sync, counters)  # fmt: skip
         sync[NUMBERS + LINE * rank] = 0
         if end > begin:
             sync[NUMBERS + LINE * rank] = compare(
@@ -740,9 +762,10 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
                 vector_count(memory, n_out), begin, end, int(rule[HEAD]), splat(memory, scale),
                 plan[ROW_WEIGHTS], plan[SUMS],
             )  # fmt: skip
+        mark(sync, counters, COMPARE, 0)
         backpropagate(layers, n_layers, memory, places, plan[ZEROS], begin, end - begin, pack,
-                      drops, offset, step * n_layers, seed, keep)  # fmt: skip
-        wait_for_all(sync, size)
+                      drops, offset, step * n_layers, seed, keep, sync, counters)  # fmt: skip
+        wait_for_all(sync, size, counters)
 
         if rank == 0 and weight > 0.0:
             loss, squares = total_losses(memory, plan[SUMS], (count + GROUP - 1) // GROUP)
@@ -756,26 +779,32 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
         rate = splat(memory, step_length(rule, step))
         l2 = alpha if per_row == 0.0 else (alpha / weight if weight > 0.0 else 0.0)
         at_once = whole and max_norm == np.inf
+        mark(sync, counters, OVERHEAD, 0)
         if weight > 0.0:
             if alpha != 0.0:
                 if rank == 0 and stop == batch_stop:
                     penalty = penalty_of(layers, n_layers, params)
                     record[epoch * RECORD_SIZE + PENALTY] += penalty * loss_factor(rule, batch_stop - batch, weight)
-                wait_for_all(sync, size)  # the weights change now
+                    mark(sync, counters, UPDATE, 0)
+                wait_for_all(sync, size, counters)  # the weights change now
+            # beside the call: numba allows a call of so many arguments no branch in them
+            solver_now, decay = solver if at_once else 0, splat(memory, l2 if stop == batch_stop else 0.0)
             learn(layers, n_layers, params, state, plan[SIZE], X, indices, starts, memory, places, table, block_rows,
                   plan[GRAD], plan[ZEROS], panels, count, int(row == batch), int(stop == batch_stop),
-                  solver if at_once else 0, rate, beta_1, gain_1, beta_2, gain_2, epsilon,
-                  splat(memory, l2 if stop == batch_stop else 0.0), pack, drops, rank, size)  # fmt: skip
+                  solver_now, rate, beta_1, gain_1, beta_2, gain_2, epsilon, decay, pack, drops, rank, size,
+                  sync, counters)  # fmt: skip
             if not at_once and stop == batch_stop:
-                wait_for_all(sync, size)
+                wait_for_all(sync, size, counters)
                 shrink = 1.0
                 if max_norm < np.inf:
                     norm = math.sqrt(float(sum_squares(memory, plan[GRAD], plan[SIZE])))
                     shrink = max_norm / norm if norm > max_norm else 1.0
-                    wait_for_all(sync, size)  # all have read the gradient, which solver 0 now changes
+                    mark(sync, counters, UPDATE, 0)
+                    wait_for_all(sync, size, counters)  # all have read the gradient, which solver 0 now changes
                 descend_all(layers, n_layers, params, state, plan[SIZE], memory, plan[GRAD], solver,
                             rate, beta_1, gain_1, beta_2, gain_2, epsilon, splat(memory, shrink),
                             rank, size)  # fmt: skip
+                mark(sync, counters, UPDATE, 0)
         elif stop == batch_stop:
             step -= 1
         row = stop
@@ -787,6 +816,7 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
             row, batch, done = 0, 0, 0
     if rank == 0:
         cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH], cursor[BLOCK] = epoch, row, step, batch, done
+    mark(sync, counters, OVERHEAD, 0)
 
 
 def forward(layers, n_layers, params, X, indices, starts, n, out, rule, memory, plan, places, table, totals, sync, rank,
@@ -801,7 +831,8 @@ def forward(layers, n_layers, params, X, indices, starts, n, out, rule, memory, 
         if stop > begin:
             list_rows(table, table, False, start, begin, (stop + HEIGHT - 1) // HEIGHT * HEIGHT, n - start, distance)
             propagate(layers, n_layers, params, X, indices, starts, memory, places, table, block_rows, plan[ZEROS],
-                      begin, stop - begin, plan[PACK] + rank * plan[PACK_SIZE], 0, 0, 0, 0, splat(memory, 1.0))  # fmt: skip
+                      begin, stop - begin, plan[PACK] + rank * plan[PACK_SIZE], 0, 0, 0, 0, splat(memory, 1.0),
+                      sync, 0)  # fmt: skip
             for r in range(begin, stop):
                 at = r * stride
                 prediction_row(memory, places[output + A] + at, places[output + D] + at, places[output + VALID],
