@@ -96,7 +96,7 @@ def draw_roofline(profile: "Profile", axes: Any) -> None:
     axes.set_title("Roofline (at the left edge: phases without products, by their bytes)", fontsize=10)
     axes.set(xlabel="operations per byte that has to be loaded or stored (FLOP/B)", ylabel="speed (GFLOP/s)")
     axes.grid(alpha=0.25, which="both", lw=0.5)
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.13), ncols=3 + (len(points) > 8), frameon=False)
+    axes.figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside lower left", ncols=4, frameon=False)
 
 
 def draw_bars(profile: "Profile", axes: Any) -> None:
@@ -118,7 +118,7 @@ def draw_bars(profile: "Profile", axes: Any) -> None:
     axes.grid(alpha=0.25, axis="x", lw=0.5)
     handles = [axes.barh([0], [0], color=colour) for colour in COLOURS.values()]
     names = [f"bound by {BOUND_BY[bound]}" for bound in COLOURS]
-    axes.legend(handles, names, fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.13), ncols=2, frameon=False)
+    axes.figure.legend(handles, names, fontsize=8, loc="outside lower right", ncols=2, frameon=False)
 
 
 # ---- one page --------------------------------------------------------------------------------------------------------

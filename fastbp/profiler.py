@@ -42,7 +42,7 @@ class Trial:
     gain : float
         By which part it was faster: the median over turns that were taken one after the other.
     advised : bool
-        Whether the gain is larger than the spread of the two.
+        Whether it was faster in every turn, and the gain is larger than the spread of the two.
     """
 
     setting: str
@@ -394,7 +394,9 @@ def paired(first: Trainer, second: Trainer) -> float:
 def trial_of(setting: str, value: Any, trainer: Trainer, base: Trainer) -> Trial:
     """What it gave, and whether that is more than chance."""
     rate, gain = rate_of(trainer.rates), paired(trainer, base) - 1
-    return Trial(setting, value, rate, gain, gain > max(MORE_THAN_NOISE, rate_of(base.rates).spread, rate.spread))
+    always = all(ours > before for ours, before in zip(trainer.rates, base.rates, strict=True))
+    advised = always and gain > max(MORE_THAN_NOISE, rate_of(base.rates).spread, rate.spread)
+    return Trial(setting, value, rate, gain, advised)
 
 
 def compared(workload: Workload, base: Trainer, seconds: float) -> dict[str, Rate | str]:
@@ -437,7 +439,7 @@ def counted(workload: Workload, base: Trainer, seconds: float) -> tuple[list, li
     for phase in found.phases:
         key = phase.name, phase.layer
         spent.setdefault(key, [0.0] * threads)[phase.thread] += phase.seconds
-        visits[key] = visits.get(key, 0) + phase.count
+        visits[key] = visits.get(key, 0) + phase.marks
     spent[OUTSIDE, None], visits[OUTSIDE, None] = outside, 0
     narrow = kernel_name(trainer.run) == "narrow"
     keys = sorted(spent, key=lambda key: place_in_step(key[0], key[1], narrow))

@@ -47,7 +47,7 @@ class Table:
 
         table = Table(box=box.SIMPLE, show_header=self.columns is not None)
         for place, column in enumerate(self.columns or [""] * len(self.rows[0])):
-            table.add_column(column, justify="left" if self._left(place) else "right")
+            table.add_column(column, justify="left" if self._left(place) else "right", no_wrap=place == 0)
         for row in self.rows:
             table.add_row(*map(Text, row))
         if self.title:
