@@ -5,14 +5,10 @@ import html
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastbp.profile_tables import BOUND_BY, figure, tables, title_of
-
-if TYPE_CHECKING:
-    from fastbp.profiler import Profile
-    from fastbp.sweeping import Sweep
-    from fastbp.tables import Table
+from fastbp.tables import Table
 
 FORMATS = (".png", ".pdf", ".svg", ".html")
 COLOURS = {"compute": "#2b6cb0", "memory": "#c05621", "latency": "#6b46c1", "overhead": "#718096"}
@@ -31,7 +27,7 @@ def pyplot() -> Any:
     return plt
 
 
-def save_profile(profile: "Profile", path: Any) -> None:
+def save_profile(profile: Any, path: Any) -> None:
     """Write the picture of a profile, or a page with it.
 
     Parameters
@@ -54,7 +50,7 @@ def save_profile(profile: "Profile", path: Any) -> None:
         plt.close(drawn)
 
 
-def draw(profile: "Profile", plt: Any) -> Any:
+def draw(profile: Any, plt: Any) -> Any:
     """Roofline on the left, phases on the right."""
     height = max(5.2, 2.2 + 0.34 * len(profile.phases))
     drawn, (left, right) = plt.subplots(1, 2, figsize=(13, height), layout="constrained", width_ratios=(1.15, 1))
@@ -68,7 +64,7 @@ def draw(profile: "Profile", plt: Any) -> Any:
     return drawn
 
 
-def draw_roofline(profile: "Profile", axes: Any) -> None:
+def draw_roofline(profile: Any, axes: Any) -> None:
     """GFLOP/s over operations per byte, below the ceilings of the machine."""
     threads, peak = profile.network["threads"], profile.peak_gflops
     points = [phase for phase in profile.phases if phase.gflops and phase.intensity]
@@ -99,7 +95,7 @@ def draw_roofline(profile: "Profile", axes: Any) -> None:
     axes.figure.legend(*axes.get_legend_handles_labels(), fontsize=8, loc="outside lower left", ncols=4, frameon=False)
 
 
-def draw_bars(profile: "Profile", axes: Any) -> None:
+def draw_bars(profile: Any, axes: Any) -> None:
     """Microseconds per step of every phase, in the order of a step."""
     steps = profile.network["steps_per_epoch"]
     times = [phase.seconds / steps * 1e6 for phase in profile.phases]
@@ -130,7 +126,7 @@ STYLE = (
 )
 
 
-def page(profile: "Profile", drawn: Any) -> str:
+def page(profile: Any, drawn: Any) -> str:
     """A page that needs nothing else: the picture is in it."""
     picture = io.BytesIO()
     drawn.savefig(picture, dpi=DOTS_PER_INCH, format="png")
@@ -144,7 +140,7 @@ def page(profile: "Profile", drawn: Any) -> str:
     )
 
 
-def html_table(table: "Table") -> str:
+def html_table(table: Table) -> str:
     """One table in HTML."""
 
     def line(cells: Any, tag: str) -> str:
@@ -160,12 +156,12 @@ def html_table(table: "Table") -> str:
 # ---- trace events ----------------------------------------------------------------------------------------------------
 
 
-def save_trace(profile: "Profile", path: Any) -> None:
+def save_trace(profile: Any, path: Any) -> None:
     """Write an average step, a track for each thread, in the order in which phases follow each other."""
     Path(path).write_text(json.dumps(trace_events(profile), allow_nan=False) + "\n", encoding="utf-8")
 
 
-def trace_events(profile: "Profile") -> dict[str, Any]:
+def trace_events(profile: Any) -> dict[str, Any]:
     """The step in the trace event format; times are in microseconds."""
     phase_of = {phase.label: phase for phase in profile.phases}
     events: list[dict[str, Any]] = [named("process_name", 0, f"fastbp: an average step of {title_of(profile.network)}")]
@@ -192,7 +188,7 @@ def named(kind: str, thread: int, name: str) -> dict[str, Any]:
 # ---- sweep -----------------------------------------------------------------------------------------------------------
 
 
-def save_sweep(found: "Sweep", path: Any) -> None:
+def save_sweep(found: Any, path: Any) -> None:
     """Draw a heat map of samples per second, with the figures in it."""
     import numpy as np
 

@@ -1,17 +1,14 @@
-"""A profile in tables."""
+"""A profile in tables. Profiles are those of `fastbp.profiler`, which imports this."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from fastbp.tables import Table
 from fastbp.turns import Rate
 
-if TYPE_CHECKING:
-    from fastbp.profiler import Profile
-
 BOUND_BY = {"compute": "arithmetic", "memory": "memory", "latency": "latency", "overhead": "overhead"}
 
 
-def tables(profile: "Profile") -> list[Table]:
+def tables(profile: Any) -> list[Table]:
     """All tables of a profile, in the order in which they are read."""
     result = [summary(profile)]
     if profile.phases:
@@ -23,7 +20,7 @@ def tables(profile: "Profile") -> list[Table]:
     return [*result, machine(profile)]
 
 
-def summary(profile: "Profile") -> Table:
+def summary(profile: Any) -> Table:
     """What was trained, how fast, by which kernel."""
     network, rate, choice = profile.network, profile.samples_per_second, profile.choice
     cores = "1 core" if network["threads"] == 1 else f"{network['threads']} cores"
@@ -69,7 +66,7 @@ def data_of(network: dict) -> str:
     return f"{network['rows']:,} {kind}rows in batches of {network['batch_size']:,}, {threads}{asked}"
 
 
-def phases(profile: "Profile") -> Table:
+def phases(profile: Any) -> Table:
     """Where the time of a step goes."""
     steps = profile.network["steps_per_epoch"]
     rows = [
@@ -88,7 +85,7 @@ def phases(profile: "Profile") -> Table:
     return Table(rows, columns, "Where a step goes", words=1)
 
 
-def trials(profile: "Profile") -> Table:
+def trials(profile: Any) -> Table:
     """What else was tried."""
     rows = [
         [
@@ -102,21 +99,23 @@ def trials(profile: "Profile") -> Table:
     return Table(rows, ["setting", "samples/s", "gain", "verdict"], "What else was tried", words=1)
 
 
-def comparison(profile: "Profile") -> Table:
+def comparison(profile: Any) -> Table:
     """Other libraries beside fastbp."""
     assert profile.comparison is not None
     ours = profile.comparison["fastbp"]
     rows = []
     for name, rate in profile.comparison.items():
         if isinstance(rate, str):
-            rows.append([name, "", "", rate])
+            rows.append([name, "", "", "", "", rate])
         else:
             lead = ours.median / rate.median if isinstance(ours, Rate) else 0.0
-            rows.append([name, between(rate), figure(1e9 / rate.median), "" if name == "fastbp" else f"{lead:.2f}"])
-    return Table(rows, ["library", "samples/s", "ns per sample", "fastbp is so many times faster"], "Side by side", words=1)
+            extremes = [figure(value) for value in (rate.low, rate.median, rate.high)]
+            rows.append([name, *extremes, "" if name == "fastbp" else f"{lead:.2f} times", ""])
+    columns = ["library", "lowest", "samples/s", "highest", "fastbp's lead", ""]
+    return Table(rows, columns, "Side by side", words=1)
 
 
-def machine(profile: "Profile") -> Table:
+def machine(profile: Any) -> Table:
     """The ceilings."""
     found, dtype = profile.ceilings, profile.network["dtype"]
     rows = []

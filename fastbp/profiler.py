@@ -12,6 +12,8 @@ from fastbp.layout import KERNEL, NARROW, WIDTH
 from fastbp.machine import Ceilings, ceilings, facts, load_kernels
 from fastbp.neural_network import above
 from fastbp.phases import counting
+from fastbp.pictures import save_profile, save_trace
+from fastbp.profile_tables import tables
 from fastbp.rivals import rivals
 from fastbp.roofline import Phase, label_of, phases_from
 from fastbp.tables import Table
@@ -181,8 +183,6 @@ class Profile:
 
     def tables(self) -> list[Table]:
         """What is shown: figures, phases, trials, rivals and ceilings."""
-        from fastbp.profile_tables import tables
-
         return tables(self)
 
     def table(self) -> str:
@@ -206,8 +206,6 @@ class Profile:
         OSError
             If it cannot be written.
         """
-        from fastbp.pictures import save_profile
-
         save_profile(self, path)
 
     def trace(self, path: Any) -> None:
@@ -222,8 +220,6 @@ class Profile:
         OSError
             If it cannot be written.
         """
-        from fastbp.pictures import save_trace
-
         save_trace(self, path)
 
 
@@ -401,10 +397,13 @@ def trial_of(setting: str, value: Any, trainer: Trainer, base: Trainer) -> Trial
 
 def compared(workload: Workload, base: Trainer, seconds: float) -> dict[str, Rate | str]:
     """The rivals' rates, beside a rate of fastbp's that was measured in the same turns."""
-    ready = dict(rivals(workload, base.run.work.threads))
-    racing = {name: rival for name, rival in ready.items() if not isinstance(rival, str)}
-    base = replace_rates(base)
-    take_turns([base, *racing.values()], [1] * (1 + len(racing)), seconds)
+    from threadpoolctl import threadpool_limits
+
+    threads, base = base.run.work.threads, replace_rates(base)
+    with threadpool_limits(threads):
+        ready = dict(rivals(workload, threads))
+        racing = {name: rival for name, rival in ready.items() if not isinstance(rival, str)}
+        take_turns([base, *racing.values()], [1] * (1 + len(racing)), seconds)
     rates = {name: rival if isinstance(rival, str) else rate_of(rival.rates) for name, rival in ready.items()}
     return {"fastbp": rate_of(base.rates), **rates}
 

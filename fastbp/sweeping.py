@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastbp.neural_network import above
+from fastbp.pictures import save_sweep
 from fastbp.profile_tables import figure
 from fastbp.profiler import kernel_name
 from fastbp.tables import Table
@@ -110,8 +111,6 @@ class Sweep:
         ----------
         path : str or Path
         """
-        from fastbp.pictures import save_sweep
-
         save_sweep(self, path)
 
 
