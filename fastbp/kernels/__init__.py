@@ -41,8 +41,9 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
 
     Where `marked`, its last array has room for the counters of `fastbp.layout`.
     """
-    together(MARKED if marked else TRAIN, work,
-             layers, len(layers), params, state, *pointers(X, work), Y, weights, weights.size > 0, X.shape[0], order, order.size > 0, batch_size, rule, blocks, cursor, record)  # fmt: skip
+    together(MARKED if marked else TRAIN, work, layers, len(layers), params, state, *pointers(X, work), Y,
+             weights, weights.size > 0, X.shape[0], order, order.size > 0, batch_size, rule, blocks, cursor,
+             record)  # fmt: skip
 
 
 def forward(layers, params, X, out, rule, work):

@@ -1,0 +1,264 @@
+"""Time by phase: that it is right, that it changes no result, and that it costs nothing where it is not asked for."""
+
+import ast
+import inspect
+import re
+import types
+from dataclasses import replace
+
+import cases
+import numpy as np
+import pytest
+
+from fastbp import kernels, phases
+from fastbp.kernels.jit import PLAIN_PYTHON, Kernel
+from fastbp.layout import PHASES, RESIDENT
+from fastbp.phases import counting, phases_of
+from fastbp.rule import ACTIVATIONS, Rule
+from fastbp.training import Run
+
+# How much of the wall time may lie outside of the compiled loop, where a run is long.
+OUTSIDE = 0.05
+WIDE = cases.Case((64, 200, 100, 10), 1000, 200, dtype="float32", activations="tanh")
+NARROW = cases.Case((20, 12, 3), 1000, 100, activations="tanh")
+MANY_BLOCKS = cases.Case((100, 40, 10), 20_000, 10_000, activations="relu", shuffled=True)
+RUNS = {
+    "wide": WIDE,
+    "narrow": NARROW,
+    "many blocks": MANY_BLOCKS,
+    "wide, all passes": replace(WIDE, alpha=0.1, max_norm=0.1, weighted=True, shuffled=True, solver="adam"),
+    "narrow, all passes": replace(NARROW, alpha=0.1, max_norm=0.1, weighted=True, shuffled=True, solver="adam", dropout=0.2),
+    "sparse": replace(WIDE, sparse=True, solver="momentum"),
+    "one layer": replace(WIDE, units=(300, 40)),
+    "two threads": replace(WIDE, threads=2),
+    "many blocks, two threads": replace(MANY_BLOCKS, threads=2),
+}
+SMALLER = 30 if PLAIN_PYTHON else 1  # fewer rows where they are slow
+
+
+def start(case):
+    """A run of a case; the kernel is chosen as it always is."""
+    if SMALLER > 1:
+        case = replace(case, n_rows=case.n_rows // SMALLER, batch_size=case.batch_size // SMALLER)
+    X, Y = case.rows()
+    weights, biases = case.layout.views(case.parameters())
+    rng = np.random.default_rng(0)
+    return Run(
+        weights, biases, X, Y, batch_size=case.batch_size, activations=[ACTIVATIONS.index(name) for name in case.hidden],
+        rule=Rule(case.out_activation, case.loss, case.solver, case.learning_rate, alpha=case.alpha, max_norm=case.max_norm,
+                  dropout=case.dropout, reduction=case.reduction),
+        row_weights=case.weights() if case.weighted else None, n_jobs=case.threads,
+        draw=(lambda: rng.permutation(case.n_rows)) if case.shuffled else None,
+    )  # fmt: skip
+
+
+def finish(run, epochs):
+    for _ in run.calls(epochs):
+        pass
+
+
+def everything(run):
+    return run.params, run.work.state, run.record, run.cursor
+
+
+def by_name(times, thread=0):
+    """The phases of a thread, by name and layer."""
+    return {(phase.name, phase.layer): phase for phase in times.phases if phase.thread == thread}
+
+
+@pytest.fixture
+def many_threads(monkeypatch):
+    """Let small steps have threads."""
+    monkeypatch.setattr("fastbp.training.THREAD_FLOPS", 1)
+    monkeypatch.setattr("fastbp.workspace.THREAD_FLOPS", 1e6)
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_counting_changes_no_bit(name, many_threads):
+    plain, counted = start(RUNS[name]), start(RUNS[name])
+    finish(plain, 3)
+    times = phases_of(counted, 3)
+    assert times.epochs == 3
+    assert times.phases
+    cases.assert_same_bits(everything(plain), everything(counted))
+    # what follows counts no more
+    before = [phase.marks for phase in times.phases]
+    finish(counted, 2)
+    finish(plain, 2)
+    cases.assert_same_bits(everything(plain), everything(counted))
+    assert before == [phase.marks for phase in times.phases]
+    assert not counted.marked
+
+
+# --- what is counted --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_what_a_network_has_takes_time(name, many_threads):
+    case, run, epochs = RUNS[name], start(RUNS[name]), 4
+    times = phases_of(run, epochs)
+    layers, wide = range(len(case.units) - 1), isinstance(run.work, cases.WideWorkspace)
+    hidden = layers[1:]
+    assert wide == ("wide" in name or name in ("sparse", "one layer", "two threads"))
+    expected = {("gather", None), ("loss", None), ("overhead", None)}
+    expected |= {(phase, layer) for phase in ("forward", "gradient") for layer in layers}
+    expected |= {("delta", layer) for layer in hidden}
+    expected |= {("transpose", layer) for layer in hidden if wide}
+    expected |= {("update", None)} if not wide or case.max_norm < np.inf else set()
+    expected |= {("wait", None)} if run.work.threads > 1 else set()
+    assert run.work.threads == (1 if PLAIN_PYTHON and name == "many blocks, two threads" else case.threads)
+    if not PLAIN_PYTHON or run.work.threads == 1:  # plain Python has one thread, which waits for none
+        assert by_name(times).keys() == expected
+    for phase in times.phases:
+        assert phase.name in PHASES
+        assert phase.ticks > 0
+        assert phase.marks > 0
+        assert 0 <= phase.seconds <= phase.ticks / times.ticks_per_second
+    assert {phase.thread for phase in times.phases} == set(range(1 if PLAIN_PYTHON else run.work.threads))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_marks_are_set_once_per_block(name):
+    case = RUNS[name]
+    run, epochs = start(replace(case, threads=1)), 3
+    found = by_name(phases_of(run, epochs))
+    blocks, batches = epochs * run.work.blocks_per_epoch, epochs * -(-run.n_rows // run.batch_size)
+    for (phase, _), times in found.items():
+        if phase in ("forward", "loss", "delta", "gradient"):
+            assert times.marks == blocks
+        if phase == "transpose":
+            assert times.marks == batches
+    if isinstance(run.work, cases.NarrowWorkspace):
+        assert found["update", None].marks == batches
+        # rows that stay in place are packed once
+        resident = run.work.arrays[1][RESIDENT]
+        assert found["gather", None].marks == (run.work.blocks_per_epoch if resident else blocks)
+    else:
+        assert found["gather", None].marks == blocks
+
+
+@pytest.mark.compiled
+def test_a_phase_that_works_more_takes_longer():
+    """The first layer has 8 times the products of the second one."""
+    times = by_name(phases_of(start(cases.Case((400, 100, 50), 2000, 500, kernel="wide", activations="relu")), 20))
+    for phase in ("forward", "gradient"):
+        assert times[phase, 0].seconds > 3 * times[phase, 1].seconds
+
+
+@pytest.mark.parametrize("name", ["wide", "narrow"])
+def test_phases_sum_to_the_wall_time(name):
+    outside = []
+    for _ in range(5):  # another program may take the processor between two calls
+        times = phases_of(start(RUNS[name]), 3 if PLAIN_PYTHON else 200)
+        total = sum(phase.seconds for phase in times.phases)
+        assert times.inside() == pytest.approx(total + times.in_marks())
+        assert times.outside == pytest.approx(times.seconds - times.inside())
+        assert times.inside() <= times.seconds * (1 + OUTSIDE)
+        outside.append(times.outside / times.seconds)
+    assert min(outside) < OUTSIDE
+
+
+def test_counters_may_be_read_after_every_call_and_restarted():
+    run = start(NARROW)
+    with counting(run) as counters:
+        before = 0
+        for _ in run.calls(3, each_epoch=True):
+            times = counters.read()
+            marks = by_name(times)["forward", 0].marks
+            assert marks > before
+            before = marks
+        counters.restart()
+        assert counters.read().phases == []
+        finish(run, 3)
+        assert by_name(counters.read())["forward", 0].marks == before
+
+
+def test_a_failure_meanwhile_leaves_a_run_as_it_was():
+    run = start(NARROW)
+    arrays = run.work.arrays
+    with pytest.raises(KeyboardInterrupt), counting(run):
+        raise KeyboardInterrupt
+    assert run.work.arrays is arrays
+    assert not run.marked
+
+
+# --- clocks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_mark_takes_some_nanoseconds():
+    times = phases_of(start(NARROW), 3)
+    assert 1e-10 < times.mark_seconds < (1e-4 if PLAIN_PYTHON else 1e-6)
+    assert times.in_marks() > 0
+
+
+def test_a_clock_that_stands_still_is_reported(monkeypatch):
+    monkeypatch.setattr(phases, "_read_clocks", lambda: (0, 0.0))
+    with pytest.raises(RuntimeError, match="stands still"), counting(start(NARROW)):
+        pass
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize(("machine", "version", "known"), [("aarch64", 22, True), ("arm64", 20, False), ("vax", 30, False)])
+def test_a_processor_without_a_clock_is_reported(machine, version, known, monkeypatch):
+    monkeypatch.setattr(phases, "x86", lambda: False)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr("llvmlite.binding.llvm_version_info", (version, 1, 0))
+    if known:
+        phases._check_clock()
+    else:
+        with pytest.raises(RuntimeError, match=f"no clock is known that may be read on {machine}"):
+            phases._check_clock()
+
+
+# --- what others pay --------------------------------------------------------------------------------------------------
+
+
+class WithoutMarks(ast.NodeTransformer):
+    """Source in which no mark is set, and no clock started."""
+
+    def visit_Expr(self, node):
+        call = node.value
+        marks = isinstance(call, ast.Call) and getattr(call.func, "id", "") in ("mark", "start_clock")
+        return ast.Pass() if marks else node
+
+
+class Unmarked(Kernel):
+    """A kernel whose marks are cut out of its source."""
+
+    def function(self):
+        source = inspect.getsource(inspect.getmodule(super().function()))
+        module = types.ModuleType(f"unmarked_{self.module}")
+        tree = ast.fix_missing_locations(WithoutMarks().visit(ast.parse(source)))
+        assert "mark(" not in ast.unparse(tree)
+        exec(compile(tree, module.__name__, "exec"), vars(module))
+        return getattr(module, self.name)
+
+
+def instructions(assembly):
+    """Instructions and labels; the names of functions are those of their modules."""
+    lines = [re.sub(r"\b_ZN\w*[\w.$]*", "name", line.split("#")[0]).strip() for line in assembly.splitlines()]
+    return [line for line in lines if line and (not line.startswith(".") or line.startswith(".LBB"))]
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("kernel", kernels.TRAIN, ids=lambda kernel: kernel.module)
+def test_a_mark_that_does_not_count_is_no_instruction(kernel):
+    ours = instructions(kernel.assembly("float32"))
+    without = Unmarked(kernel.module, kernel.name, " ".join(kernel.signature))
+    assert len(ours) > 1000
+    assert ours == instructions(without.assembly("float32"))
+    assert ours != instructions(kernel.with_marks().assembly("float32"))
+
+
+@pytest.mark.compiled
+def test_a_kernel_that_counts_has_a_file_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    for kernel in (kernels.count_marks, Kernel("phases", "count_marks", "T* int int")):
+        memory = np.zeros(2000, np.int64)
+        Kernel(kernel.module, kernel.name, " ".join(kernel.signature), kernel.marked)(memory, 0, 7)
+        assert memory.any() == kernel.marked
+    names = sorted(file.name for file in (tmp_path / "fastbp").iterdir())
+    assert [".marked." in name for name in names] == [False, True]
