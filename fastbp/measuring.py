@@ -171,7 +171,7 @@ def _estimator(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
     if batch_size is not None and batch_size > len(X):
         raise ValueError(f"--batch-size must be at most the number of rows, {len(X)}, got {batch_size}")
     est = (MLPClassifier if data.class_names else MLPRegressor)(
-        arguments.hidden or HIDDEN,
+        hidden_layer_sizes=arguments.hidden or HIDDEN,
         activation=arguments.activation,
         batch_size="auto" if batch_size is None else batch_size,
         n_jobs=arguments.n_jobs,
