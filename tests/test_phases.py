@@ -25,6 +25,7 @@ MANY_BLOCKS = cases.Case((100, 40, 10), 20_000, 10_000, activations="relu", shuf
 RUNS = {
     "wide": WIDE,
     "narrow": NARROW,
+    "single rows": cases.Case((20, 16, 1), 300, 1),
     "many blocks": MANY_BLOCKS,
     "wide, all passes": replace(WIDE, alpha=0.1, max_norm=0.1, weighted=True, shuffled=True, solver="adam"),
     "narrow, all passes": replace(NARROW, alpha=0.1, max_norm=0.1, weighted=True, shuffled=True, solver="adam", dropout=0.2),
@@ -33,13 +34,15 @@ RUNS = {
     "two threads": replace(WIDE, threads=2),
     "many blocks, two threads": replace(MANY_BLOCKS, threads=2),
 }
-SMALLER = 30 if PLAIN_PYTHON else 1  # fewer rows where they are slow
+QUICK = ("single rows", "narrow, all passes")  # enough for plain Python, which shows that every mark is reached
+NAMES = [pytest.param(name, marks=[] if name in QUICK else pytest.mark.compiled) for name in RUNS]
+SMALLER = 10 if PLAIN_PYTHON else 1  # fewer rows where they are slow
 
 
 def start(case):
     """A run of a case; the kernel is chosen as it always is."""
     if SMALLER > 1:
-        case = replace(case, n_rows=case.n_rows // SMALLER, batch_size=case.batch_size // SMALLER)
+        case = replace(case, n_rows=case.n_rows // SMALLER, batch_size=-(-case.batch_size // SMALLER))
     X, Y = case.rows()
     weights, biases = case.layout.views(case.parameters())
     rng = np.random.default_rng(0)
@@ -76,7 +79,7 @@ def many_threads(monkeypatch):
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", NAMES)
 def test_counting_changes_no_bit(name, many_threads):
     plain, counted = start(RUNS[name]), start(RUNS[name])
     finish(plain, 3)
@@ -96,31 +99,30 @@ def test_counting_changes_no_bit(name, many_threads):
 # --- what is counted --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_a_network_has_takes_time(name, many_threads):
     case, run, epochs = RUNS[name], start(RUNS[name]), 4
     times = phases_of(run, epochs)
     layers, wide = range(len(case.units) - 1), isinstance(run.work, cases.WideWorkspace)
     hidden = layers[1:]
-    assert wide == ("wide" in name or name in ("sparse", "one layer", "two threads"))
+    assert wide == ("narrow" not in name and "many blocks" not in name)
     expected = {("gather", None), ("loss", None), ("overhead", None)}
     expected |= {(phase, layer) for phase in ("forward", "gradient") for layer in layers}
     expected |= {("delta", layer) for layer in hidden}
     expected |= {("transpose", layer) for layer in hidden if wide}
     expected |= {("update", None)} if not wide or case.max_norm < np.inf else set()
     expected |= {("wait", None)} if run.work.threads > 1 else set()
-    assert run.work.threads == (1 if PLAIN_PYTHON and name == "many blocks, two threads" else case.threads)
-    if not PLAIN_PYTHON or run.work.threads == 1:  # plain Python has one thread, which waits for none
-        assert by_name(times).keys() == expected
+    assert run.work.threads == case.threads
+    assert by_name(times).keys() == expected
     for phase in times.phases:
         assert phase.name in PHASES
         assert phase.ticks > 0
         assert phase.marks > 0
         assert 0 <= phase.seconds <= phase.ticks / times.ticks_per_second
-    assert {phase.thread for phase in times.phases} == set(range(1 if PLAIN_PYTHON else run.work.threads))
+    assert {phase.thread for phase in times.phases} == set(range(case.threads))
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", NAMES)
 def test_marks_are_set_once_per_block(name):
     case = RUNS[name]
     run, epochs = start(replace(case, threads=1)), 3
@@ -148,17 +150,17 @@ def test_a_phase_that_works_more_takes_longer():
         assert times[phase, 0].seconds > 3 * times[phase, 1].seconds
 
 
-@pytest.mark.parametrize("name", ["wide", "narrow"])
+@pytest.mark.parametrize("name", [pytest.param("wide", marks=pytest.mark.compiled), "narrow"])
 def test_phases_sum_to_the_wall_time(name):
-    outside = []
     for _ in range(5):  # another program may take the processor between two calls
-        times = phases_of(start(RUNS[name]), 3 if PLAIN_PYTHON else 200)
+        times = phases_of(start(RUNS[name]), 1 if PLAIN_PYTHON else 200)
         total = sum(phase.seconds for phase in times.phases)
         assert times.inside() == pytest.approx(total + times.in_marks())
         assert times.outside == pytest.approx(times.seconds - times.inside())
         assert times.inside() <= times.seconds * (1 + OUTSIDE)
-        outside.append(times.outside / times.seconds)
-    assert min(outside) < OUTSIDE
+        if times.outside <= times.seconds * OUTSIDE:
+            return
+    pytest.fail(f"{times.outside:.3g} of {times.seconds:.3g} seconds are outside")
 
 
 def test_counters_may_be_read_after_every_call_and_restarted():
