@@ -309,14 +309,15 @@ def profile(
     rivals_seconds = seconds * RIVALS_PART * compare
     take_turns(trainers, [WEIGHT] + [1] * (len(trainers) - 1), (seconds - rivals_seconds) * TURNS_PART)
     tell("counting phases")
-    times, threads, slowdown = counted(workload, base, (seconds - rivals_seconds) * PHASES_PART)
+    plain = replace_rates(base)
+    times, threads, slowdown = counted(workload, plain, (seconds - rivals_seconds) * PHASES_PART)
     comparison = None
     if compare:
         tell("training with other libraries")
         comparison = compared(workload, base, rivals_seconds)
     return Profile(
         network=workload.describe() | {"threads": base.run.work.threads},
-        samples_per_second=rate_of(base.rates),
+        samples_per_second=rate_of(base.rates + plain.rates),
         ceilings=measured,
         choice=choice_of(workload, base, other),
         phases=phases_from(times, workload, base.run, measured),
@@ -422,14 +423,17 @@ OUTSIDE = "outside"  # of the compiled loop: row orders, calls, starting threads
 BACKWARD = ("delta", "gradient")
 
 
-def counted(workload: Workload, base: Trainer, seconds: float) -> tuple[list, list, float | None]:
-    """Where the time goes: for `phases_from`, for each thread of an average step, and how much counting slows it down."""
+def counted(workload: Workload, plain: Trainer, seconds: float) -> tuple[list, list, float | None]:
+    """Where the time goes: for `phases_from`, for each thread of an average step, and how much counting slows it down.
+
+    `plain` is the same training without counting, which takes its turns in between.
+    """
     if jit.PLAIN_PYTHON:
         return [], [], None
-    trainer, plain = Trainer(workload), replace_rates(base)
+    trainer = Trainer(workload)
     with counting(trainer.run) as counters:
         trainer.rows, trainer.spent = 0, 0.0
-        take_turns([trainer, plain], [2, 1], seconds)
+        take_turns([trainer, plain], [1, 1], seconds)
         found = counters.read()
     epochs, threads = trainer.rows / workload.rows, trainer.run.work.threads
     outside = [max(0.0, trainer.spent - found.inside(thread)) for thread in range(threads)]
