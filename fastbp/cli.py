@@ -1,11 +1,10 @@
-"""The command line: ``fastbp train``, ``fastbp predict``, and scripts whose scikit-learn networks are to be fastbp's.
+"""The command line: ``fastbp train``, ``fastbp predict``, what `fastbp.measuring` adds, and scripts with fastbp's networks.
 
 Only the standard library is imported at the top, so that ``--help`` and a mistyped option answer at once.
 """
 
 import argparse
 import copy
-import importlib.util
 import json
 import math
 import os
@@ -14,9 +13,12 @@ import sys
 import warnings
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from fastbp import __version__
+from fastbp.arguments import EXIT_USAGE, Parser, batch_size, check_output, check_picture, positive, seed, sizes
+from fastbp.measuring import add_commands
+from fastbp.tables import Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,14 +28,12 @@ if TYPE_CHECKING:
     from fastbp.model_file import Model
     from fastbp.neural_network import NeuralNetwork
 
-EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 MILESTONES = 10
-PICTURE_FORMATS = (".png", ".pdf", ".svg")
 
-COMMANDS = ("train", "predict")
+COMMANDS = ("train", "predict", "profile", "sweep", "info", "warmup")
 DATA_HELP = "xor, iris, digits, wine, breast_cancer, diabetes, or a CSV file"
 
 
@@ -102,13 +102,8 @@ def _run_script(script: str, arguments: list[str]) -> int:
 # ---- arguments -------------------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="fastbp",
         description="Train multi-layer perceptrons in compiled CPU loops.",
         epilog="fastbp SCRIPT.py [ARGUMENT...] runs a Python script with fastbp's networks in the place of scikit-learn's.",
@@ -117,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_train(commands)
     _add_predict(commands)
+    add_commands(commands)
     return parser
 
 
@@ -140,15 +136,15 @@ def _add_train(commands) -> None:
         default="auto",
         help="what the target holds (default: found out from the file)",
     )
-    parser.add_argument("--hidden", type=_sizes, metavar="N[,N...]", help="units of the hidden layers")
-    parser.add_argument("--epochs", type=_positive, metavar="N", help="passes over the training rows")
+    parser.add_argument("--hidden", type=sizes, metavar="N[,N...]", help="units of the hidden layers")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the training rows")
     parser.add_argument("--lr", type=float, metavar="RATE", dest="learning_rate", help="learning rate")
-    parser.add_argument("--batch-size", type=_batch_size, metavar="N", help="rows per update, or 'full'")
+    parser.add_argument("--batch-size", type=batch_size, metavar="N", help="rows per update, or 'full'")
     parser.add_argument("--reduction", choices=("sum", "mean"), help="how the gradients of a batch are combined")
     parser.add_argument("--bias", action=argparse.BooleanOptionalAction, help="give every unit a bias")
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="default: float64")
     parser.add_argument(
-        "--seed", type=_seed, metavar="N", default=0, help="seed of the initial weights and row order (default: 0)"
+        "--seed", type=seed, metavar="N", default=0, help="seed of the initial weights and row order (default: 0)"
     )
     parser.add_argument("--plot", nargs="?", const="", metavar="FILE.png", help="draw loss and accuracy (default: DATA.png)")
     parser.add_argument("--save", metavar="FILE.npz", default=None, help="keep the trained network for fastbp predict")
@@ -167,26 +163,6 @@ def _add_predict(commands) -> None:
     parser.add_argument("model", metavar="MODEL", help="a file that fastbp train --save wrote")
     parser.add_argument("data", metavar="DATA", help="a CSV file, or a named data set for its held-out rows")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number > 0, got {text!r}")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 0, got {text!r}")
-    return int(text)
-
-
-def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(_positive(size) for size in text.split(","))
-
-
-def _batch_size(text: str) -> int | None:
-    return None if text == "full" else _positive(text)
 
 
 # ---- train -----------------------------------------------------------------------------------------------------------
@@ -243,18 +219,10 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     """Refuse before the training what would fail after it."""
     if "plot" in arguments:
         arguments.plot = arguments.plot or f"{Path(arguments.data).stem}.png"
-        if Path(arguments.plot).suffix not in PICTURE_FORMATS:
-            raise ValueError(f"--plot must name a file ending in {', '.join(PICTURE_FORMATS)}, got {arguments.plot!r}")
-        if importlib.util.find_spec("matplotlib") is None:
-            raise ValueError("--plot needs matplotlib: pip install 'fastbp[cli]'")
+        check_picture("--plot", arguments.plot)
     for option in ("plot", "save"):
-        path = vars(arguments).get(option)
-        if path is None:
-            continue
-        if not Path(path).absolute().parent.is_dir():
-            raise ValueError(f"--{option} must name a file in an existing folder, got {path!r}")
-        if Path(path).exists() and not Path(path).is_file():
-            raise ValueError(f"--{option} must name a file, got {path!r}")
+        if vars(arguments).get(option) is not None:
+            check_output(f"--{option}", vars(arguments)[option])
 
 
 def _new_model(data: "Dataset", settings: "Preset", arguments: argparse.Namespace) -> "Model":
@@ -373,8 +341,8 @@ def _show(report: dict[str, Any]) -> None:
     if report["milestones"]:
         columns = list(report["milestones"][0])
         rows = [[f"{row['epoch']:,}", *(f"{row[column]:.6f}" for column in columns[1:])] for row in report["milestones"]]
-        _table(rows, columns)
-    _table(_summary(report))
+        Table(rows, columns).show()
+    Table(_summary(report)).show()
 
 
 def _summary(report: dict[str, Any]) -> list[list[str]]:
@@ -397,32 +365,6 @@ def _summary(report: dict[str, Any]) -> list[list[str]]:
         if key in report:
             summary.append([name, report[key]])
     return summary
-
-
-def _table(rows: list[list[str]], columns: list[str] | None = None) -> None:
-    """Print figures under their columns, or names and what they stand for; with rich where it is installed."""
-    if importlib.util.find_spec("rich") is None:
-        print(_plain_table(rows, columns))
-        return
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE, show_header=columns is not None)
-    for column in columns or [""] * len(rows[0]):
-        table.add_column(column, justify="right" if columns else "left")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
-
-
-def _plain_table(rows: list[list[str]], columns: list[str] | None) -> str:
-    lines = [columns, *rows] if columns else rows
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    justify = str.rjust if columns else str.ljust
-    text = ("  ".join(map(justify, line, widths)).rstrip() for line in lines)
-    return "\n".join(["", *text])
 
 
 # ---- predict ---------------------------------------------------------------------------------------------------------

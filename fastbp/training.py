@@ -68,18 +68,21 @@ class Run:
         Returns the order of the rows for the next epoch, as int64; None visits them as they stand.
     moments : pair of list and int, or None
         What the solver remembers from an earlier run, and the steps it has taken; see `moments`.
+    workspace : callable
+        What gives the workspace, and with it the kernel.
     """
 
     def __init__(
-        self, weights, biases, X, Y, *, rule, activations, batch_size, row_weights=None, n_jobs=None, draw=None, moments=None
-    ):
+        self, weights, biases, X, Y, *, rule, activations, batch_size, row_weights=None, n_jobs=None, draw=None,
+        moments=None, workspace=workspace_for_training,
+    ):  # fmt: skip
         self.weights, self.biases, self.X, self.Y = weights, biases, X, Y
         self.n_rows = X.shape[0]
         self.rule, self.batch_size, self.draw = rule, batch_size, draw
         self.numbers = rule.numbers(Y.shape[1])
         self.row_weights = np.empty(0, X.dtype) if row_weights is None else row_weights
         self.layout = Layout([X.shape[1]] + [w.shape[1] for w in weights], X.dtype, bool(biases), activations)
-        self.work = workspace_for_training(
+        self.work = workspace(
             self.layout,
             self.n_rows,
             batch_size,
@@ -255,8 +258,9 @@ def print_lines(history, every, printed):
 class ProgressBar:
     """Bar on standard error: rich's where it is installed, else one line of text that is written over."""
 
-    def __init__(self, total, shown):
+    def __init__(self, total, shown, unit="epoch", doing="training"):
         self.total, self.shown, self.bar = total, shown, None
+        self.unit, self.doing = unit, doing
 
     def __enter__(self):
         if self.shown:
@@ -266,19 +270,19 @@ class ProgressBar:
             except ImportError:
                 pass
             else:
-                columns = ["epoch", MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()]
+                columns = [self.unit, MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()]
                 self.bar = Progress(*columns, console=Console(stderr=True))
-                self.task = self.bar.add_task("training", total=self.total)
+                self.task = self.bar.add_task(self.doing, total=self.total)
                 self.bar.start()
         return self
 
     def update(self, done):
-        """Show that `done` epochs are completed."""
+        """Show that `done` of them are completed."""
         if self.bar:
             self.bar.update(self.task, completed=done)
         elif self.shown:
             filled = 40 * done // max(self.total, 1)
-            sys.stderr.write(f"\repoch {done}/{self.total} [{'=' * filled:40}]")
+            sys.stderr.write(f"\r{self.unit} {done}/{self.total} [{'=' * filled:40}]")
 
     def __exit__(self, *exception):
         if self.bar:

@@ -1,6 +1,7 @@
 """Scratch memory of the kernels, and which kernel a network and its batches call for."""
 
 import abc
+import math
 
 import numpy as np
 
@@ -266,13 +267,26 @@ def suits_narrow(layout):
     return weights_of(layout) <= NARROW_WEIGHTS and layout.rows[0][N_IN] <= NARROW_INPUTS
 
 
+def choice_for_training(layout, batch_size, sparse=False, dropout=False):
+    """The workspace, and with it the kernel, that is the fastest for training with such batches, and why, in words."""
+    weights, inputs = weights_of(layout), layout.rows[0][N_IN]
+    least = weights**0.5 / 2 - 1
+    if sparse:
+        return WideWorkspace, "X is sparse, which only the wide kernel reads"
+    if batch_size == 1 and not dropout:
+        return OnlineWorkspace, "a step takes one row, for which each weight is read once"
+    if weights > NARROW_WEIGHTS:
+        return WideWorkspace, f"{weights:,} weights are more than {NARROW_WEIGHTS:,}"
+    if inputs > NARROW_INPUTS:
+        return WideWorkspace, f"{inputs:,} inputs are more than {NARROW_INPUTS}, and would have to be transposed"
+    if batch_size < least:
+        return WideWorkspace, f"{batch_size} rows per step are too few: {weights:,} weights want {math.ceil(least)} of them"
+    return NarrowWorkspace, f"{weights:,} weights are few, and {batch_size:,} rows per step fill its vectors"
+
+
 def workspace_for_training(layout, n_rows, batch_size, sparse=False, **options):
     """The workspace, and with it the kernel, for training a network; arguments as `Workspace`."""
-    kind: type[Workspace] = WideWorkspace
-    if batch_size == 1 and not sparse and not options.get("dropout"):
-        kind = OnlineWorkspace
-    elif not sparse and suits_narrow(layout) and batch_size >= weights_of(layout) ** 0.5 / 2 - 1:
-        kind = NarrowWorkspace
+    kind, _ = choice_for_training(layout, batch_size, sparse, options.get("dropout", False))
     return kind(layout, n_rows, batch_size, sparse=sparse, **options)
 
 

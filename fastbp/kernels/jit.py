@@ -30,6 +30,7 @@ import platform
 import sys
 import tempfile
 import threading
+import time
 
 import numpy as np
 
@@ -121,7 +122,7 @@ def cache_folders():
 
 
 def read_object(name):
-    """Object code and its symbol out of the file `name`, or None where no folder holds a sound one."""
+    """Object code, its symbol and the seconds of compiling, from the file `name`; None if no folder has a sound one."""
     for folder in cache_folders():
         try:
             stored = (folder / name).read_bytes()
@@ -129,14 +130,15 @@ def read_object(name):
             continue
         payload = stored[CHECKSUM_BYTES:]
         if hashlib.sha256(payload).digest() == stored[:CHECKSUM_BYTES]:
-            symbol, code = payload.split(b"\0", 1)
-            return code, symbol.decode()
+            head, code = payload.split(b"\0", 1)
+            symbol, seconds = head.decode().split()
+            return code, symbol, float(seconds)
     return None
 
 
-def write_object(name, symbol, code):
+def write_object(name, symbol, seconds, code):
     """Keep an object file in the first folder that takes it, whole or not at all."""
-    payload = symbol.encode() + b"\0" + code
+    payload = f"{symbol} {seconds:.3f}".encode() + b"\0" + code
     for folder in cache_folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -209,12 +211,17 @@ class Kernel:
 
     It is called with a C-contiguous array for every pointer, and the bytes of a vector; nothing is checked here. The types
     of a call are named together, as in "float64" or "float64-int32". Indices that the call has no use for have type T.
+
+    Attributes
+    ----------
+    compile_seconds : dict
+        By types and vector width: how long compiling took, now or when the file on disk was made.
     """
 
     def __init__(self, module, name, signature, marked=False):
         self.module, self.name, self.signature, self.marked = module, name, signature.split(), marked
         self.typed_by = [self.signature.index(kind) for kind in ("T*", "I*") if kind in self.signature]
-        self._calls, self._prepared = {}, {}
+        self._calls, self._prepared, self.compile_seconds = {}, {}, {}
         self._lock = threading.Lock()
 
     def __call__(self, *args, width=64):
@@ -247,16 +254,31 @@ class Kernel:
             return self._calls[dtype, width]
         with self._lock:
             add_yield()
-            name = self.name + ".marked" * self.marked
-            file = f"{self.module}.{name}.{dtype}.{width}.{digest()}.o"
+            file = self.file(dtype, width)
             stored = read_object(file)
             if stored is None:
+                start = time.perf_counter()
                 library, symbol = self.compile(dtype, width)
                 address = library.get_pointer_to_function(symbol)
-                write_object(file, symbol, library.serialize_using_object_code()[2][0])
+                seconds = time.perf_counter() - start
+                write_object(file, symbol, seconds, library.serialize_using_object_code()[2][0])
             else:
-                address = link(*stored)
+                code, symbol, seconds = stored
+                address = link(code, symbol)
+            self.compile_seconds[dtype, width] = seconds
             return self._calls.setdefault((dtype, width), self.prototype(address))
+
+    def load_seconds(self, dtype, width):
+        """How long loading from disk takes; None where nothing is there."""
+        start = time.perf_counter()
+        stored = read_object(self.file(dtype, width))
+        if stored is None:
+            return None
+        link(*stored[:2])
+        return time.perf_counter() - start
+
+    def file(self, dtype, width):
+        return f"{self.module}.{self.name}{'.marked' * self.marked}.{dtype}.{width}.{digest()}.o"
 
     def compile(self, dtype, width):
         """Numba's code library and the symbol of the function in it."""

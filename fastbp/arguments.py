@@ -1,0 +1,73 @@
+"""What arguments of the command line may be."""
+
+import argparse
+import importlib.util
+from pathlib import Path
+from typing import NoReturn
+
+EXIT_USAGE = 2
+PICTURE_FORMATS = (".png", ".pdf", ".svg")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what was wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with status 2."""
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+
+
+def positive(text: str) -> int:
+    """A whole number > 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number > 0, got {text!r}")
+    return int(text)
+
+
+def seed(text: str) -> int:
+    """A whole number >= 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 0, got {text!r}")
+    return int(text)
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Whole numbers > 0 between commas."""
+    return tuple(positive(size) for size in text.split(","))
+
+
+def units(text: str) -> tuple[int, ...]:
+    """Layer sizes, of which there are two at least."""
+    result = sizes(text)
+    if len(result) < 2:
+        raise argparse.ArgumentTypeError(f"must be two numbers or more, inputs and outputs included, got {text!r}")
+    return result
+
+
+def batch_size(text: str) -> int | None:
+    """A whole number > 0, or None for all rows."""
+    return None if text == "full" else positive(text)
+
+
+def check_picture(option: str, path: str, formats: tuple[str, ...] = PICTURE_FORMATS) -> None:
+    """Refuse a picture that cannot be drawn, before the work that it would show."""
+    if Path(path).suffix not in formats:
+        raise ValueError(f"{option} must name a file ending in {', '.join(formats)}, got {path!r}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError(f"{option} needs matplotlib: pip install 'fastbp[cli]'")
+
+
+def check_output(option: str, path: str) -> None:
+    """Refuse a file that cannot be written, before the work that it would hold."""
+    file = Path(path)
+    if not file.absolute().parent.is_dir():
+        raise ValueError(f"{option} must name a file in an existing folder, got {path!r}")
+    if file.exists() and not file.is_file():
+        raise ValueError(f"{option} must name a file, got {path!r}")
+    fresh = not file.exists()
+    try:
+        file.open("ab").close()
+    except OSError as error:
+        raise ValueError(f"{option} must name a file that can be written, got {path!r}: {error.strerror}") from None
+    if fresh:
+        file.unlink()

@@ -1,0 +1,352 @@
+"""What this machine is, and what it can do at best: the ceilings that the speed of a training is a fraction of.
+
+Every ceiling is the best of many short repeats: whatever else runs on a machine only ever adds time. How far the median of
+the repeats lies below the best says how much was going on meanwhile.
+"""
+
+import importlib.metadata
+import os
+import platform
+import statistics
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastbp.kernels import jit
+from fastbp.kernels.ceilings import STREAMS, SUMS
+from fastbp.kernels.pointwise import FUNCTIONS
+from fastbp.layout import ALIGNMENT_BYTES, aligned_zeros
+from fastbp.training import usable_threads
+
+SPIN = jit.Kernel("ceilings", "multiply_add", "T* int")
+READ = jit.Kernel("ceilings", "read", "T* int T* int")
+APPLY = jit.Kernel("ceilings", "apply", "int T* int T* int")
+
+DTYPES = ("float32", "float64")
+REPEAT_SECONDS = 2e-3  # of one repeat: far longer than starting it, far shorter than a time slice
+REPEATS = 12
+MEMORY_REPEATS = 3
+ELEMENTS = 2048  # of an activation's input: with its output within the L1 cache
+# Where the system does not say how large its caches are.
+USUAL_L2, USUAL_L3 = 512 * 1024, 32 * 1024**2
+MOST_BYTES = 192 * 1024**2  # read from memory
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """The best of some repeats, and by which part of it their median stayed behind.
+
+    Parameters
+    ----------
+    best : float
+    spread : float
+    """
+
+    best: float
+    spread: float
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """What the machine can do at best.
+
+    Parameters
+    ----------
+    peak_gflops : dict
+        By float type and number of cores: billions of operations per second of fused multiply-adds on vectors in registers,
+        each of them two operations.
+    read_gbs : dict
+        By "L2", "L3" or "memory" and number of cores: billions of bytes per second that are loaded from half of each core's
+        L2 cache, from arrays that only the L3 cache holds, and from some that no cache does, by loops that add up all
+        elements. Nothing is written.
+    pointwise_ns : dict
+        By float type and function: nanoseconds per element on one core, loaded from and stored to the L1 cache.
+    seconds : float
+        How long measuring took.
+    """
+
+    peak_gflops: dict[str, dict[int, Ceiling]]
+    read_gbs: dict[str, dict[int, Ceiling]]
+    pointwise_ns: dict[str, dict[str, Ceiling]]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, for JSON."""
+        return asdict(self)
+
+    def peak(self, dtype: str, threads: int) -> float:
+        """GFLOP/s of so many threads, as far as there are cores for them."""
+        return at_most(threads, self.peak_gflops[dtype])
+
+    def bandwidth(self, level: str, threads: int) -> float:
+        """GB/s of so many threads, as far as there are cores for them."""
+        return at_most(threads, self.read_gbs[level])
+
+
+def at_most(count: int, by_cores: dict[int, Ceiling]) -> float:
+    """The best that was measured on so many cores or fewer."""
+    return max(ceiling.best for cores, ceiling in by_cores.items() if cores <= max(count, min(by_cores)))
+
+
+def core_counts() -> list[int]:
+    """1, 2, 4 ... and the number of usable processors."""
+    usable = usable_threads(-1)
+    return sorted({1 << power for power in range(usable.bit_length())} | {usable})
+
+
+def ceilings(dtypes: tuple[str, ...] = DTYPES, cores: list[int] | None = None) -> Ceilings:
+    """Measure what this machine can do at best; about half a second, the first time compiling apart.
+
+    Parameters
+    ----------
+    dtypes : tuple of str, default ("float32", "float64")
+    cores : list of int, optional
+        Numbers of cores to measure on; 1, 2, 4 ... and all that are usable by default.
+
+    Returns
+    -------
+    Ceilings
+
+    Examples
+    --------
+    >>> from fastbp.machine import ceilings
+    >>> measured = ceilings(("float32",), [1])  # doctest: +SKIP
+    >>> measured.peak_gflops["float32"][1].best  # doctest: +SKIP
+    147.9
+    """
+    cores = core_counts() if cores is None else cores
+    load_kernels(dtypes)
+    start = time.perf_counter()
+    peak = {dtype: {count: peak_gflops(dtype, count) for count in cores} for dtype in dtypes}
+    large = aligned_ones(bytes_beyond_caches())
+    l2, l3 = cache_bytes(2), cache_bytes(3)
+    # a core reads its own part of the L2 caches, and of what they all do not hold together
+    sizes = {"L2": lambda count: l2 // 2 * count, "L3": lambda count: min(4 * l2 * count, max(l3 // 2, l2 * count))}
+    reads = {
+        level: {count: read_gbs(large[: size(count) // large.itemsize], count, REPEATS) for count in cores}
+        for level, size in sizes.items()
+    }
+    reads["memory"] = {count: read_gbs(large, count, MEMORY_REPEATS) for count in cores}
+    pointwise = {dtype: pointwise_ns(dtype) for dtype in dtypes}
+    return Ceilings(peak, reads, pointwise, time.perf_counter() - start)
+
+
+def load_kernels(dtypes: tuple[str, ...] = DTYPES) -> None:
+    """Compile or load what `ceilings` runs."""
+    if jit.PLAIN_PYTHON:
+        return
+    width = jit.native_width()
+    READ.loaded("float32", width)
+    for dtype in dtypes:
+        SPIN.loaded(dtype, width)
+        APPLY.loaded(dtype, width)
+
+
+def peak_gflops(dtype: str, cores: int) -> Ceiling:
+    """Fused multiply-adds on some cores at the same time."""
+    width = jit.native_width()
+    lanes = width // np.dtype(dtype).itemsize
+    memories = [aligned_zeros(SUMS * lanes, dtype) for _ in range(cores)]
+    for memory in memories:
+        memory[:] = np.linspace(1e-3, 2e-3, memory.size)
+
+    def spin(rank: int, terms: int) -> None:
+        SPIN(memories[rank], terms, width=width)
+
+    terms, seconds = repeated(spin, cores, REPEATS)
+    return rate(2e-9 * SUMS * lanes * terms * cores, seconds)
+
+
+def read_gbs(array: np.ndarray, cores: int, repeats: int) -> Ceiling:
+    """Adding up an array of float32, of which each core has a part of its own."""
+    width = jit.native_width()
+    group = width * STREAMS // array.itemsize
+    groups = max(1, len(array) // cores // group)
+    parts = [array[rank * groups * group :][: groups * group] for rank in range(cores)]
+    outs = [aligned_zeros(group, array.dtype) for _ in range(cores)]
+
+    def read(rank: int, times: int) -> None:
+        READ(parts[rank], groups, outs[rank], times, width=width)
+
+    times, seconds = repeated(read, cores, repeats)
+    return rate(1e-9 * groups * group * array.itemsize * times * cores, seconds)
+
+
+def pointwise_ns(dtype: str) -> dict[str, Ceiling]:
+    """Every activation, derivative, exponential and logarithm."""
+    width = jit.native_width()
+    lanes = width // np.dtype(dtype).itemsize
+    # not a multiple of 4 KiB apart, where a load is taken for one that depends on an earlier store
+    both = aligned_zeros(2 * ELEMENTS + 8 * lanes, dtype)
+    x, out = both[:ELEMENTS], both[ELEMENTS + 8 * lanes :]
+    x[:] = np.linspace(0.01, 0.99, ELEMENTS)
+    result = {}
+    for code, function in enumerate(FUNCTIONS):
+
+        def apply(rank: int, times: int, code: int = code) -> None:
+            APPLY(code, x, ELEMENTS // lanes, out, times, width=width)
+
+        times, seconds = repeated(apply, 1, REPEATS, REPEAT_SECONDS / 10)
+        each = [one / times / ELEMENTS * 1e9 for one in seconds]
+        result[function.__name__] = Ceiling(min(each), 1 - min(each) / statistics.median(each))
+    return result
+
+
+def repeated(
+    work: Callable[[int, int], None], cores: int, repeats: int, least: float = REPEAT_SECONDS
+) -> tuple[int, list[float]]:
+    """Call work(rank, amount) on some cores at the same time; the amount that takes about `least` seconds, and all times."""
+    amount = 1
+    while (seconds := once(work, 1, amount)) < least / 2:
+        amount = max(amount * 2, int(amount * 0.7 * least / max(seconds, 1e-9)))
+    return amount, [once(work, cores, amount) for _ in range(repeats)]
+
+
+def once(work: Callable[[int, int], None], cores: int, amount: int) -> float:
+    """Seconds from the first core's start to the last one's end."""
+    if cores == 1:
+        start = time.perf_counter()
+        work(0, amount)
+        return time.perf_counter() - start
+    ready, spans = threading.Barrier(cores), []
+
+    def run(rank: int) -> None:
+        ready.wait()
+        start = time.perf_counter()
+        work(rank, amount)
+        spans.append((start, time.perf_counter()))
+
+    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(cores)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    starts, ends = zip(*spans, strict=True)
+    return max(ends) - min(starts)
+
+
+def rate(amount: float, seconds: list[float]) -> Ceiling:
+    """Amount per second."""
+    return Ceiling(amount / min(seconds), 1 - min(seconds) / statistics.median(seconds))
+
+
+def aligned_ones(size: int) -> np.ndarray:
+    """Bytes that stand in memory of their own (pages of zeros may all be one), as float32."""
+    result = aligned_zeros(size // 4 // ALIGNMENT_BYTES * ALIGNMENT_BYTES, np.float32)
+    result[:] = 1
+    return result
+
+
+# ---- what it is ------------------------------------------------------------------------------------------------------
+
+
+def cache_bytes(level: int) -> int:
+    """Size of the cache of one level as the first core sees it, or a usual one where the system does not say."""
+    for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            if int((index / "level").read_text()) == level:
+                size = (index / "size").read_text().strip()
+                return int(size[:-1]) * {"K": 1024, "M": 1024**2, "G": 1024**3}[size[-1]]
+        except (OSError, ValueError, KeyError):
+            continue
+    return USUAL_L2 if level == 2 else USUAL_L3
+
+
+def bytes_beyond_caches() -> int:
+    """A size that is read from memory for the most part, and that leaves enough of it to others."""
+    free = MOST_BYTES * 8
+    if "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}):
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(cache_bytes(2) * 4, min(2 * cache_bytes(3), MOST_BYTES, free // 8))
+
+
+def processor_name() -> str:
+    """What the processor calls itself."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def blas_kernels() -> list[str]:
+    """The matrix libraries that are loaded with numpy and scipy, and for which processor each picked its code."""
+    import scipy.linalg  # noqa: F401  threadpoolctl sees only what is loaded
+    from threadpoolctl import threadpool_info
+
+    pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    names = {(Path(pool["filepath"]).parent.name.removesuffix(".libs"), pool["internal_api"]): pool for pool in pools}
+    return [
+        f"{owner}: {api} {pool.get('version')}, {pool.get('architecture', 'unknown kernel')}"
+        for (owner, api), pool in sorted(names.items())
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter, where they are installed."""
+    from fastbp import __version__
+
+    found = {"fastbp": __version__, "python": platform.python_version()}
+    for name in ("numpy", "numba", "llvmlite", "scikit-learn", "scipy", "torch", "jax"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cache_contents() -> dict[str, Any]:
+    """The folder of the kernels' machine code, and what is in all folders that are looked at."""
+    folders = jit.cache_folders()
+    files = [file for folder in folders for file in folder.glob("*.o")]
+    current = [file for file in files if jit.digest() in file.name]
+    used = next((folder for folder in folders if writable(folder)), None)
+    return {
+        "folder": None if used is None else str(used),
+        "files": len(files),
+        "bytes": sum(file.stat().st_size for file in files),
+        "current_files": len(current),
+    }
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or the folder itself."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK)
+
+
+def facts() -> dict[str, Any]:
+    """What fastbp runs on, for bug reports and for reading figures.
+
+    Returns
+    -------
+    dict
+        For JSON.
+
+    Examples
+    --------
+    >>> from fastbp.machine import facts
+    >>> sorted(facts())
+    ['blas', 'cache', 'caches', 'processor', 'processors', 'target', 'threads', 'vector_bytes', 'versions']
+    """
+    import llvmlite.binding as llvm
+
+    return {
+        "versions": versions(),
+        "processor": processor_name(),
+        "processors": usable_threads(-1),
+        "target": llvm.get_host_cpu_name(),
+        "vector_bytes": jit.native_width(),
+        "threads": "its own, which wait for each other in the kernels; 1 unless n_jobs asks for more",
+        "caches": {"L2": cache_bytes(2), "L3": cache_bytes(3)},
+        "cache": cache_contents(),
+        "blas": blas_kernels(),
+    }

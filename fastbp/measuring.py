@@ -1,0 +1,274 @@
+"""The commands ``fastbp profile``, ``sweep``, ``info`` and ``warmup``.
+
+Only the standard library is imported at the top, so that ``--help`` and a mistyped option answer at once.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastbp.arguments import PICTURE_FORMATS, check_output, check_picture, positive, sizes, units
+from fastbp.tables import Table
+
+UNITS = (784, 128, 10)
+HIDDEN = (100,)
+DTYPES = ("float32", "float64")
+DATA_HELP = "a CSV file or a named data set to train on; random rows without it"
+ACTIVATION_HELP = "of the hidden layers: identity, logistic, tanh, relu, leaky_relu, elu or softplus (default: relu)"
+# The estimators' words for the solvers.
+SOLVERS: dict[str, dict[str, Any]] = {
+    "sgd": {"solver": "sgd", "momentum": 0.0},
+    "momentum": {"solver": "sgd", "nesterovs_momentum": False},
+    "nesterov": {"solver": "sgd"},
+    "adam": {"solver": "adam"},
+}
+JSON_HELP = "print one JSON object and nothing else"
+
+
+def add_commands(commands) -> None:
+    """Add the four commands to the parsers of `fastbp.cli`."""
+    _add_profile(commands)
+    _add_sweep(commands)
+    _add_info(commands)
+    _add_warmup(commands)
+
+
+def _new_command(commands, name: str, run: Callable, **texts: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
+    parser.set_defaults(run=run)
+    parser.add_argument("--json", action="store_true", help=JSON_HELP)
+    return parser
+
+
+def _add_network(parser: argparse.ArgumentParser, shape: tuple[int, ...]) -> None:
+    shown = ",".join(map(str, shape))
+    parser.add_argument(
+        "--units", type=units, metavar="N,N[,N...]", help=f"layer sizes, both ends included (default: {shown})"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    parser.add_argument("--solver", choices=tuple(SOLVERS), default="adam", help="default: adam")
+    parser.add_argument("--activation", metavar="NAME", default="relu", help=ACTIVATION_HELP)
+    parser.add_argument("--n-jobs", type=int, metavar="N", help="threads, -1 for all processors (default: 1)")
+
+
+def _add_profile(commands) -> None:
+    parser = _new_command(
+        commands,
+        "profile",
+        _profile,
+        help="measure how fast a network trains here, and where the time goes",
+        description="Measure how fast a network trains on this machine, where the time goes, how far that is from what the\n"
+        "machine can do, and which other settings would be faster.",
+        epilog="examples:\n  fastbp profile --units 784,128,10 --batch-size 128 --plot profile.html --trace trace.json\n"
+        "  fastbp profile flowers.csv --target species --hidden 64,32 --n-jobs 2",
+    )
+    parser.add_argument("data", metavar="DATA", nargs="?", help=DATA_HELP)
+    parser.add_argument("--target", metavar="COLUMN", help="the column of a CSV file to learn")
+    parser.add_argument(
+        "--hidden", type=sizes, metavar="N[,N...]", help="units of the hidden layers, with DATA (default: 100)"
+    )
+    _add_network(parser, UNITS)
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="rows per update (default: 200, or all)")
+    parser.add_argument("--rows", type=positive, metavar="N", help="random rows (default: some batches)")
+    parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="how long to measure, about (default: 2)")
+    parser.add_argument("--compare", action="store_true", help="train with numpy, scikit-learn, torch and jax as well")
+    parser.add_argument("--plot", metavar="FILE", help="draw roofline and phases: .png, .pdf, .svg or .html")
+    parser.add_argument("--trace", metavar="FILE", help="write an average step as Chrome trace events, for Perfetto")
+
+
+def _add_sweep(commands) -> None:
+    parser = _new_command(
+        commands,
+        "sweep",
+        _sweep,
+        help="measure samples/s over batch sizes and widths",
+        description="Measure samples per second over batch sizes and widths of the hidden layers.",
+        epilog="example:\n  fastbp sweep --units 64,100,10 --batch-sizes 1,10,100,1000 --widths 16,64,256 --plot sweep.png",
+    )
+    _add_network(parser, UNITS)
+    parser.add_argument("--batch-sizes", type=sizes, metavar="N[,N...]", default=(1, 8, 32, 128, 512))
+    parser.add_argument("--widths", type=sizes, metavar="N[,N...]", default=(16, 64, 256, 1024), help="of the hidden layers")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long to measure, about (default: 5)")
+    parser.add_argument("--plot", metavar="FILE", help="draw a heat map: .png, .pdf or .svg")
+
+
+def _add_info(commands) -> None:
+    _new_command(
+        commands,
+        "info",
+        _info,
+        help="show versions, processor, caches, and where compiled kernels are kept",
+        description="Show what fastbp runs on: versions, processor, vectors, threads, compiled kernels, BLAS.",
+        epilog="example:\n  fastbp info --json > machine.json",
+    )
+
+
+def _add_warmup(commands) -> None:
+    parser = _new_command(
+        commands,
+        "warmup",
+        _warmup,
+        help="compile all kernels ahead of time",
+        description="Compile all kernels into the cache on disk, so that nothing is compiled later.",
+        epilog="example:\n  fastbp warmup --dtype float32",
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="default: both")
+
+
+# ---- profile ---------------------------------------------------------------------------------------------------------
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    if arguments.plot:
+        check_picture("--plot", arguments.plot, (*PICTURE_FORMATS, ".html"))
+    for option in ("plot", "trace"):
+        if vars(arguments)[option]:
+            check_output(f"--{option}", vars(arguments)[option])
+    what, options = _random(arguments) if arguments.data is None else _estimator(arguments)
+    from fastbp.profiler import profile
+
+    with _Status(sys.stderr.isatty()) as status:
+        found = profile(*what, **options, seconds=arguments.seconds, compare=arguments.compare, progress=status.say)
+    for option, save in (("plot", found.plot), ("trace", found.trace)):
+        if vars(arguments)[option]:
+            save(vars(arguments)[option])
+    _print(arguments, found.to_dict(), found.tables())
+    return 0
+
+
+def _print(arguments: argparse.Namespace, report: dict[str, Any], tables: list[Table]) -> None:
+    if arguments.json:
+        print(json.dumps(report, allow_nan=False))
+        return
+    for table in tables:
+        table.show()
+
+
+def _random(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
+    """What is profiled without data."""
+    for option in ("target", "hidden"):
+        if vars(arguments)[option] is not None:
+            raise ValueError(f"--{option} is for DATA, got {vars(arguments)[option]!r} without it")
+    names = ("batch_size", "rows", "dtype", "solver", "activation", "n_jobs")
+    return (arguments.units or UNITS,), {name: vars(arguments)[name] for name in names}
+
+
+def _estimator(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
+    """What is profiled with data: an estimator and standardised rows."""
+    for option in ("units", "rows"):
+        if vars(arguments)[option] is not None:
+            raise ValueError(f"--{option} is for random rows, got it with {arguments.data}; see --hidden")
+    data = _load(arguments.data, arguments.target)
+    from fastbp.estimators import MLPClassifier, MLPRegressor
+
+    X = data.X_train - data.X_train.mean(axis=0)
+    scale = X.std(axis=0)
+    scale[scale == 0] = 1
+    X, batch_size = (X / scale).astype(arguments.dtype), arguments.batch_size
+    if batch_size is not None and batch_size > len(X):
+        raise ValueError(f"--batch-size must be at most the number of rows, {len(X)}, got {batch_size}")
+    est = (MLPClassifier if data.class_names else MLPRegressor)(
+        hidden_layer_sizes=arguments.hidden or HIDDEN,
+        activation=arguments.activation,
+        batch_size="auto" if batch_size is None else batch_size,
+        n_jobs=arguments.n_jobs,
+        **SOLVERS[arguments.solver],
+    )
+    return (est, X, data.y_train), {}
+
+
+def _load(name: str, target: str | None) -> Any:
+    from fastbp.datasets import PRESETS, load_csv, load_named
+
+    if name in PRESETS:
+        if target is not None:
+            raise ValueError(f"--target is for CSV files, got {target!r} with {name}")
+        return load_named(name)
+    if not Path(name).exists():
+        raise ValueError(f"DATA must be {', '.join(PRESETS)}, or a CSV file, got {name!r}")
+    if target is None:
+        raise ValueError(f"--target COLUMN is needed to train on {name}")
+    return load_csv(name, target)
+
+
+class _Status:
+    """What is being done, on one line of a terminal that is wiped in the end."""
+
+    def __init__(self, shown: bool):
+        self.shown = shown
+
+    def __enter__(self) -> "_Status":
+        return self
+
+    def say(self, words: str) -> None:
+        if self.shown:
+            sys.stderr.write(f"\r\x1b[K{words} ...")
+            sys.stderr.flush()
+
+    def __exit__(self, *exception: object) -> None:
+        if self.shown:
+            sys.stderr.write("\r\x1b[K")
+
+
+# ---- sweep, info, warmup ---------------------------------------------------------------------------------------------
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    if arguments.plot:
+        check_picture("--plot", arguments.plot)
+        check_output("--plot", arguments.plot)
+    from fastbp.sweeping import sweep
+
+    with _Status(sys.stderr.isatty()) as status:
+        found = sweep(
+            arguments.units or UNITS, arguments.batch_sizes, arguments.widths, dtype=arguments.dtype,
+            solver=arguments.solver, activation=arguments.activation, n_jobs=arguments.n_jobs, seconds=arguments.seconds,
+            progress=status.say,
+        )  # fmt: skip
+    if arguments.plot:
+        found.plot(arguments.plot)
+    _print(arguments, found.to_dict(), found.tables())
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    from fastbp.machine import facts
+
+    found = facts()
+    _print(arguments, found, [Table(_facts_rows(found))])
+    return 0
+
+
+def _facts_rows(found: dict[str, Any]) -> list[list[str]]:
+    cache, caches = found["cache"], found["caches"]
+    kept = f"{cache['files']} files, {cache['bytes'] / 1e6:.1f} MB, {cache['current_files']} of them for these versions"
+    versions = [[name, version] for name, version in found["versions"].items()]
+    blas = [["BLAS" if not number else "", line] for number, line in enumerate(found["blas"])]
+    return [
+        *versions,
+        ["processor", f"{found['processor']}, {found['processors']} usable"],
+        ["compiled for", f"{found['target']}, vectors of {found['vector_bytes']} bytes"],
+        ["caches", ", ".join(f"{name} {size / 2**20:g} MiB" for name, size in caches.items())],
+        ["threads", found["threads"]],
+        ["kernels in", cache["folder"] or "nowhere: no folder can be written, so each process compiles"],
+        ["", kept],
+        *blas,
+    ]
+
+
+def _warmup(arguments: argparse.Namespace) -> int:
+    from fastbp.machine import cache_contents
+    from fastbp.training import ProgressBar
+    from fastbp.warmup import kernels_for, warm
+
+    kernels = kernels_for(DTYPES if arguments.dtype is None else (arguments.dtype,))
+    with ProgressBar(len(kernels), sys.stderr.isatty(), "kernel", "compiling") as bar:
+        compiled = warm(kernels, bar.update)
+    cache = cache_contents()
+    report = {"kernels": len(kernels), "compiled": compiled, "folder": cache["folder"], "bytes": cache["bytes"]}
+    done = f"{len(kernels)}, of which {len(kernels) - compiled} were there already"
+    _print(arguments, report, [Table([["kernels", done], ["kept in", str(cache["folder"])]])])
+    return 0

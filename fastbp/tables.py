@@ -1,0 +1,58 @@
+"""Tables of text, with rich where it is installed."""
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Table:
+    """Figures under their columns, or names and what they stand for.
+
+    Parameters
+    ----------
+    rows : sequence of sequence of str
+    columns : sequence of str or None
+        Of figures; None for names and what they stand for.
+    title : str
+    words : int
+        How many of the first columns hold words, which stand to the left.
+    """
+
+    rows: Sequence[Sequence[str]]
+    columns: Sequence[str] | None = None
+    title: str = ""
+    words: int = 0
+
+    def text(self) -> str:
+        """Lines that any terminal shows."""
+        lines = [self.columns, *self.rows] if self.columns else self.rows
+        widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
+        justify = [str.ljust if self._left(place) else str.rjust for place in range(len(widths))]
+        text = (
+            "  ".join(just(cell, width) for just, cell, width in zip(justify, line, widths, strict=True)).rstrip()
+            for line in lines
+        )
+        return "\n".join(["", *([self.title] if self.title else []), *text])
+
+    def show(self) -> None:
+        """Print it, with rich where it is installed."""
+        if importlib.util.find_spec("rich") is None:
+            print(self.text())
+            return
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=box.SIMPLE, show_header=self.columns is not None)
+        for place, column in enumerate(self.columns or [""] * len(self.rows[0])):
+            table.add_column(column, justify="left" if self._left(place) else "right", no_wrap=place == 0)
+        for row in self.rows:
+            table.add_row(*map(Text, row))
+        if self.title:
+            Console().print(Text(self.title, "bold"))
+        Console().print(table)
+
+    def _left(self, place: int) -> bool:
+        return self.columns is None or place < self.words

@@ -1,0 +1,128 @@
+"""Trainings that are timed in turns.
+
+Everything that is compared is measured a moment at a time, one after the other, several times over: what else happens on a
+machine then happens to all of them. A figure is the median of the turns, and is stated with the lowest and the highest.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from fastbp.layout import BLOCK, EPOCH, RECORD_SIZE, ROW
+from fastbp.training import CALL_SECONDS
+from fastbp.workload import Workload
+from fastbp.workspace import workspace_for_training
+
+TURNS = 9  # of everything that is compared
+LEAST_TURN = 2e-3  # seconds, far above what starting a call takes
+ENOUGH = 0.8  # of a turn: another short call would show how long starting one takes
+WARM_TURNS = 1  # that do not count: caches and clocks settle
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Median, lowest and highest of some repeats.
+
+    Parameters
+    ----------
+    median, low, high : float
+    repeats : int
+    """
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+    @property
+    def spread(self) -> float:
+        """The larger distance of the lowest and the highest from the median, as a share of it."""
+        return max(self.high - self.median, self.median - self.low) / self.median
+
+    def scaled(self, factor: float) -> "Rate":
+        """The same in another unit."""
+        return Rate(self.median * factor, self.low * factor, self.high * factor, self.repeats)
+
+
+def rate_of(values: Sequence[float]) -> Rate:
+    """Median and extremes."""
+    return Rate(statistics.median(values), min(values), max(values), len(values))
+
+
+class Timed(Protocol):
+    """Something that trains a moment at a time, and notes samples per second of each turn."""
+
+    rates: list[float]
+
+    def turn(self, seconds: float) -> None:
+        """Train for about so long."""
+
+
+class Trainer:
+    """A training that is run a moment at a time.
+
+    Parameters
+    ----------
+    workload : Workload
+    workspace : callable
+        What picks the kernel.
+
+    Attributes
+    ----------
+    run : fastbp.training.Run
+    rates : list of float
+        Samples per second of each turn.
+    rows, spent : int and float
+        Rows and seconds of all turns, those that only warmed up included.
+    load_seconds : float
+        What the first call's compiling or loading took.
+    """
+
+    def __init__(self, workload: Workload, workspace: Callable[..., Any] = workspace_for_training):
+        self.workload = workload
+        self.rates: list[float] = []
+        self.rows, self.spent = 0, 0.0
+        self.run = workload.start(workspace)
+        start = time.perf_counter()
+        self.train(1)
+        self.load_seconds, start = time.perf_counter() - start, time.perf_counter()
+        self.train(1)
+        self.pace = 1 / (time.perf_counter() - start)  # blocks per second
+
+    def train(self, blocks: int) -> int:
+        """Run some blocks; returns how many rows that were."""
+        run, cursor = self.run, self.run.cursor
+        cursor[EPOCH], before = 0, int(cursor[ROW])
+        run.record = np.zeros((int(cursor[BLOCK] + blocks) // run.work.blocks_per_epoch + 1, RECORD_SIZE))
+        run.advance(blocks)
+        return int(cursor[EPOCH]) * run.n_rows + int(cursor[ROW]) - before
+
+    def turn(self, seconds: float) -> None:
+        """Train for about so long, in calls as long as a training's."""
+        rows, spent = 0, 0.0
+        while spent < ENOUGH * seconds:
+            blocks = max(1, int(self.pace * min(CALL_SECONDS, seconds - spent)))
+            start = time.perf_counter()
+            rows += self.train(blocks)
+            call = time.perf_counter() - start
+            spent, self.pace = spent + call, blocks / call
+        self.rates.append(rows / spent)
+        self.rows += rows
+        self.spent += spent
+
+
+def take_turns(trainers: Sequence[Timed], weights: Sequence[float], seconds: float, turns: int = TURNS) -> None:
+    """Let each train in turn, `weights` of the time each; the first round only warms up."""
+    share = seconds / (turns + WARM_TURNS) / sum(weights)
+    stop = time.perf_counter() + seconds
+    for number in range(turns + WARM_TURNS):
+        for trainer, weight in zip(trainers, weights, strict=True):
+            trainer.turn(max(LEAST_TURN, share * weight))
+            if number < WARM_TURNS:
+                trainer.rates.clear()
+        if number >= WARM_TURNS + 2 and time.perf_counter() > stop:
+            return

@@ -1,0 +1,331 @@
+"""Trainings that are to be measured: a network with its data, at its start."""
+
+import copy
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fastbp.estimators import MLPClassifier, MLPRegressor, Perceptron
+from fastbp.fitting import clipped_batch_size
+from fastbp.neural_network import NeuralNetwork, at_least, float_dtype
+from fastbp.rule import ACTIVATIONS, Rule
+from fastbp.training import Run
+from fastbp.workspace import workspace_for_training
+
+BATCH_SIZE = 200  # scikit-learn's
+LEARNING_RATE = 1e-3
+# Synthetic data: enough batches that caches see new rows, as in a training, and little enough to be made in no time.
+BATCHES, MOST_BYTES = 20, 64 * 1024**2
+LEAST_BATCHES = 4  # so that a batch four times as large can be tried
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A network with its data, at its start.
+
+    Parameters
+    ----------
+    units : tuple of int
+        Layer sizes, input and output included.
+    activations : tuple of str
+        Of each hidden layer.
+    rule : fastbp.rule.Rule
+    weights, biases : list of ndarray
+        Where a training starts; it leaves them as they are.
+    X, Y : ndarray
+        Inputs, or a CSR matrix of them, and the outputs they should give, of one float type.
+    batch_size : int
+    n_jobs : int or None
+    shuffle : bool
+        Whether each epoch visits the rows in another order.
+    row_weights : ndarray or None
+    synthetic : bool
+        Whether X and Y are random numbers, so that a larger batch may have more of them.
+    """
+
+    units: tuple[int, ...]
+    activations: tuple[str, ...]
+    rule: Rule
+    weights: list
+    biases: list
+    X: Any
+    Y: np.ndarray
+    batch_size: int
+    n_jobs: int | None = None
+    shuffle: bool = False
+    row_weights: np.ndarray | None = None
+    synthetic: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Rows of an epoch."""
+        return self.X.shape[0]
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of an epoch."""
+        return -(-self.rows // self.batch_size)
+
+    @property
+    def dtype(self) -> str:
+        """The float type's name."""
+        return self.X.dtype.name
+
+    @property
+    def sparse(self) -> bool:
+        """Whether X lists its values."""
+        return not isinstance(self.X, np.ndarray)
+
+    @property
+    def values_per_row(self) -> float:
+        """Inputs of a row that count: the stored ones of a sparse X."""
+        return self.X.nnz / self.rows if self.sparse else self.units[0]
+
+    @property
+    def products(self) -> list[float]:
+        """Of each layer, the multiply-adds of one row's sums: n_in * n_out, or what is stored of them."""
+        pairs = list(itertools.pairwise(self.units))
+        return [self.values_per_row * pairs[0][1], *[n_in * n_out for n_in, n_out in pairs[1:]]]
+
+    @property
+    def flops_per_sample(self) -> float:
+        """Operations that training on one row takes.
+
+        Two for each multiply-add of a layer's three products: forward, delta and gradient; the first layer has no delta.
+        Biases, activations, losses and the solver's update are left out.
+        """
+        return 6 * sum(self.products) - 2 * self.products[0]
+
+    def start(self, workspace: Callable[..., Any] = workspace_for_training) -> Run:
+        """A training at its beginning; `workspace` picks the kernel."""
+        rng, rows = np.random.default_rng(0), self.rows
+        return Run(
+            list(self.weights),
+            list(self.biases),
+            self.X,
+            self.Y,
+            rule=self.rule,
+            activations=[ACTIVATIONS.index(word) for word in self.activations],
+            batch_size=self.batch_size,
+            row_weights=self.row_weights,
+            n_jobs=self.n_jobs,
+            draw=(lambda: rng.permutation(rows)) if self.shuffle else None,
+            workspace=workspace,
+        )
+
+    def changed(self, **changes: Any) -> "Workload":
+        """The same training with another `batch_size`, `n_jobs` or `dtype`."""
+        dtype = changes.pop("dtype", None)
+        if dtype is not None:
+            changes |= {name: [one.astype(dtype) for one in getattr(self, name)] for name in ("weights", "biases")}
+            changes |= {name: getattr(self, name).astype(dtype) for name in ("X", "Y")}
+            if self.row_weights is not None:
+                changes["row_weights"] = self.row_weights.astype(dtype)
+        return replace(self, **changes)
+
+    def describe(self) -> dict[str, Any]:
+        """What it is, for JSON."""
+        rule = self.rule
+        return {
+            "units": list(self.units),
+            "activations": list(self.activations),
+            "out_activation": rule.out_activation,
+            "loss": rule.loss,
+            "solver": rule.solver,
+            "dtype": self.dtype,
+            "bias": bool(self.biases),
+            "batch_size": self.batch_size,
+            "rows": self.rows,
+            "synthetic": self.synthetic,
+            "sparse": self.sparse,
+            "shuffle": self.shuffle,
+            "n_jobs": self.n_jobs,
+            "steps_per_epoch": self.steps,
+            "flops_per_sample": self.flops_per_sample,
+        }
+
+
+def of_units(
+    units: Sequence[int],
+    *,
+    batch_size: int | None = None,
+    rows: int | None = None,
+    dtype: str = "float32",
+    solver: str = "adam",
+    activation: Any = "relu",
+    n_jobs: int | None = None,
+) -> Workload:
+    """A classifier of random data, or a regressor where there is a single output.
+
+    Parameters
+    ----------
+    units : sequence of int
+        Layer sizes, input and output included, at least two.
+    batch_size : int, default 200
+    rows : int, optional
+        Rows of an epoch, at least `batch_size`; some batches by default.
+    dtype, solver, activation, n_jobs
+        As of `fastbp.NeuralNetwork`.
+
+    Returns
+    -------
+    Workload
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a parameter is out of its range or of the wrong type.
+
+    Examples
+    --------
+    >>> from fastbp.workload import of_units
+    >>> work = of_units([64, 100, 10], batch_size=200)
+    >>> work.rows, work.flops_per_sample
+    (4000, 31600)
+    """
+    units = checked_units(units)
+    batch_size = BATCH_SIZE if batch_size is None else at_least(1, "batch_size", batch_size)
+    classes = units[-1] > 1
+    net = NeuralNetwork(
+        units[0], units[1:-1], units[-1], activation=activation, solver=solver, n_jobs=n_jobs, dtype=dtype, random_state=0,
+        init_scale=units[0] ** -0.5, out_activation="softmax" if classes else "identity",
+        loss="log_loss" if classes else "squared_error",
+    )  # fmt: skip
+    row_bytes = (units[0] + units[-1]) * net.dtype.itemsize
+    if rows is None:
+        rows = batch_size * max(LEAST_BATCHES, min(BATCHES, MOST_BYTES // (batch_size * row_bytes)))
+    elif at_least(1, "rows", rows) < batch_size:
+        raise ValueError(f"rows must be at least batch_size, {batch_size}, got {rows}")
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((rows, units[0]), np.float32).astype(net.dtype, copy=False)
+    y = np.eye(units[-1], dtype=net.dtype)[rng.integers(units[-1], size=rows)] if classes else X[:, :1].copy()
+    return replace(of_network(net, X, y, batch_size=batch_size), synthetic=True)
+
+
+def checked_units(units: Sequence[int]) -> tuple[int, ...]:
+    """Layer sizes as a tuple of at least two positive numbers."""
+    try:
+        units = tuple(at_least(1, "units", size) for size in units)
+    except TypeError:
+        raise TypeError(f"units must be a sequence of whole numbers, got {units!r}") from None
+    if len(units) < 2:
+        raise ValueError(f"units must be two numbers or more, inputs and outputs included, got {list(units)}")
+    return units
+
+
+def of_network(
+    net: NeuralNetwork,
+    X: Any,
+    y: Any,
+    *,
+    batch_size: int | None = None,
+    learning_rate: float = LEARNING_RATE,
+    reduction: str = "mean",
+    shuffle: bool = False,
+) -> Workload:
+    """What `net.train(X, y, ...)` would do; the network stays as it is.
+
+    Parameters
+    ----------
+    net : fastbp.NeuralNetwork
+    X, y, batch_size, learning_rate, reduction, shuffle
+        As of `fastbp.NeuralNetwork.train`; `batch_size` is 200 or all rows by default.
+
+    Returns
+    -------
+    Workload
+    """
+    net = copy.deepcopy(net)
+    rows = np.shape(X)[0] if np.ndim(X) else 0
+    batch_size = max(1, min(BATCH_SIZE, rows)) if batch_size is None else batch_size
+    net.train(X, y, 0, learning_rate, batch_size=batch_size, reduction=reduction)  # checks all of them
+    return Workload(
+        tuple(net.units),
+        activations_of(net.activation, len(net.units) - 2),
+        net._rule(learning_rate, reduction),
+        net.weights,
+        net.biases,
+        np.ascontiguousarray(X, net.dtype),
+        np.ascontiguousarray(y, net.dtype),
+        batch_size,
+        net.n_jobs,
+        shuffle,
+    )
+
+
+def of_estimator(est: Perceptron, X: Any, y: Any, sample_weight: Any = None) -> Workload:
+    """What `est.fit(X, y)` would do; the estimator stays as it is.
+
+    Parameters
+    ----------
+    est : fastbp.MLPClassifier or fastbp.MLPRegressor
+        With solver "lbfgs", losses and gradients of all rows at once are measured, which is nearly all that it does.
+    X, y, sample_weight
+        As of its `fit`. Rows for validation are not put aside.
+
+    Returns
+    -------
+    Workload
+    """
+    from sklearn.base import clone
+
+    est = clone(est)
+    est._validate_params()
+    hidden = est._hidden_sizes()
+    X, y = est._validated(X, y, reset=True)
+    rows = est._rows(X, y, sample_weight, False)
+    est._initialize([X.shape[1], *hidden, rows.Y.shape[1]], X.dtype, np.random.RandomState(0))
+    lbfgs = est.solver == "lbfgs"
+    return Workload(
+        (X.shape[1], *hidden, rows.Y.shape[1]),
+        activations_of(est.activation, len(hidden)),
+        est._rule(),
+        est.coefs_,
+        est.intercepts_,
+        rows.X,
+        rows.Y,
+        rows.X.shape[0] if lbfgs else clipped_batch_size(est, rows.X.shape[0]),
+        est._threads(),
+        est.shuffle and not lbfgs,
+        rows.weights,
+    )
+
+
+def activations_of(activation: Any, hidden: int) -> tuple[str, ...]:
+    """One word for each hidden layer."""
+    return (activation,) * hidden if isinstance(activation, str) else tuple(activation)
+
+
+def of_anything(what: Any = None, X: Any = None, y: Any = None, **options: Any) -> Workload:
+    """The training that is meant by what `fastbp.profile` takes; see there."""
+    options = {name: value for name, value in options.items() if value is not None}
+    if (X is None) != (y is None):
+        raise ValueError(f"X and y must be given together, got only {'y' if X is None else 'X'}")
+    if isinstance(what, (NeuralNetwork, Perceptron)):
+        kind, network = type(what).__name__, isinstance(what, NeuralNetwork)
+        if X is None:
+            raise ValueError(f"X and y must be given with a {kind}, got the {kind} alone")
+        for name in options:
+            if not (network and name == "batch_size"):
+                raise ValueError(f"{name} is the {kind}'s own, got {options[name]!r} beside it")
+        return of_network(what, X, y, **options) if isinstance(what, NeuralNetwork) else of_estimator(what, X, y)
+    if what is None and X is not None:
+        return of_data(X, y, **options)
+    if isinstance(what, str) or not hasattr(what, "__iter__"):
+        raise TypeError(f"what must be layer sizes, a NeuralNetwork or an estimator, got {what!r}")
+    if X is not None:
+        raise ValueError("X and y come with a NeuralNetwork, an estimator, or by themselves, got them with layer sizes")
+    return of_units(what, **options)
+
+
+def of_data(X: Any, y: Any, *, dtype: str | None = None, **options: Any) -> Workload:
+    """What the classifier or the regressor with these options would do with the data."""
+    from sklearn.utils.multiclass import type_of_target
+
+    kind = MLPRegressor if type_of_target(y).startswith("continuous") else MLPClassifier
+    if "rows" in options:
+        raise ValueError(f"rows are those of X, got {options['rows']!r}")
+    return of_estimator(kind(**options), X if dtype is None else np.asarray(X, float_dtype(dtype)), y)

@@ -1,0 +1,629 @@
+"""The profiler: what it counts, what it names, what it advises, and the files and lines that it leaves."""
+
+import base64
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+import fastbp
+from fastbp import MLPClassifier, MLPRegressor, NeuralNetwork, cli, profiler, workload
+from fastbp.kernels.jit import PLAIN_PYTHON
+from fastbp.layout import RECORD_SIZE
+from fastbp.machine import Ceiling, Ceilings, ceilings, core_counts, facts
+from fastbp.profile_tables import figure
+from fastbp.profiler import Profile, Trainer, profile
+from fastbp.rivals import RIVALS, NotPossible, rivals
+from fastbp.roofline import phases_from
+from fastbp.rule import ACTIVATIONS
+from fastbp.sweeping import sweep
+from fastbp.turns import Rate, rate_of, take_turns
+from fastbp.workload import of_anything, of_units
+from fastbp.workspace import choice_for_training, workspace_for_training
+
+PNG = b"\x89PNG\r\n\x1a\n"
+MAKE = {name: make for name, _, make in RIVALS}
+UNITS, BATCH, SECONDS = [4, 8, 3], 20, 0.1
+
+
+@pytest.fixture(scope="module")
+def found():
+    if PLAIN_PYTHON:
+        pytest.skip("needs compiled kernels")
+    return profile(UNITS, batch_size=BATCH, seconds=SECONDS, compare=True)
+
+
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        try:
+            status = cli.main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            status = exit.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def some_rows(n=60, classes=3):
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(n, 4)).astype(np.float32), rng.integers(classes, size=n)
+
+
+# --- what is measured -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("units", "by_hand"),
+    [
+        # forward and gradient of both layers, the delta of the second
+        ([64, 100, 10], 2 * (64 * 100 + 100 * 10) * 2 + 2 * 100 * 10),
+        ([784, 10], 2 * 784 * 10 * 2),
+        ([3, 5, 7, 2], 4 * (15 + 35 + 14) + 2 * (35 + 14)),
+    ],
+)
+def test_flops_are_those_counted_by_hand(units, by_hand):
+    assert of_units(units, batch_size=10, rows=100).flops_per_sample == by_hand
+
+
+def test_the_stored_values_of_sparse_rows_count():
+    X, y = scipy.sparse.random_array((50, 40), density=0.1, dtype=np.float32, format="csr", rng=0), np.arange(50) % 3
+    work = of_anything(MLPClassifier(8, random_state=0), X, y)
+    assert work.flops_per_sample == pytest.approx(4 * X.nnz / 50 * 8 + 6 * 8 * 3)
+
+
+@pytest.mark.compiled
+def test_rates_are_those_of_a_clock_outside():
+    work = of_units([32, 64, 10], batch_size=50)
+    trainer, run = Trainer(work), work.start()
+    ratios = []
+    for _ in range(5):
+        trainer.turn(0.02)
+        start = time.perf_counter()
+        for _ in run.calls(10):
+            pass
+        ratios.append(trainer.rates[-1] / (10 * work.rows / (time.perf_counter() - start)))
+    assert 0.5 < np.median(ratios) < 2  # on a busy machine; what is counted is the same
+
+
+@pytest.mark.compiled
+def test_a_turn_trains_as_training_does():
+    work = replace(of_units(UNITS, batch_size=BATCH), shuffle=True)
+    trainer, run = Trainer(work), work.start()
+    rows = trainer.train(7) + 2 * trainer.workload.batch_size
+    run.record = np.zeros((1, RECORD_SIZE))
+    run.advance(9)
+    assert rows == 9 * BATCH
+    np.testing.assert_array_equal(trainer.run.params, run.params)
+
+
+def test_the_figures_belong_together(found):
+    rate = found.samples_per_second
+    assert rate.low <= rate.median <= rate.high
+    assert rate.spread == max(rate.high - rate.median, rate.median - rate.low) / rate.median
+    assert found.gflops.median == pytest.approx(rate.median * 6e-9 * (4 * 8 + 8 * 3) - rate.median * 2e-9 * 4 * 8)
+    assert found.epochs_per_second.median == pytest.approx(rate.median / found.network["rows"])
+    assert found.steps_per_second.median == pytest.approx(rate.median / BATCH)
+    assert found.ns_per_sample == pytest.approx(1e9 / rate.median)
+    assert 0 < found.fraction_of_peak == pytest.approx(found.gflops.median / found.peak_gflops)
+    assert found.choice.kernel == "narrow"
+    assert found.choice.other == "wide"
+    assert found.choice.compile_seconds > 0
+    assert found.choice.load_seconds < found.choice.compile_seconds
+
+
+def test_phases_sum_to_the_whole(found):
+    assert sum(phase.share for phase in found.phases) == pytest.approx(1)
+    labels = [phase.label for phase in found.phases]
+    expected = ["gather", "forward[0]", "forward[1]", "loss", "delta[1]", "gradient[1]", "gradient[0]", "update"]
+    assert [label for label in labels if label not in ("wait", "overhead", "outside")] in (expected, expected[1:])
+    assert labels[-1] == "outside"
+    assert found.slowdown is not None
+    for phase in found.phases:
+        assert phase.bound in ("compute", "memory", "latency", "overhead")
+        assert (phase.reached is None) == (phase.bound == "overhead")
+
+
+@pytest.mark.compiled
+def test_the_wide_kernel_has_its_own_order():
+    work = of_units([40, 300, 3], batch_size=20)
+    times, tracks, _ = profiler.counted(work, Trainer(work), 0.05)
+    labels = [label for label, _ in tracks[0] if label not in ("wait", "overhead")]
+    expected = ["transpose[1]", "gather", "forward[0]", "forward[1]", "loss", "delta[1]", "gradient[0]", "gradient[1]"]
+    assert labels == [*expected, "outside"]
+    assert len(times) == len(tracks[0])
+
+
+# --- ceilings and names -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.compiled
+def test_ceilings():
+    found = ceilings(cores=[1])
+    peaks = {dtype: by_cores[1].best for dtype, by_cores in found.peak_gflops.items()}
+    assert peaks["float32"] > 1.2 * peaks["float64"] > 0  # twice as many lanes
+    reads = {level: by_cores[1].best for level, by_cores in found.read_gbs.items()}
+    assert reads["L2"] > reads["memory"] > 0
+    for names in found.pointwise_ns.values():
+        assert set(ACTIVATIONS) <= set(names)
+        assert names["tanh"].best > names["relu"].best > 0
+    json.dumps(found.to_dict())
+
+
+def machine_of(peak, bandwidth):
+    levels = {level: {1: Ceiling(bandwidth, 0.0)} for level in ("L2", "L3", "memory")}
+    none = dict.fromkeys(["relu", "relu_derivative", "exp"], Ceiling(0.0, 0.0))
+    return Ceilings({"float32": {1: Ceiling(peak, 0.0)}}, levels, {"float32": none}, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("peak", "bandwidth", "share", "bound"),
+    [(1.0, 1e9, 1.0, "compute"), (1.0, 1e9, 0.3, "compute"), (1.0, 1e9, 0.2, "latency"), (1e9, 1.0, 0.9, "memory")],
+)
+def test_a_phase_is_named_by_what_it_reaches(peak, bandwidth, share, bound):
+    work = of_units([64, 100, 10], batch_size=200, rows=1000)
+    run, n = work.start(), 1000
+    by_arithmetic = 2 * n * 6400 / (peak * 1e9)
+    by_bytes = 4 * (n * 164 + 6400 * run.work.blocks_per_epoch) / (bandwidth * 1e9)
+    seconds = max(by_arithmetic, by_bytes) / share
+    phase, wait = phases_from(
+        [("forward", 0, seconds, 5), ("wait", None, seconds, 5)], work, run, machine_of(peak, bandwidth)
+    )
+    assert (phase.bound, wait.bound) == (bound, "overhead")
+    assert phase.reached == pytest.approx(share)
+    assert phase.share == wait.share == 0.5
+    assert phase.gflops == pytest.approx(2e-9 * n * 6400 / seconds)
+    assert wait.gflops is wait.gbs is wait.reached is None
+
+
+# --- the kernel, and what else could be set ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("units", "batch_size", "sparse", "reason"),
+    [
+        ([4, 8, 3], 100, False, "56 weights are few, and 100 rows per step fill its vectors"),
+        ([784, 128, 10], 128, False, "101,632 weights are more than 8,000"),
+        ([200, 8, 3], 128, False, "200 inputs are more than 128, and would have to be transposed"),
+        ([64, 100, 10], 5, False, "5 rows per step are too few: 7,400 weights want 43 of them"),
+        ([64, 100, 10], 1, False, "a step takes one row, for which each weight is read once"),
+        ([4, 8, 3], 100, True, "X is sparse, which only the wide kernel reads"),
+    ],
+)
+def test_the_reason_is_that_of_the_choice(units, batch_size, sparse, reason):
+    layout = of_units(units, batch_size=batch_size).start().layout
+    kind, words = choice_for_training(layout, batch_size, sparse)
+    assert words == reason
+    assert type(workspace_for_training(layout, 200, batch_size, sparse, shuffled=False)) is kind
+
+
+class Turns:
+    """What a training leaves after its turns."""
+
+    def __init__(self, *rates):
+        self.rates = list(rates)
+
+
+@pytest.mark.parametrize(
+    ("rates", "advised"),
+    [
+        ([150, 151, 149], True),
+        ([102, 102, 102], False),  # too little
+        ([150, 151, 99], False),  # not always
+        ([300, 140, 500], True),
+        ([90, 90, 90], False),
+    ],
+)
+def test_nothing_below_the_spread_is_advised(rates, advised):
+    trial = profiler.trial_of("batch_size", 400, Turns(*rates), Turns(100, 101, 99))
+    spread = rate_of(rates).spread
+    assert trial.advised == (advised and trial.gain > spread)
+    assert trial.gain == pytest.approx(np.median(np.divide(rates, [100, 101, 99])) - 1)
+
+
+def test_a_still_machine_advises_no_trifle():
+    assert not profiler.trial_of("n_jobs", 2, Turns(102, 102), Turns(100, 100)).advised
+    assert profiler.trial_of("n_jobs", 2, Turns(104, 104), Turns(100, 100)).advised
+
+
+@pytest.mark.compiled
+def test_what_is_tried():
+    tried = {
+        (name, value) for name, value, _ in profiler.trials_of(of_units(UNITS, batch_size=20, rows=80, dtype="float64"))
+    }
+    assert {("batch_size", 10), ("batch_size", 40), ("batch_size", 80), ("dtype", "float32")} == tried
+    assert not [one for one in profiler.trials_of(of_units(UNITS, batch_size=1, rows=1)) if one[0] == "batch_size"]
+
+
+def test_turns_are_taken_in_turn():
+    order = []
+
+    class Timed:
+        def __init__(self, name):
+            self.name, self.rates = name, []
+
+        def turn(self, seconds):
+            order.append(self.name)
+            self.rates.append(seconds)
+
+    first, second = Timed("a"), Timed("b")
+    take_turns([first, second], [3, 1], 1.0, turns=4)
+    assert order == ["a", "b"] * 5  # the first round warms up
+    assert len(first.rates) == len(second.rates) == 4
+    assert first.rates[0] == pytest.approx(3 * second.rates[0])
+
+
+# --- what can be profiled ---------------------------------------------------------------------------------------------
+
+
+def test_a_network_stays_as_it_is():
+    X, y = some_rows()
+    net = NeuralNetwork(4, 8, 3, solver="momentum", dtype="float32", random_state=0)
+    before = [one.copy() for one in net.weights]
+    work = of_anything(net, X, np.eye(3)[y], batch_size=30)
+    for _ in work.start().calls(3):
+        pass
+    assert all((one == other).all() for one, other in zip(net.weights, before, strict=True))
+    assert work.describe()["solver"] == "momentum"
+    assert (work.units, work.batch_size, work.dtype) == ((4, 8, 3), 30, "float32")
+
+
+@pytest.mark.parametrize(
+    ("estimator", "expected"),
+    [
+        (MLPClassifier((6, 5), activation=["tanh", "relu"]), {"units": [4, 6, 5, 3], "loss": "clipped_log_loss"}),
+        (MLPClassifier(solver="lbfgs"), {"batch_size": 60, "solver": "keep", "shuffle": False}),
+        (
+            MLPRegressor(hidden_layer_sizes=5, solver="sgd"),
+            {"units": [4, 5, 1], "solver": "nesterov", "out_activation": "identity"},
+        ),
+    ],
+)
+def test_an_estimator_stays_as_it_is(estimator, expected):
+    X, y = some_rows()
+    before = vars(estimator).copy()
+    described = of_anything(estimator, X, y).describe()
+    assert vars(estimator) == before
+    assert {name: described[name] for name in expected} == expected
+    assert described["synthetic"] is False
+
+
+@pytest.mark.parametrize(("dtype", "loss"), [(int, "clipped_log_loss"), (float, "squared_error")])
+def test_data_gets_the_estimator_for_it(dtype, loss):
+    X, y = some_rows()
+    work = of_anything(None, X, (y + (0.5 if dtype is float else 0)).astype(dtype), dtype="float32", solver="sgd")
+    assert (work.rule.loss, work.dtype) == (loss, "float32")
+
+
+@pytest.mark.compiled
+def test_sparse_rows_and_lbfgs_can_be_profiled():
+    X, y = scipy.sparse.random_array((50, 40), density=0.1, dtype=np.float32, format="csr", rng=0), np.arange(50) % 3
+    found = profile(MLPClassifier(8, solver="lbfgs", random_state=0), X, y, seconds=SECONDS, compare=True)
+    assert found.choice.other is None
+    assert "sparse" in found.choice.reason
+    assert not [trial for trial in found.trials if trial.setting == "batch_size"]
+    assert set(found.comparison) == {"fastbp"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ([[784]], {}, r"units must be two numbers or more, inputs and outputs included, got \[784\]"),
+        ([[4, 0, 3]], {}, "units must be >= 1, got 0"),
+        ([[4, 3]], {"batch_size": 0}, "batch_size must be >= 1, got 0"),
+        ([[4, 3]], {"rows": 5, "batch_size": 10}, "rows must be at least batch_size, 10, got 5"),
+        ([[4, 3]], {"solver": "lm"}, "solver must be one of .* got 'lm'"),
+        ([[4, 3]], {"dtype": "float16"}, "dtype must be 'float32' or 'float64', got 'float16'"),
+        ([[4, 3]], {"seconds": 0}, "seconds must be > 0, got 0"),
+        ([[4, 3], 1, 2], {}, "got them with layer sizes"),
+        ([NeuralNetwork(4, 3, 2)], {}, "X and y must be given with a NeuralNetwork"),
+        ([NeuralNetwork(4, 3, 2), 1, 2], {"solver": "sgd"}, "solver is the NeuralNetwork's own, got 'sgd' beside it"),
+        ([MLPClassifier(), [[1]]], {}, "X and y must be given together, got only X"),
+        ([MLPClassifier(), [[1]], [1]], {"batch_size": 5}, "batch_size is the MLPClassifier's own, got 5 beside it"),
+        ([None, [[1], [2]], [0, 1]], {"rows": 2}, "rows are those of X, got 2"),
+    ],
+)
+def test_what_is_wrong_is_named(arguments, options, message):
+    with pytest.raises(ValueError, match=message):
+        fastbp.profile(*arguments, **options)
+
+
+@pytest.mark.parametrize("what", ["784,10", 784, None])
+def test_other_things_cannot_be_profiled(what):
+    with pytest.raises(TypeError, match="what must be layer sizes, a NeuralNetwork or an estimator, got"):
+        fastbp.profile(what)
+
+
+# --- side by side -----------------------------------------------------------------------------------------------------
+
+
+def test_the_libraries_that_are_there_run_beside(found):
+    assert {"fastbp", "numpy reference", "scikit-learn"} <= set(found.comparison)
+    assert all(isinstance(rate, Rate) and rate.median > 0 for rate in found.comparison.values())
+
+
+def test_the_reference_trains_the_same(monkeypatch):
+    work, runs = replace(of_units(UNITS, batch_size=BATCH, rows=90), shuffle=True), []
+    start = work.start()
+
+    def kept(self):
+        runs.append(start)
+        return start
+
+    monkeypatch.setattr(workload.Workload, "start", kept)
+    epoch = MAKE["numpy reference"](work, 1)
+    monkeypatch.undo()
+    ours = work.start()
+    for _ in range(2):
+        epoch()
+        for _ in ours.calls(1):
+            pass
+    np.testing.assert_allclose(runs[0].params, ours.params, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["torch", "jax"])
+@pytest.mark.parametrize("solver", ["sgd", "momentum", "nesterov", "adam"])
+def test_torch_and_jax_run_where_they_are_installed(name, solver):
+    pytest.importorskip(name)
+    work = of_units(UNITS, batch_size=BATCH, rows=40, solver=solver)
+    rival = dict(rivals(work, 1))[name]
+    rival.turn(0.001)
+    assert rival.rates[0] > 0
+
+
+def test_what_a_library_lacks_is_said():
+    work = of_units(UNITS, batch_size=BATCH, rows=40, activation="elu")
+    assert dict(rivals(work, 1))["scikit-learn"] == "it has no activation elu"
+    with pytest.raises(NotPossible, match="it has no output logistic with squared_error"):
+        MAKE["scikit-learn"](of_anything(NeuralNetwork(4, 3, 2), np.ones((5, 4)), np.ones((5, 2))), 1)
+
+
+# --- tables, pictures, traces -----------------------------------------------------------------------------------------
+
+
+def test_a_profile_reads_as_tables(found):
+    text = str(found)
+    for words in (
+        "4-8-3, relu, softmax with log_loss, adam, float32",
+        "samples/s",
+        "GFLOP/s",
+        "bound by",
+        "narrow, because",
+    ):
+        assert words in text
+    assert text == found.table()
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["network"]["units"] == UNITS
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(1234567.8, "1,234,568"), (99.94, "99.9"), (1.234, "1.23"), (0.12345, "0.123")]
+)
+def test_figures_have_three_digits(value, shown):
+    assert figure(value) == shown
+
+
+def test_a_trace_is_a_step_of_each_thread(found, tmp_path):
+    found.trace(tmp_path / "trace.json")
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    slices = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    assert [event["name"] for event in slices] == [phase.label for phase in found.phases]
+    at = 0.0
+    for event in slices:
+        assert event["ts"] == pytest.approx(at)
+        assert {"name", "cat", "ph", "pid", "tid", "ts", "dur", "args"} == set(event)
+        at += event["dur"]
+    steps = found.network["steps_per_epoch"]
+    assert at == pytest.approx(sum(phase.seconds for phase in found.phases) / steps * 1e6)
+    assert {event["name"] for event in trace["traceEvents"] if event["ph"] == "M"} == {"process_name", "thread_name"}
+
+
+def test_pictures(found, tmp_path):
+    found.plot(tmp_path / "profile.png")
+    assert (tmp_path / "profile.png").read_bytes().startswith(PNG)
+    found.plot(tmp_path / "profile.html")
+    page = (tmp_path / "profile.html").read_text(encoding="utf-8")
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert [source.split(",")[0] for source in sources] == ["data:image/png;base64"]
+    assert base64.b64decode(sources[0].split(",")[1]).startswith(PNG)
+    assert "<script" not in page
+    assert page.count("<table>") == len(found.tables())
+    with pytest.raises(ValueError, match=r"path must end in \.png, \.pdf, \.svg, \.html, got 'profile\.txt'"):
+        found.plot("profile.txt")
+
+
+def test_nothing_overlaps_in_the_picture(found):
+    import matplotlib.pyplot as plt
+
+    from fastbp.pictures import draw
+
+    drawn = draw(found, plt)
+    drawn.canvas.draw()
+    for axes in drawn.axes:
+        texts = [*axes.texts, *axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label, axes.title]
+        boxes = [text.get_window_extent() for text in texts if text.get_text() and text.get_visible()]
+        assert not any(one.overlaps(other) for place, one in enumerate(boxes) for other in boxes[:place])
+        assert re.search(r"\(.*\)", axes.get_xlabel())  # a unit
+    legends = [legend.get_window_extent() for legend in drawn.legends]
+    assert not legends[0].overlaps(legends[1])
+    plt.close(drawn)
+
+
+@pytest.mark.compiled
+def test_a_sweep(tmp_path):
+    found = sweep([4, 8, 3], [10, 20], [8, 16], seconds=0.05)
+    assert (found.widths, found.batch_sizes) == ([8, 16], [10, 20])
+    assert len(found.to_dict()["cells"]) == 4
+    assert "4-w-3" in str(found)
+    found.plot(tmp_path / "sweep.png")
+    assert (tmp_path / "sweep.png").read_bytes().startswith(PNG)
+    with pytest.raises(ValueError, match=r"units must have a hidden layer whose width can change, got \[4, 3\]"):
+        sweep([4, 3], [10], [8])
+    with pytest.raises(ValueError, match=r"widths must not be empty, got \[\]"):
+        sweep([4, 8, 3], [10], [])
+
+
+# --- command line -----------------------------------------------------------------------------------------------------
+
+SHORT = ("--units", "4,8,3", "--batch-size", BATCH, "--seconds", SECONDS)
+
+
+@pytest.mark.compiled
+def test_three_valid_files(run):
+    status, out, err = run("profile", *SHORT, "--plot", "p.png", "--trace", "t.json", "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["network"]["batch_size"] == BATCH
+    assert Path("p.png").read_bytes().startswith(PNG)
+    assert json.loads(Path("t.json").read_text())["traceEvents"]
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("with_rich", [True, False])
+def test_a_profile_of_a_csv_file(run, monkeypatch, with_rich):
+    find_spec = importlib.util.find_spec
+    if not with_rich:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rich" else find_spec(name))
+    X, y = some_rows()
+    rows = [",".join([*map(str, row), "abc"[label]]) for row, label in zip(X, y, strict=True)]
+    Path("flowers.csv").write_text("\n".join(["a,b,c,d,species", *rows]))
+    options = ("--hidden", "8", "--batch-size", BATCH, "--seconds", SECONDS)
+    status, out, err = run("profile", "flowers.csv", "--target", "species", *options)
+    assert (status, err) == (0, "")
+    assert "4-8-3" in out
+    assert "Where a step goes" in out
+    assert ("─" in out) == with_rich
+
+
+@pytest.mark.compiled
+def test_a_profile_of_values(run):
+    Path("line.csv").write_text("x,y\n" + "".join(f"{x},{3.5 * x}\n" for x in range(40)))
+    options = ("--hidden", "8", "--batch-size", BATCH, "--seconds", SECONDS, "--solver", "sgd", "--json")
+    status, out, err = run("profile", "line.csv", "--target", "y", *options)
+    assert (status, err) == (0, "")
+    network = json.loads(out)["network"]
+    assert (network["units"], network["solver"], network["loss"]) == ([1, 8, 1], "sgd", "squared_error")
+
+
+@pytest.mark.compiled
+def test_the_command_sweep(run):
+    options = ("--batch-sizes", "10,20", "--widths", "8", "--seconds", SECONDS)
+    status, out, err = run("sweep", "--units", "4,8,3", *options, "--plot", "s.png", "--json")
+    assert (status, err) == (0, "")
+    assert json.loads(out)["batch_sizes"] == [10, 20]
+    assert Path("s.png").read_bytes().startswith(PNG)
+    assert "batch 10" in run("sweep", "--units", "4,8,3", *options)[1]
+
+
+def test_the_command_info(run):
+    status, out, err = run("info", "--json")
+    assert (status, err) == (0, "")
+    shown = json.loads(out)
+    assert shown["versions"]["fastbp"] == fastbp.__version__
+    assert shown["processors"] == core_counts()[-1]
+    assert shown["blas"]
+    assert set(shown) == set(facts())
+    assert "kernels in" in run("info")[1]
+
+
+@pytest.mark.compiled
+def test_the_command_warmup(run, monkeypatch, tmp_path):
+    from fastbp import machine, warmup
+
+    everything = warmup.kernels_for(["float32", "float64"])
+    files = {kernel.file(types, width) for kernel, types, width in everything}
+    assert len(files) == len(everything)
+    for name in ("narrow.train.float32.", "wide.forward.float64-int32.", "narrow.train.marked.float64."):
+        assert any(file.startswith(name) for file in files)
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    fresh = [type(machine.READ)("ceilings", "read", "T* int T* int") for _ in range(2)]
+    monkeypatch.setattr(warmup, "kernels_for", lambda dtypes: [(kernel, "float32", 64) for kernel in fresh])
+    status, out, err = run("warmup", "--json")
+    assert (status, err) == (0, "")
+    shown = json.loads(out)
+    assert (shown["kernels"], shown["compiled"], shown["folder"]) == (2, 1, str(tmp_path / "fastbp"))
+    assert fresh[0].load_seconds("float32", 64) < fresh[0].compile_seconds["float32", 64]
+    assert fresh[1].compile_seconds["float32", 64] == pytest.approx(fresh[0].compile_seconds["float32", 64], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("profile --units 784", "--units: must be two numbers or more, inputs and outputs included, got '784'"),
+        ("profile --units 784,x", "--units: must be a whole number > 0, got 'x'"),
+        ("profile --batch-size 0", "--batch-size: must be a whole number > 0, got '0'"),
+        ("profile --solver lm", "--solver: invalid choice: 'lm'"),
+        ("profile --activation sin", "activation must be one of 'identity', .* got 'sin'"),
+        ("profile --n-jobs 0", "n_jobs must not be 0, got 0"),
+        ("profile --seconds 0", "seconds must be > 0, got 0"),
+        ("profile --seconds nan", "seconds must be finite, got nan"),
+        ("profile --target y", "--target is for DATA, got 'y' without it"),
+        ("profile none.csv --target y", "DATA must be xor, .* or a CSV file, got 'none.csv'"),
+        ("profile iris --target y", "--target is for CSV files, got 'y' with iris"),
+        ("profile iris --units 4,3", "--units is for random rows, got it with iris; see --hidden"),
+        ("profile iris --batch-size 1000", "--batch-size must be at most the number of rows, 130, got 1000"),
+        ("profile --trace none/t.json", "--trace must name a file in an existing folder, got 'none/t.json'"),
+        ("profile --trace .", r"--trace must name a file, got '\.'"),
+        ("profile --plot p.txt", "--plot must name a file ending in .png, .pdf, .svg, .html, got 'p.txt'"),
+        ("profile --units 1000000000,1000000 --rows 1 --batch-size 1", "Unable to allocate"),
+        ("sweep --widths 8,0", "--widths: must be a whole number > 0, got '0'"),
+        ("sweep --units 4,3", r"units must have a hidden layer whose width can change, got \[4, 3\]"),
+        ("sweep --plot s.html", "--plot must name a file ending in .png, .pdf, .svg, got 's.html'"),
+        ("warmup --dtype float16", "--dtype: invalid choice: 'float16'"),
+    ],
+)
+def test_bad_arguments(run, arguments, message):
+    status, out, err = run(*arguments.split())
+    assert (status, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "error: " in err
+    assert re.search(message, err)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder that nobody can write")
+def test_a_file_that_cannot_be_written(run):
+    status, _, err = run("profile", "--trace", "/proc/self/t.json")
+    assert status == 2
+    assert "--trace must name a file that can be written, got '/proc/self/t.json'" in err
+
+
+@pytest.mark.parametrize("command", ["profile", "sweep", "info", "warmup"])
+def test_help_has_an_example(run, command):
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    assert re.search(rf"examples?:\n  fastbp {command} ", out)
+
+
+def test_ctrl_c_leaves_one_line(run, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(profiler, "profile", interrupt)
+    assert run("profile") == (130, "", "fastbp: error: interrupted\n")
+
+
+@pytest.mark.parametrize("arguments", [("info", "--json")])
+def test_a_broken_pipe_leaves_no_traceback(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "fastbp", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    os.close(writing)
+    assert ended.returncode in (1, 141)
+    assert ended.stderr == ""
+
+
+def test_the_public_name():
+    assert fastbp.profile is profile
+    assert Profile.__doc__
