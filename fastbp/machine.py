@@ -4,6 +4,7 @@ Every ceiling is the best of many short repeats: whatever else runs on a machine
 the repeats lies below the best says how much was going on meanwhile.
 """
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -28,9 +29,11 @@ READ = jit.Kernel("ceilings", "read", "T* int T* int")
 APPLY = jit.Kernel("ceilings", "apply", "int T* int T* int")
 
 DTYPES = ("float32", "float64")
-REPEAT_SECONDS = 2e-3  # of one repeat: far longer than starting it, far shorter than a time slice
-REPEATS = 12
+# Of one repeat: far longer than starting it, on one core or on several together, and far shorter than a time slice.
+REPEAT_SECONDS, REPEAT_SECONDS_TOGETHER = 1.5e-4, 2e-3
+REPEATS, REPEATS_TOGETHER = 100, 12
 MEMORY_REPEATS = 3
+CALIBRATIONS = 3
 ELEMENTS = 2048  # of an activation's input: with its output within the L1 cache
 # Where the system does not say how large its caches are.
 USUAL_L2, USUAL_L3 = 512 * 1024, 32 * 1024**2
@@ -155,10 +158,8 @@ def peak_gflops(dtype: str, cores: int) -> Ceiling:
     for memory in memories:
         memory[:] = np.linspace(1e-3, 2e-3, memory.size)
 
-    def spin(rank: int, terms: int) -> None:
-        SPIN(memories[rank], terms, width=width)
-
-    terms, seconds = repeated(spin, cores, REPEATS)
+    calls = [ready(SPIN, memory) for memory in memories]
+    terms, seconds = repeated(lambda rank, terms: calls[rank](terms), cores, REPEATS)
     return rate(2e-9 * SUMS * lanes * terms * cores, seconds)
 
 
@@ -170,10 +171,8 @@ def read_gbs(array: np.ndarray, cores: int, repeats: int) -> Ceiling:
     parts = [array[rank * groups * group :][: groups * group] for rank in range(cores)]
     outs = [aligned_zeros(group, array.dtype) for _ in range(cores)]
 
-    def read(rank: int, times: int) -> None:
-        READ(parts[rank], groups, outs[rank], times, width=width)
-
-    times, seconds = repeated(read, cores, repeats)
+    calls = [ready(READ, part, groups, out) for part, out in zip(parts, outs, strict=True)]
+    times, seconds = repeated(lambda rank, times: calls[rank](times), cores, repeats)
     return rate(1e-9 * groups * group * array.itemsize * times * cores, seconds)
 
 
@@ -187,22 +186,32 @@ def pointwise_ns(dtype: str) -> dict[str, Ceiling]:
     x[:] = np.linspace(0.01, 0.99, ELEMENTS)
     result = {}
     for code, function in enumerate(FUNCTIONS):
-
-        def apply(rank: int, times: int, code: int = code) -> None:
-            APPLY(code, x, ELEMENTS // lanes, out, times, width=width)
-
-        times, seconds = repeated(apply, 1, REPEATS, REPEAT_SECONDS / 10)
+        call = ready(APPLY, code, x, ELEMENTS // lanes, out)
+        times, seconds = repeated(lambda rank, times, call=call: call(times), 1, REPEATS // 4)  # type: ignore[misc]
         each = [one / times / ELEMENTS * 1e9 for one in seconds]
         result[function.__name__] = Ceiling(min(each), 1 - min(each) / statistics.median(each))
     return result
 
 
+def ready(kernel: jit.Kernel, *args: Any) -> Callable[[int], Any]:
+    """A function of the kernel's last argument, which is called with nothing looked up on the way."""
+    width = jit.native_width()
+    if jit.PLAIN_PYTHON:
+        return lambda amount: kernel(*args, amount, width=width)
+    pointers = [arg.ctypes.data if isinstance(arg, np.ndarray) else arg for arg in args]
+    return functools.partial(kernel.prepare((*args, 1), width), *pointers)
+
+
 def repeated(
-    work: Callable[[int, int], None], cores: int, repeats: int, least: float = REPEAT_SECONDS
+    work: Callable[[int, int], None], cores: int, repeats: int, least: float | None = None
 ) -> tuple[int, list[float]]:
     """Call work(rank, amount) on some cores at the same time; the amount that takes about `least` seconds, and all times."""
     amount = 1
-    while (seconds := once(work, 1, amount)) < least / 2:
+    if least is None:
+        least = REPEAT_SECONDS if cores == 1 else REPEAT_SECONDS_TOGETHER
+        repeats = repeats if cores == 1 else min(repeats, REPEATS_TOGETHER)
+    # the fastest of a few: one that was interrupted says nothing about how much is enough
+    while (seconds := min(once(work, 1, amount) for _ in range(CALIBRATIONS))) < least / 2:
         amount = max(amount * 2, int(amount * 0.7 * least / max(seconds, 1e-9)))
     return amount, [once(work, cores, amount) for _ in range(repeats)]
 

@@ -1,8 +1,9 @@
 """The same training by the numpy reference, scikit-learn, torch and jax, a moment at a time.
 
 Each function takes a `Workload` and returns a function that trains for one epoch, or raises `NotPossible`. A library that is
-not installed is left out. Weights, rows, batches, loss and solver are the same, but that torch and jax leave an L2 term out;
-torch runs step by step with as many threads as fastbp, jax a whole epoch in one compiled loop with as many as it likes.
+not installed is left out. Weights, rows, whole batches, loss and solver are the same, but that torch and jax leave an L2
+term out, and that torch places Adam's epsilon otherwise. torch runs step by step with as many threads as fastbp, jax a whole
+epoch in one compiled loop with as many as it likes.
 """
 
 import importlib.util
@@ -56,7 +57,7 @@ def rivals(workload: Workload, threads: int) -> Iterator[tuple[str, Rival | str]
     """Each rival that is installed, ready to take its turns, or why it cannot."""
     if workload.sparse:
         return
-    rows = min(workload.rows, MOST_BATCHES * workload.batch_size)
+    rows = min(workload.rows // workload.batch_size, MOST_BATCHES) * workload.batch_size
     weights = None if workload.row_weights is None else workload.row_weights[:rows]
     some = replace(workload, X=workload.X[:rows], Y=workload.Y[:rows], row_weights=weights)
     for name, module, make in RIVALS:
@@ -126,10 +127,10 @@ def torch_eager(workload: Workload, threads: int) -> Callable[[], Any]:
         "leaky_relu": F.leaky_relu, "elu": F.elu, "softplus": F.softplus,
     }  # fmt: skip
     losses: dict[tuple[str, str], Any] = {
-        ("softmax", "log_loss"): F.cross_entropy,
-        ("logistic", "log_loss"): F.binary_cross_entropy_with_logits,
-        ("identity", "squared_error"): lambda z, y: F.mse_loss(z, y) / 2,
-        ("logistic", "squared_error"): lambda z, y: F.mse_loss(torch.sigmoid(z), y) / 2,
+        ("softmax", "log_loss"): lambda z, y: F.cross_entropy(z, y, reduction="sum"),
+        ("logistic", "log_loss"): lambda z, y: F.binary_cross_entropy_with_logits(z, y, reduction="sum"),
+        ("identity", "squared_error"): lambda z, y: F.mse_loss(z, y, reduction="sum") / 2,
+        ("logistic", "squared_error"): lambda z, y: F.mse_loss(torch.sigmoid(z), y, reduction="sum") / 2,
     }
     rule, loss = workload.rule, losses.get(head_of(workload))
     optimizer_of = optimizers(torch, rule)
@@ -147,7 +148,7 @@ def torch_eager(workload: Workload, threads: int) -> Callable[[], Any]:
                     a = torch.addmm(b, a, w)
                     a = a if s is None else s(a)
                 optimizer.zero_grad()
-                loss(a, y).backward()
+                (loss(a, y) / divisor(workload, len(y))).backward()
                 optimizer.step()
 
     return epoch
@@ -188,10 +189,10 @@ def jax_loop(workload: Workload, threads: int) -> Callable[[], Any]:
         "leaky_relu": jax.nn.leaky_relu, "elu": jax.nn.elu, "softplus": jax.nn.softplus,
     }  # fmt: skip
     losses: dict[tuple[str, str], Any] = {
-        ("softmax", "log_loss"): lambda z, y: -jnp.mean(jnp.sum(y * jax.nn.log_softmax(z), axis=1)),
-        ("logistic", "log_loss"): lambda z, y: jnp.mean(jax.nn.softplus(z) - y * z),
-        ("identity", "squared_error"): lambda z, y: jnp.mean((z - y) ** 2) / 2,
-        ("logistic", "squared_error"): lambda z, y: jnp.mean((jax.nn.sigmoid(z) - y) ** 2) / 2,
+        ("softmax", "log_loss"): lambda z, y: -jnp.sum(y * jax.nn.log_softmax(z)),
+        ("logistic", "log_loss"): lambda z, y: jnp.sum(jax.nn.softplus(z) - y * z),
+        ("identity", "squared_error"): lambda z, y: jnp.sum((z - y) ** 2) / 2,
+        ("logistic", "squared_error"): lambda z, y: jnp.sum((jax.nn.sigmoid(z) - y) ** 2) / 2,
     }
     head = losses.get(head_of(workload))
     if head is None:
@@ -201,13 +202,14 @@ def jax_loop(workload: Workload, threads: int) -> Callable[[], Any]:
     def loss(parameters: Any, a: Any, y: Any) -> Any:
         for w, b, s in zip(*parameters, hidden, strict=True):
             a = s(a @ w + b)
-        return head(a, y)
+        return head(a, y) / divisor(workload, workload.batch_size)
 
     def moved(p: Any, g: Any, m: Any, v: Any, t: Any) -> tuple:
         rate, beta_1, beta_2 = rule.learning_rate, rule.momentum, rule.beta_2
         if rule.solver == "adam":
             m, v = beta_1 * m + (1 - beta_1) * g, beta_2 * v + (1 - beta_2) * g * g
-            return p - rate * (m / (1 - beta_1**t)) / (jnp.sqrt(v / (1 - beta_2**t)) + rule.epsilon), m, v
+            rate = rate * jnp.sqrt(1 - beta_2**t) / (1 - beta_1**t)
+            return p - rate * m / (jnp.sqrt(v) + rule.epsilon), m, v
         m = rule.momentum * with_momentum * m - rate * g
         return p + (rule.momentum * m - rate * g if nesterov else m), m, v
 
@@ -220,8 +222,7 @@ def jax_loop(workload: Workload, threads: int) -> Callable[[], Any]:
         return (*[jax.tree.unflatten(shape, part) for part in zip(*new, strict=True)], t + 1), None
 
     with jax.enable_x64(True):
-        whole = workload.rows // workload.batch_size * workload.batch_size
-        X, Y = (jnp.asarray(one[:whole]).reshape(-1, workload.batch_size, one.shape[1]) for one in (workload.X, workload.Y))
+        X, Y = (jnp.asarray(one).reshape(-1, workload.batch_size, one.shape[1]) for one in (workload.X, workload.Y))
         parameters = jax.tree.map(jnp.asarray, parameters_of(workload))
         zeros = jax.tree.map(jnp.zeros_like, parameters)
         state = [(parameters, zeros, zeros, jnp.zeros((), X.dtype))]
@@ -237,6 +238,11 @@ def jax_loop(workload: Workload, threads: int) -> Callable[[], Any]:
 def head_of(workload: Workload) -> tuple[str, str]:
     """Output and loss, however the loss is reported."""
     return workload.rule.out_activation, workload.rule.loss.removeprefix("clipped_")
+
+
+def divisor(workload: Workload, rows: int) -> float:
+    """What the sum of the losses of some rows is divided by."""
+    return {"sum": 1.0, "mean": rows * workload.units[-1], "row": rows}[workload.rule.reduction]
 
 
 def parameters_of(workload: Workload) -> tuple[list, list]:

@@ -19,7 +19,7 @@ import fastbp
 from fastbp import MLPClassifier, MLPRegressor, NeuralNetwork, cli, profiler, workload
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import RECORD_SIZE
-from fastbp.machine import Ceiling, Ceilings, ceilings, core_counts, facts
+from fastbp.machine import Ceiling, Ceilings, ceilings, core_counts, facts, repeated
 from fastbp.profile_tables import figure
 from fastbp.profiler import Profile, Trainer, profile
 from fastbp.rivals import RIVALS, NotPossible, rivals
@@ -160,6 +160,19 @@ def test_ceilings():
         assert set(ACTIVATIONS) <= set(names)
         assert names["tanh"].best > names["relu"].best > 0
     json.dumps(found.to_dict())
+
+
+def test_an_interruption_does_not_shorten_the_repeats():
+    amounts, naps = [], iter([0.01])
+
+    def work(rank, amount):
+        amounts.append(amount)
+        time.sleep(next(naps, 0) + 1e-5 * amount)
+
+    amount, seconds = repeated(work, 1, 4, least=2e-3)
+    assert amounts[-4:] == [amount] * 4
+    assert len(seconds) == 4
+    assert amount > 5
 
 
 def machine_of(peak, bandwidth):
