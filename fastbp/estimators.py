@@ -300,6 +300,8 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         """X and y as a fit reads them."""
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X)
+            if not sample_weight.any():  # scikit-learn says so from version 1.9 on
+                raise ValueError("Sample weights must contain at least one non-zero number.")
         weights = self._weights(y, sample_weight, incremental)
         Y = np.ascontiguousarray(self._encoded(y, incremental), X.dtype)
         return Rows(contiguous(X), Y, None if weights is None else np.ascontiguousarray(weights, X.dtype))

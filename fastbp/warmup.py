@@ -24,9 +24,13 @@ def kernels_for(dtypes: Sequence[str]) -> list[tuple[jit.Kernel, str, int]]:
     width = jit.native_width()
     result = []
     for dtype in dtypes:
-        for narrow, wide in (kernels.TRAIN, kernels.FORWARD, kernels.MARKED):
-            result += [(narrow, dtype, one) for one in dict.fromkeys((width, min(width, SMALL_WIDTH)))]
-            result += [(wide, types, width) for types in (dtype, f"{dtype}-{INDICES}")[: 1 if wide.marked else 2]]
+        for kernel in (*kernels.TRAIN, *kernels.FORWARD, *kernels.MARKED):
+            types, widths = [dtype], [width]
+            if kernel.module == "narrow":  # which has code for short batches, too
+                widths = list(dict.fromkeys((width, min(width, SMALL_WIDTH))))
+            if kernel.module == "wide" and not kernel.marked:
+                types.append(f"{dtype}-{INDICES}")
+            result += [(kernel, one, bytes_) for one in types for bytes_ in widths]
         result += [(kernel, dtype, width) for kernel in (machine.SPIN, machine.APPLY)]
     return [*result, (machine.READ, "float32", width)]
 

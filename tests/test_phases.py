@@ -27,7 +27,7 @@ RUNS = {
     "wide": WIDE,
     "narrow": NARROW,
     "single rows": cases.Case((20, 16, 1), 300, 1),
-    "single rows, all passes": cases.Case((20, 16, 1), 300, 1, alpha=0.1, max_norm=0.1, weighted=True, shuffled=True),
+    "single rows, all passes": cases.Case((20, 16, 1), 300, 1, alpha=0.1, max_norm=0.1, shuffled=True),
     "many blocks": MANY_BLOCKS,
     "wide, all passes": replace(WIDE, alpha=0.1, max_norm=0.1, weighted=True, shuffled=True, solver="adam"),
     "narrow, all passes": replace(NARROW, alpha=0.1, max_norm=0.1, weighted=True, shuffled=True, solver="adam", dropout=0.2),

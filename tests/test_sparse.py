@@ -183,7 +183,7 @@ def test_a_run_takes_a_sparse_x(form, n_jobs, monkeypatch):
         run = Run(
             weights, biases, X, Y, rule=Rule("logistic", "log_loss", "adam", alpha=0.01, reduction="row"), activations=[2],
             batch_size=4, row_weights=np.linspace(0, 1, case.n_rows), n_jobs=n_jobs,
-            draw=lambda: rng.permutation(case.n_rows),
+            draw=lambda: rng.permutation(case.n_rows), workspace=WideWorkspace,
         )  # fmt: skip
         history = watch(run, 5)
         assert math.isfinite(history.loss[-1])
@@ -194,6 +194,5 @@ def test_a_run_takes_a_sparse_x(form, n_jobs, monkeypatch):
             *(array for pair in run.moments[0] for arrays in pair for array in arrays),
         ]
 
-    monkeypatch.setattr("fastbp.training.workspace_for_training", WideWorkspace)
     for ours, theirs in zip(result(form(X)), result(X), strict=True):
         assert_same_bits([ours], [theirs])
