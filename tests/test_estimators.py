@@ -379,6 +379,8 @@ def test_wrong_uses(name, wrong):
     """The same warnings and errors in the same words."""
     options = {"hidden_layer_sizes": 3, "max_iter": 1, "random_state": 0}
     ours, theirs = (outcome(estimator(**options), WRONG_USES_OF[name][wrong]) for estimator in both(name))
+    if wrong == "no weight at all" and theirs[1][0] is ZeroDivisionError:
+        pytest.skip("scikit-learn before 1.9 divides by the sum of the weights")
     assert ours == theirs
     assert theirs != ([], None), "not wrong"
 

@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import scipy.sparse
 
 import fastbp
 from fastbp import MLPClassifier, MLPRegressor, NeuralNetwork, cli, profiler, workload
+from fastbp.kernels import pointwise
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import RECORD_SIZE
 from fastbp.machine import Ceiling, Ceilings, ceilings, core_counts, facts, repeated
@@ -40,6 +42,22 @@ def found():
     if PLAIN_PYTHON:
         pytest.skip("needs compiled kernels")
     return profile(UNITS, batch_size=BATCH, seconds=SECONDS, compare=True)
+
+
+@pytest.fixture(scope="module")
+def profiled(request):
+    """A profile to look at; as plain Python one of a machine that is made up, as measuring one would take minutes."""
+    if not PLAIN_PYTHON:
+        return request.getfixturevalue("found")
+    some, functions = Ceiling(100.0, 90.0), (*pointwise.FUNCTIONS,)
+    made_up = Ceilings(
+        {"float32": {1: some, 2: some}},
+        {level: {1: some, 2: some} for level in ("L2", "L3", "memory")},
+        {"float32": {function.__name__: Ceiling(0.2, 0.3) for function in functions}},
+        1.0,
+    )
+    with mock.patch("fastbp.profiler.ceilings", return_value=made_up):
+        return profile(UNITS, batch_size=BATCH, rows=2 * BATCH, seconds=SECONDS)
 
 
 @pytest.fixture
@@ -406,8 +424,9 @@ def test_what_a_library_lacks_is_said():
 # --- tables, pictures, traces -----------------------------------------------------------------------------------------
 
 
-def test_a_profile_reads_as_tables(found):
-    text = str(found)
+@pytest.mark.compiled
+def test_a_profile_reads_as_tables(profiled):
+    text = str(profiled)
     for words in (
         "4-8-3, relu, softmax with log_loss, adam, float32",
         "samples/s",
@@ -416,8 +435,8 @@ def test_a_profile_reads_as_tables(found):
         "narrow, because",
     ):
         assert words in text
-    assert text == found.table()
-    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["network"]["units"] == UNITS
+    assert text == profiled.table()
+    assert json.loads(json.dumps(profiled.to_dict(), allow_nan=False))["network"]["units"] == UNITS
 
 
 @pytest.mark.parametrize(
@@ -427,41 +446,42 @@ def test_figures_have_three_digits(value, shown):
     assert figure(value) == shown
 
 
-def test_a_trace_is_a_step_of_each_thread(found, tmp_path):
-    found.trace(tmp_path / "trace.json")
+@pytest.mark.compiled
+def test_a_trace_is_a_step_of_each_thread(profiled, tmp_path):
+    profiled.trace(tmp_path / "trace.json")
     trace = json.loads((tmp_path / "trace.json").read_text())
     slices = [event for event in trace["traceEvents"] if event["ph"] == "X"]
-    assert [event["name"] for event in slices] == [phase.label for phase in found.phases]
+    assert [event["name"] for event in slices] == [phase.label for phase in profiled.phases]
     at = 0.0
     for event in slices:
         assert event["ts"] == pytest.approx(at)
         assert {"name", "cat", "ph", "pid", "tid", "ts", "dur", "args"} == set(event)
         at += event["dur"]
-    steps = found.network["steps_per_epoch"]
-    assert at == pytest.approx(sum(phase.seconds for phase in found.phases) / steps * 1e6)
+    steps = profiled.network["steps_per_epoch"]
+    assert at == pytest.approx(sum(phase.seconds for phase in profiled.phases) / steps * 1e6)
     assert {event["name"] for event in trace["traceEvents"] if event["ph"] == "M"} == {"process_name", "thread_name"}
 
 
-def test_pictures(found, tmp_path):
-    found.plot(tmp_path / "profile.png")
+def test_pictures(profiled, tmp_path):
+    profiled.plot(tmp_path / "profile.png")
     assert (tmp_path / "profile.png").read_bytes().startswith(PNG)
-    found.plot(tmp_path / "profile.html")
+    profiled.plot(tmp_path / "profile.html")
     page = (tmp_path / "profile.html").read_text(encoding="utf-8")
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
     assert [source.split(",")[0] for source in sources] == ["data:image/png;base64"]
     assert base64.b64decode(sources[0].split(",")[1]).startswith(PNG)
     assert "<script" not in page
-    assert page.count("<table>") == len(found.tables())
+    assert page.count("<table>") == len(profiled.tables())
     with pytest.raises(ValueError, match=r"path must end in \.png, \.pdf, \.svg, \.html, got 'profile\.txt'"):
-        found.plot("profile.txt")
+        profiled.plot("profile.txt")
 
 
-def test_nothing_overlaps_in_the_picture(found):
+def test_nothing_overlaps_in_the_picture(profiled):
     import matplotlib.pyplot as plt
 
     from fastbp.pictures import draw
 
-    drawn = draw(found, plt)
+    drawn = draw(profiled, plt)
     drawn.canvas.draw()
     for axes in drawn.axes:
         texts = [*axes.texts, *axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label, axes.title]
