@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import joblib
 import numpy as np
 import scipy.sparse
+from joblib.parallel import get_active_backend
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -233,8 +234,10 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         )
 
     def _threads(self):
-        """Threads of a step; one within a worker of joblib, which has as many workers as there are processors."""
-        return 1 if self.n_jobs is None else joblib.effective_n_jobs(self.n_jobs)
+        """Threads of a step; one within a worker of joblib, whose fellows are at work on the other processors."""
+        if self.n_jobs is None or get_active_backend()[0].nesting_level:
+            return 1
+        return joblib.effective_n_jobs(self.n_jobs)
 
     def _initialize(self, units, dtype, random_state):
         """Draw the weights of Glorot and Bengio, and forget what an earlier fit has left."""

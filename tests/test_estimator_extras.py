@@ -2,6 +2,7 @@
 
 import warnings
 
+import joblib
 import numpy as np
 import pytest
 import sklearn
@@ -84,6 +85,17 @@ def test_dropout_regularises_and_depends_on_the_seed_alone():
     without = MLPClassifier(40, max_iter=30, learning_rate_init=0.01, random_state=0).fit(X, LABELS)
     assert fitted(0).loss_ > without.loss_
     assert fitted(0).score(X, LABELS) > 0.8
+
+
+def threads_of_an_estimator():
+    return MLPClassifier(n_jobs=2)._threads()
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_workers_take_no_processors_from_each_other(backend):
+    assert threads_of_an_estimator() == 2
+    with joblib.parallel_config(backend, n_jobs=2):
+        assert joblib.Parallel()(joblib.delayed(threads_of_an_estimator)() for _ in range(2)) == [1, 1]
 
 
 def test_clipping_keeps_a_step_short():
