@@ -216,13 +216,13 @@ class WideWorkspace(Workspace):
         plan[[KERNEL, WIDTH, BLOCK_ROWS]] = WIDE, width, rows
         plan[TARGETS], plan[ZEROS] = memory.take(rows * strides[-1]), memory.take(max(strides))
         plan[ROW_WEIGHTS] = memory.take(rows)
-        plan[PACK_SIZE] = round_up(GRADIENT_DEPTH * cols * width, ALIGNMENT_BYTES) // layout.dtype.itemsize
+        plan[PACK_SIZE] = round_up((GRADIENT_DEPTH + height) * cols * width, ALIGNMENT_BYTES) // layout.dtype.itemsize
         plan[PACK] = memory.take(plan[PACK_SIZE] * self.threads)
         most = max(layout.layers[self.sparse :, N_IN], default=0)
         plan[PANELS_SIZE] = rows * round_up(-(-most // self.threads), SQUARE)
         plan[PANELS] = memory.take(plan[PANELS_SIZE] * self.threads)
         plan[SUMS] = memory.take(2 * rows // GROUP * memory.lanes)
-        self.table = np.arange(rows) * np.array([0, *strides[:-1], height])[:, None]
+        self.table = np.arange(rows) * np.array([0, *strides, 1])[:, None]
 
     def fill(self, scratch, places, layout):
         """As `Workspace.fill`."""

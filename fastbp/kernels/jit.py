@@ -81,7 +81,7 @@ def native_width():
 
 def tile_shape():
     """Rows and columns of the largest register tile: as many sums as leave room for their factors."""
-    return (8, 2) if registers() == 32 else (4, 3)
+    return (6, 4) if registers() == 32 else (4, 3)
 
 
 def inlined(function):

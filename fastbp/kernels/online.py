@@ -19,7 +19,7 @@ import math
 
 import numpy as np
 
-from fastbp.kernels.jit import tile_shape
+from fastbp.kernels.jit import registers
 from fastbp.kernels.losses import hit, output_row
 from fastbp.kernels.phases import first_counter, mark, start_clock
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
@@ -82,7 +82,7 @@ from fastbp.layout import (
 )
 from fastbp.rule import ALPHA, BETA_2, EPSILON, HEAD, MAX_NORM, MOMENTUM, PER_ROW, SOLVER
 
-HEIGHT = tile_shape()[0]  # rows on the way down: their sums, factors and steps share the registers
+HEIGHT = registers() // 4  # rows on the way down: their sums, factors and steps share the registers
 
 
 def carry_any(count, values, body):

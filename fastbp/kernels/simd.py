@@ -142,6 +142,9 @@ class Traced:
     def __eq__(self, other):
         return self.compare("==", other)
 
+    def __ne__(self, other):
+        return self.compare("!=", other)
+
 
 def register(function, typing, parameters):
     """Let numba code call `function`.
@@ -233,6 +236,32 @@ def typing_of(function, kinds):
     if isinstance(result, tuple):
         return types.UniTuple(result[0].kind, len(result)), emit
     return result.kind if result is not None else types.none, emit
+
+
+def outlined(function):
+    """Make straight-line code a function of its own in the machine code, called and not repeated. For traced functions.
+
+    It returns nothing. Arguments that are no traced values are constants: there is one function for each set of them.
+    """
+
+    @functools.wraps(function)
+    def call(*args):
+        traced_args = [arg for arg in args if isinstance(arg, Traced)]
+        if not traced_args:
+            function(*args)
+            return
+        kinds = [arg.kind if isinstance(arg, Traced) else arg for arg in args]
+        module, name = traced_args[0].builder.module, " ".join([function.__name__, *map(str, kinds)])
+        if name not in module.globals:
+            llvm = ir.Function(module, ir.FunctionType(ir.VoidType(), [llvm_of(arg.kind) for arg in traced_args]), name)
+            llvm.linkage = "internal"
+            llvm.attributes.add("noinline")
+            builder, given = ir.IRBuilder(llvm.append_basic_block()), iter(llvm.args)
+            function(*[Traced(builder, arg.kind, next(given)) if isinstance(arg, Traced) else arg for arg in args])
+            builder.ret_void()
+        traced_args[0].builder.call(module.globals[name], [arg.value for arg in traced_args])
+
+    return call
 
 
 def llvm_of(kind):
@@ -706,6 +735,24 @@ def store_like(vector, memory, at):
         emit_store(vector.builder, vector.kind, memory.value, at.value, vector.value)
 
 
+def from_on(memory, at):
+    """The memory that begins with an element of another. For traced functions."""
+    if not isinstance(memory, Traced):
+        return memory[at:]
+    return Traced(memory.builder, memory.kind, memory.builder.gep(memory.value, [operand(at)]))
+
+
+def prefetch(memory, at):
+    """Ask for the memory around an element, which is about to be read and written. For traced functions."""
+    if not isinstance(memory, Traced):
+        return
+    builder, byte = memory.builder, ir.IntType(8).as_pointer()
+    function = ir.FunctionType(ir.VoidType(), [byte] + [ir.IntType(32)] * 3)
+    place = builder.bitcast(builder.gep(memory.value, [at.value]), byte)
+    write, near, data = (ir.Constant(ir.IntType(32), number) for number in (0, 3, 1))
+    builder.call(cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0i8"), [place, write, near, data])
+
+
 def copy(source, at, target, to, count):
     """Copy `count` elements, a constant. For traced functions."""
     if not isinstance(source, Traced):
@@ -797,7 +844,7 @@ def choose(flag, yes, no):
         return yes if flag else no
     builder = flag.builder
     value = builder.select(builder.icmp_signed("!=", flag.value, integer(0)), operand(yes), operand(no))
-    return Traced(builder, kind_of(no), value)
+    return Traced(builder, next((one.kind for one in (yes, no) if isinstance(one, Traced)), types.intp), value)
 
 
 def either_place(flag, yes, no):
@@ -805,13 +852,18 @@ def either_place(flag, yes, no):
     return choose(flag, yes[0], no[0]), choose(flag, yes[1], no[1])
 
 
+def in_groups(count, sizes, body):
+    """body(size, first) for groups that make up `count`, of falling sizes, which are constants. For traced functions."""
+    done = count * 0
+    for size in sizes:
+        groups = (count - done) // size
+        repeat(groups, lambda i, size=size, done=done: body(size, done + i * size))
+        done = done + groups * size
+
+
 def side_by_side(vectors, body):
     """body(number, first) for groups of vectors, whose numbers are constants. For traced functions."""
-    done = vectors * 0
-    for number in SIDE_BY_SIDE:
-        groups = (vectors - done) // number
-        repeat(groups, lambda i, number=number, done=done: body(number, done + i * number))
-        done = done + groups * number
+    in_groups(vectors, SIDE_BY_SIDE, body)
 
 
 def fill(tile, rows):

@@ -25,7 +25,7 @@ from fastbp.kernels.simd import (
 from fastbp.layout import FIELDS, N_IN, OFFSET, STRIDE
 from fastbp.rule import BETA_2, BY_ROWS, LEARNING_RATE, MOMENTUM, SOLVER
 
-ADAM = 4
+SGD, ADAM = 1, 4
 NOTHING = 2.0**-60  # adding it to 1 changes nothing
 
 

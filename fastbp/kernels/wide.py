@@ -10,11 +10,16 @@ function, `product`, whose register tile stays in registers while it runs down t
 so that a gradient is only stored where a batch has several blocks, or where its norm has to be known first. Rows of X are
 read where they stand, through a table of offsets, in whatever order an epoch visits them.
 
-Loops, from the innermost: a tile; all tiles of a strip, which use the same few vectors of the right factor; STRIPS strips,
-which use the same left factors; parts of the sum; groups of strips; ROWS rows. A part of DEPTH terms of a strip stays in the
-L1 cache (128 deep ran at 136 GFLOP/s of 147 where 784 deep ran at 108, float32), the left factors of a part and the sums of
-a group in the L2 cache. Many rows make it pay to copy a part of a strip together first, many strips to copy the left
-factors of a gradient together, tile by tile. A strip's activation or derivative is taken when its sums are complete.
+Loops, from the innermost: a tile, which one function sums for all products, `sum_tile`; all tiles of a strip, which use the
+same few vectors of the right factor; STRIPS strips, which use the same left factors; parts of the sum; groups of strips;
+ROWS rows. A part of DEPTH terms of a strip stays in the L1 cache, the left factors of a part and the sums of a group in the
+L2 cache. A tile's activation, derivative or update is taken while the L1 cache holds it.
+
+A tile is nearly square because loads, not multiplications, run short: 6 x 4 vectors take 10 loads for 24 multiplications and
+ran a sixth faster than 8 x 2, which take 10 for 16. What the next tile needs from afar is asked for a tile ahead: rows of X
+(a tenth of the forward pass), and weights, D_l and A_l where they have left the L2 cache (a tenth of a gradient, a third of
+the delta below a narrow layer). Wide layers make it pay to copy factors together first, without gaps: the left ones of a
+gradient, tile by tile, and the right ones of a strip.
 
 X may also list the values of each row with their columns, as scipy's CSR matrices do. Then the first layer's products visit
 these alone: rows of W_l are added up in registers (`listed_sums`), and the gradient is added up where it is stored
@@ -48,12 +53,17 @@ from fastbp.kernels.simd import (
     either_place,
     element,
     fma,
+    from_on,
     holds_integers,
+    in_groups,
+    in_place,
     lane_count,
     lanes,
     load,
     load_tile,
     outer,
+    outlined,
+    prefetch,
     repeat,
     side_by_side,
     smaller,
@@ -68,7 +78,17 @@ from fastbp.kernels.simd import (
     zero_tile,
 )
 from fastbp.kernels.threads import share, wait_for_all
-from fastbp.kernels.updates import descend, loss_factor, over_tile, penalty_of, step_length, sum_squares, update, weight_of
+from fastbp.kernels.updates import (
+    SGD,
+    descend,
+    loss_factor,
+    over_tile,
+    penalty_of,
+    step_length,
+    sum_squares,
+    update,
+    weight_of,
+)
 from fastbp.layout import (
     ACTIVATION,
     BATCH,
@@ -122,83 +142,144 @@ from fastbp.layout import (
 from fastbp.rule import ALPHA, BETA_2, DROPOUT, EPSILON, HEAD, MAX_NORM, MOMENTUM, PER_ROW, SEED, SOLVER
 
 HEIGHT, COLS = tile_shape()
-ROWS = 256  # rows of C at a time
-STRIPS = 8  # strips at a time
-PACK_ROWS = 32  # as many rows of C pay for copying a strip of the right factors together
-PANEL_VECTORS = 5  # as many vectors of D_l pay for copying the left factors of a gradient together
+# Heights of tiles, the first ones for one or two vectors: where every row has a pointer, and where rows are neighbours.
+HEIGHTS = 8 if COLS > 3 else 5, *(height for height in (6, 4, 2, 1) if height <= HEIGHT)
+LISTED_HEIGHTS = 10 if COLS > 3 else 5, *HEIGHTS[1:]
+ROWS = 264  # rows of C at a time, whole tiles
+STRIPS = 4  # strips at a time
+# A part of a strip of right factors is copied together for so many rows of C, where a factor's rows are so many elements
+# apart: then each is a page of its own.
+PACK_ROWS, PACK_STRIDE = 32, 1024
+PANEL_VECTORS = 16  # as many vectors of D_l pay for copying the left factors of a gradient together
+FAR = 200_000  # of so many elements the first ones have left the L2 cache when they are needed again
 BIAS_VECTORS = 4  # sums of bias gradients that run side by side
 
 
-def product(memory, start, left, right, depth, most, c, finish, after, rows, vectors, pack, spare):
+@outlined
+def sum_tile(height, cols, listed, a, table, a_step, b, b_step, start, start_step, c, c_step, terms, descends, rate, decay):
+    """C[i, :] = start[i, :] + sum over k of left(i, k) x B[k, :], for the vectors of one tile.
+
+    A matrix is a pointer to its first element and the distance of its rows. left(i, k) is the element of `a` at
+
+        table[i] + k * a_step   or, where `listed`,
+        i + table[k]
+
+    Where it `descends`, the sum is a gradient, C holds weights, and plain SGD takes them a step of length `rate` further.
+    """
+    L = lane_count(c)
+    rows = [] if listed else [from_on(a, element(table, i)) for i in range(height)]
+
+    def left(k):
+        if listed:
+            sample = from_on(a, element(table, k))
+            return [broadcast(sample, i) for i in range(height)]
+        return [broadcast(row, k * a_step) for row in rows]
+
+    def right(k):
+        row = from_on(b, k * b_step)
+        return [load(row, j * L) for j in range(cols)]
+
+    def step():
+        for g, place in in_place(sums, [c_step * i for i in range(height)]):
+            w = load(c, place)
+            store(c, place, fma(fma(w, decay, g), rate, w))
+
+    sums = outer(load_tile(zero_tile(c, height, cols), start, 0, start_step), terms, left, right)
+    either(descends, step, lambda: store_tile(sums, c, 0, c_step))
+
+
+def product(memory, start, left, right, depth, most, c, solve, ahead, after, rows, vectors, pack, heights):
     """Every tile of C = start + sum over k of left(k) x right[k].
 
+    start, right, c   pointer, offset and row step: what the sums begin with, at the first vector; the right factors, row k
+                      unpadded vectors side by side; and C
+    left(add, height, r, k)   calls add(listed, a, table, a_step), of `sum_tile`, for the left factors of rows r ... and of
+                      terms k ...
     depth, most       terms of the sums, and how many of them at a time
-    start             pointer, offset and row step of what the sums begin with, at the first vector
-    left(r, height)   the left factors of rows r ... as a function of k: vectors of one value
-    right             pointer, offset and stride of the right factors: row k, unpadded vectors side by side
-    c                 pointer, offset and stride of C
-    finish(c, r, v)   does something else than storing a completed tile, unless it is None
-    after             what follows, with vector and columns, first row and rows, when these are complete in a strip; or None
+    solve(last, tile, c)   what becomes of a gradient's tile, which is complete if `last`: where it goes instead of `c`,
+                      whether and how it descends there, and what is done then. None where C is no gradient
+    ahead(tile, k, terms)   asks for memory that the tile after this one needs
+    after(tile)       what is done with a tile of C when it is complete, or None
     pack              offset in the memory of room for a part of a strip of the right factors, where they lie without gaps
-    spare             whether C has room for rows beyond the last one, so that a tile may be higher than needed
+    heights           of tiles, from the highest on, which is only for those that are half as wide as others
+
+    A tile is its first row, rows, first vector and vectors.
     """
     L = lane_count(memory)
     data, at, stride = right
     target, place, row_step = c
     parts = (depth + (most - 1)) // most
     part_depth = switch(parts > 1, [lambda: depth * 1, lambda: (depth + (parts - 1)) // parts])
+    whole = vectors // COLS
+    strips = whole + (vectors % COLS > 1) + vectors % COLS % 2
 
-    def strip(cols, v, number, first_row, count):
-        begin = number * part_depth
-        terms, last, packed = smaller(part_depth, depth - begin), number == parts - 1, count >= PACK_ROWS
-        source, origin = choose(packed, memory, data), choose(packed, pack, at + begin * stride + v * L)
+    def strip(number, part, first_row, count):
+        v = smaller(number, whole) * COLS + (number > whole) * 2
+        cols = smaller(vectors - v, choose(number < whole, COLS, 2))
+        begin = part * part_depth
+        terms, last = smaller(part_depth, depth - begin), part == parts - 1
+        packed = (count >= PACK_ROWS) * (stride >= PACK_STRIDE)
+        factors = choose(packed, from_on(memory, pack), from_on(data, at + begin * stride + v * L))
         step = choose(packed, cols * L, stride)
-        before, before_at, before_step = (choose(number == 0, *pair) for pair in zip(start, c, strict=True))
+        before, before_at, before_step = (choose(part == 0, *pair) for pair in zip(start, c, strict=True))
+        tallest = choose(cols > 2, heights[1], heights[0])
 
         def copy_row(k):
-            for j in range(cols):
-                store(memory, pack + (k * cols + j) * L, load(data, at + (begin + k) * stride + (v + j) * L))
-
-        def tile(height, r):
-            factors = left(r, height)
-            sums = outer(
-                load_tile(zero_tile(memory, height, cols), before, before_at + r * before_step + v * L, before_step),
-                terms,
-                lambda k: factors(begin + k),
-                lambda k: [load(source, origin + k * step + j * L) for j in range(cols)],
+            repeat(
+                cols, lambda j: store(memory, pack + (k * cols + j) * L, load(data, at + (begin + k) * stride + (v + j) * L))
             )
 
-            def keep():
-                store_tile(sums, target, place + r * row_step + v * L, row_step)
+        def rows_of_tile(number):
+            r = first_row + number * tallest
+            tile = r, smaller(count - number * tallest, tallest), v, cols
+            (here, to, to_step), descent, finish = (target, place + r * row_step + v * L, row_step), (0, None, None), None
+            if solve:
+                (here, to, to_step), descent, finish = solve(last, tile, (here, to, to_step))
+            ahead(tile, begin, terms)
 
-            either(last, lambda: finish(sums, r, v), keep) if finish else keep()
+            def some(height, first):
+                origin = from_on(before, before_at + (r + first) * before_step + v * L)
+                goal = from_on(here, to + first * to_step)
+
+                def of_width(width):
+                    def add(listed, *left):
+                        sum_tile(height, width, listed, *left, factors, step, origin, before_step, goal, to_step, terms,
+                                 *descent)  # fmt: skip
+
+                    return lambda: left(add, height, r + first, begin)
+
+                widths = [of_width(1), of_width(2), *[of_width(COLS)] * (COLS - 2)]
+                switch(cols - 1, widths if height < heights[0] else widths[:2])
+
+            def one():
+                either(cols > 2, lambda: some(heights[1], r * 0), lambda: some(heights[0], r * 0))
+
+            either(tile[1] == tallest, one, lambda: in_groups(tile[1], heights[1:], some))
+            if finish:
+                finish()
+            if after:
+                either(last, lambda: after(tile), lambda: None)
 
         either(packed, lambda: repeat(terms, copy_row), lambda: None)
-        tall, rest = count // HEIGHT, count % HEIGHT
-        if spare:
-            tall, half, single = tall + (rest > HEIGHT // 2), (rest > 1) * (rest <= HEIGHT // 2), rest == 1
-        else:
-            half, single = rest // (HEIGHT // 2), rest % (HEIGHT // 2)
-        repeat(tall, lambda r: tile(HEIGHT, first_row + r * HEIGHT))
-        repeat(half, lambda _: tile(HEIGHT // 2, first_row + tall * HEIGHT))
-        repeat(single, lambda r: tile(1, first_row + tall * HEIGHT + half * (HEIGHT // 2) + r))
-        if after:
-            either(last, lambda: after(v, cols, first_row, count), lambda: None)
+        repeat((count + (tallest - 1)) // tallest, rows_of_tile)
 
     def block(number):
         first_row = number * ROWS
-        count, strips = smaller(ROWS, rows - first_row), vectors // COLS
+        count = smaller(ROWS, rows - first_row)
 
         def group(first):
             some = smaller(STRIPS, strips - first * STRIPS)
-            repeat(parts, lambda part: repeat(
-                some, lambda i: strip(COLS, (first * STRIPS + i) * COLS, part, first_row, count)))  # fmt: skip
+            repeat(parts, lambda part: repeat(some, lambda i: strip(first * STRIPS + i, part, first_row, count)))
 
         repeat((strips + (STRIPS - 1)) // STRIPS, group)
-        repeat(parts, lambda part: repeat(
-            vectors % COLS, lambda i: strip(1, strips * COLS + i, part, first_row, count)))  # fmt: skip
 
     repeat((rows + (ROWS - 1)) // ROWS, block)
+
+
+def each_vector(tile, stride, L, body):
+    """body(place, v) for every vector of a tile of a matrix: where it begins, and its number in the row."""
+    first, height, v, cols = tile
+    repeat(height, lambda r: repeat(cols, lambda j: body((first + r) * stride + (v + j) * L, v + j)))
 
 
 @traced
@@ -213,37 +294,41 @@ def activations(
     """
     L, mask = lane_count(memory), mask_key(memory, drops, key, seed)
 
-    def left(r, height):
-        places = [a_at + element(table, table_at + r + i) for i in range(height)]
-        return lambda k: [broadcast(a, place + k) for place in places]
+    def left(add, height, r, k):
+        add(False, from_on(a, a_at + k), from_on(table, table_at + r), r * 0 + 1)
 
-    def after(v, cols, first_row, count):
+    def ahead(tile, k, terms):
+        first, height, v, _ = tile
+
+        def ask(r):
+            row = a_at + element(table, table_at + first + height + r) + k
+            repeat((terms + (L - 1)) // L, lambda n: prefetch(a, row + n * L))
+
+        either((v == 0) * (hidden == 0), lambda: repeat(height, ask), lambda: None)
+
+    def after(tile):
         def activate(function):
-            def row(r):
-                for j in range(cols):
-                    at = here + (first_row + r) * stride + (v + j) * L
-                    store(memory, at, function(load(memory, at)) * load(memory, valid + (v + j) * L))
+            def one(at, v):
+                store(memory, here + at, function(load(memory, here + at)) * load(memory, valid + v * L))
 
-            return lambda: repeat(count, row)
+            return lambda: each_vector(tile, stride, L, one)
 
-        def drop(r):
-            for j in range(cols):
-                at = (first_row + r) * stride + (v + j) * L
-                store(memory, seen + at, masked(load(memory, here + at), memory, place + at, 1, drops, mask, scale))
+        def drop(at, v):
+            store(memory, seen + at, masked(load(memory, here + at), memory, place + at, 1, drops, mask, scale))
 
         # the identity leaves zeros in the padding
         switch(code, [lambda: None, *[activate(function) for function in ACTIVATIONS[1:]]])
-        either(drops, lambda: repeat(count, drop), lambda: None)
+        either(drops, lambda: each_vector(tile, stride, L, drop), lambda: None)
 
     def whole():
-        product(memory, (bias, bias_at, 0), left, (w, w_at, stride), depth, DEPTH, (memory, here, stride), None, after,
-                rows, vectors, pack, True)  # fmt: skip
+        product(memory, (bias, bias_at, rows * 0), left, (w, w_at, stride), depth, DEPTH, (memory, here, stride), None,
+                ahead, after, rows, vectors, pack, HEIGHTS)  # fmt: skip
 
     def listed():
         def row(r):
             first, count = listed_row(starts, table, table_at + r)
             listed_sums(a, indices, first, count, w, w_at, bias, bias_at, memory, here + r * stride, stride, vectors)
-            repeat(vectors, lambda v: after(v, 1, r, 1))
+            after((r, rows * 0 + 1, vectors * 0, vectors))
 
         repeat(rows, row)
 
@@ -252,34 +337,39 @@ def activations(
 
 @traced
 def deltas(
-    memory, above, above_stride, depth, transpose, zeros, a_here, here, stride, vectors, code, rows, pack,
+    memory, above, table, table_at, depth, transpose, zeros, a_here, here, stride, vectors, code, rows, pack,
     drops, place, key, seed, scale,
 ):  # fmt: skip
     """(5): D_{l-1} = (D_l W_l^T) * s', times m_{l-1}."""
     L, mask = lane_count(memory), mask_key(memory, drops, key, seed)
 
-    def left(r, height):
-        return lambda k: [broadcast(memory, above + (r + i) * above_stride + k) for i in range(height)]
+    def left(add, height, r, k):
+        add(False, from_on(memory, above + k), from_on(table, table_at + r), r * 0 + 1)
 
-    def after(v, cols, first_row, count):
+    def ahead(tile, k, terms):
+        first, height, v, cols = tile
+
+        def ask(at, v):
+            prefetch(memory, here + at)
+            prefetch(memory, a_here + at)
+
+        either(2 * rows * stride > FAR, lambda: each_vector((first + height, height, v, cols), stride, L, ask), lambda: None)
+
+    def after(tile):
         def derive(function):
-            def row(r):
-                for j in range(cols):
-                    at = (first_row + r) * stride + (v + j) * L
-                    store(memory, here + at, load(memory, here + at) * function(load(memory, a_here + at)))
+            def one(at, v):
+                store(memory, here + at, load(memory, here + at) * function(load(memory, a_here + at)))
 
-            return lambda: repeat(count, row)
+            return lambda: each_vector(tile, stride, L, one)
 
-        def drop(r):
-            for j in range(cols):
-                at = (first_row + r) * stride + (v + j) * L
-                store(memory, here + at, masked(load(memory, here + at), memory, place + at, 1, drops, mask, scale))
+        def drop(at, v):
+            store(memory, here + at, masked(load(memory, here + at), memory, place + at, 1, drops, mask, scale))
 
         switch(code, [lambda: None, *[derive(function) for function in DERIVATIVES[1:]]])
-        either(drops, lambda: repeat(count, drop), lambda: None)
+        either(drops, lambda: each_vector(tile, stride, L, drop), lambda: None)
 
-    product(memory, (memory, zeros, 0), left, (memory, transpose, stride), depth, DEPTH, (memory, here, stride), None, after,
-            rows, vectors, pack, True)  # fmt: skip
+    product(memory, (memory, zeros, rows * 0), left, (memory, transpose, stride), depth, DEPTH, (memory, here, stride), None,
+            ahead, after, rows, vectors, pack, HEIGHTS)  # fmt: skip
 
 
 @traced
@@ -298,35 +388,54 @@ def gather_panels(a, a_at, table, table_at, count, memory, panels, rows):
 
 @traced
 def gradients(
-    a, a_at, table, table_at, tall, tall_at, tall_table_at, tall_row, memory, d, stride, vectors, count, start, start_step,
-    params, at, state, size, grad, solver, rate, first, first_gain, second, second_gain, epsilon, decay, rows, pack,
+    a, a_at, table, table_at, many, panels, ones_at, memory, d, stride, vectors, count, start, start_step, params, at, state,
+    size, grad, solver, rate, first, first_gain, second, second_gain, epsilon, decay, rows, pack, aside,
 ):  # fmt: skip
     """(6), (7) for some rows of W_l, which begin at `at`.
 
     a, table              A_{l-1}, from the first of these rows, and where its samples begin
-    tall, tall_row        the same for whole tiles, each `tall_row` * HEIGHT elements after the one before
+    many, panels          whether whole tiles are to be found in panels, and where these are
+    ones_at               where 0, 1, 2 ... stand in the table
+    aside                 room for a tile that the solver takes from there
     start, start_step     what the sums begin with: zeros, or the gradient of the batch so far
     """
     L = lane_count(memory)
     numbers = rate, first, first_gain, second, second_gain, epsilon
 
-    def left(i, height):
-        def factors(k):
-            if height == HEIGHT:
-                data, place = tall, tall_at + i * tall_row + element(table, tall_table_at + k)
-            else:
-                data, place = a, a_at + i + element(table, table_at + k)
-            return [broadcast(data, place + n) for n in range(height)]
+    def left(add, height, i, k):
+        def together():
+            add(False, from_on(memory, panels + i * count + k * HEIGHT), from_on(table, ones_at), i * 0 + HEIGHT)
 
-        return factors
+        def apart():
+            add(True, from_on(a, a_at + i), from_on(table, table_at + k), i * 0)
 
-    def finish(sums, i, v):
-        over = over_tile(sums, at + i * stride + v * L, stride)
-        update(solver, over, params, state, size, memory, grad, numbers, decay)
+        either(many, together, apart) if height == HEIGHT else apart()
+
+    def ahead(tile, k, terms):
+        first, height, v, cols = tile
+
+        def ask(place, v):
+            prefetch(params, at + place)
+
+        either(size > FAR, lambda: each_vector((first + height, height, v, cols), stride, L, ask), lambda: None)
+
+    def solve(last, tile, c):
+        first, height, v, cols = tile
+        descends = last * (solver == SGD)
+
+        def over(step):
+            repeat(height, lambda r: repeat(cols, lambda j: step(
+                load(memory, aside + (r * cols + j) * L), at + (first + r) * stride + (v + j) * L)))  # fmt: skip
+
+        def finish():
+            update(solver, over, params, state, size, memory, grad, numbers, decay)
+
+        c = [choose(last, *pair) for pair in zip((memory, aside, cols * L), c, strict=True)]
+        c = [choose(descends, *pair) for pair in zip((params, at + first * stride + v * L, stride), c, strict=True)]
+        return c, (descends, rate, decay), lambda: either(last * (solver != SGD), finish, lambda: None)
 
     product(memory, (memory, start, start_step), left, (memory, d, stride), count, GRADIENT_DEPTH,
-            (memory, grad + at, stride), finish,
-            None, rows, vectors, pack, False)  # fmt: skip
+            (memory, grad + at, stride), solve, ahead, None, rows, vectors, pack, LISTED_HEIGHTS)  # fmt: skip
 
 
 def listed_row(starts, table, place):
@@ -445,13 +554,10 @@ def distance_of_rows(starts, n_in):
 
 
 @inlined
-def list_rows(table, order, shuffled, place, begin, stop, count, distance):
-    """Rows begin ... stop - 1 of a block, which are order[place + r], or place + r unless `shuffled`, times `distance`.
-
-    Rows beyond the last one, for tiles that are higher than needed, are the last one again.
-    """
+def list_rows(table, order, shuffled, place, begin, stop, distance):
+    """Rows begin ... stop - 1 of a block, which are order[place + r], or place + r unless `shuffled`, times `distance`."""
     for r in range(begin, stop):
-        one = place + min(r, count - 1)
+        one = place + r
         table[r] = (order[one] if shuffled else one) * distance
 
 
@@ -542,16 +648,32 @@ def compare(memory, z, y, d, valid, single, stride, vectors, begin, stop, head, 
 
 @traced
 def backpropagate(
-    layers, n_layers, memory, places, zeros, begin, count, pack, drops, offset, key, seed, scale, sync, counters
+    layers,
+    n_layers,
+    memory,
+    places,
+    table,
+    block_rows,
+    zeros,
+    begin,
+    count,
+    pack,
+    drops,
+    offset,
+    key,
+    seed,
+    scale,
+    sync,
+    counters,
 ):
     """(5): some rows of every D_l but the last; the last arguments as of `propagate`."""
 
     def layer(back):
         level = n_layers - 1 - back
         row, here, below = level * FIELDS, level * PLACES, (level - 1) * PLACES
-        above, stride = element(layers, row + STRIDE), element(layers, row - FIELDS + STRIDE)
+        stride = element(layers, row - FIELDS + STRIDE)
         first = begin * stride
-        deltas(memory, element(places, here + D) + begin * above, above, element(layers, row + N_OUT),
+        deltas(memory, element(places, here + D), table, (level + 1) * block_rows + begin, element(layers, row + N_OUT),
                element(places, here + TRANSPOSED), zeros, element(places, below + A) + first,
                element(places, below + D) + first, stride, vector_count(memory, element(layers, row + N_IN)),
                element(layers, row - FIELDS + ACTIVATION), count, pack,
@@ -581,7 +703,7 @@ def transpose_all(layers, n_layers, params, memory, places, zeros, rank, size, s
 @traced
 def learn(
     layers, n_layers, params, state, n_params, X, indices, starts, memory, places, table, block_rows, grad, zeros, panels,
-    count, fresh, finished, solver, rate, first, first_gain, second, second_gain, epsilon, decay, pack, drops,
+    count, fresh, finished, solver, rate, first, first_gain, second, second_gain, epsilon, decay, pack, aside, drops,
     rank, size, sync, counters,
 ):  # fmt: skip
     """(6), (7) for the rows of the weights that belong to a thread; solver 0 leaves the gradient.
@@ -603,11 +725,9 @@ def learn(
             a, a_at = either_place(hidden, (memory, below + begin), (X, begin))
             many = vectors >= PANEL_VECTORS
             either(many, lambda: gather_panels(a, a_at, table, lines, count, memory, panels, stop - begin), lambda: None)
-            tall, tall_at = either_place(many, (memory, panels), (a, a_at))
-            tall_table, tall_row = choose(many, n_layers * block_rows, lines), choose(many, count, many * 0 + 1)
-            gradients(a, a_at, table, lines, tall, tall_at, tall_table, tall_row, memory, d, stride, vectors, count,
+            gradients(a, a_at, table, lines, many, panels, (n_layers + 1) * block_rows, memory, d, stride, vectors, count,
                       choose(fresh, zeros, grad + at), choose(fresh, fresh * 0, stride),
-                      params, at, state, n_params, grad, solver, *numbers, decay, stop - begin, pack)  # fmt: skip
+                      params, at, state, n_params, grad, solver, *numbers, decay, stop - begin, pack, aside)  # fmt: skip
 
         def listed():
             listed_gradients(X, indices, starts, table, lines, count, memory, d, stride, vectors, fresh, finished,
@@ -671,6 +791,7 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
     n_out, out_stride, distance = layers[last + N_OUT], layers[last + STRIDE], distance_of_rows(starts, layers[N_IN])
     block_rows, targets, output = plan[BLOCK_ROWS], plan[TARGETS], (n_layers - 1) * PLACES
     pack = plan[PACK] + rank * plan[PACK_SIZE]
+    aside = pack + plan[PACK_SIZE] - HEIGHT * COLS * lanes(memory)
     epoch, row, batch, step = cursor[EPOCH], cursor[ROW], cursor[BATCH], cursor[STEP]
     first_epoch, done = epoch, cursor[BLOCK]
     solver, alpha, per_row, max_norm = int(rule[SOLVER]), rule[ALPHA], rule[PER_ROW], rule[MAX_NORM]
@@ -690,8 +811,7 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
         weight = weight_of(weights, weighted, order, shuffled, place + batch, batch_stop - batch)
         scale = 1.0 if per_row == 0.0 else (1.0 / (weight * per_row) if weight > 0.0 else 0.0)
         begin, end = share(count, GROUP, rank, size), share(count, GROUP, rank + 1, size)
-        spare = end if end < count else (count + HEIGHT - 1) // HEIGHT * HEIGHT
-        list_rows(table, order, shuffled, place + row, begin, spare, count, distance)
+        list_rows(table, order, shuffled, place + row, begin, end, distance)
         copy_targets(Y, weights, weighted, order, shuffled, place + row, begin, end, n_out, memory, targets, out_stride,
                      plan[ROW_WEIGHTS])  # fmt: skip
         mark(sync, counters, GATHER, 0)
@@ -706,7 +826,7 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
                 plan[ROW_WEIGHTS], plan[SUMS],
             )  # fmt: skip
         mark(sync, counters, COMPARE, 0)
-        backpropagate(layers, n_layers, memory, places, plan[ZEROS], begin, end - begin, pack,
+        backpropagate(layers, n_layers, memory, places, table, block_rows, plan[ZEROS], begin, end - begin, pack,
                       drops, offset, step * n_layers, seed, keep, sync, counters)  # fmt: skip
         wait_for_all(sync, size, counters)
 
@@ -734,7 +854,7 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
             solver_now, decay = solver if at_once else 0, splat(memory, l2 if stop == batch_stop else 0.0)
             learn(layers, n_layers, params, state, plan[SIZE], X, indices, starts, memory, places, table, block_rows,
                   plan[GRAD], plan[ZEROS], panels, count, int(row == batch), int(stop == batch_stop),
-                  solver_now, rate, beta_1, gain_1, beta_2, gain_2, epsilon, decay, pack, drops, rank, size,
+                  solver_now, rate, beta_1, gain_1, beta_2, gain_2, epsilon, decay, pack, aside, drops, rank, size,
                   sync, counters)  # fmt: skip
             if not at_once and stop == batch_stop:
                 wait_for_all(sync, size, counters)
@@ -772,7 +892,7 @@ def forward(layers, n_layers, params, X, indices, starts, n, out, rule, memory, 
     for start in range(0, n, block_rows):
         stop = min(end, n - start)
         if stop > begin:
-            list_rows(table, table, False, start, begin, (stop + HEIGHT - 1) // HEIGHT * HEIGHT, n - start, distance)
+            list_rows(table, table, False, start, begin, stop, distance)
             propagate(layers, n_layers, params, X, indices, starts, memory, places, table, block_rows, plan[ZEROS],
                       begin, stop - begin, plan[PACK] + rank * plan[PACK_SIZE], 0, 0, 0, 0, splat(memory, 1.0),
                       sync, 0)  # fmt: skip
