@@ -423,7 +423,7 @@ def tile_loops(assembly):
     """How many loops over a tile's terms there are on x86, and how many of them keep something in memory meanwhile."""
     loops = []
     for function in re.split(r'\n(?="?sum_tile)', assembly)[1:]:
-        for block in re.split(r"\n(?=\.LBB)", function.split(".cfi_endproc")[0])[1:]:
+        for block in re.split(r"\n(?=\.LBB)", function.split("\n.Lfunc_end")[0])[1:]:
             label = re.escape(block.split(":")[0])
             loops += re.findall(rf"(?s).*\bj\w+\s+{label}\b", block)
     return len(loops), sum(bool(re.search(r"%[re][sb]p\)", loop)) for loop in loops)

@@ -64,6 +64,7 @@ from fastbp.kernels.simd import (
     outer,
     outlined,
     prefetch,
+    put,
     repeat,
     side_by_side,
     smaller,
@@ -283,6 +284,7 @@ def each_vector(tile, stride, L, body):
 
 
 @traced
+@outlined
 def activations(
     a, a_at, table, table_at, depth, w, w_at, bias, bias_at, memory, here, seen, stride, vectors, valid, code, rows, pack,
     drops, place, key, seed, scale, indices, starts, hidden,
@@ -336,6 +338,7 @@ def activations(
 
 
 @traced
+@outlined
 def deltas(
     memory, above, table, table_at, depth, transpose, zeros, a_here, here, stride, vectors, code, rows, pack,
     drops, place, key, seed, scale,
@@ -387,6 +390,7 @@ def gather_panels(a, a_at, table, table_at, count, memory, panels, rows):
 
 
 @traced
+@outlined
 def gradients(
     a, a_at, table, table_at, many, panels, ones_at, memory, d, stride, vectors, count, start, start_step, params, at, state,
     size, grad, solver, rate, first, first_gain, second, second_gain, epsilon, decay, rows, pack, aside,
@@ -465,6 +469,7 @@ def listed_sums(values, indices, first, count, w, w_at, bias, bias_at, memory, h
 
 
 @traced
+@outlined
 def listed_gradients(
     values, indices, starts, table, table_at, count, memory, d, stride, vectors, fresh, finished, params, at, state, size,
     grad, solver, rate, first, first_gain, second, second_gain, epsilon, decay, begin, stop,
@@ -508,6 +513,7 @@ def listed_gradients(
 
 
 @traced
+@outlined
 def bias_gradients(
     memory, d, stride, vectors, count, start, params, at, state, size, grad, solver,
     rate, first, first_gain, second, second_gain, epsilon,
@@ -572,6 +578,7 @@ def copy_targets(Y, weights, weighted, order, shuffled, place, begin, stop, n_ou
 
 
 @traced
+@outlined
 def propagate(
     layers,
     n_layers,
@@ -620,8 +627,9 @@ def propagate(
 
 
 @traced
-def compare(memory, z, y, d, valid, single, stride, vectors, begin, stop, head, scale, row_weights, sums):
-    """(2) to (4) for the last layer and some rows; loss and squared errors by GROUP into `sums`. Returns the hits."""
+@outlined
+def compare(memory, z, y, d, valid, single, stride, vectors, begin, stop, head, scale, row_weights, sums, sync, hits_at):
+    """(2) to (4) for the last layer and some rows; loss and squared errors by GROUP into `sums`, the hits to `hits_at`."""
     L = lane_count(memory)
 
     def group(number, hits):
@@ -643,10 +651,11 @@ def compare(memory, z, y, d, valid, single, stride, vectors, begin, stop, head, 
         store(memory, at + L, squares)
         return (hits,)
 
-    return carry((stop - begin + (GROUP - 1)) // GROUP, (begin * 0,), group)[0]
+    put(sync, hits_at, *carry((stop - begin + (GROUP - 1)) // GROUP, (begin * 0,), group))
 
 
 @traced
+@outlined
 def backpropagate(
     layers,
     n_layers,
@@ -684,6 +693,7 @@ def backpropagate(
 
 
 @traced
+@outlined
 def transpose_all(layers, n_layers, params, memory, places, zeros, rank, size, sync, counters):
     """The part of every W_l^T that belongs to a thread."""
 
@@ -701,6 +711,7 @@ def transpose_all(layers, n_layers, params, memory, places, zeros, rank, size, s
 
 
 @traced
+@outlined
 def learn(
     layers, n_layers, params, state, n_params, X, indices, starts, memory, places, table, block_rows, grad, zeros, panels,
     count, fresh, finished, solver, rate, first, first_gain, second, second_gain, epsilon, decay, pack, aside, drops,
@@ -747,6 +758,7 @@ def learn(
 
 
 @traced
+@outlined
 def descend_all(
     layers, n_layers, params, state, n_params, memory, grad, solver, rate, first, first_gain, second, second_gain, epsilon,
     shrink, rank, size,
@@ -820,10 +832,10 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
                   begin, end - begin, pack, drops, offset, step * n_layers, seed, keep, sync, counters)  # fmt: skip
         sync[NUMBERS + LINE * rank] = 0
         if end > begin:
-            sync[NUMBERS + LINE * rank] = compare(
+            compare(
                 memory, places[output + A], targets, places[output + D], places[output + VALID], int(n_out == 1), out_stride,
                 vector_count(memory, n_out), begin, end, int(rule[HEAD]), splat(memory, scale),
-                plan[ROW_WEIGHTS], plan[SUMS],
+                plan[ROW_WEIGHTS], plan[SUMS], sync, NUMBERS + LINE * rank,
             )  # fmt: skip
         mark(sync, counters, COMPARE, 0)
         backpropagate(layers, n_layers, memory, places, table, block_rows, plan[ZEROS], begin, end - begin, pack,
