@@ -17,9 +17,11 @@ SHAPES = [
     (20, 16, 1),
     (4, 32, 16, 4),
     (16, 32, 10),
+    (13, 100, 3),
     (30, 32, 2),
     (64, 48, 10),
     (20, 64, 64, 1),
+    (64, 100, 10),
 ]
 BATCHES = (1, 4, 16, 64, 256)
 # How much slower than the better kernel the chosen one may be.

@@ -253,10 +253,11 @@ def weights_of(layout):
     return sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
 
 
-# The narrow kernel fills its vectors with samples, the wide one with units. Measured over shapes from 2-4-1 to 784-10 and
-# batches from 1 to 1000 (a core with AVX-512, both float types), the narrow one is the faster one where the batch is longer
-# than about half the root of the number of weights, unless there are many of these, or many inputs to be transposed.
-NARROW_WEIGHTS, NARROW_INPUTS = 8000, 128
+# The narrow kernel fills its vectors with samples, the wide one with units. Measured over shapes from 4-8-3 to 128-50-10 and
+# batches from 2 to 1000 (a core with AVX-512, both float types), the narrow one is the faster one where the batch has a row
+# for about WEIGHTS_PER_ROW weights, unless there are many of these, or many inputs to be transposed.
+WEIGHTS_PER_ROW = 200
+NARROW_WEIGHTS, NARROW_INPUTS = 6000, 100
 # For a dense batch of one row the online kernel is the fastest one whatever the number of weights. A step in us, float32,
 # with it and with the wide one: 2-4-1 0.17, 0.58; 20-16-1 0.26, 0.77; 64-100-10 0.95, 2.4; 784-30-10 4.6, 5.2;
 # 784-128-10 17, 19; 512-512-10 48, 54. The narrow one took 0.31 for the first of these and 0.95 for the second.
@@ -270,7 +271,7 @@ def suits_narrow(layout):
 def choice_for_training(layout, batch_size, sparse=False, dropout=False):
     """The workspace, and with it the kernel, that is the fastest for training with such batches, and why, in words."""
     weights, inputs = weights_of(layout), layout.rows[0][N_IN]
-    least = weights**0.5 / 2 - 1
+    least = weights / WEIGHTS_PER_ROW
     if sparse:
         return WideWorkspace, "X is sparse, which only the wide kernel reads"
     if batch_size == 1 and not dropout:
