@@ -405,6 +405,34 @@ def test_an_access_beyond_an_array_is_seen(side):
     assert -result.returncode in (signal.SIGSEGV, signal.SIGBUS)
 
 
+# --- subnormal numbers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("kind", [NarrowWorkspace, WideWorkspace, OnlineWorkspace])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_moment_stays_below_the_normal_numbers(kind, dtype):
+    # two inputs that are 0 after the first row leave moments that shrink from step to step
+    layout, rule = Layout((4, 3, 1), dtype, True, [0]), Rule(solver="adam", learning_rate=1e-3)
+    n_rows = 12_000
+    X, Y = np.zeros((n_rows, 4), dtype), np.ones((n_rows, 1), dtype)
+    X[:, 2:] = X[0] = 1
+    work = kind(layout, n_rows, 1, shuffled=False, moments=rule.moments)
+    work.params[:] = layout.gather(*layout.views(np.linspace(0.1, 0.9, layout.size)))
+    cursor, record = np.zeros(CURSOR_SIZE, np.int64), np.zeros((1, RECORD_SIZE))
+    none, order = np.empty(0, dtype), np.empty((0, n_rows), np.int64)
+    kernels.train(layout.layers, work.params, work.state, X, Y, none, order, 1, rule.numbers(1), work.blocks_per_epoch,
+                  cursor, record, work.arrays)  # fmt: skip
+    tiny = np.finfo(dtype).tiny
+    # long enough for the first moment to have passed all of them
+    assert 0.9**n_rows < tiny * np.finfo(dtype).eps
+    sizes = np.abs(np.asarray(work.state))
+    assert sizes.max() > tiny
+    assert not np.any((sizes > 0) & (sizes < tiny))
+    # and whoever called counts with them as before
+    assert np.array([tiny], dtype) / 4 > 0
+
+
 # --- machine code -----------------------------------------------------------------------------------------------------
 
 

@@ -67,6 +67,10 @@ def x86():
     return platform.machine().lower() in ("x86_64", "amd64")
 
 
+def arm():
+    return platform.machine().lower() in ("arm64", "aarch64")
+
+
 def registers():
     """Vector registers: 16 on x86 without AVX-512, else 32."""
     return 16 if x86() and "avx512f" not in features() and not PLAIN_PYTHON else 32

@@ -31,6 +31,7 @@ from fastbp.kernels.simd import (
     either,
     element,
     fill,
+    flush_subnormals,
     fma,
     fold,
     full_like,
@@ -41,6 +42,7 @@ from fastbp.kernels.simd import (
     load_like,
     outer,
     repeat,
+    restore_subnormals,
     select,
     smaller,
     splat,
@@ -388,6 +390,7 @@ def finish_gradient(layers, n_layers, params, memory, plan, shares, decay, max_n
 def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, shuffled, batch_size, rule, blocks,
           cursor, record, memory, plan, places, table, totals, sync, rank, size):  # fmt: skip
     """As `fastbp.reference.train`; a block is what one panel holds, and a call may end within a batch."""
+    control = flush_subnormals(memory)
     counters = first_counter(n_layers, rank)
     start_clock(sync, counters)
     n_in, n_out, output = layers[N_IN], layers[(n_layers - 1) * FIELDS + N_OUT], (n_layers - 1) * PLACES
@@ -458,6 +461,7 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
         cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH] = epoch, row, step, batch
         cursor[BLOCK], cursor[PACKED] = panel, packed
     mark(sync, counters, OVERHEAD, 0)
+    restore_subnormals(memory, control)
 
 
 def forward(layers, n_layers, params, X, n, out, rule, memory, plan, places, table, totals, sync, rank, size):

@@ -30,11 +30,13 @@ from fastbp.kernels.simd import (
     either,
     either_place,
     element,
+    flush_subnormals,
     fma,
     fold,
     lane_count,
     load,
     repeat,
+    restore_subnormals,
     row_tile,
     select,
     side_by_side,
@@ -230,6 +232,7 @@ def descend_all(
 def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, shuffled, batch_size, rule, blocks, cursor,
           record, memory, plan, places, table, totals, sync, rank, size):  # fmt: skip
     """As `fastbp.reference.train`, for batches of one row; a block is a row."""
+    control = flush_subnormals(memory)
     n_in, output = layers[N_IN], (n_layers - 1) * PLACES
     n_out, z, d, y = layers[(n_layers - 1) * FIELDS + N_OUT], places[output + A], places[output + D], plan[TARGETS]
     valid, vectors, n_params = places[output + VALID], vector_count(memory, n_out), plan[SIZE]
@@ -277,3 +280,4 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
             epoch, row = epoch + 1, 0
     cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH], cursor[BLOCK] = epoch, row, step, row, row
     mark(sync, counters, OVERHEAD, 0)
+    restore_subnormals(memory, control)

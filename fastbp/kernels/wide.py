@@ -52,6 +52,7 @@ from fastbp.kernels.simd import (
     either,
     either_place,
     element,
+    flush_subnormals,
     fma,
     from_on,
     holds_integers,
@@ -66,6 +67,7 @@ from fastbp.kernels.simd import (
     prefetch,
     put,
     repeat,
+    restore_subnormals,
     side_by_side,
     smaller,
     splat,
@@ -797,6 +799,7 @@ def add_vectors(memory, at, first, second):
 def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weighted, n, order, shuffled, batch_size, rule,
           blocks, cursor, record, memory, plan, places, table, totals, sync, rank, size):  # fmt: skip
     """As `fastbp.reference.train`; a block has BLOCK_ROWS rows at most, and a call may end within a batch."""
+    control = flush_subnormals(memory)
     counters = first_counter(n_layers, rank)
     start_clock(sync, counters)
     last = (n_layers - 1) * FIELDS
@@ -892,6 +895,7 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
     if rank == 0:
         cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH], cursor[BLOCK] = epoch, row, step, batch, done
     mark(sync, counters, OVERHEAD, 0)
+    restore_subnormals(memory, control)
 
 
 def forward(layers, n_layers, params, X, indices, starts, n, out, rule, memory, plan, places, table, totals, sync, rank,
