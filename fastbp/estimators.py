@@ -313,6 +313,8 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         """The rows given for validation."""
         if X_val is None or y_val is None:
             raise ValueError("X_val and y_val must be given together, got only one of them")
+        if self.solver == "lbfgs":
+            raise ValueError("X_val and y_val must be left out for solver 'lbfgs', which does not stop by a score")
         X, y = self._validated(X_val, y_val, reset=False)
         return Rows(contiguous(X).astype(dtype, copy=False), np.ascontiguousarray(self._encoded(y, True), dtype))
 
@@ -524,7 +526,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             Class labels; or 0s and 1s in columns; or a column of class labels for each output.
         sample_weight : array-like of shape (n,) or None, default=None
         X_val, y_val : of the same kinds, default=None
-            Rows for `validation_loss_curve_`, and for early stopping, which then holds back none of X.
+            Rows for `validation_loss_curve_`, and for early stopping, which then holds back none of X. Not with 'lbfgs'.
 
         Returns
         -------
@@ -779,7 +781,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
         y : array-like of shape (n,) or (n, n_outputs)
         sample_weight : array-like of shape (n,) or None, default=None
         X_val, y_val : of the same kinds, default=None
-            Rows for `validation_loss_curve_`, and for early stopping, which then holds back none of X.
+            Rows for `validation_loss_curve_`, and for early stopping, which then holds back none of X. Not with 'lbfgs'.
 
         Returns
         -------

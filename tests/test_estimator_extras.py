@@ -135,6 +135,8 @@ def test_validation_rows_of_ones_own():
     assert stopped.score(X[val], LABELS[val]) == stopped.best_validation_score_ == max(stopped.validation_scores_)
     with pytest.raises(ValueError, match="X_val and y_val must be given together"):
         est.fit(X, LABELS, X_val=X)
+    with pytest.raises(ValueError, match="must be left out for solver 'lbfgs'"):
+        MLPClassifier(10, solver="lbfgs").fit(X, LABELS, X_val=X, y_val=LABELS)
     with pytest.raises(ValueError, match="has classes not in"):
         est.fit(X, LABELS, X_val=X, y_val=LABELS + 1)
 
