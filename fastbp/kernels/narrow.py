@@ -20,6 +20,7 @@ import math
 
 import numpy as np
 
+from fastbp.kernels import jit
 from fastbp.kernels.jit import inlined, registers
 from fastbp.kernels.losses import output_samples, predict_samples
 from fastbp.kernels.phases import first_counter, mark, start_clock
@@ -35,6 +36,7 @@ from fastbp.kernels.simd import (
     fma,
     fold,
     full_like,
+    in_groups,
     in_place,
     lane_count,
     lanes,
@@ -98,7 +100,8 @@ from fastbp.layout import (
 )
 from fastbp.rule import ALPHA, BETA_2, DROPOUT, EPSILON, HEAD, MAX_NORM, MOMENTUM, PER_ROW, SEED, SOLVER
 
-TALL, SHORT = (8, 4) if registers() == 32 else (4, 2)  # rows of the register tiles of a product, and of those for the rest
+# Register tiles of a product: by their width in vectors, rows of the tall ones, if there are any, and of those for the rest.
+TILES = {4: (6, 3), 2: (0, 4), 1: (0, 4)} if registers() == 32 else {2: (4, 2), 1: (0, 4)}
 # Rows and columns of the larger tiles of a gradient, whose every vector is an accumulator.
 GRADIENT_ROWS, QUAD = (4, 4) if registers() == 32 else (2, 4)
 
@@ -159,17 +162,20 @@ def product(start, after, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_a
             for vector, at in in_place(sums, [c_at + r * columns + v for r in places]):
                 store(c, at, vector)
 
-        done = rows // TALL * TALL
-        repeat(rows // TALL, lambda r: tile([r * TALL + i for i in range(TALL)]))
+        tall, short = TILES[cols]
+        done = rows // tall * tall if tall else rows * 0
+        if tall:
+            repeat(rows // tall, lambda r: tile([r * tall + i for i in range(tall)]))
         # what is over the rest does the last row again, in the time that it would wait for its own sums
         repeat(
-            (rows - done + (SHORT - 1)) // SHORT,
-            lambda r: tile([smaller(done + r * SHORT + i, rows - 1) for i in range(SHORT)]),
+            (rows - done + (short - 1)) // short,
+            lambda r: tile([smaller(done + r * short + i, rows - 1) for i in range(short)]),
         )
         after(v, cols)
 
-    repeat(vectors // 2, lambda v: strip(2, v * (2 * L)))
-    repeat(vectors % 2, lambda _: strip(1, vectors // 2 * (2 * L)))
+    # shorter vectors than the processor's are there for batches that one of them holds
+    widths = TILES if jit.vector_bytes == jit.native_width() else {1}
+    in_groups(vectors, widths, lambda cols, v: strip(cols, v * L))
 
 
 @traced
