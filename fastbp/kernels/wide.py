@@ -552,7 +552,7 @@ def transpose(params, w_at, n_in, stride, memory, at, below, zeros, begin, squar
         for t, column in enumerate(transposed(rows)):
             store(memory, at + (j * L + t) * below + begin + i * L, column)
 
-    repeat(squares, lambda i: repeat(stride // L, lambda j: square(i, j)))
+    repeat(stride // L, lambda j: repeat(squares, lambda i: square(i, j)))
 
 
 @traced
