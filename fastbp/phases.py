@@ -1,17 +1,42 @@
-"""Where a training's time goes: by phase, layer and thread, counted inside the compiled loop."""
+"""Where a training's time goes: by phase, layer and thread, counted inside the compiled loop.
+
+A mark takes some 20 ns. Where the blocks of a call (a row, or as many rows as a kernel takes at a time) are so short that
+this would be felt, only one block of a period is counted, and what it took stands for the whole period: times are scaled by
+numbers of blocks. How long all blocks took is measured beside that, so whether the phases sum to it says how well those that
+were counted stand for the others.
+
+Among a kernel's work a mark takes longer than alone in a loop, because what follows it no longer overlaps with what precedes
+it: in the shortest blocks by a third. There a mark's own time is by how much longer a block takes that is counted. That is
+measured once, in the first blocks of a period, and holds for all later ones.
+"""
 
 import contextlib
+import math
 import platform
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastbp.kernels import count_marks
 from fastbp.kernels.jit import PLAIN_PYTHON, x86
-from fastbp.layout import COUNTER_GROUP, COUNTERS, OF_LAYERS, OVERHEAD, PHASES, aligned_zeros, counters_size
+from fastbp.layout import (
+    BLOCKS,
+    COUNTED,
+    COUNTER_GROUP,
+    COUNTERS,
+    LIMIT,
+    NEXT,
+    OF_LAYERS,
+    OVERHEAD,
+    PERIOD,
+    PHASES,
+    UNCOUNTED,
+    aligned_zeros,
+    counters_size,
+)
 from fastbp.training import Run
 from fastbp.workspace import Arrays
 
@@ -21,6 +46,17 @@ LOOPS, MARKS = 30, 1000
 LEAST_SECONDS = 0.01
 # Before LLVM 22, what reads a cycle counter on ARM is an instruction that most systems forbid.
 LLVM_FOR_ARM = 22
+# Marks may take this part of the time of what they count; if they would take more, a period is chosen with which they take
+# the second: blocks that are not counted have to look whether they are.
+MARKS_PART, MARKS_PART_THEN = 0.04, 0.02
+# From so many blocks that were counted, a mark's own time among them is known; within these factors of that in a loop.
+KNOWN = 3000
+LEAST_MARK, MOST_MARK = 0.5, 4
+# A period is given up for another one only if it is too short or too long by such a factor.
+TOO_SHORT, TOO_LONG = 1.25, 2
+# Where not all blocks are counted, what takes so many times as long as the blocks of a period was interrupted.
+INTERRUPTED = 20
+NEVER = np.iinfo(np.int64).max
 
 
 class Phase(NamedTuple):
@@ -35,11 +71,13 @@ class Phase(NamedTuple):
         From 0, the layer above the inputs; the delta of layer l is computed from it for layer l - 1. None where a phase
         belongs to no layer.
     ticks : int
-        Of the processor's clock, with what the marks themselves took.
+        Of the processor's clock, in the blocks that were counted, with what the marks themselves took.
     marks : int
-        How often the phase came to an end.
+        How often the phase came to an end in these.
+    visits : float
+        How often it did in all blocks; where not all were counted, as far as the others were like these.
     seconds : float
-        Without what the marks took.
+        In all blocks, as far as the others were like these; without what the marks took.
     """
 
     thread: int
@@ -47,6 +85,7 @@ class Phase(NamedTuple):
     layer: int | None
     ticks: int
     marks: int
+    visits: float
     seconds: float
 
 
@@ -65,6 +104,10 @@ class PhaseTimes:
         Rate of the processor's clock, which is not that of its cores.
     mark_seconds : float
         What one mark takes.
+    ticks : list of int
+        Of each thread, from the start of a call to its end, over all calls.
+    blocks, counted : int
+        How many blocks there were, and in how many of them phases were counted.
     """
 
     phases: list[Phase]
@@ -72,14 +115,22 @@ class PhaseTimes:
     epochs: int
     ticks_per_second: float
     mark_seconds: float
+    ticks: list[int]
+    blocks: int
+    counted: int
 
     def inside(self, thread: int = 0) -> float:
-        """Seconds that a thread spent in the compiled loop, with all marks."""
-        return sum(phase.ticks for phase in self.phases if phase.thread == thread) / self.ticks_per_second
+        """Seconds that a thread spent in the compiled loop, with all marks: measured, whether or not phases were counted."""
+        return self.ticks[thread] / self.ticks_per_second
 
     def in_marks(self, thread: int = 0) -> float:
-        """Seconds of these that the marks took: what the phases do not account for."""
-        return self.inside(thread) - sum(phase.seconds for phase in self.phases if phase.thread == thread)
+        """Seconds of these that the marks took."""
+        return sum(phase.marks for phase in self.phases if phase.thread == thread) * self.mark_seconds
+
+    def missed(self, thread: int = 0) -> float:
+        """Seconds of these that neither marks nor phases took; below 0 where blocks that were counted took longer."""
+        phases = sum(phase.seconds for phase in self.phases if phase.thread == thread)
+        return self.inside(thread) - self.in_marks(thread) - phases
 
     @property
     def outside(self) -> float:
@@ -88,32 +139,111 @@ class PhaseTimes:
 
 
 class Counters:
-    """The counters of a run, while `counting` lasts; times are those since it began, or since `restart`."""
+    """The counters of a run, while `counting` lasts; times are those since it began, or since `restart`.
+
+    The period of the blocks that are counted is 1 at first, and is chosen anew after some calls. What has been counted with
+    one period is scaled before the next one begins, so that every block has the weight of those that it stands for.
+
+    Parameters
+    ----------
+    run : Run
+
+    Attributes
+    ----------
+    memory : ndarray of int64
+        What threads tell each other, with counters.
+    mark_ticks : float
+        What one mark takes: in a loop, or among blocks of the current period.
+    period : int
+        One block of so many is counted.
+    """
 
     def __init__(self, run: Run):
         self.run, self.threads, self.n_layers = run, run.work.threads, len(run.layout.rows)
         self.memory = aligned_zeros(counters_size(self.threads, self.n_layers), np.int64)
-        self.mark_ticks = _ticks_of_a_mark()
+        self.groups = self.memory[COUNTERS:].reshape(self.threads, 2 + self.n_layers, COUNTER_GROUP)
+        self.alone_ticks = self.mark_ticks = _ticks_of_a_mark()
         self.start, self.began = 0, 0.0
+        self.period, self.limit, self.enough, self.known = 1, NEVER, 1, False
+        self.before: tuple[Any, ...] = 0, 0, 0
+        self._begin()
 
     def restart(self) -> None:
-        """Count from zero."""
-        self.memory[COUNTERS:] = 0
+        """Count from zero; the period stays."""
+        self.before = 0, 0, 0
+        self._begin()
         self.start, self.began = _read_clocks()
 
     def read(self) -> PhaseTimes:
         """What has been counted so far, in completed calls."""
         seconds = time.perf_counter() - self.began
         rate = self._ticks_per_second()
-        groups = self.memory[COUNTERS:].reshape(self.threads, 1 + self.n_layers, COUNTER_GROUP)
+        own, raw, scaled = (now + before for now, before in zip(self._scaled(), self.before, strict=True))
         phases = []
         for thread, layer, phase in np.ndindex(self.threads, self.n_layers, len(PHASES)):
-            ticks, marks = groups[thread, 1 + layer, 2 * phase : 2 * phase + 2].tolist()
+            ticks, marks = raw[thread, layer, 2 * phase : 2 * phase + 2].tolist()
             if marks:
-                net = max(0.0, ticks - marks * self.mark_ticks) / rate
+                all_ticks, visits = scaled[thread, layer, 2 * phase : 2 * phase + 2].tolist()
+                net = max(0.0, all_ticks - visits * self.mark_ticks) / rate
                 of_layer = layer if phase in OF_LAYERS else None
-                phases.append(Phase(thread, tuple(PHASES)[phase], of_layer, ticks, marks, net))
-        return PhaseTimes(phases, seconds, self.run.epochs_done, rate, self.mark_ticks / rate)
+                phases.append(Phase(thread, tuple(PHASES)[phase], of_layer, ticks, marks, visits, net))
+        ticks = (raw[:, :, ::2].sum(axis=(1, 2)) + own[:, UNCOUNTED]).tolist()
+        blocks, counted = own[0, [BLOCKS, COUNTED]].tolist()
+        return PhaseTimes(phases, seconds, self.run.epochs_done, rate, self.mark_ticks / rate, ticks, blocks, counted)
+
+    def after_call(self) -> None:
+        """Keep the threads at the same blocks, and choose the period anew where twice as much is known as last time."""
+        if self.threads > 1:  # one that could not be started has not seen the blocks of the call
+            self.groups[:, 0, [BLOCKS, NEXT]] = self.groups[0, 0, [BLOCKS, NEXT]]
+        if self.groups[0, 0, COUNTED] >= self.enough:
+            self.enough = 2 * int(self.groups[0, 0, COUNTED])
+            ticks, marks = self.groups[0, 2:].reshape(-1, 2).sum(axis=0).tolist()
+            period = self.best_period(ticks, marks)
+            if period > TOO_SHORT * self.period or TOO_LONG * period < self.period:
+                block = ticks / int(self.groups[0, 0, COUNTED])
+                self._keep()
+                self.period, self.limit = period, NEVER if period == 1 else int(INTERRUPTED * period * block)
+                self.mark_ticks, self.known = self.alone_ticks, False
+                self._begin()
+            elif self.period > 1 and not self.known and self.groups[0, 0, COUNTED] >= KNOWN:
+                self.mark_ticks, self.known = self._ticks_among_blocks(ticks, marks), True
+                self._keep()
+                self._begin()
+
+    def best_period(self, ticks: int, marks: int) -> int:
+        """The shortest with which marks take no more than their part, where blocks took so long with so many marks."""
+        blocks, batch = self.run.work.blocks_per_epoch, -(-self.run.batch_size // self.run.work.block_rows)
+        in_marks = marks * self.alone_ticks
+        part = in_marks / max(ticks - in_marks, 0.1 * in_marks, 1.0)
+        if part <= MARKS_PART:
+            return 1
+        period = math.ceil(part / MARKS_PART_THEN)
+        # so that in the long run every block of an epoch and of a batch is counted as often as any other
+        while math.gcd(period, blocks * batch) > 1:
+            period += 1
+        return period
+
+    def _ticks_among_blocks(self, ticks: int, marks: int) -> float:
+        """What one mark takes in blocks that took so long with so many marks, by the time of those that were not counted."""
+        blocks, counted, others = self.groups[0, 0, [BLOCKS, COUNTED, UNCOUNTED]].tolist()
+        found = (ticks - others / (blocks - counted) * counted) / marks
+        return min(max(found, LEAST_MARK * self.alone_ticks), MOST_MARK * self.alone_ticks)
+
+    def _keep(self) -> None:
+        self.before = tuple(now + before for now, before in zip(self._scaled(), self.before, strict=True))
+
+    def _begin(self) -> None:
+        self.groups[:] = 0
+        self.groups[:, 0, [PERIOD, LIMIT, NEXT]] = self.period, self.limit, 1
+        self.enough = 1
+
+    def _scaled(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Since the period began: numbers of each thread's own; pairs of each layer; the same for all blocks."""
+        own, calls, layers = self.groups[:, 0].copy(), self.groups[:, 1], self.groups[:, 2:]
+        raw, scaled = layers.copy(), layers * (own[:, BLOCKS] / np.maximum(own[:, COUNTED], 1))[:, None, None]
+        for pairs in (raw, scaled):
+            pairs[:, 0] += calls
+        return own, raw, scaled
 
     def _ticks_per_second(self) -> float:
         time.sleep(max(0.0, self.began + LEAST_SECONDS - time.perf_counter()))
@@ -141,13 +271,13 @@ def counting(run: Run) -> Iterator[Counters]:
     """
     _check_clock()
     counters, plain = Counters(run), run.work.arrays
-    run.work.arrays, run.marked = Arrays((*plain[:-1], counters.memory)), True
+    run.work.arrays, run.counters = Arrays((*plain[:-1], counters.memory)), counters
     try:
         run.advance(0)  # compiles or loads the kernel
         counters.restart()
         yield counters
     finally:
-        run.work.arrays, run.marked = plain, False
+        run.work.arrays, run.counters = plain, None
 
 
 def phases_of(run: Run, epochs: int) -> PhaseTimes:
@@ -177,6 +307,7 @@ def phases_of(run: Run, epochs: int) -> PhaseTimes:
 def _marks(number: int) -> np.ndarray:
     """Set so many marks in which nothing is done; the counters, of which the first is the clock after the last mark."""
     memory = aligned_zeros(counters_size(1, 1), np.int64)
+    memory[COUNTERS + LIMIT] = NEVER
     count_marks(memory, COUNTERS, number)
     return memory[COUNTERS:]
 

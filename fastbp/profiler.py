@@ -438,11 +438,11 @@ def counted(workload: Workload, plain: Trainer, seconds: float) -> tuple[list, l
     epochs, threads = trainer.rows / workload.rows, trainer.run.work.threads
     outside = [max(0.0, trainer.spent - found.inside(thread)) for thread in range(threads)]
     spent: dict[tuple[str, int | None], list[float]] = {}
-    visits: dict[tuple[str, int | None], int] = {}
+    visits: dict[tuple[str, int | None], float] = {}
     for phase in found.phases:
         key = phase.name, phase.layer
         spent.setdefault(key, [0.0] * threads)[phase.thread] += phase.seconds
-        visits[key] = visits.get(key, 0) + phase.marks
+        visits[key] = visits.get(key, 0) + phase.visits
     spent[OUTSIDE, None], visits[OUTSIDE, None] = outside, 0
     narrow = kernel_name(trainer.run) == "narrow"
     keys = sorted(spent, key=lambda key: place_in_step(key[0], key[1], narrow))

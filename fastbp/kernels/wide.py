@@ -42,7 +42,7 @@ import numpy as np
 
 from fastbp.kernels.jit import inlined, tile_shape
 from fastbp.kernels.losses import hit, output_row, prediction_row
-from fastbp.kernels.phases import first_counter, mark, start_clock
+from fastbp.kernels.phases import first_counter, mark, next_block, start_clock, stop_clock
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, mask_key, masked, taken
 from fastbp.kernels.simd import (
     broadcast,
@@ -815,7 +815,7 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
     drops, seed, keep = int(rule[DROPOUT] * 4294967296.0), int(rule[SEED]), splat(memory, 1.0 / (1.0 - rule[DROPOUT]))
     panels = plan[PANELS] + rank * plan[PANELS_SIZE]
     for _ in range(blocks):
-        mark(sync, counters, OVERHEAD, 0)
+        next_block(sync, counters)
         if row == batch:
             transpose_all(layers, n_layers, params, memory, places, plan[ZEROS], rank, size, sync, counters)
         wait_for_all(sync, size, counters)  # all have finished the block before, or read the cursor
@@ -894,7 +894,7 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
             row, batch, done = 0, 0, 0
     if rank == 0:
         cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH], cursor[BLOCK] = epoch, row, step, batch, done
-    mark(sync, counters, OVERHEAD, 0)
+    stop_clock(sync, counters)
     restore_subnormals(memory, control)
 
 
