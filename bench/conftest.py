@@ -47,6 +47,7 @@ def cores():
 
 
 @pytest.fixture(autouse=True)
-def one_core():
-    with on_cores(1), threadpool_limits(1):
+def one_core(request):
+    # benches that are not timed may run side by side
+    with contextlib.nullcontext() if request.config.getoption("benchmark_disable") else on_cores(1), threadpool_limits(1):
         yield

@@ -1,5 +1,6 @@
 """The comparisons themselves: right results pass, wrong ones do not."""
 
+import functools
 import inspect
 import math
 import types
@@ -79,6 +80,7 @@ def test_the_narrow_kernel_s_batches_have_as_many_shares_as_there_can_be():
     assert max(int(case.workspace().arrays[1][SHARES]) for case in CASES if case.kernel == "narrow") == 8
 
 
+@pytest.mark.no_kernel
 @pytest.mark.parametrize("case", [case for case in CASES if case.max_norm < math.inf][::3], ids=str)
 def test_gradients_that_may_be_shortened_are(case):
     whole = train(reference, replace(case, max_norm=math.inf))
@@ -270,12 +272,18 @@ MUTANTS = {
 }  # fmt: skip
 
 
-def mutant(case, old, new):
-    """The reference with one line changed."""
+@functools.cache
+def changed(old, new):
+    """Code of the reference with one line changed."""
     source = inspect.getsource(reference)
     assert source.count(old) == 1, f"the reference has changed: {old!r} is not there once"
+    return compile(source.replace(old, new), "mutant", "exec")
+
+
+def mutant(case, old, new):
     module = types.ModuleType("mutant")
-    exec(f"LEARNING_RATE = {case.learning_rate}\n" + source.replace(old, new), module.__dict__)
+    module.LEARNING_RATE = case.learning_rate
+    exec(changed(old, new), module.__dict__)
     return module
 
 
@@ -286,6 +294,7 @@ def showing(name):
     return [case for case in candidates if MUTANTS[name][2](case) and ("order" not in name or case.shuffled)]
 
 
+@pytest.mark.no_kernel
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_wrong_equation_is_rejected(name):
     old, new, _ = MUTANTS[name]

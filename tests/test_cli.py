@@ -12,6 +12,7 @@ from sklearn.datasets import load_iris
 from sklearn.model_selection import train_test_split
 
 from fastbp import History, NeuralNetwork, cli, datasets, profiling, training
+from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import RECORD_SIZE
 from fastbp.model_file import load
 from fastbp.rule import Rule
@@ -19,12 +20,13 @@ from fastbp.rule import Rule
 PNG = b"\x89PNG\r\n\x1a\n"
 # fifty updates of numbers near 1, each exact to 1e-16
 TOLERANCE = 1e-13
+SHORTER = 5 if PLAIN_PYTHON else 1  # fewer epochs where they are slow, and but one to compare
 
 
 @pytest.fixture(autouse=True)
 def small_and_tidy(monkeypatch, tmp_path):
     """Run in an empty folder, and compare with numpy only for a moment."""
-    monkeypatch.setattr(profiling, "COMPARISON_SECONDS", 0.01)
+    monkeypatch.setattr(profiling, "COMPARISON_SECONDS", 0.01 / SHORTER**4)
     monkeypatch.chdir(tmp_path)
 
 
@@ -93,7 +95,7 @@ def test_iris_trains_the_founding_network(report):
     X, _, y, _ = train_test_split(X, np.eye(3)[labels], test_size=20, random_state=4)
     W1, W2 = NeuralNetwork(4, 2, 3, bias=False, init_scale=0.5, random_state=3).weights
     losses, accuracies = [], []
-    for _ in range(50):
+    for _ in range(50 // SHORTER):
         A1 = s(X @ W1)
         A2 = s(A1 @ W2)
         losses.append(np.sum((A2 - y) ** 2) / (2 * y.size))
@@ -102,7 +104,7 @@ def test_iris_trains_the_founding_network(report):
         d1 = (d2 @ W2.T) * A1 * (1 - A1)
         W2 -= 0.1 * A1.T @ d2 / 390
         W1 -= 0.1 * X.T @ d1 / 390
-    shown = report("iris", "--epochs", 50, "--seed", 3)
+    shown = report("iris", "--epochs", 50 // SHORTER, "--seed", 3)
     for row in shown["milestones"]:
         assert row["loss"] == pytest.approx(losses[row["epoch"] - 1], abs=TOLERANCE)
         assert row["accuracy"] == pytest.approx(accuracies[row["epoch"] - 1])
@@ -146,7 +148,7 @@ def test_the_seed_decides_the_result(report):
 
 
 def test_a_csv_file_is_learned_saved_and_predicted(run, report, flowers):
-    shown = report(flowers, "--target", "species", "--epochs", 20, "--save", "flowers.npz")
+    shown = report(flowers, "--target", "species", "--epochs", 20 // SHORTER, "--save", "flowers.npz")
     assert shown["units"] == [4, 16, 3]
     assert shown["test_rows"] == 30
     model = load("flowers.npz")
@@ -185,7 +187,7 @@ def test_columns_are_found_by_name_or_by_place(run, report, flowers, tmp_path):
 def test_regression_predicts_in_original_units(run, report, tmp_path):
     path = tmp_path / "line.csv"
     path.write_text("x,y\n" + "".join(f"{x},{1000 + 3.5 * x}\n" for x in range(40)))
-    shown = report(path, "--target", "y", "--epochs", 30, "--save", "line.npz")
+    shown = report(path, "--target", "y", "--epochs", 30 // SHORTER, "--save", "line.npz")
     assert shown["task"] == "regression"
     assert "accuracy" not in shown["milestones"][0]
     status, out, err = run("predict", "line.npz", path)
@@ -197,7 +199,7 @@ def test_regression_predicts_in_original_units(run, report, tmp_path):
 
 
 def test_named_data_can_be_predicted(run, report):
-    shown = report("wine", "--epochs", 5, "--save", "wine.npz")
+    shown = report("wine", "--epochs", 5 // SHORTER, "--save", "wine.npz")
     status, out, err = run("predict", "wine.npz", "wine")
     assert (status, err) == (0, f"accuracy {shown['test_accuracy']:.3f} on 36 rows\n")
     assert set(out.split()) <= {"class_0", "class_1", "class_2"}
@@ -208,7 +210,7 @@ def test_tables(run, monkeypatch, with_rich):
     find_spec = importlib.util.find_spec
     if not with_rich:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "rich" else find_spec(name))
-    status, out, err = run("train", "breast_cancer", "--epochs", 3)
+    status, out, err = run("train", "breast_cancer", "--epochs", 3, "--batch-size", "full")
     assert (status, err) == (0, "")
     assert ("─" in out) == with_rich
     for text in (
@@ -228,7 +230,7 @@ def test_tables(run, monkeypatch, with_rich):
 
 @pytest.mark.parametrize("name", ["iris", "diabetes"])
 def test_plot(run, name, tmp_path):
-    status, out, _ = run("train", name, "--epochs", 5, "--plot")
+    status, out, _ = run("train", name, "--epochs", 5, "--batch-size", "full", "--plot")
     assert status == 0
     assert f"{name}.png" in out
     assert (tmp_path / f"{name}.png").read_bytes().startswith(PNG)

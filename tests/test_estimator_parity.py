@@ -219,6 +219,7 @@ def fit(estimators, X, y, **kwargs):
 LONG = {"wide", *(case for case in CASES if "unscaled" in case)}
 
 
+@pytest.mark.one_of(3)
 @pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.compiled] * (case in LONG)) for case in CASES])
 def test_fit(case):
     data, options = CASES[case]
@@ -285,6 +286,7 @@ def weights(n):
     return np.resize([1.0, 2.0, 0.25, 0.0, 1.5], n)
 
 
+@pytest.mark.one_of(5)
 @pytest.mark.parametrize("options", [SGD, ADAM, ADAM | EARLY, LBFGS], ids=["sgd", "adam", "early stopping", "lbfgs"])
 @pytest.mark.parametrize("data", DATA)
 def test_sample_weight(data, options):
@@ -356,6 +358,7 @@ def parts(X, y):
     return [(X[::2], y[::2]), (X[1::3], y[1::3]), (X[::2], y[::2])]
 
 
+@pytest.mark.one_of(5)
 @pytest.mark.parametrize("options", [*SOLVERS.values(), ADAM | EARLY], ids=[*SOLVERS, "early stopping"])
 @pytest.mark.parametrize("data", ["multiclass", "binary", "multilabel", "three outputs"])
 def test_warm_start(data, options):
@@ -369,6 +372,7 @@ def test_warm_start(data, options):
         assert_same_model(ours, theirs, X)
 
 
+@pytest.mark.one_of(5)
 @pytest.mark.parametrize("solver", ["sgd", "momentum", "nesterov", "adam", "invscaling", "adaptive"])
 @pytest.mark.parametrize("data", ["multiclass", "binary", "multilabel", "one output", "counts"])
 def test_partial_fit(data, solver):

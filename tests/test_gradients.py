@@ -61,6 +61,7 @@ def assert_same_gradient(ours, theirs, tolerance):
     assert_close("gradients", ours, theirs, tolerance * np.linalg.norm(theirs.astype(np.float64)))
 
 
+@pytest.mark.one_of(3)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel", WORKSPACES)
 @pytest.mark.parametrize("case", [*NETWORKS, *[pytest.param(case, marks=pytest.mark.compiled) for case in LONG]], ids=str)
@@ -130,6 +131,7 @@ def used(layout):
 SMOOTH = [replace(case, max_norm=np.inf, n_rows=5) for case in NETWORKS] + CASES[:17:5]
 
 
+@pytest.mark.no_kernel
 @pytest.mark.parametrize("case", SMOOTH, ids=str)
 def test_the_reference_s_gradient_is_the_slope_of_the_loss(case):
     case = replace(case, dtype="float64")

@@ -476,10 +476,12 @@ def test_the_machine_code_computes_with_vectors(kernel, dtype, width):
 # Run in a process whose kernels are compiled for a processor with AVX2 and without AVX-512: 16 registers of 32 bytes.
 OF_16_REGISTERS = """
 import cases
+import once
 import test_kernels
 from fastbp import kernels, reference
 from fastbp.kernels import jit
 
+once.share()
 assert (jit.native_width(), jit.tile_shape()) == (32, (4, 3))
 chosen = [case for case in cases.CASES if case.dtype == "float32" and case.kernel == "wide"]
 for case in [*chosen[::25], max(chosen, key=lambda case: max(case.units))]:
