@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -180,17 +181,18 @@ def test_ceilings():
     json.dumps(found.to_dict())
 
 
-def test_an_interruption_does_not_shorten_the_repeats():
-    amounts, naps = [], iter([0.01])
+def test_an_interruption_does_not_shorten_the_repeats(monkeypatch):
+    amounts, interruptions, now = [], iter([0.01]), [0.0]
+    monkeypatch.setattr("fastbp.machine.time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def work(rank, amount):
         amounts.append(amount)
-        time.sleep(next(naps, 0) + 1e-5 * amount)
+        now[0] += next(interruptions, 0) + 1e-5 * amount
 
     amount, seconds = repeated(work, 1, 4, least=2e-3)
     assert amounts[-4:] == [amount] * 4
-    assert len(seconds) == 4
-    assert amount > 5
+    assert seconds == pytest.approx([1e-5 * amount] * 4)
+    assert 100 <= amount <= 200
 
 
 def machine_of(peak, bandwidth):
