@@ -60,7 +60,7 @@ def versions():
 
 
 def fastest(runs):
-    """Runs of the same code as one: of each bench the fastest, because another program can slow a machine down for minutes."""
+    """Runs of the same code as one: of each bench the fastest, because others can slow a machine down for minutes."""
     best: dict = {}
     for one in (one for run in runs for one in run["benchmarks"]):
         other = best.setdefault(one["fullname"], one)
