@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastbp.kernels import count_marks
-from fastbp.kernels.jit import PLAIN_PYTHON, x86
+from fastbp.kernels.jit import PLAIN_PYTHON, arm, x86
 from fastbp.layout import (
     BLOCKS,
     COUNTED,
@@ -327,7 +327,7 @@ def _check_clock() -> None:
     if not PLAIN_PYTHON and not x86():
         import llvmlite.binding as llvm
 
-        if platform.machine().lower() not in ("arm64", "aarch64") or llvm.llvm_version_info[0] < LLVM_FOR_ARM:
+        if not arm() or llvm.llvm_version_info[0] < LLVM_FOR_ARM:
             raise RuntimeError(f"phases cannot be timed: no clock is known that may be read on {platform.machine()}")
     first, _ = _read_clocks()
     time.sleep(0.001)

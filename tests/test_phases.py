@@ -22,7 +22,6 @@ from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace
 
 # How much of the wall time may lie outside of the compiled loop, where a run is long.
 OUTSIDE = 0.05
-TRIES = 30  # some 20 ms each, among which one is left alone by other programs
 WIDE = cases.Case((64, 200, 100, 10), 1000, 200, dtype="float32", activations="tanh")
 NARROW = cases.Case((20, 12, 3), 1000, 100, activations="tanh")
 MANY_BLOCKS = cases.Case((100, 40, 10), 20_000, 10_000, activations="relu", shuffled=True)
@@ -225,13 +224,13 @@ def test_every_block_of_a_large_network_is_counted():
 @pytest.mark.parametrize("case", [cases.Case((2, 4, 1), 4, 4), cases.Case((20, 16, 1), 1000, 1)], ids=["narrow", "online"])
 def test_marks_take_little_of_the_shortest_steps(case):
     """And phases sum to the wall time: what the blocks took that are counted stands for all."""
-    for _ in range(TRIES):  # as below
+    for _ in range(5):  # as below
         run = start(case)
         epochs = 1_000_000 // run.work.blocks_per_epoch
         times = counted_after(run, epochs, epochs)
         assert times.counted < times.blocks / 5
-        known, inside = abs(times.missed()) <= 0.05 * times.inside(), times.outside <= times.seconds * 2 * OUTSIDE
-        if known and inside and times.in_marks() < 2 * MARKS_PART * times.inside():
+        assert times.in_marks() < 2 * MARKS_PART * times.inside()
+        if abs(times.missed()) <= 0.05 * times.inside() and times.outside <= times.seconds * 2 * OUTSIDE:
             return
     pytest.fail(f"{times.missed():.3g} of {times.inside():.3g} seconds are in no phase, {times.outside:.3g} outside")
 
@@ -251,12 +250,11 @@ def test_an_interruption_counts_once(sampled):
     assert overhead.ticks == times.ticks[0]
 
 
-@pytest.mark.parametrize("name", [pytest.param("wide", marks=pytest.mark.compiled), "narrow"])
-def test_phases_sum_to_the_wall_time(name):
-    for _ in range(TRIES):  # another program may take the processor between two calls
-        times = phases_of(start(RUNS[name]), 1 if PLAIN_PYTHON else 200)
-        total = sum(phase.seconds for phase in times.phases)
-        assert times.inside() == pytest.approx(total + times.in_marks() + times.missed())
+# so many epochs that it is little if another program takes the processor once
+@pytest.mark.parametrize(("name", "epochs"), [pytest.param("wide", 200, marks=pytest.mark.compiled), ("narrow", 4000)])
+def test_phases_sum_to_the_wall_time(name, epochs):
+    for _ in range(5):  # another program may take the processor between two calls
+        times = phases_of(start(RUNS[name]), 1 if PLAIN_PYTHON else epochs)
         assert times.outside == pytest.approx(times.seconds - times.inside())
         assert times.inside() <= times.seconds * (1 + OUTSIDE)
         if times.outside <= times.seconds * OUTSIDE and abs(times.missed()) <= OUTSIDE * times.inside():

@@ -582,28 +582,9 @@ def copy_targets(Y, weights, weighted, order, shuffled, place, begin, stop, n_ou
 @traced
 @outlined
 def propagate(
-    layers,
-    n_layers,
-    params,
-    X,
-    indices,
-    starts,
-    memory,
-    places,
-    table,
-    block_rows,
-    zeros,
-    begin,
-    count,
-    pack,
-    drops,
-    offset,
-    key,
-    seed,
-    scale,
-    sync,
-    counters,
-):
+    layers, n_layers, params, X, indices, starts, memory, places, table, block_rows, zeros, begin, count, pack, drops,
+    offset, key, seed, scale, sync, counters,
+):  # fmt: skip
     """(1), (2): some rows of every A_l of a block, whose rows of X are listed in the table.
 
     sync, counters: of `mark`.
@@ -659,24 +640,9 @@ def compare(memory, z, y, d, valid, single, stride, vectors, begin, stop, head, 
 @traced
 @outlined
 def backpropagate(
-    layers,
-    n_layers,
-    memory,
-    places,
-    table,
-    block_rows,
-    zeros,
-    begin,
-    count,
-    pack,
-    drops,
-    offset,
-    key,
-    seed,
-    scale,
-    sync,
-    counters,
-):
+    layers, n_layers, memory, places, table, block_rows, zeros, begin, count, pack, drops, offset, key, seed, scale,
+    sync, counters,
+):  # fmt: skip
     """(5): some rows of every D_l but the last; the last arguments as of `propagate`."""
 
     def layer(back):
