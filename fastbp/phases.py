@@ -1,13 +1,12 @@
 """Where a training's time goes: by phase, layer and thread, counted inside the compiled loop.
 
 A mark takes some 20 ns. Where the blocks of a call (a row, or as many rows as a kernel takes at a time) are so short that
-this would be felt, only one block of a period is counted, and what it took stands for the whole period: times are scaled by
-numbers of blocks. How long all blocks took is measured beside that, so whether the phases sum to it says how well those that
-were counted stand for the others.
+this would be felt, phases are counted in one block of a period only. How long the others took all together is measured, and
+shared among the phases as in the blocks that were counted, so that phases and marks sum to the time of the whole call
+whatever else the machine did meanwhile.
 
 Among a kernel's work a mark takes longer than alone in a loop, because what follows it no longer overlaps with what precedes
-it: in the shortest blocks by a third. There a mark's own time is by how much longer a block takes that is counted. That is
-measured once, in the first blocks of a period, and holds for all later ones.
+it: in the shortest blocks by a third. There a mark's own time is by how much longer a block takes that is counted.
 """
 
 import contextlib
@@ -49,7 +48,7 @@ LLVM_FOR_ARM = 22
 # Marks may take this part of the time of what they count; if they would take more, a period is chosen with which they take
 # the second: blocks that are not counted have to look whether they are.
 MARKS_PART, MARKS_PART_THEN = 0.04, 0.02
-# From so many blocks that were counted, a mark's own time among them is known; within these factors of that in a loop.
+# From so many blocks that were counted, a mark's own time among them is taken; within these factors of that in a loop.
 KNOWN = 3000
 LEAST_MARK, MOST_MARK = 0.5, 4
 # A period is given up for another one only if it is too short or too long by such a factor.
@@ -57,6 +56,7 @@ TOO_SHORT, TOO_LONG = 1.25, 2
 # Where not all blocks are counted, what takes so many times as long as the blocks of a period was interrupted.
 INTERRUPTED = 20
 NEVER = np.iinfo(np.int64).max
+NOTHING = (0,) * 5
 
 
 class Phase(NamedTuple):
@@ -77,7 +77,7 @@ class Phase(NamedTuple):
     visits : float
         How often it did in all blocks; where not all were counted, as far as the others were like these.
     seconds : float
-        In all blocks, as far as the others were like these; without what the marks took.
+        In all blocks: those that were not counted by their own time, shared as in these. Without what the marks took.
     """
 
     thread: int
@@ -103,7 +103,7 @@ class PhaseTimes:
     ticks_per_second : float
         Rate of the processor's clock, which is not that of its cores.
     mark_seconds : float
-        What one mark takes.
+        What one mark took.
     ticks : list of int
         Of each thread, from the start of a call to its end, over all calls.
     blocks, counted : int
@@ -124,13 +124,8 @@ class PhaseTimes:
         return self.ticks[thread] / self.ticks_per_second
 
     def in_marks(self, thread: int = 0) -> float:
-        """Seconds of these that the marks took."""
-        return sum(phase.marks for phase in self.phases if phase.thread == thread) * self.mark_seconds
-
-    def missed(self, thread: int = 0) -> float:
-        """Seconds of these that neither marks nor phases took; below 0 where blocks that were counted took longer."""
-        phases = sum(phase.seconds for phase in self.phases if phase.thread == thread)
-        return self.inside(thread) - self.in_marks(thread) - phases
+        """Seconds of these that were no phase's: what the marks took."""
+        return self.inside(thread) - sum(phase.seconds for phase in self.phases if phase.thread == thread)
 
     @property
     def outside(self) -> float:
@@ -142,7 +137,7 @@ class Counters:
     """The counters of a run, while `counting` lasts; times are those since it began, or since `restart`.
 
     The period of the blocks that are counted is 1 at first, and is chosen anew after some calls. What has been counted with
-    one period is scaled before the next one begins, so that every block has the weight of those that it stands for.
+    one period is evaluated before the next one begins, so that every block has the weight of those that it stands for.
 
     Parameters
     ----------
@@ -152,8 +147,8 @@ class Counters:
     ----------
     memory : ndarray of int64
         What threads tell each other, with counters.
-    mark_ticks : float
-        What one mark takes: in a loop, or among blocks of the current period.
+    alone_ticks : float
+        What one mark takes in a loop of marks.
     period : int
         One block of so many is counted.
     """
@@ -162,15 +157,15 @@ class Counters:
         self.run, self.threads, self.n_layers = run, run.work.threads, len(run.layout.rows)
         self.memory = aligned_zeros(counters_size(self.threads, self.n_layers), np.int64)
         self.groups = self.memory[COUNTERS:].reshape(self.threads, 2 + self.n_layers, COUNTER_GROUP)
-        self.alone_ticks = self.mark_ticks = _ticks_of_a_mark()
+        self.alone_ticks = _ticks_of_a_mark()
         self.start, self.began = 0, 0.0
-        self.period, self.limit, self.enough, self.known = 1, NEVER, 1, False
-        self.before: tuple[Any, ...] = 0, 0, 0
+        self.period, self.limit, self.enough = 1, NEVER, 1
+        self.before: tuple[Any, ...] = NOTHING
         self._begin()
 
     def restart(self) -> None:
         """Count from zero; the period stays."""
-        self.before = 0, 0, 0
+        self.before = NOTHING
         self._begin()
         self.start, self.began = _read_clocks()
 
@@ -178,18 +173,18 @@ class Counters:
         """What has been counted so far, in completed calls."""
         seconds = time.perf_counter() - self.began
         rate = self._ticks_per_second()
-        own, raw, scaled = (now + before for now, before in zip(self._scaled(), self.before, strict=True))
+        own, raw, visits, net, in_marks = self._so_far()
         phases = []
-        for thread, layer, phase in np.ndindex(self.threads, self.n_layers, len(PHASES)):
-            ticks, marks = raw[thread, layer, 2 * phase : 2 * phase + 2].tolist()
+        for thread, layer, phase in np.ndindex(visits.shape):
+            ticks, marks = raw[thread, layer, phase].tolist()
             if marks:
-                all_ticks, visits = scaled[thread, layer, 2 * phase : 2 * phase + 2].tolist()
-                net = max(0.0, all_ticks - visits * self.mark_ticks) / rate
-                of_layer = layer if phase in OF_LAYERS else None
-                phases.append(Phase(thread, tuple(PHASES)[phase], of_layer, ticks, marks, visits, net))
-        ticks = (raw[:, :, ::2].sum(axis=(1, 2)) + own[:, UNCOUNTED]).tolist()
+                name, of_layer = tuple(PHASES)[phase], layer if phase in OF_LAYERS else None
+                took = float(net[thread, layer, phase]) / rate
+                phases.append(Phase(thread, name, of_layer, ticks, marks, float(visits[thread, layer, phase]), took))
+        ticks = (raw[..., 0].sum(axis=(1, 2)) + own[:, UNCOUNTED]).tolist()
+        mark = float(in_marks.sum()) / max(int(raw[..., 1].sum()), 1)
         blocks, counted = own[0, [BLOCKS, COUNTED]].tolist()
-        return PhaseTimes(phases, seconds, self.run.epochs_done, rate, self.mark_ticks / rate, ticks, blocks, counted)
+        return PhaseTimes(phases, seconds, self.run.epochs_done, rate, mark / rate, ticks, blocks, counted)
 
     def after_call(self) -> None:
         """Keep the threads at the same blocks, and choose the period anew where twice as much is known as last time."""
@@ -201,13 +196,8 @@ class Counters:
             period = self.best_period(ticks, marks)
             if period > TOO_SHORT * self.period or TOO_LONG * period < self.period:
                 block = ticks / int(self.groups[0, 0, COUNTED])
-                self._keep()
+                self.before = self._so_far()
                 self.period, self.limit = period, NEVER if period == 1 else int(INTERRUPTED * period * block)
-                self.mark_ticks, self.known = self.alone_ticks, False
-                self._begin()
-            elif self.period > 1 and not self.known and self.groups[0, 0, COUNTED] >= KNOWN:
-                self.mark_ticks, self.known = self._ticks_among_blocks(ticks, marks), True
-                self._keep()
                 self._begin()
 
     def best_period(self, ticks: int, marks: int) -> int:
@@ -223,27 +213,33 @@ class Counters:
             period += 1
         return period
 
-    def _ticks_among_blocks(self, ticks: int, marks: int) -> float:
-        """What one mark takes in blocks that took so long with so many marks, by the time of those that were not counted."""
-        blocks, counted, others = self.groups[0, 0, [BLOCKS, COUNTED, UNCOUNTED]].tolist()
-        found = (ticks - others / (blocks - counted) * counted) / marks
-        return min(max(found, LEAST_MARK * self.alone_ticks), MOST_MARK * self.alone_ticks)
-
-    def _keep(self) -> None:
-        self.before = tuple(now + before for now, before in zip(self._scaled(), self.before, strict=True))
-
     def _begin(self) -> None:
         self.groups[:] = 0
         self.groups[:, 0, [PERIOD, LIMIT, NEXT]] = self.period, self.limit, 1
         self.enough = 1
 
-    def _scaled(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Since the period began: numbers of each thread's own; pairs of each layer; the same for all blocks."""
-        own, calls, layers = self.groups[:, 0].copy(), self.groups[:, 1], self.groups[:, 2:]
-        raw, scaled = layers.copy(), layers * (own[:, BLOCKS] / np.maximum(own[:, COUNTED], 1))[:, None, None]
-        for pairs in (raw, scaled):
-            pairs[:, 0] += calls
-        return own, raw, scaled
+    def _so_far(self) -> tuple[np.ndarray, ...]:
+        """Threads' own numbers; (ticks, marks), visits, net ticks of (thread, layer, phase); ticks of a thread's marks."""
+        own, calls = self.groups[:, 0], self.groups[:, 1]
+        blocks, counted, others = own[:, [BLOCKS, COUNTED, UNCOUNTED]].T
+        pairs = self.groups[:, 2:].reshape(self.threads, self.n_layers, -1, 2)
+        mark = self._ticks_of_a_mark_among(blocks, counted, others, *pairs.sum(axis=(1, 2)).T)[:, None, None]
+        net = np.maximum(pairs[..., 0] - pairs[..., 1] * mark, 0)
+        net *= 1 + (others / np.maximum(net.sum(axis=(1, 2)), 1))[:, None, None]
+        raw, visits = pairs.copy(), pairs[..., 1] * (blocks / np.maximum(counted, 1))[:, None, None]
+        # what a call does outside of its blocks stands for nothing else
+        calls = calls.reshape(self.threads, -1, 2)
+        raw[:, 0] += calls
+        visits[:, 0] += calls[..., 1]
+        net[:, 0] += np.maximum(calls[..., 0] - calls[..., 1] * self.alone_ticks, 0)
+        in_marks = raw[..., 0].sum(axis=(1, 2)) + others - net.sum(axis=(1, 2))
+        return tuple(now + before for now, before in zip((own, raw, visits, net, in_marks), self.before, strict=True))
+
+    def _ticks_of_a_mark_among(self, blocks, counted, others, ticks, marks) -> np.ndarray:
+        """What one mark took in the blocks of each thread that were counted, by the time of the others."""
+        longer = ticks - others / np.maximum(blocks - counted, 1) * counted
+        found = np.clip(longer / np.maximum(marks, 1), LEAST_MARK * self.alone_ticks, MOST_MARK * self.alone_ticks)
+        return np.where((blocks > counted) & (counted >= KNOWN), found, self.alone_ticks)
 
     def _ticks_per_second(self) -> float:
         time.sleep(max(0.0, self.began + LEAST_SECONDS - time.perf_counter()))
