@@ -263,7 +263,7 @@ def test_time_that_is_not_counted_is_shared_as_that_which_is(sampled):
             ratios.append(after.seconds * longer.ticks_per_second / (before.seconds * times.ticks_per_second))
     assert len(ratios) > 3
     assert min(ratios) == pytest.approx(max(ratios))
-    assert 2 < min(ratios) < 3  # some blocks of a few were counted, and keep their own time
+    assert 1 < min(ratios) < 3  # blocks that were counted keep their own time
     assert longer.ticks[0] == times.ticks[0] + 2 * others
 
 
