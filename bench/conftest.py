@@ -41,7 +41,7 @@ def on_cores(count):
         os.sched_setaffinity(0, before)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def cores():
     return on_cores
 

@@ -1,4 +1,8 @@
-"""Check, then time: how every case is measured."""
+"""Check, then time: how every case is measured.
+
+What stands side by side is measured a round at a time, one after the other, over and over: whatever else a machine does,
+and however it changes its speed, then meets all of it.
+"""
 
 import math
 import statistics
@@ -8,6 +12,7 @@ import fits
 import founding
 import networks
 import pointwise
+import pytest
 import startup
 from threadpoolctl import threadpool_info
 
@@ -55,22 +60,83 @@ def rounds_for(work, seconds):
     return max(min(work.rounds, MIN_ROUNDS), min(work.rounds, int(MOST_SECONDS / seconds)))
 
 
-def measure(benchmark, case, work):
-    """Time a case that gives the right result; any other raises an AssertionError."""
-    benchmark.group = case.group
+class Bench:
+    """A case that gives the right result, and the time of its rounds; any other raises an AssertionError.
+
+    Parameters
+    ----------
+    case : table.Case
+    work : work.Work
+
+    Attributes
+    ----------
+    times, n_rounds : int
+        How often it is done in a round, and how many rounds there are.
+    rounds : list of float
+        Seconds of one of its units, a step for instance, in each round so far.
+    """
+
+    def __init__(self, case, work):
+        self.case, self.work, self.rounds = case, work, []
+        seconds = check(work)
+        self.times, seconds = times_of_a_round(work) if work.seconds else (1, seconds)
+        self.n_rounds = rounds_for(work, seconds)
+
+    def turn(self, turn, turns):
+        """A round, in as many of the turns as there are rounds."""
+        if turn * self.n_rounds % turns < self.n_rounds:
+            _, seconds = timed(self.work, self.times)
+            self.rounds.append(seconds / self.times / self.work.per)
+
+
+def check(work):
+    """The seconds of doing it once; an AssertionError if it does not give the right result."""
     result, seconds = timed(work, work.checked)
     work.check(result)
-    if not benchmark.enabled:
-        benchmark(lambda: None)
-        return
-    times, seconds = times_of_a_round(work) if work.seconds else (1, seconds / work.checked)
-    peak = peak_gflops(case.dtype, 1).best if work.flops else 0
-    benchmark.pedantic(work.run, args=(times,), rounds=rounds_for(work, seconds))
-    peak = max(peak, peak_gflops(case.dtype, 1).best) if work.flops else 0
-    rounds = benchmark.stats.stats.data
-    # pytest-benchmark's own tables then show the same, and what stands side by side can be compared
-    rounds[:] = [seconds / times / work.per for seconds in rounds]
-    benchmark.extra_info |= figures(case, work, list(rounds), peak)
+    return seconds / work.checked
+
+
+def work_of(case, short=False):
+    """What a case does; `short` for less of it, where it is not timed."""
+    return WORK_OF[case.kind](case, short=short)
+
+
+def measured(cases, cores, work_of=work_of):
+    """Measure cases that stand side by side: {case: figures, or the exception that says why there are none}."""
+    found, benches = {}, []
+    for case in cases:
+        try:
+            with cores(case.threads):
+                benches.append(Bench(case, work_of(case)))
+        except (Exception, pytest.skip.Exception) as failure:
+            found[case] = failure
+    peaks = [peaks_of(benches)]
+    turns = max((bench.n_rounds for bench in benches), default=0)
+    for turn in range(turns):
+        for bench in benches:
+            with cores(bench.case.threads):
+                bench.turn(turn, turns)
+    peaks.append(peaks_of(benches))
+    for bench in benches:
+        peak = max(each.get(bench.case.dtype, 0) for each in peaks)
+        found[bench.case] = figures(bench.case, bench.work, bench.rounds, peak)
+    return found
+
+
+def peaks_of(benches):
+    """GFLOP/s of a core, where shares of it are told."""
+    dtypes = {bench.case.dtype for bench in benches if bench.work.flops}
+    return {dtype: peak_gflops(dtype, 1).best for dtype in dtypes}
+
+
+def tell(benchmark, found):
+    """Give a bench's figures to pytest-benchmark, or raise what there is in their place."""
+    if isinstance(found, BaseException):
+        raise found
+    benchmark.pedantic(lambda: None, rounds=len(found["rounds"]))
+    # its own tables then show the same
+    benchmark.stats.stats.data[:] = found["rounds"]
+    benchmark.extra_info |= found
 
 
 def figures(case, work, rounds, peak):

@@ -37,8 +37,8 @@ class Work:
     flops: float = 0
     per: float = 1
     kernel: str | None = None
-    rounds: int = 5
-    seconds: float = 0.2
+    rounds: int = 10
+    seconds: float = 0.1
     notes: dict = field(default_factory=dict)
 
 

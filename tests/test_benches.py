@@ -1,12 +1,12 @@
 """The benches themselves: none times a wrong result, slowdowns are told from chance, README shows what is stored."""
 
+import contextlib
 import json
 import math
 import re
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ import report  # noqa: E402
 import startup  # noqa: E402
 import tables  # noqa: E402
 from table import CASES  # noqa: E402
+from work import Work  # noqa: E402
 
 # --- what is timed ----------------------------------------------------------------------------------------------------
 
@@ -41,24 +42,16 @@ CHECKED = [
 ]
 
 
-class Stopwatch:
-    """In the place of pytest-benchmark's fixture."""
+def found_of(cases, change=lambda case, work: None):
+    """What is found of cases that are measured together, in a short time, after their works were changed."""
 
-    enabled = True
+    def work_of(case):
+        work = measure.work_of(case, short=True)
+        work.rounds, work.seconds = 3, 0
+        change(case, work)
+        return work
 
-    def __init__(self):
-        self.extra_info, self.rounds = {}, 0
-
-    def pedantic(self, run, args, rounds):
-        run(*args)
-        self.rounds = rounds
-        self.stats = SimpleNamespace(stats=SimpleNamespace(data=[0.5, 0.25, 1.0]))
-
-
-def new_work(case):
-    work = measure.WORK_OF[case.kind](case, short=True)
-    work.seconds = work.rounds = 1e-6  # one time, one round
-    return work
+    return measure.measured(cases, lambda count: contextlib.nullcontext(), work_of)
 
 
 def corruptions(result):
@@ -78,21 +71,47 @@ def test_every_kind_is_checked():
 @pytest.mark.compiled
 @pytest.mark.parametrize("case", CHECKED, ids=str)
 def test_a_right_result_is_timed_and_a_wrong_one_refused(case):
-    work, watch = new_work(case), Stopwatch()
-    measure.measure(watch, case, work)
-    assert watch.rounds
-    assert watch.extra_info["seconds"] == 0.25 / work.per
-    assert watch.extra_info["median_seconds"] == 0.5 / work.per
-    right = work.run(work.checked)
-    for wrong in corruptions(right):
+    right = []
+    found = found_of([case], lambda case, work: right.append(work.run(work.checked)))[case]
+    assert len(found["rounds"]) > 1
+    assert 0 < found["seconds"] == min(found["rounds"]) <= found["median_seconds"] <= max(found["rounds"])
+    for wrong in corruptions(right[0]):
         calls = []
-        work.run = lambda times, wrong=wrong: calls.append(times) or wrong  # noqa: B023
-        watch = Stopwatch()
-        with pytest.raises((AssertionError, ValueError)):
-            measure.measure(watch, case, work)
-        assert calls == [work.checked]
-        assert not watch.rounds
-        assert not watch.extra_info
+
+        def corrupt(case, work, wrong=wrong, calls=calls):
+            work.run = lambda times: calls.append(times) or wrong
+
+        failure = found_of([case], corrupt)[case]
+        assert isinstance(failure, (AssertionError, ValueError))
+        assert len(calls) == 1  # to be checked, not to be timed
+
+
+def test_what_stands_side_by_side_is_measured_in_turns():
+    """A round each, those with fewer rounds now and then; what fails or is skipped hinders no other."""
+    cases = [case for case in CASES if case.group == "pointwise: tanh, 65,536 rows, float32"]
+    works = {"fastbp": 6, "reference": 3, "torch": None, "jax": 2}
+    done = []
+
+    def work_of(case):
+        if works[case.implementation] is None:
+            pytest.skip("not installed")
+        return Work(
+            lambda times: done.append(case.implementation),
+            lambda result: None,
+            per=2,
+            rounds=works[case.implementation],
+            seconds=0,
+        )
+
+    found = measure.measured(cases, lambda count: contextlib.nullcontext(), work_of)
+    first, second, third = ["fastbp", "reference", "jax"], ["fastbp"], ["fastbp", "reference"]
+    assert done == [*first, *first, *second, *third, "fastbp", "jax", *third, *second]
+    for case in cases:
+        if works[case.implementation] is None:
+            with pytest.raises(pytest.skip.Exception):
+                measure.tell(None, found[case])
+        else:
+            assert len(found[case]["rounds"]) == works[case.implementation]
 
 
 def test_the_loss_that_a_process_prints_is_checked(monkeypatch):
@@ -135,7 +154,7 @@ def test_a_wrong_training_is_refused(wrong, dtype, monkeypatch):
     right.check(right.run(right.checked))
     monkeypatch.setitem(networks.IMPLEMENTATIONS, "reference", wrong)
     with pytest.raises(AssertionError, match="Not equal"):
-        measure.measure(Stopwatch(), case, networks.work(case, short=True))
+        measure.tell(None, found_of([case])[case])
 
 
 def test_every_case_has_a_name_of_its_own_and_company():
