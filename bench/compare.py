@@ -44,7 +44,7 @@ def is_ours(bench):
 
 
 def log_ratio(saved, new):
-    return math.log(new["median_seconds"] / saved["median_seconds"])
+    return math.log(new["seconds"] / saved["seconds"])
 
 
 def within(bench):

@@ -110,23 +110,17 @@ def measured(cases, cores, work_of=work_of):
                 benches.append(Bench(case, work_of(case)))
         except (Exception, pytest.skip.Exception) as failure:
             found[case] = failure
-    peaks = [peaks_of(benches)]
+    dtypes, peaks = {bench.case.dtype for bench in benches if bench.work.flops}, []
     turns = max((bench.n_rounds for bench in benches), default=0)
     for turn in range(turns):
+        peaks.append({dtype: peak_gflops(dtype, 1).best for dtype in dtypes})
         for bench in benches:
             with cores(bench.case.threads):
                 bench.turn(turn, turns)
-    peaks.append(peaks_of(benches))
     for bench in benches:
-        peak = max(each.get(bench.case.dtype, 0) for each in peaks)
+        peak = statistics.median(each.get(bench.case.dtype, 0) for each in peaks)
         found[bench.case] = figures(bench.case, bench.work, bench.rounds, peak)
     return found
-
-
-def peaks_of(benches):
-    """GFLOP/s of a core, where shares of it are told."""
-    dtypes = {bench.case.dtype for bench in benches if bench.work.flops}
-    return {dtype: peak_gflops(dtype, 1).best for dtype in dtypes}
 
 
 def tell(benchmark, found):
@@ -142,9 +136,10 @@ def tell(benchmark, found):
 def figures(case, work, rounds, peak):
     """What is reported of a case whose unit, a step for instance, took so many seconds in each round.
 
-    Rates go by the fastest round: whatever else a shared machine does only ever adds time.
+    All of it by the median of the rounds, with a peak that was measured in the same turns: the fastest round of one bench
+    and that of another one may have met a machine in two different states.
     """
-    best = min(rounds)
+    seconds = statistics.median(rounds)
     found = {
         "kind": case.kind,
         "subject": case.subject,
@@ -155,14 +150,13 @@ def figures(case, work, rounds, peak):
         "threads": case.threads,
         "kernel": work.kernel,
         "blas": numpy_blas(),
-        "seconds": best,
-        "median_seconds": statistics.median(rounds),
+        "seconds": seconds,
         "rounds": rounds,
         **work.notes,
     }
     if work.samples:
-        found["samples_per_second"] = work.samples / work.per / best
+        found["samples_per_second"] = work.samples / work.per / seconds
     if work.flops:
-        gflops = work.flops / work.per / best / 1e9
+        gflops = work.flops / work.per / seconds / 1e9
         found |= {"gflops": gflops, "peak_gflops_per_core": peak, "fraction_of_peak": gflops / (case.threads * peak)}
     return found

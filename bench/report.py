@@ -2,7 +2,7 @@
 
     python bench/report.py                      measure everything, into the folder `.benchmarks`
     python bench/report.py --quick              the quick cases only
-    python bench/report.py --from FILE FILE     no measuring: the tables of earlier runs, of each bench the fastest one
+    python bench/report.py --from FILE          no measuring: the tables of an earlier run
     python bench/report.py --write              also keep the figures in bench/figures.json, and put them into README.md
     python bench/report.py --stored --write     put the figures of bench/figures.json into README.md once more
 
@@ -59,16 +59,6 @@ def versions():
     return found
 
 
-def fastest(runs):
-    """Runs of the same code as one: of each bench the fastest, because others can slow a machine down for minutes."""
-    best: dict = {}
-    for one in (one for run in runs for one in run["benchmarks"]):
-        other = best.setdefault(one["fullname"], one)
-        if one["extra_info"].get("seconds", 0) < other["extra_info"].get("seconds", 0):
-            best[one["fullname"]] = one
-    return runs[0] | {"benchmarks": list(best.values())}
-
-
 def figures_of(results):
     """What pytest-benchmark wrote, as one row for each bench and where it was measured."""
     rows = [one["extra_info"] for one in results["benchmarks"] if "kind" in one["extra_info"]]
@@ -119,7 +109,7 @@ def parse(argv):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder for benches.json, report.md and pictures")
     parser.add_argument("--quick", action="store_true", help="a part of the cases, in two minutes")
-    parser.add_argument("--from", dest="sources", nargs="+", type=Path, help="JSON of earlier runs, instead of measuring")
+    parser.add_argument("--from", dest="source", type=Path, help="JSON of an earlier run, instead of measuring")
     parser.add_argument("--stored", action="store_true", help="the figures that README shows, instead of measuring")
     parser.add_argument("--write", action="store_true", help="put the figures into README.md")
     arguments, others = parser.parse_known_args(argv)
@@ -138,16 +128,16 @@ def main(argv=None):
         figures = json.loads(STORED.read_text(encoding="utf-8"))
     else:
         arguments.output.mkdir(parents=True, exist_ok=True)
-        files = arguments.sources or [arguments.output / "benches.json"]
-        if not arguments.sources:
-            measure(*files, arguments.quick, others)
-        figures = figures_of(fastest([json.loads(file.read_text(encoding="utf-8")) for file in files]))
+        file = arguments.source or arguments.output / "benches.json"
+        if not arguments.source:
+            measure(file, arguments.quick, others)
+        figures = figures_of(json.loads(file.read_text(encoding="utf-8")))
         (arguments.output / "report.md").write_text(tables.report(figures), encoding="utf-8")
         plots.histograms(figures, arguments.output)
         print(f"benches.json, report.md and pictures are in {arguments.output}")
     if arguments.write:
         store(published(figures))
-    if not (arguments.stored or arguments.sources or arguments.quick or others):
+    if not (arguments.stored or arguments.source or arguments.quick or others):
         run("test_choice.py", "--benchmark-columns=rounds")
 
 

@@ -56,7 +56,8 @@ def conditions(figures):
     """Say where and with what the figures were measured."""
     peak = ", ".join(f"{gflops:.0f} GFLOP/s in {dtype}" for dtype, gflops in figures["peak_gflops"].items())
     versions = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
-    return f"{figures['cpu']}, one core unless said, whose peak is {peak}; {versions}; numpy's BLAS: {figures['blas']}."
+    blas = f"numpy's BLAS: {figures['blas']}"
+    return f"{figures['cpu']}, one core unless said, whose peak is up to {peak}; {versions}; {blas}."
 
 
 # --- README -----------------------------------------------------------------------------------------------------------
@@ -121,14 +122,13 @@ def readme(figures):
 
 
 def times(figures, kind):
-    """Median times of a kind side by side, with what else is known of fastbp."""
+    """Times of a kind side by side, with what else is known of fastbp."""
     groups = grouped(figures, kind)
     columns = columns_of(groups, COLUMNS)
     rows = []
     for (subject, batch, count, dtype), group in groups.items():
         ours = group.get("fastbp", {})
-        median = {name: row.get("median_seconds", row["seconds"]) for name, row in group.items()}
-        cells = [duration(median[name]) if name in median else "" for name in columns]
+        cells = [duration(group[name]["seconds"]) if name in group else "" for name in columns]
         rate = f"{ours['samples_per_second']:,.0f}" if "samples_per_second" in ours else ""
         gflops = f"{ours['gflops']:.1f}" if "gflops" in ours else ""
         share = f"{ours['fraction_of_peak']:.0%}" if "fraction_of_peak" in ours else ""
@@ -152,7 +152,7 @@ def memory(figures):
 def report(figures):
     """All figures, a table for each kind."""
     kinds = dict.fromkeys(row["kind"] for row in figures["rows"])
-    note = "Medians of the rounds; samples/s, GFLOP/s, share of the peak (fastest round) and kernel are those of fastbp."
+    note = "Medians of rounds in turns; samples/s, GFLOP/s, share of the peak and kernel are those of fastbp."
     parts = ["# Benches", conditions(figures), note]
     for kind in kinds:
         if kind == "memory":
