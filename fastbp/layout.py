@@ -40,10 +40,11 @@ PLAN_SIZE = 14
 NARROW, WIDE, ONLINE = range(3)
 # Columns of a workspace's places, one row per layer: A_l, D_l, what the next layer takes in (A_l, but for dropout); a row
 # that is 1 for units and 0 for padding, and W_l^T.
-A, D, SEEN, VALID, TRANSPOSED = range(5)
-PLACES = 5
+A, D, SEEN, VALID = range(4)
+PLACES = 4
 
 DEPTH = 128  # terms of a sum that the wide kernel takes at a time
+PACKED_DEPTH = 512  # the same where right factors are copied together
 GRADIENT_DEPTH = 256  # the same for a gradient, whose parts would have to be stored aside
 SQUARE = 16  # rows of the weights that one thread of it takes at least: a multiple of every number of lanes
 GROUP = 8  # rows that one thread of it takes at least, whose losses are summed together
@@ -63,7 +64,7 @@ PHASES = {
     "delta": "the gradient with respect to z, from a layer down to the one below it",
     "gradient": "the gradient of a layer's parameters, and their update where nothing has to be known first",
     "update": "the update where it is a pass of its own; L2's sum, the norm, and sums over the blocks of a batch",
-    "transpose": "a layer's weights are transposed for its delta",
+    "transpose": "a layer's weights are transposed for its delta, a strip at a time",
     "wait": "threads wait for each other",
     "overhead": "everything between, and what a call does before and after its blocks",
 }

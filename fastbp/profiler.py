@@ -420,7 +420,7 @@ def replace_rates(trainer: Trainer) -> Trainer:
 
 OUTSIDE = "outside"  # of the compiled loop: row orders, calls, starting threads
 # The order of a step, for those that follow each other in every layer before the next one begins.
-BACKWARD = ("delta", "gradient")
+BACKWARD = ("transpose", "delta", "gradient")
 
 
 def counted(workload: Workload, plain: Trainer, seconds: float) -> tuple[list, list, float | None]:
@@ -454,11 +454,11 @@ def counted(workload: Workload, plain: Trainer, seconds: float) -> tuple[list, l
 
 def place_in_step(name: str, layer: int | None, narrow: bool) -> tuple[int, int, int]:
     """Where a phase stands in a step."""
-    first = ["transpose", "gather", "forward", "loss"]
+    first = ["gather", "forward", "loss"]
     level = 0 if layer is None else layer
     if name in first:
         return first.index(name), level, 0
-    if name == "delta" or (name == "gradient" and narrow):
+    if name in ("transpose", "delta") or (name == "gradient" and narrow):
         return len(first), -level, BACKWARD.index(name)
     last = ["gradient", "update", "wait", "overhead", OUTSIDE]
     return len(first) + 1 + last.index(name), level, 0

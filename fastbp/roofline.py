@@ -10,7 +10,7 @@ float type of s bytes:
     delta       2 n W        s (2 n n_in + n n_out) + s W per block of rows              derivative of n n_in
     gradient    2 n W        s (n n_in + n n_out) + s W (2 + 2 moments) per step
     update                   s W (3 + 2 moments) per step
-    transpose                2s W per step
+    transpose                2s W per block of rows
     wait, overhead, outside
 
 The rule by which a phase is named: divided by the fma peak, the bandwidth and the speed of pointwise functions that were
@@ -140,7 +140,7 @@ def work_of(workload: Workload, run: Run, name: str, layer: int | None, function
     n_out, weights = rows[layer][N_OUT], rows[layer][N_IN] * rows[layer][N_OUT]
     n_in = workload.values_per_row if layer == 0 else rows[layer][N_IN]
     if name == "transpose":
-        return Work(bytes=2 * size * weights * steps)
+        return Work(bytes=2 * size * weights * blocks)
     flops = 2 * n * workload.products[layer]
     if name == "gradient":
         if isinstance(run.work, OnlineWorkspace) and layer > 0:

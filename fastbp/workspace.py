@@ -10,7 +10,6 @@ from fastbp.layout import (
     ALIGNMENT_BYTES,
     BLOCK_ROWS,
     GRAD,
-    GRADIENT_DEPTH,
     GROUP,
     KERNEL,
     MOST_THREADS,
@@ -20,6 +19,7 @@ from fastbp.layout import (
     ONLINE,
     PACK,
     PACK_SIZE,
+    PACKED_DEPTH,
     PANEL,
     PANEL_SIZE,
     PANELS,
@@ -39,7 +39,6 @@ from fastbp.layout import (
     SYNC_SIZE,
     TARGETS,
     THREADS,
-    TRANSPOSED,
     VALID,
     WIDE,
     WIDTH,
@@ -195,7 +194,7 @@ class NarrowWorkspace(Workspace):
 
 
 class WideWorkspace(Workspace):
-    """Memory of `fastbp.kernels.wide`: targets, every A_l, D_l and W_l^T of a block, copies of the factors of products."""
+    """Memory of `fastbp.kernels.wide`: targets, every A_l and D_l of a block, copies of the factors of products."""
 
     def plan(self, memory, plan, places, layout, n_rows, batch_size, shuffled, dropout):
         """As `Workspace.plan`."""
@@ -203,20 +202,18 @@ class WideWorkspace(Workspace):
         per_batch, rest = -(-batch_size // rows), n_rows % batch_size
         self.blocks_per_epoch = n_rows // batch_size * per_batch + -(-rest // rows)
         rows = round_up(rows, GROUP)
-        strides, below = layout.layers[:, STRIDE], 0
+        strides = layout.layers[:, STRIDE]
         for place, stride in zip(places, strides, strict=True):
             place[A] = place[SEEN] = memory.take(rows * stride)
             place[D], place[VALID] = memory.take(rows * stride), memory.take(stride)
             if dropout:
                 place[SEEN] = memory.take(rows * stride)
-            place[TRANSPOSED] = memory.take(below * stride)
-            below = stride
         height, cols = jit.tile_shape()
         width = jit.native_width()
         plan[[KERNEL, WIDTH, BLOCK_ROWS]] = WIDE, width, rows
         plan[TARGETS], plan[ZEROS] = memory.take(rows * strides[-1]), memory.take(max(strides))
         plan[ROW_WEIGHTS] = memory.take(rows)
-        plan[PACK_SIZE] = round_up((GRADIENT_DEPTH + height) * cols * width, ALIGNMENT_BYTES) // layout.dtype.itemsize
+        plan[PACK_SIZE] = round_up((PACKED_DEPTH + height) * cols * width, ALIGNMENT_BYTES) // layout.dtype.itemsize
         plan[PACK] = memory.take(plan[PACK_SIZE] * self.threads)
         most = max(layout.layers[self.sparse :, N_IN], default=0)
         plan[PANELS_SIZE] = rows * round_up(-(-most // self.threads), SQUARE)
@@ -226,7 +223,7 @@ class WideWorkspace(Workspace):
 
     def fill(self, scratch, places, layout):
         """As `Workspace.fill`."""
-        for (_, _, _, valid, _), layer in zip(places, layout.rows, strict=True):
+        for (_, _, _, valid), layer in zip(places, layout.rows, strict=True):
             scratch[valid : valid + layer[N_OUT]] = 1
 
 

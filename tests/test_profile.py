@@ -160,7 +160,7 @@ def test_the_wide_kernel_has_its_own_order():
     work = of_units([40, 300, 3], batch_size=20)
     times, tracks, _ = profiler.counted(work, Trainer(work), 0.05)
     labels = [label for label, _ in tracks[0] if label not in ("wait", "overhead")]
-    expected = ["transpose[1]", "gather", "forward[0]", "forward[1]", "loss", "delta[1]", "gradient[0]", "gradient[1]"]
+    expected = ["gather", "forward[0]", "forward[1]", "loss", "transpose[1]", "delta[1]", "gradient[0]", "gradient[1]"]
     assert labels == [*expected, "outside"]
     assert len(times) == len(tracks[0])
 

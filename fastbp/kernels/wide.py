@@ -13,13 +13,16 @@ read where they stand, through a table of offsets, in whatever order an epoch vi
 Loops, from the innermost: a tile, which one function sums for all products, `sum_tile`; all tiles of a strip, which use the
 same few vectors of the right factor; STRIPS strips, which use the same left factors; parts of the sum; groups of strips;
 ROWS rows. A part of DEPTH terms of a strip stays in the L1 cache, the left factors of a part and the sums of a group in the
-L2 cache. A tile's activation, derivative or update is taken while the L1 cache holds it.
+L2 cache. A tile's activation, derivative or update is taken while the L1 cache holds it. Where a strip's factors are copied
+together, one part of up to PACKED_DEPTH terms ran 15% faster than several that take turns with the sums, though it is more
+than the L1 cache holds: the copy is read from end to end.
 
 A tile is nearly square because loads, not multiplications, run short: 6 x 4 vectors take 10 loads for 24 multiplications and
 ran a sixth faster than 8 x 2, which take 10 for 16. What the next tile needs from afar is asked for a tile ahead: rows of X
 (a tenth of the forward pass), and weights, D_l and A_l where they have left the L2 cache (a tenth of a gradient, a third of
 the delta below a narrow layer). Wide layers make it pay to copy factors together first, without gaps: the left ones of a
-gradient, tile by tile, and the right ones of a strip.
+gradient, tile by tile, and the right ones of a strip. Those of a delta always are: that is where they are transposed, so
+W_l^T is never there as a whole.
 
 X may also list the values of each row with their columns, as scipy's CSR matrices do. Then the first layer's products visit
 these alone: rows of W_l are added up in registers (`listed_sums`), and the gradient is added up where it is stored
@@ -32,8 +35,8 @@ these alone: rows of W_l are added up in registers (`listed_sums`), and the grad
 
 Every sum has the order of the dense one, so that the same matrix gives the same bits either way.
 
-Threads share a block in two phases: rows of the batch (forward, loss, delta), then rows of the weights (gradient, update,
-W^T). No sum is ever divided among threads, so their number does not change a bit.
+Threads share a block in two phases: rows of the batch (forward, loss, delta), then rows of the weights (gradient, update).
+No sum is ever divided among threads, so their number does not change a bit.
 """
 
 import math
@@ -119,6 +122,7 @@ from fastbp.layout import (
     OVERHEAD,
     PACK,
     PACK_SIZE,
+    PACKED_DEPTH,
     PANELS,
     PANELS_SIZE,
     PENALTY,
@@ -135,7 +139,6 @@ from fastbp.layout import (
     SUMS,
     TARGETS,
     TRANSPOSE,
-    TRANSPOSED,
     UPDATE,
     VALID,
     ZEROS,
@@ -150,11 +153,13 @@ HEIGHTS = 8 if COLS > 3 else 5, *(height for height in (6, 4, 2, 1) if height <=
 LISTED_HEIGHTS = 10 if COLS > 3 else 5, *HEIGHTS[1:]
 ROWS = 264  # rows of C at a time, whole tiles
 STRIPS = 4  # strips at a time
-# A part of a strip of right factors is copied together for so many rows of C, where a factor's rows are so many elements
-# apart: then each is a page of its own.
-PACK_ROWS, PACK_STRIDE = 32, 1024
+# A part of a strip of right factors is copied together for so many rows of C, where a factor's rows are so many vectors
+# apart: then each is a page of its own, and 5% is saved.
+PACK_ROWS, PACK_VECTORS = 32, 64
 PANEL_VECTORS = 16  # as many vectors of D_l pay for copying the left factors of a gradient together
 FAR = 200_000  # of so many elements the first ones have left the L2 cache when they are needed again
+# A gradient of so few vectors and so many left factors takes few samples at a time: each is a stream that is read ahead.
+THIN_VECTORS, THIN_FACTORS, THIN_DEPTH = 2, 50_000, 32
 BIAS_VECTORS = 4  # sums of bias gradients that run side by side
 
 
@@ -194,8 +199,9 @@ def sum_tile(height, cols, listed, a, table, a_step, b, b_step, start, start_ste
 def product(memory, start, left, right, depth, most, c, solve, ahead, after, rows, vectors, pack, heights):
     """Every tile of C = start + sum over k of left(k) x right[k].
 
-    start, right, c   pointer, offset and row step: what the sums begin with, at the first vector; the right factors, row k
-                      unpadded vectors side by side; and C
+    start, c          pointer, offset and row step: what the sums begin with, at the first vector; and C
+    right             the same of the right factors, whose rows are k; or fill(k, terms, v, cols), which puts the factors of
+                      some terms, from k on, and vectors, from v on, into the memory at `pack`, without gaps
     left(add, height, r, k)   calls add(listed, a, table, a_step), of `sum_tile`, for the left factors of rows r ... and of
                       terms k ...
     depth, most       terms of the sums, and how many of them at a time
@@ -209,10 +215,14 @@ def product(memory, start, left, right, depth, most, c, solve, ahead, after, row
     A tile is its first row, rows, first vector and vectors.
     """
     L = lane_count(memory)
-    data, at, stride = right
+    fill = right if callable(right) else None
+    data, at, stride = (memory, pack, rows * 0) if fill else right
     target, place, row_step = c
-    parts = (depth + (most - 1)) // most
-    part_depth = switch(parts > 1, [lambda: depth * 1, lambda: (depth + (parts - 1)) // parts])
+    packed = rows > 0 if fill else (rows >= PACK_ROWS) * (stride >= PACK_VECTORS * L)
+    parts = choose(packed, (depth + (PACKED_DEPTH - 1)) // PACKED_DEPTH, (depth + (most - 1)) // most)
+    # whole vectors of terms
+    part_depth = switch(parts > 1, [lambda: depth * 1, lambda: ((depth + (parts - 1)) // parts + (L - 1)) // L * L])
+    parts = switch(parts > 1, [lambda: parts * 1, lambda: (depth + (part_depth - 1)) // part_depth])
     whole = vectors // COLS
     strips = whole + (vectors % COLS > 1) + vectors % COLS % 2
 
@@ -221,7 +231,6 @@ def product(memory, start, left, right, depth, most, c, solve, ahead, after, row
         cols = smaller(vectors - v, choose(number < whole, COLS, 2))
         begin = part * part_depth
         terms, last = smaller(part_depth, depth - begin), part == parts - 1
-        packed = (count >= PACK_ROWS) * (stride >= PACK_STRIDE)
         factors = choose(packed, from_on(memory, pack), from_on(data, at + begin * stride + v * L))
         step = choose(packed, cols * L, stride)
         before, before_at, before_step = (choose(part == 0, *pair) for pair in zip(start, c, strict=True))
@@ -231,6 +240,9 @@ def product(memory, start, left, right, depth, most, c, solve, ahead, after, row
             repeat(
                 cols, lambda j: store(memory, pack + (k * cols + j) * L, load(data, at + (begin + k) * stride + (v + j) * L))
             )
+
+        def copy_rows():
+            repeat(terms, copy_row)
 
         def rows_of_tile(number):
             r = first_row + number * tallest
@@ -263,7 +275,10 @@ def product(memory, start, left, right, depth, most, c, solve, ahead, after, row
             if after:
                 either(last, lambda: after(tile), lambda: None)
 
-        either(packed, lambda: repeat(terms, copy_row), lambda: None)
+        if fill:
+            fill(begin, terms, v, cols)
+        else:
+            either(packed, copy_rows, lambda: None)
         repeat((count + (tallest - 1)) // tallest, rows_of_tile)
 
     def block(number):
@@ -342,14 +357,30 @@ def activations(
 @traced
 @outlined
 def deltas(
-    memory, above, table, table_at, depth, transpose, zeros, a_here, here, stride, vectors, code, rows, pack,
-    drops, place, key, seed, scale,
+    memory, above, table, table_at, depth, params, w_at, n_in, w_stride, zeros, a_here, here, stride, vectors, code, rows,
+    pack, drops, place, key, seed, scale, sync, counters, level,
 ):  # fmt: skip
-    """(5): D_{l-1} = (D_l W_l^T) * s', times m_{l-1}."""
+    """(5): D_{l-1} = (D_l W_l^T) * s', times m_{l-1}; the factors are transposed where they are copied together."""
     L, mask = lane_count(memory), mask_key(memory, drops, key, seed)
 
     def left(add, height, r, k):
         add(False, from_on(memory, above + k), from_on(table, table_at + r), r * 0 + 1)
+
+    def fill(k, terms, v, cols):
+        """W_l^T, a square of vectors at a time, with zeros below W_l."""
+
+        def row(i, k):
+            inside = i < n_in
+            return load(choose(inside, params, memory), choose(inside, w_at + i * w_stride, zeros) + k)
+
+        def square(i, j):
+            rows = [row((v + j) * L + lane, k + i * L) for lane in range(L)]
+            for lane, column in enumerate(transposed(rows)):
+                store(memory, pack + ((i * L + lane) * cols + j) * L, column)
+
+        mark(sync, counters, DELTA, level)
+        repeat(cols, lambda j: repeat((terms + (L - 1)) // L, lambda i: square(i, j)))
+        mark(sync, counters, TRANSPOSE, level)
 
     def ahead(tile, k, terms):
         first, height, v, cols = tile
@@ -373,8 +404,9 @@ def deltas(
         switch(code, [lambda: None, *[derive(function) for function in DERIVATIVES[1:]]])
         either(drops, lambda: each_vector(tile, stride, L, drop), lambda: None)
 
-    product(memory, (memory, zeros, rows * 0), left, (memory, transpose, stride), depth, DEPTH, (memory, here, stride), None,
+    product(memory, (memory, zeros, rows * 0), left, fill, depth, PACKED_DEPTH, (memory, here, stride), None,
             ahead, after, rows, vectors, pack, HEIGHTS)  # fmt: skip
+    mark(sync, counters, DELTA, level)
 
 
 @traced
@@ -440,7 +472,8 @@ def gradients(
         c = [choose(descends, *pair) for pair in zip((params, at + first * stride + v * L, stride), c, strict=True)]
         return c, (descends, rate, decay), lambda: either(last * (solver != SGD), finish, lambda: None)
 
-    product(memory, (memory, start, start_step), left, (memory, d, stride), count, GRADIENT_DEPTH,
+    product(memory, (memory, start, start_step), left, (memory, d, stride), count,
+            choose((vectors <= THIN_VECTORS) * (rows * count > THIN_FACTORS), THIN_DEPTH, GRADIENT_DEPTH),
             (memory, grad + at, stride), solve, ahead, None, rows, vectors, pack, LISTED_HEIGHTS)  # fmt: skip
 
 
@@ -539,23 +572,6 @@ def bias_gradients(
 
 
 @traced
-def transpose(params, w_at, n_in, stride, memory, at, below, zeros, begin, squares):
-    """W_l^T (stride, below) of W_l (n_in, stride), from row `begin` on, a square of vectors at a time."""
-    L = lane_count(memory)
-
-    def row(i, j):
-        inside = i < n_in
-        return load(choose(inside, params, memory), choose(inside, w_at + i * stride, zeros) + j * L)
-
-    def square(i, j):
-        rows = [row(begin + i * L + t, j) for t in range(L)]
-        for t, column in enumerate(transposed(rows)):
-            store(memory, at + (j * L + t) * below + begin + i * L, column)
-
-    repeat(stride // L, lambda j: repeat(squares, lambda i: square(i, j)))
-
-
-@traced
 def distance_of_rows(starts, n_in):
     """From row to row of X, in what the table counts: elements, or rows where their values are listed."""
     return n_in * 0 + 1 if holds_integers(starts) else n_in * 1
@@ -640,7 +656,7 @@ def compare(memory, z, y, d, valid, single, stride, vectors, begin, stop, head, 
 @traced
 @outlined
 def backpropagate(
-    layers, n_layers, memory, places, table, block_rows, zeros, begin, count, pack, drops, offset, key, seed, scale,
+    layers, n_layers, params, memory, places, table, block_rows, zeros, begin, count, pack, drops, offset, key, seed, scale,
     sync, counters,
 ):  # fmt: skip
     """(5): some rows of every D_l but the last; the last arguments as of `propagate`."""
@@ -651,29 +667,10 @@ def backpropagate(
         stride = element(layers, row - FIELDS + STRIDE)
         first = begin * stride
         deltas(memory, element(places, here + D), table, (level + 1) * block_rows + begin, element(layers, row + N_OUT),
-               element(places, here + TRANSPOSED), zeros, element(places, below + A) + first,
-               element(places, below + D) + first, stride, vector_count(memory, element(layers, row + N_IN)),
-               element(layers, row - FIELDS + ACTIVATION), count, pack,
-               drops, offset * stride + first, key + (level - 1), seed, scale)  # fmt: skip
-        mark(sync, counters, DELTA, level)
-
-    repeat(n_layers - 1, layer)
-
-
-@traced
-@outlined
-def transpose_all(layers, n_layers, params, memory, places, zeros, rank, size, sync, counters):
-    """The part of every W_l^T that belongs to a thread."""
-
-    def layer(back):
-        level = back + 1
-        row = level * FIELDS
-        n_in = element(layers, row + N_IN)
-        begin, stop = share(n_in, SQUARE, rank, size), share(n_in, SQUARE, rank + 1, size)
-        transpose(params, element(layers, row + OFFSET), n_in, element(layers, row + STRIDE), memory,
-                  element(places, level * PLACES + TRANSPOSED), element(layers, row - FIELDS + STRIDE), zeros,
-                  begin, vector_count(memory, stop - begin))  # fmt: skip
-        mark(sync, counters, TRANSPOSE, level)
+               params, element(layers, row + OFFSET), element(layers, row + N_IN), element(layers, row + STRIDE), zeros,
+               element(places, below + A) + first, element(places, below + D) + first, stride,
+               vector_count(memory, element(layers, row + N_IN)), element(layers, row - FIELDS + ACTIVATION), count,
+               pack, drops, offset * stride + first, key + (level - 1), seed, scale, sync, counters, level)  # fmt: skip
 
     repeat(n_layers - 1, layer)
 
@@ -782,8 +779,6 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
     panels = plan[PANELS] + rank * plan[PANELS_SIZE]
     for _ in range(blocks):
         next_block(sync, counters)
-        if row == batch:
-            transpose_all(layers, n_layers, params, memory, places, plan[ZEROS], rank, size, sync, counters)
         wait_for_all(sync, size, counters)  # all have finished the block before, or read the cursor
 
         batch_stop = min(batch + batch_size, n)
@@ -807,7 +802,7 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
                 plan[ROW_WEIGHTS], plan[SUMS], sync, NUMBERS + LINE * rank,
             )  # fmt: skip
         mark(sync, counters, COMPARE, 0)
-        backpropagate(layers, n_layers, memory, places, table, block_rows, plan[ZEROS], begin, end - begin, pack,
+        backpropagate(layers, n_layers, params, memory, places, table, block_rows, plan[ZEROS], begin, end - begin, pack,
                       drops, offset, step * n_layers, seed, keep, sync, counters)  # fmt: skip
         wait_for_all(sync, size, counters)
 
