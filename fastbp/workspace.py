@@ -39,6 +39,7 @@ from fastbp.layout import (
     SYNC_SIZE,
     TARGETS,
     THREADS,
+    TURNED,
     VALID,
     WIDE,
     WIDTH,
@@ -174,6 +175,7 @@ class NarrowWorkspace(Workspace):
             place[D] = memory.take(stride * columns)
             if dropout:
                 place[SEEN] = memory.take((n_units + 1) * columns)
+        plan[TURNED] = memory.take(max(layer[STRIDE] for layer in layers) * columns)
         self.private = private = memory.size - begin
         memory.take((self.threads - 1) * private)
         plan[PARTS] = memory.take(shares * layout.size) if shares > 1 else plan[GRAD]

@@ -9,6 +9,9 @@ through the whole network before the next one starts:
     delta       D^T of the output, then D^T = (W D^T) * s' for each layer downwards, in the same way
     gradient    dW[i, j] = sum over the columns of A^T[i] D^T[j]; the update follows a batch's last block
 
+For a gradient of many weights from few samples, the sums over the lanes would take longer than the products. There D^T is
+turned back, sample by sample, and dW[i, :] is the sum over the columns of A^T[i, c] D[c, :], with lanes over units.
+
 A panel has one row per input unit, a row of ones (the bias's input), one row per target, a row with the class of the target,
 and the weights of the samples. Padding columns run through every product and are removed by their weight of zero.
 
@@ -21,7 +24,7 @@ import math
 import numpy as np
 
 from fastbp.kernels import jit
-from fastbp.kernels.jit import inlined, registers
+from fastbp.kernels.jit import inlined, registers, tile_shape
 from fastbp.kernels.losses import output_samples, predict_samples
 from fastbp.kernels.phases import first_counter, mark, next_block, start_clock, stop_clock
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, mask_key, masked, taken
@@ -42,7 +45,9 @@ from fastbp.kernels.simd import (
     lanes,
     load,
     load_like,
+    load_tile,
     outer,
+    outlined,
     repeat,
     restore_subnormals,
     select,
@@ -50,9 +55,12 @@ from fastbp.kernels.simd import (
     splat,
     store,
     store_like,
+    store_tile,
     sum_lanes,
     switch,
     traced,
+    transposed,
+    vector_count,
     zero_tile,
 )
 from fastbp.kernels.threads import wait_for_all
@@ -93,6 +101,7 @@ from fastbp.layout import (
     SQUARES,
     STEP,
     STRIDE,
+    TURNED,
     UPDATE,
     ZEROS,
     A,
@@ -104,6 +113,10 @@ from fastbp.rule import ALPHA, BETA_2, DROPOUT, EPSILON, HEAD, MAX_NORM, MOMENTU
 TILES = {4: (6, 3), 2: (0, 4), 1: (0, 4)} if registers() == 32 else {2: (4, 2), 1: (0, 4)}
 # Rows and columns of the larger tiles of a gradient, whose every vector is an accumulator.
 GRADIENT_ROWS, QUAD = (4, 4) if registers() == 32 else (2, 4)
+# Of so many samples per row of the weights, or fewer, deltas are turned: turning one takes half a cycle, summing over the
+# lanes for one weight takes three. Single vectors of units would wait for their own sums.
+TURNED_SAMPLES, TURNED_VECTORS = 6, 2
+HEIGHT, COLS = tile_shape()
 
 
 @inlined
@@ -310,9 +323,37 @@ def gradients(memory, vectors, columns, a, d, grad, stride, rows, quads, singles
 
 
 @traced
+@outlined
+def turned_gradients(memory, vectors, columns, a, d, turned, grad, stride, rows, n_out, first):
+    """As `gradients`, with D_l, sample by sample, in the memory at `turned`."""
+    L = lane_count(memory)
+    width = vector_count(memory, n_out)
+
+    def square(v, j):
+        units = [load(memory, d + (j * L + unit) * columns + v * L) for unit in range(L)]
+        for sample, column in enumerate(transposed(units)):
+            store(memory, turned + (v * L + sample) * stride + j * L, column)
+
+    def tile(height, cols, i, j):
+        zero, at = zero_tile(memory, height, cols), grad + i * stride + j * L
+        sums = outer(
+            switch(first, [lambda: load_tile(zero, memory, at, stride), lambda: zero]), vectors * L,
+            lambda k: [broadcast(memory, a + (i + r) * columns + k) for r in range(height)],
+            lambda k: [load(memory, turned + k * stride + (j + c) * L) for c in range(cols)],
+        )  # fmt: skip
+        store_tile(sums, memory, at, stride)
+
+    def strip(cols, j):
+        in_groups(rows, (HEIGHT, HEIGHT // 2, 1), lambda height, i: tile(height, cols, i, j))
+
+    repeat(vectors, lambda v: repeat(width, lambda j: square(v, j)))
+    in_groups(width, (COLS, 2, 1), strip)
+
+
+@traced
 def backpropagate(
-    layers, n_layers, params, memory, panel, places, private, columns, vectors, grad, first, drops, offset, key, seed, keep,
-    sync, counters,
+    layers, n_layers, params, memory, panel, places, private, turned, columns, vectors, grad, first, drops, offset, key,
+    seed, keep, sync, counters,
 ):  # fmt: skip
     """(5), (6); the last arguments are those of `masked` and of `mark`."""
 
@@ -330,10 +371,22 @@ def backpropagate(
 
         either(hidden, delta, lambda: None)
         a = choose(hidden, private + element(places, below + taken(drops)), panel)
-        # three columns are done as four, the last of them zero
-        quads = (n_out + 1) // QUAD
-        singles = n_out - smaller(n_out, quads * QUAD)
-        gradients(memory, vectors, columns, a, d, grad + w, stride, element(layers, row + N_ROWS), quads, singles, first)
+        rows = element(layers, row + N_ROWS)
+
+        def straight():
+            # three columns are done as four, the last of them zero
+            quads = (n_out + 1) // QUAD
+            singles = n_out - smaller(n_out, quads * QUAD)
+            gradients(memory, vectors, columns, a, d, grad + w, stride, rows, quads, singles, first)
+
+        def turn():
+            turned_gradients(memory, vectors, columns, a, d, turned, grad + w, stride, rows, n_out, first)
+
+        if jit.vector_bytes == jit.native_width():
+            L = lane_count(memory)
+            either((n_out >= TURNED_VECTORS * L) * (rows * TURNED_SAMPLES >= vectors * L), turn, straight)
+        else:
+            straight()
         mark(sync, counters, GRADIENT, level)
 
     repeat(n_layers, layer)
@@ -435,8 +488,8 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
                                           n_out, columns, vectors, head, splat(memory, scale))  # fmt: skip
             totals[3 * number], totals[3 * number + 1], totals[3 * number + 2] = loss, squares, hits
             mark(sync, counters, COMPARE, 0)
-            backpropagate(layers, n_layers, params, memory, inputs, places, private, columns, vectors,
-                          plan[PARTS] + part * n_params, int(number < shares),
+            backpropagate(layers, n_layers, params, memory, inputs, places, private, private + plan[TURNED], columns,
+                          vectors, plan[PARTS] + part * n_params, int(number < shares),
                           drops, row - batch, step * n_layers, seed, keep, sync, counters)  # fmt: skip
         if stop == batch_stop:
             wait_for_all(sync, size, counters)
