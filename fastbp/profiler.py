@@ -285,7 +285,7 @@ def profile(
     >>> import fastbp
     >>> found = fastbp.profile([64, 100, 10], batch_size=200, seconds=0.5)
     >>> found.choice.kernel
-    'wide'
+    'narrow'
     >>> found.samples_per_second.median > 0
     True
     """

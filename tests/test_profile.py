@@ -228,8 +228,8 @@ def test_a_phase_is_named_by_what_it_reaches(peak, bandwidth, share, bound):
     ("units", "batch_size", "sparse", "reason"),
     [
         ([4, 8, 3], 100, False, "56 weights are few, and 100 rows per step fill its vectors"),
-        ([784, 128, 10], 128, False, "101,632 weights are more than 6,000"),
-        ([200, 8, 3], 128, False, "200 inputs are more than 100, and would have to be transposed"),
+        ([784, 128, 10], 128, False, "101,632 weights are more than 16,000"),
+        ([200, 8, 3], 128, False, "200 inputs are more than 150, and would have to be transposed"),
         ([30, 100, 10], 5, False, "5 rows per step are too few: 4,000 weights want 20 of them"),
         ([64, 100, 10], 1, False, "a step takes one row, for which each weight is read once"),
         ([4, 8, 3], 100, True, "X is sparse, which only the wide kernel reads"),

@@ -44,6 +44,7 @@ from fastbp.kernels.simd import (
     lane_count,
     lanes,
     load,
+    load_first,
     load_like,
     load_tile,
     outer,
@@ -119,40 +120,66 @@ TURNED_SAMPLES, TURNED_VECTORS = 6, 2
 HEIGHT, COLS = tile_shape()
 
 
-@inlined
-def pack_inputs(X, n_in, order, shuffled, place, count, memory, panel, columns):
-    """A_0^T: `count` rows of X as the columns of a panel, zero columns behind them.
+@traced
+@outlined
+def pack(values, width, order, shuffled, place, count, memory, panel, columns):
+    """Rows of X or Y, which are so wide, as the columns of a panel, a square of vectors at a time.
 
-    The rows are order[place], order[place + 1] ..., or place, place + 1 ... unless `shuffled`.
+    The rows are order[place], order[place + 1] ..., `count` of them, or place, place + 1 ... unless `shuffled`. In the last
+    vectors, columns behind them are zero.
     """
-    for v in range(panel, panel + n_in * columns, lanes(memory)):
-        store(memory, v, splat(memory, 0.0))
-    for v in range(panel + n_in * columns, panel + (n_in + 1) * columns, lanes(memory)):
-        store(memory, v, splat(memory, 1.0))
-    for c in range(count):
-        row = order[place + c] if shuffled else place + c
-        for i in range(n_in):
-            memory[panel + i * columns + c] = X[row * n_in + i]
+    L = lane_count(memory)
+
+    def square(v, i):
+        def sample(lane):
+            number = v * L + lane
+            at = place + smaller(number, count - 1)
+            row = switch(shuffled, [lambda: at * 1, lambda: element(order, at)])
+            return load_first(values, row * width + i, choose(number < count, width - i, 0))
+
+        def put_row(unit, column):
+            either(i + unit < width, lambda: store(memory, panel + (i + unit) * columns + v * L, column), lambda: None)
+
+        for unit, column in enumerate(transposed([sample(lane) for lane in range(L)])):
+            put_row(unit, column)
+
+    repeat(vector_count(memory, count), lambda v: repeat(vector_count(memory, width), lambda i: square(v, i * L)))
+
+
+@traced
+@outlined
+def pack_classes(memory, targets, n_out, count, columns):
+    """For each sample the class of its target, behind the targets: the largest of several, whether one is at least 0.5."""
+    L = lane_count(memory)
+
+    def samples(v):
+        first = load(memory, targets + v * L)
+
+        def compare(j, best, winner):
+            y = load(memory, targets + j * columns + v * L)
+            return select(y > best, y, best), select(y > best, splat(memory, j), winner)
+
+        _, winner = carry(n_out, (first, full_like(first, 0)), compare)
+        single = select(first >= 0.5, full_like(first, 1), 0)
+        store(memory, targets + n_out * columns + v * L, switch(n_out == 1, [lambda: winner, lambda: single]))
+
+    repeat(vector_count(memory, count), samples)
 
 
 @inlined
-def pack_targets(Y, weights, weighted, n_out, order, shuffled, place, count, memory, targets, columns):
-    """Y^T, the class of each target, and the weights of the samples; rows as in `pack_inputs`."""
-    for v in range(targets, targets + (n_out + 2) * columns, lanes(memory)):
-        store(memory, v, splat(memory, 0.0))
-    for v in range(targets + n_out * columns, targets + (n_out + 1) * columns, lanes(memory)):
-        store(memory, v, splat(memory, -1.0))  # no class
-    for c in range(count):
-        row = order[place + c] if shuffled else place + c
-        best = 0
-        for j in range(n_out):
-            memory[targets + j * columns + c] = Y[row * n_out + j]
-            if Y[row * n_out + j] > Y[row * n_out + best]:
-                best = j
-        if n_out == 1 and Y[row] >= 0.5:
-            best = 1
-        memory[targets + n_out * columns + c] = best
-        memory[targets + (n_out + 1) * columns + c] = weights[row] if weighted else 1.0
+def pack_rows(X, n_in, Y, n_out, weights, weighted, order, shuffled, place, count, memory, panel, columns):
+    """A panel: A_0^T, ones, Y^T, the class of each target, and the weights of the samples; rows as in `pack`."""
+    ones, targets = panel + n_in * columns, panel + (n_in + 1) * columns
+    classes, row_weights = targets + n_out * columns, targets + (n_out + 1) * columns
+    pack(X, n_in, order, shuffled, place, count, memory, panel, columns)
+    pack(Y, n_out, order, shuffled, place, count, memory, targets, columns)
+    pack_classes(memory, targets, n_out, count, columns)
+    for c in range(columns):
+        memory[ones + c] = 1.0
+        if c < count:
+            memory[row_weights + c] = weights[order[place + c] if shuffled else place + c] if weighted else 1.0
+        else:
+            memory[classes + c], memory[row_weights + c] = -1.0, 0.0  # no class
 
 
 def product(start, after, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_at, rows, columns, vectors):
@@ -478,8 +505,8 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
             inputs = plan[PANEL] + panel_size * (panel if resident else rank)
             targets = inputs + (n_in + 1) * columns
             if not packed:
-                pack_inputs(X, n_in, order, shuffled, place + row, stop - row, memory, inputs, columns)
-                pack_targets(Y, weights, weighted, n_out, order, shuffled, place + row, stop - row, memory, targets, columns)
+                pack_rows(X, n_in, Y, n_out, weights, weighted, order, shuffled, place + row, stop - row, memory, inputs,
+                          columns)  # fmt: skip
                 mark(sync, counters, GATHER, 0)
             propagate(layers, n_layers, params, memory, inputs, places, private, columns, vectors, plan[ZEROS],
                       drops, row - batch, step * n_layers, seed, keep, sync, counters)  # fmt: skip
@@ -531,7 +558,9 @@ def forward(layers, n_layers, params, X, n, out, rule, memory, plan, places, tab
     for start in range(rank * columns, n, size * columns):
         count = min(columns, n - start)
         vectors = (count + lanes(memory) - 1) // lanes(memory)
-        pack_inputs(X, n_in, places, 0, start, count, memory, panel, columns)
+        pack(X, n_in, places, 0, start, count, memory, panel, columns)
+        for v in range(panel + n_in * columns, panel + (n_in + 1) * columns, lanes(memory)):
+            store(memory, v, splat(memory, 1.0))
         propagate(layers, n_layers, params, memory, panel, places, private, columns, vectors, plan[ZEROS],
                   0, 0, 0, 0, splat(memory, 1.0), sync, 0)  # fmt: skip
         for v in range(0, vectors * lanes(memory), lanes(memory)):

@@ -721,6 +721,28 @@ def transposed(rows):
     return [Traced(builder, kind, value) for value in values]
 
 
+def load_first(memory, at, count):
+    """As `load`, but for the first `count` elements alone, if any: no others are read, and zeros are in their place.
+
+    For traced functions.
+    """
+    if not isinstance(memory, Traced):
+        vector = np.zeros(python_lanes(memory), memory.dtype)
+        count = max(0, min(int(count), len(vector)))
+        vector[:count] = memory[at : at + count]
+        return vector
+    builder, vector = memory.builder, Vector(memory.kind.dtype)
+    lane = ir.VectorType(INT, vector.lanes)
+    numbers = ir.Constant(lane, list(range(vector.lanes)))
+    mask = builder.icmp_signed("<", numbers, emit_spread(builder, count.value, vector.lanes))
+    place, zero = emit_address(builder, memory.value, at.value, vector), ir.Constant(vector.llvm, [0.0] * vector.lanes)
+    width = vector.dtype.bitwidth
+    function = ir.FunctionType(vector.llvm, [place.type, ir.IntType(32), mask.type, vector.llvm])
+    name = f"llvm.masked.load.v{vector.lanes}f{width}.p0v{vector.lanes}f{width}"
+    load = cgutils.get_or_insert_function(builder.module, function, name)
+    return Traced(builder, vector, builder.call(load, [place, ir.Constant(ir.IntType(32), width // 8), mask, zero]))
+
+
 def load_like(vector, memory, at):
     """As many elements as `vector` has. For traced functions."""
     if not isinstance(vector, Traced):
