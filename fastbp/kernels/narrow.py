@@ -1,7 +1,7 @@
 """Training with lanes over samples: for networks whose layers are narrow.
 
 Activations lie unit by unit, the samples of one block side by side, A_l^T (n_out, columns), so that one vector holds one
-unit's values for LANES samples. A block has as many columns as keep all activations and deltas in the L1 cache, and goes
+unit's values for LANES samples. A block has as many columns as keep all activations and deltas in the L2 cache, and goes
 through the whole network before the next one starts:
 
     pack        rows of X and Y into a panel, transposed       (once where every panel fits the L2 cache)
@@ -110,8 +110,8 @@ from fastbp.layout import (
 )
 from fastbp.rule import ALPHA, BETA_2, DROPOUT, EPSILON, HEAD, MAX_NORM, MOMENTUM, PER_ROW, SEED, SOLVER
 
-# Register tiles of a product: by their width in vectors, rows of the tall ones, if there are any, and of those for the rest.
-TILES = {4: (6, 3), 2: (0, 4), 1: (0, 4)} if registers() == 32 else {2: (4, 2), 1: (0, 4)}
+# Register tiles of a product: by width in vectors, rows of the tall ones, where there are any, and of those for the rest.
+TILES = {4: (6, 3), 2: (4,), 1: (4,)} if registers() == 32 else {2: (4, 2), 1: (4,)}
 # Rows and columns of the larger tiles of a gradient, whose every vector is an accumulator.
 GRADIENT_ROWS, QUAD = (4, 4) if registers() == 32 else (2, 4)
 # Of so many samples per row of the weights, or fewer, deltas are turned: turning one takes half a cycle, summing over the
@@ -202,10 +202,11 @@ def product(start, after, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_a
             for vector, at in in_place(sums, [c_at + r * columns + v for r in places]):
                 store(c, at, vector)
 
-        tall, short = TILES[cols]
-        done = rows // tall * tall if tall else rows * 0
-        if tall:
-            repeat(rows // tall, lambda r: tile([r * tall + i for i in range(tall)]))
+        *tall, short = TILES[cols]
+        done = rows * 0
+        for height in tall:
+            repeat(rows // height, lambda r, height=height: tile([r * height + i for i in range(height)]))
+            done = rows // height * height
         # what is over the rest does the last row again, in the time that it would wait for its own sums
         repeat(
             (rows - done + (short - 1)) // short,
