@@ -27,6 +27,7 @@ CHECKED_EPOCHS = 3
 # every step costs digits of a change that is smaller than the weight: some 100 to 1000 times in the widest of these networks
 # after a few steps, which have been seen to cost 5e-3 and 3e-13.
 TOLERANCE = {"float32": 2e-2, "float64": 1e-11}
+# Of a step, from which on a round is long enough to make little of what starting a training takes.
 LONG_FLOPS = 5e8
 MOMENTUM = 0.9
 # Nothing beside the roots that it is added to, because torch adds it elsewhere than the others do.
@@ -395,6 +396,5 @@ def work(case, short):
         flops=problem.flops * problem.steps,
         per=problem.steps,
         kernel=problem.kernel if case.implementation.startswith("fastbp") else None,
-        # of the widest network, steps enough to make little of what starting a training takes
         seconds=0.4 if problem.flops > LONG_FLOPS else 0.1,
     )

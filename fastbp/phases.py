@@ -56,7 +56,7 @@ TOO_SHORT, TOO_LONG = 1.25, 2
 # Where not all blocks are counted, what takes so many times as long as the blocks of a period was interrupted.
 INTERRUPTED = 20
 NEVER = np.iinfo(np.int64).max
-NOTHING = (0,) * 5
+NOTHING = (0,) * 4
 
 
 class Phase(NamedTuple):
@@ -173,7 +173,7 @@ class Counters:
         """What has been counted so far, in completed calls."""
         seconds = time.perf_counter() - self.began
         rate = self._ticks_per_second()
-        own, raw, visits, net, in_marks = self._so_far()
+        own, raw, visits, net = self._so_far()
         phases = []
         for thread, layer, phase in np.ndindex(visits.shape):
             ticks, marks = raw[thread, layer, phase].tolist()
@@ -182,7 +182,7 @@ class Counters:
                 took = float(net[thread, layer, phase]) / rate
                 phases.append(Phase(thread, name, of_layer, ticks, marks, float(visits[thread, layer, phase]), took))
         ticks = (raw[..., 0].sum(axis=(1, 2)) + own[:, UNCOUNTED]).tolist()
-        mark = float(in_marks.sum()) / max(int(raw[..., 1].sum()), 1)
+        mark = (sum(ticks) - float(net.sum())) / max(int(raw[..., 1].sum()), 1)
         blocks, counted = own[0, [BLOCKS, COUNTED]].tolist()
         return PhaseTimes(phases, seconds, self.run.epochs_done, rate, mark / rate, ticks, blocks, counted)
 
@@ -219,7 +219,7 @@ class Counters:
         self.enough = 1
 
     def _so_far(self) -> tuple[np.ndarray, ...]:
-        """Threads' own numbers; (ticks, marks), visits, net ticks of (thread, layer, phase); ticks of a thread's marks."""
+        """Threads' own numbers; (ticks, marks), visits and net ticks of (thread, layer, phase)."""
         own, calls = self.groups[:, 0], self.groups[:, 1]
         blocks, counted, others = own[:, [BLOCKS, COUNTED, UNCOUNTED]].T
         pairs = self.groups[:, 2:].reshape(self.threads, self.n_layers, -1, 2)
@@ -232,8 +232,7 @@ class Counters:
         raw[:, 0] += calls
         visits[:, 0] += calls[..., 1]
         net[:, 0] += np.maximum(calls[..., 0] - calls[..., 1] * self.alone_ticks, 0)
-        in_marks = raw[..., 0].sum(axis=(1, 2)) + others - net.sum(axis=(1, 2))
-        return tuple(now + before for now, before in zip((own, raw, visits, net, in_marks), self.before, strict=True))
+        return tuple(now + before for now, before in zip((own, raw, visits, net), self.before, strict=True))
 
     def _ticks_of_a_mark_among(self, blocks, counted, others, ticks, marks) -> np.ndarray:
         """What one mark took in the blocks of each thread that were counted, by the time of the others."""

@@ -216,10 +216,13 @@ def test_long_blocks_are_all_counted():
 
 @pytest.mark.compiled
 def test_every_block_of_a_large_network_is_counted():
-    times = phases_of(start(MANY_BLOCKS), 5)
+    run = start(MANY_BLOCKS)
+    with counting(run) as counters:
+        finish(run, 5)
+        times = counters.read()
     assert times.counted == times.blocks
-    in_marks = sum(phase.marks for phase in times.phases) * times.mark_seconds
-    assert times.in_marks() == pytest.approx(in_marks, abs=1e-3 * times.inside())
+    alone = sum(phase.marks for phase in times.phases) * counters.alone_ticks / times.ticks_per_second
+    assert times.in_marks() == pytest.approx(alone, abs=1e-3 * times.inside())
 
 
 @pytest.mark.compiled
@@ -282,10 +285,11 @@ def test_phases_sum_to_the_wall_time(name, epochs):
         times = phases_of(start(RUNS[name]), 1 if PLAIN_PYTHON else epochs)
         phases = sum(phase.seconds for phase in times.phases if phase.thread == 0)
         assert times.inside() <= times.seconds * (1 + OUTSIDE)
-        assert phases + times.in_marks() == pytest.approx(times.inside())
-        if times.outside <= times.seconds * OUTSIDE:
+        if times.seconds * (1 - OUTSIDE) <= phases + times.in_marks() and (
+            PLAIN_PYTHON or phases >= (1 - 2 * MARKS_PART) * times.inside()
+        ):
             return
-    pytest.fail(f"{times.outside:.3g} of {times.seconds:.3g} seconds are outside")
+    pytest.fail(f"{phases:.3g} of {times.seconds:.3g} seconds are in phases, {times.outside:.3g} outside")
 
 
 def test_counters_may_be_read_after_every_call_and_restarted():
