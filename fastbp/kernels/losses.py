@@ -17,7 +17,6 @@ from fastbp.kernels.simd import (
     element,
     first_lane,
     fma,
-    full_like,
     is_float32,
     lane_count,
     larger,
@@ -241,14 +240,14 @@ def output_samples(memory, z, y, d, columns, n_out, head, scale, weight, loss, s
     """
     lowest, first = splat(memory, -np.inf), splat(memory, 0.0)
 
-    def collect(j, a, y, one_loss, loss, squares, best, winner):
+    def collect(a, y, one_loss, loss, squares, best, winner, number):
         error, better = a - y, a > best
-        number = full_like(a, 0) + splat(memory, j)
         return (
             fma(one_loss, weight, loss),
             fma(error * weight, error, squares),
             select(better, a, best),
             select(better, number, winner),
+            number + 1,
         )
 
     def elementwise(function):
@@ -258,9 +257,9 @@ def output_samples(memory, z, y, d, columns, n_out, head, scale, weight, loss, s
             a, one_loss, delta = function(load(memory, z + at), target)
             store(memory, z + at, a)
             store(memory, d + at, delta * (scale * weight))
-            return collect(j, a, target, one_loss, *sums)
+            return collect(a, target, one_loss, *sums)
 
-        return lambda: carry(n_out, (loss, squares, lowest, first), unit)
+        return lambda: carry(n_out, (loss, squares, lowest, first, first), unit)[:-1]
 
     def softmax(log_loss):
         top, total = softmax_sums_of_samples(memory, z, d, columns, n_out)
@@ -278,9 +277,9 @@ def output_samples(memory, z, y, d, columns, n_out, head, scale, weight, loss, s
                 one_loss = 0.5 * (error * error)
             store(memory, z + at, a)
             store(memory, d + at, error * (scale * weight))
-            return fma(a, error, inner), *collect(j, a, target, one_loss, *sums)
+            return fma(a, error, inner), *collect(a, target, one_loss, *sums)
 
-        inner, *sums = carry(n_out, (splat(memory, 0.0), loss, squares, lowest, first), unit)
+        inner, *sums, _ = carry(n_out, (splat(memory, 0.0), loss, squares, lowest, first, first), unit)
         if not log_loss:
 
             def delta(j):

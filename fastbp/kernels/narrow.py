@@ -19,6 +19,7 @@ A batch of many blocks is cut into shares, block by block in turn; each share ha
 in the order of the shares. Threads take whole shares, so their number does not change a bit.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -49,6 +50,7 @@ from fastbp.kernels.simd import (
     load_tile,
     outer,
     outlined,
+    put,
     repeat,
     restore_subnormals,
     select,
@@ -108,7 +110,7 @@ from fastbp.layout import (
     A,
     D,
 )
-from fastbp.rule import ALPHA, BETA_2, DROPOUT, EPSILON, HEAD, MAX_NORM, MOMENTUM, PER_ROW, SEED, SOLVER
+from fastbp.rule import ALPHA, BETA_2, DROPOUT, EPSILON, HEAD, HEADS, MAX_NORM, MOMENTUM, PER_ROW, SEED, SOLVER
 
 # Register tiles of a product: by width in vectors, rows of the tall ones, where there are any, and of those for the rest.
 TILES = {4: (6, 3), 2: (4,), 1: (4,)} if registers() == 32 else {2: (4, 2), 1: (4,)}
@@ -207,10 +209,15 @@ def product(start, after, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_a
         for height in tall:
             repeat(rows // height, lambda r, height=height: tile([r * height + i for i in range(height)]))
             done = rows // height * height
-        # what is over the rest does the last row again, in the time that it would wait for its own sums
-        repeat(
-            (rows - done + (short - 1)) // short,
-            lambda r: tile([smaller(done + r * short + i, rows - 1) for i in range(short)]),
+
+        def whole(first):
+            tile([first + i for i in range(short)])
+
+        # what is over the rest does rows again, in the time that it would wait for its own sums
+        either(
+            rows < short,
+            lambda: tile([rows * 0, *[smaller(rows * 0 + i, rows - 1) for i in range(1, short)]]),
+            lambda: repeat((rows - done + (short - 1)) // short, lambda r: whole(smaller(done + r * short, rows - short))),
         )
         after(v, cols)
 
@@ -220,15 +227,24 @@ def product(start, after, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_a
 
 
 @traced
-def activations(
-    w, w_at, w_stride, depth, bias, bias_at, bias_step, memory, below, here, seen, columns, rows, vectors, code,
-    drops, place, key, seed, scale,
-):  # fmt: skip
-    """(1), (2): A_l^T = s(W_l^T A_{l-1}^T + b_l); without s for the last layer, whose loss takes it.
-
-    drops, place, key, seed, scale: of `masked`; A_l stays whole, what the next layer takes in stands at `seen`.
-    """
+@outlined
+def drop(memory, units, to, columns, rows, vectors, place, step, drops, key, seed, scale):
+    """A layer's units, or their deltas, times m_l, from `units` to `to`; the last arguments are those of `masked`."""
     L, mask = lane_count(memory), mask_key(memory, drops, key, seed)
+
+    def vector(j, v):
+        at, number = j * columns + v * L, (place + v * L) * step + j
+        store(memory, to + at, masked(load(memory, units + at), memory, number, step, drops, mask, scale))
+
+    repeat(rows, lambda j: repeat(vectors, lambda v: vector(j, v)))
+
+
+@traced
+def activations(
+    w, w_at, w_stride, depth, bias, bias_at, bias_step, memory, below, here, columns, rows, vectors, code
+):  # fmt: skip
+    """(1), (2): A_l^T = s(W_l^T A_{l-1}^T + b_l); without s for the last layer, whose loss takes it."""
+    L = lane_count(memory)
 
     def start(tile, rows):
         return fill(tile, [broadcast(bias, bias_at + r * bias_step) for r in rows])
@@ -242,24 +258,15 @@ def activations(
 
             return lambda: repeat(rows, unit)
 
-        def drop(j):
-            for c in range(cols):
-                at, number = j * columns + v + c * L, (place + v + c * L) * w_stride + j
-                store(memory, seen + at, masked(load(memory, here + at), memory, number, w_stride, drops, mask, scale))
-
         switch(code, [lambda: None, *[activate(function) for function in ACTIVATIONS[1:]]])
-        either(drops, lambda: repeat(rows, drop), lambda: None)
 
     product(start, after, w, w_at, 1, w_stride, depth, memory, below, columns, memory, here, rows, columns, vectors)
 
 
 @traced
-def deltas(
-    w, w_at, w_stride, depth, memory, above, here, a_here, columns, rows, vectors, code,
-    drops, place, key, seed, scale, stride,
-):  # fmt: skip
-    """(5): D_{l-1}^T = (W_l D_l^T) * s', times m_{l-1}."""
-    L, mask = lane_count(memory), mask_key(memory, drops, key, seed)
+def deltas(w, w_at, w_stride, depth, memory, above, here, a_here, columns, rows, vectors, code):
+    """(5): D_{l-1}^T = (W_l D_l^T) * s'."""
+    L = lane_count(memory)
 
     def after(v, cols):
         def derive(function):
@@ -270,13 +277,7 @@ def deltas(
 
             return lambda: repeat(rows, unit)
 
-        def drop(j):
-            for c in range(cols):
-                at, number = here + j * columns + v + c * L, (place + v + c * L) * stride + j
-                store(memory, at, masked(load(memory, at), memory, number, stride, drops, mask, scale))
-
         switch(code, [lambda: None, *[derive(function) for function in DERIVATIVES[1:]]])
-        either(drops, lambda: repeat(rows, drop), lambda: None)
 
     product(lambda tile, _: tile, after, w, w_at, w_stride, 1, depth, memory, above, columns, memory, here,
             rows, columns, vectors)  # fmt: skip
@@ -295,18 +296,24 @@ def propagate(
         biased = element(layers, row + N_ROWS) > n_in
         bias, bias_at = choose(biased, params, memory), choose(biased, w + n_in * stride, zero)
         below = choose(hidden, private + element(places, place - hidden * PLACES + taken(drops)), panel)
-        activations(params, w, stride, n_in, bias, bias_at, biased, memory, below,
-                    private + element(places, place + A), private + element(places, place + SEEN), columns,
-                    element(layers, row + N_OUT), vectors, element(layers, row + ACTIVATION),
-                    drops * (level < n_layers - 1), offset, key + level, seed, keep)  # fmt: skip
+        here, n_out = private + element(places, place + A), element(layers, row + N_OUT)
+        activations(params, w, stride, n_in, bias, bias_at, biased, memory, below, here, columns, n_out, vectors,
+                    element(layers, row + ACTIVATION))  # fmt: skip
+
+        def leave_out():
+            # A_l stays whole; what the next layer takes in stands beside it
+            drop(memory, here, private + element(places, place + SEEN), columns, n_out, vectors, offset, stride, drops,
+                 key + level, seed, keep)  # fmt: skip
+
+        either(drops * (level < n_layers - 1), leave_out, lambda: None)
         mark(sync, counters, FORWARD, level)
 
     repeat(n_layers, layer)
 
 
-@traced
-def compare(memory, targets, z, d, n_out, columns, vectors, head, scale):
-    """(2) to (4) for the last layer: A_L^T in place of Z^T, D_L^T; returns loss, sum (A_L - Y)**2 and hits of the block."""
+@outlined
+def compare_with(head, memory, targets, z, d, n_out, columns, vectors, scale, totals, number):
+    """`compare` for one head, a function of its own whose constants stay in registers over the block."""
     L, zero = lane_count(memory), splat(memory, 0.0)
 
     def samples(v, loss, squares, hits):
@@ -319,7 +326,15 @@ def compare(memory, targets, z, d, n_out, columns, vectors, head, scale):
         got = switch(n_out == 1, [lambda: winner, lambda: upper])
         return loss, squares, hits + select(got == wanted, full_like(best, 1), 0)
 
-    return tuple(sum_lanes(one) for one in carry(vectors, (zero, zero, zero), samples))
+    for place, one in enumerate(carry(vectors, (zero, zero, zero), samples)):
+        put(totals, number * 3 + place, sum_lanes(one))
+
+
+@traced
+def compare(memory, targets, z, d, n_out, columns, vectors, head, scale, totals, number):
+    """(2) to (4) for the last layer: A_L^T in place of Z^T, D_L^T; to `totals` a block's loss, sum (A_L - Y)**2 and hits."""
+    block = memory, targets, z, d, n_out, columns, vectors, scale, totals, number
+    switch(head, [functools.partial(compare_with, one, *block) for one in range(len(HEADS))])
 
 
 def accumulate(g, memory, at, first):
@@ -392,9 +407,15 @@ def backpropagate(
         below, d = place - hidden * PLACES, private + element(places, place + D)
 
         def delta():
-            deltas(params, w, stride, n_out, memory, d, private + element(places, below + D),
-                   private + element(places, below + A), columns, n_in, vectors, element(layers, row - FIELDS + ACTIVATION),
-                   drops, offset, key + (level - 1), seed, keep, element(layers, row - FIELDS + STRIDE))  # fmt: skip
+            here = private + element(places, below + D)
+            deltas(params, w, stride, n_out, memory, d, here, private + element(places, below + A), columns, n_in, vectors,
+                   element(layers, row - FIELDS + ACTIVATION))  # fmt: skip
+
+            def leave_out():
+                drop(memory, here, here, columns, n_in, vectors, offset, element(layers, row - FIELDS + STRIDE), drops,
+                     key + (level - 1), seed, keep)  # fmt: skip
+
+            either(drops, leave_out, lambda: None)
             mark(sync, counters, DELTA, level)
 
         either(hidden, delta, lambda: None)
@@ -512,9 +533,8 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
             propagate(layers, n_layers, params, memory, inputs, places, private, columns, vectors, plan[ZEROS],
                       drops, row - batch, step * n_layers, seed, keep, sync, counters)  # fmt: skip
             scale = 1.0 if per_row == 0.0 else (1.0 / (weight * per_row) if weight > 0.0 else 0.0)
-            loss, squares, hits = compare(memory, targets, private + places[output + A], private + places[output + D],
-                                          n_out, columns, vectors, head, splat(memory, scale))  # fmt: skip
-            totals[3 * number], totals[3 * number + 1], totals[3 * number + 2] = loss, squares, hits
+            compare(memory, targets, private + places[output + A], private + places[output + D], n_out, columns, vectors,
+                    head, splat(memory, scale), totals, number)  # fmt: skip
             mark(sync, counters, COMPARE, 0)
             backpropagate(layers, n_layers, params, memory, inputs, places, private, private + plan[TURNED], columns,
                           vectors, plan[PARTS] + part * n_params, int(number < shares),

@@ -17,6 +17,7 @@ from fastbp.kernels.simd import (
     below,
     beyond,
     counters,
+    exponent_bias,
     fma,
     full_like,
     is_float32,
@@ -97,22 +98,25 @@ LEAKY_SLOPE = 0.01
 # --- elementary functions ---------------------------------------------------------------------------------------------
 
 
-def exp_terms(x):
-    """e**x = (1 + p) * 2**n: p, itself accurate near x = 0, and n in the low bits of a float."""
+def exp_terms(x, factor=1, offset=0):
+    """e**(factor * x) = (1 + factor * p) * 2**n: p, itself accurate near x = 0, and n + offset in the low bits of a float.
+
+    The factor is a power of two or the negative of one, which costs nothing here.
+    """
     if is_float32(x):
-        rounding, (upper, lower), coefficients = ROUND_FLOAT32, LN2_FLOAT32, EXP_FLOAT32
+        rounding, (upper, lower), coefficients = ROUND_FLOAT32 + offset, LN2_FLOAT32, EXP_FLOAT32
     else:
-        rounding, (upper, lower), coefficients = ROUND_FLOAT64, LN2_FLOAT64, EXP_FLOAT64
-    shifted = fma(x, LOG2_E, rounding)
+        rounding, (upper, lower), coefficients = ROUND_FLOAT64 + offset, LN2_FLOAT64, EXP_FLOAT64
+    shifted = fma(x, factor * LOG2_E, rounding)
     n = shifted - rounding
-    r = fma(n, -lower, fma(n, -upper, x))
-    return fma(r * r, polynomial(r, coefficients), r), shifted
+    r = fma(n, -lower / factor, fma(n, -upper / factor, x))
+    return fma(r * r, polynomial(r, [c * factor ** (i + 1) for i, c in enumerate(coefficients)]), r), shifted
 
 
-def exp_parts(x):
-    """e**x as m * 2**n with m near 1: m, and 2**n as a float; right while e**x and 2**n are normal numbers."""
-    p, n = exp_terms(x)
-    return 1 + p, power_of_two(n)
+def exp_parts(x, factor):
+    """p of `exp_terms`, and 2**n as a float; right while e**(factor * x) and 2**n are normal numbers."""
+    p, exponent = exp_terms(x, factor, exponent_bias(x))
+    return p, power_of_two(exponent)
 
 
 def finite_exp(x):
@@ -129,11 +133,10 @@ def exp(x):
     return select(beyond(x, highest), x + math.inf, finite_exp(x))
 
 
-def expm1(x):
-    """e**x - 1, relatively accurate near x = 0, where n = 0; right while e**x and 2**n are normal numbers."""
-    p, n = exp_terms(x)
-    power = power_of_two(n)
-    return fma(power, p, power - 1)
+def expm1(x, factor=1):
+    """(e**(factor * x) - 1) / factor, relatively accurate near x = 0, where n = 0; right where `exp_parts` is."""
+    p, power = exp_parts(x, factor)
+    return fma(power, p, fma(power, 1 / factor, -1 / factor))
 
 
 def log1p_terms(f):
@@ -174,17 +177,17 @@ def logistic(z):
     """1 / (1 + e**-z), at most 3 ULP (float32) and 2.5 ULP (float64); 0 where the result would not be a normal number."""
     lowest, highest = LOGISTIC_RANGE_FLOAT32 if is_float32(z) else LOGISTIC_RANGE_FLOAT64
     # both written so that a NaN passes through
-    mantissa, power = exp_parts(-select(z > highest, highest, z))
-    return select(at_least(z, lowest), 1 / fma(mantissa, power, 1), 0)
+    p, power = exp_parts(select(z > highest, highest, z), -1)
+    return select(at_least(z, lowest), 1 / fma(1 - p, power, 1), 0)  # 1 + power would round twice where power is tiny
 
 
 def tanh(z):
-    """(e**2z - 1) / (e**2z + 1), at most 3 ULP."""
+    """t / (t + 1) with t = (e**2z - 1) / 2, at most 3 ULP."""
     far = (FAR_FLOAT32 if is_float32(z) else FAR_FLOAT64) / 2
     z = select(z > far, far, z)
     z = select(z < -far, -far, z)
-    t = expm1(z + z)
-    return t / (t + 2)
+    t = expm1(z, 2)
+    return t / (t + 1)
 
 
 def relu(z):
@@ -243,7 +246,7 @@ def elu_derivative(a):
 def softplus_derivative(a):
     """1 - e**-a; at most 1.5 ULP."""
     far = FAR_FLOAT32 if is_float32(a) else FAR_FLOAT64
-    return -expm1(-select(a > far, far, a))
+    return expm1(select(a > far, far, a), -1)
 
 
 # in the order of the codes of the activations
