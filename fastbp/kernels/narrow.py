@@ -124,7 +124,7 @@ HEIGHT, COLS = tile_shape()
 
 @traced
 @outlined
-def pack(values, width, order, shuffled, place, count, memory, panel, columns):
+def pack(values, width, order, shuffled, place, count, memory, panel, columns) -> None:
     """Rows of X or Y, which are so wide, as the columns of a panel, a square of vectors at a time.
 
     The rows are order[place], order[place + 1] ..., `count` of them, or place, place + 1 ... unless `shuffled`. In the last
@@ -150,7 +150,7 @@ def pack(values, width, order, shuffled, place, count, memory, panel, columns):
 
 @traced
 @outlined
-def pack_classes(memory, targets, n_out, count, columns):
+def pack_classes(memory, targets, n_out, count, columns) -> None:
     """For each sample the class of its target, behind the targets: the largest of several, whether one is at least 0.5."""
     L = lane_count(memory)
 
@@ -228,7 +228,7 @@ def product(start, after, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_a
 
 @traced
 @outlined
-def drop(memory, units, to, columns, rows, vectors, place, step, drops, key, seed, scale):
+def drop(memory, units, to, columns, rows, vectors, place, step, drops, key, seed, scale) -> None:
     """A layer's units, or their deltas, times m_l, from `units` to `to`; the last arguments are those of `masked`."""
     L, mask = lane_count(memory), mask_key(memory, drops, key, seed)
 
@@ -242,7 +242,7 @@ def drop(memory, units, to, columns, rows, vectors, place, step, drops, key, see
 @traced
 def activations(
     w, w_at, w_stride, depth, bias, bias_at, bias_step, memory, below, here, columns, rows, vectors, code
-):  # fmt: skip
+) -> None:  # fmt: skip
     """(1), (2): A_l^T = s(W_l^T A_{l-1}^T + b_l); without s for the last layer, whose loss takes it."""
     L = lane_count(memory)
 
@@ -264,7 +264,7 @@ def activations(
 
 
 @traced
-def deltas(w, w_at, w_stride, depth, memory, above, here, a_here, columns, rows, vectors, code):
+def deltas(w, w_at, w_stride, depth, memory, above, here, a_here, columns, rows, vectors, code) -> None:
     """(5): D_{l-1}^T = (W_l D_l^T) * s'."""
     L = lane_count(memory)
 
@@ -287,7 +287,7 @@ def deltas(w, w_at, w_stride, depth, memory, above, here, a_here, columns, rows,
 def propagate(
     layers, n_layers, params, memory, panel, places, private, columns, vectors, zero, drops, offset, key, seed, keep,
     sync, counters,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """(1), (2): every A_l^T of a block from the panel's A_0^T; the last arguments are those of `masked` and of `mark`."""
 
     def layer(level):
@@ -331,7 +331,7 @@ def compare_with(head, memory, targets, z, d, n_out, columns, vectors, scale, to
 
 
 @traced
-def compare(memory, targets, z, d, n_out, columns, vectors, head, scale, totals, number):
+def compare(memory, targets, z, d, n_out, columns, vectors, head, scale, totals, number) -> None:
     """(2) to (4) for the last layer: A_L^T in place of Z^T, D_L^T; to `totals` a block's loss, sum (A_L - Y)**2 and hits."""
     block = memory, targets, z, d, n_out, columns, vectors, scale, totals, number
     switch(head, [functools.partial(compare_with, one, *block) for one in range(len(HEADS))])
@@ -343,7 +343,7 @@ def accumulate(g, memory, at, first):
 
 
 @traced
-def gradients(memory, vectors, columns, a, d, grad, stride, rows, quads, singles, first):
+def gradients(memory, vectors, columns, a, d, grad, stride, rows, quads, singles, first) -> None:
     """(6): dW_l from A_{l-1}^T at `a` and D_l^T at `d`, into `grad` where a share begins, else added to it."""
     L = lane_count(memory)
 
@@ -367,7 +367,7 @@ def gradients(memory, vectors, columns, a, d, grad, stride, rows, quads, singles
 
 @traced
 @outlined
-def turned_gradients(memory, vectors, columns, a, d, turned, grad, stride, rows, n_out, first):
+def turned_gradients(memory, vectors, columns, a, d, turned, grad, stride, rows, n_out, first) -> None:
     """As `gradients`, with D_l, sample by sample, in the memory at `turned`."""
     L = lane_count(memory)
     width = vector_count(memory, n_out)
@@ -397,7 +397,7 @@ def turned_gradients(memory, vectors, columns, a, d, turned, grad, stride, rows,
 def backpropagate(
     layers, n_layers, params, memory, panel, places, private, turned, columns, vectors, grad, first, drops, offset, key,
     seed, keep, sync, counters,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """(5), (6); the last arguments are those of `masked` and of `mark`."""
 
     def layer(back):
@@ -442,7 +442,7 @@ def backpropagate(
 
 
 @traced
-def add_parts(memory, parts, size, shares, grad, vectors):
+def add_parts(memory, parts, size, shares, grad, vectors) -> None:
     """The gradient of a batch: the sum of its shares, in their order."""
     L = lane_count(memory)
 
@@ -456,7 +456,7 @@ def add_parts(memory, parts, size, shares, grad, vectors):
 
 
 @traced
-def change(memory, grad, vectors, params, at, decay, shrink):
+def change(memory, grad, vectors, params, at, decay, shrink) -> None:
     """gradient = shrink * gradient + decay * parameters."""
     L = lane_count(memory)
 
@@ -468,7 +468,9 @@ def change(memory, grad, vectors, params, at, decay, shrink):
 
 
 @traced
-def descend(params, memory, grad, vectors, state, size, solver, rate, first, first_gain, second, second_gain, epsilon):
+def descend(
+    params, memory, grad, vectors, state, size, solver, rate, first, first_gain, second, second_gain, epsilon
+) -> None:
     """(7): every parameter takes its step."""
     L = lane_count(memory)
     numbers = rate, first, first_gain, second, second_gain, epsilon

@@ -213,7 +213,10 @@ def word(python):
 
 
 def traced(function):
-    """Make straight-line code callable from numba code; arguments of any kind, one result or several."""
+    """Make straight-line code callable from numba code; arguments of any kind, one result or several.
+
+    A long function that returns nothing says so, "-> None", and is then traced only once.
+    """
     if not jit.PLAIN_PYTHON:
         register(function, lambda *kinds: typing_of(function, kinds), function)
     return function
@@ -229,6 +232,8 @@ def typing_of(function, kinds):
             return [one.value for one in result]
         return result and result.value
 
+    if inspect.signature(function).return_annotation is None:
+        return types.none, emit
     # what it returns is found by running it once into a function that is thrown away
     llvm_kinds = [llvm_of(kind) for kind in kinds]
     probe = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), llvm_kinds), "probe")

@@ -148,9 +148,8 @@ from fastbp.layout import (
 from fastbp.rule import ALPHA, BETA_2, DROPOUT, EPSILON, HEAD, MAX_NORM, MOMENTUM, PER_ROW, SEED, SOLVER
 
 HEIGHT, COLS = tile_shape()
-# Heights of tiles, the first ones for one or two vectors: where every row has a pointer, and where rows are neighbours.
-HEIGHTS = 8 if COLS > 3 else 5, *(height for height in (6, 4, 2, 1) if height <= HEIGHT)
-LISTED_HEIGHTS = 10 if COLS > 3 else 5, *HEIGHTS[1:]
+# Heights of tiles, the first one for those of one or two vectors.
+HEIGHTS = 10 if COLS > 3 else 5, *(height for height in (6, 4, 2, 1) if height <= HEIGHT)
 ROWS = 264  # rows of C at a time, whole tiles
 STRIPS = 4  # strips at a time
 # A part of a strip of right factors is copied together for so many rows of C, where a factor's rows are so many vectors
@@ -196,7 +195,7 @@ def sum_tile(height, cols, listed, a, table, a_step, b, b_step, start, start_ste
     either(descends, step, lambda: store_tile(sums, c, 0, c_step))
 
 
-def product(memory, start, left, right, depth, most, c, solve, ahead, after, rows, vectors, pack, heights):
+def product(memory, start, left, right, depth, most, c, solve, ahead, after, rows, vectors, pack):
     """Every tile of C = start + sum over k of left(k) x right[k].
 
     start, c          pointer, offset and row step: what the sums begin with, at the first vector; and C
@@ -210,7 +209,6 @@ def product(memory, start, left, right, depth, most, c, solve, ahead, after, row
     ahead(tile, k, terms)   asks for memory that the tile after this one needs
     after(tile)       what is done with a tile of C when it is complete, or None
     pack              offset in the memory of room for a part of a strip of the right factors, where they lie without gaps
-    heights           of tiles, from the highest on, which is only for those that are half as wide as others
 
     A tile is its first row, rows, first vector and vectors.
     """
@@ -234,7 +232,7 @@ def product(memory, start, left, right, depth, most, c, solve, ahead, after, row
         factors = choose(packed, from_on(memory, pack), from_on(data, at + begin * stride + v * L))
         step = choose(packed, cols * L, stride)
         before, before_at, before_step = (choose(part == 0, *pair) for pair in zip(start, c, strict=True))
-        tallest = choose(cols > 2, heights[1], heights[0])
+        tallest = choose(cols > 2, HEIGHTS[1], HEIGHTS[0])
 
         def copy_row(k):
             repeat(
@@ -264,12 +262,12 @@ def product(memory, start, left, right, depth, most, c, solve, ahead, after, row
                     return lambda: left(add, height, r + first, begin)
 
                 widths = [of_width(1), of_width(2), *[of_width(COLS)] * (COLS - 2)]
-                switch(cols - 1, widths if height < heights[0] else widths[:2])
+                switch(cols - 1, widths if height < HEIGHTS[0] else widths[:2])
 
             def one():
-                either(cols > 2, lambda: some(heights[1], r * 0), lambda: some(heights[0], r * 0))
+                either(cols > 2, lambda: some(HEIGHTS[1], r * 0), lambda: some(HEIGHTS[0], r * 0))
 
-            either(tile[1] == tallest, one, lambda: in_groups(tile[1], heights[1:], some))
+            either(tile[1] == tallest, one, lambda: in_groups(tile[1], HEIGHTS[1:], some))
             if finish:
                 finish()
             if after:
@@ -305,7 +303,7 @@ def each_vector(tile, stride, L, body):
 def activations(
     a, a_at, table, table_at, depth, w, w_at, bias, bias_at, memory, here, seen, stride, vectors, valid, code, rows, pack,
     drops, place, key, seed, scale, indices, starts, hidden,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """(1), (2): A_l = s(A_{l-1} W_l + b_l), and zero in the padding; without s for the last layer, whose loss takes it.
 
     hidden        whether A_{l-1} is not X, whose values may be listed
@@ -341,7 +339,7 @@ def activations(
 
     def whole():
         product(memory, (bias, bias_at, rows * 0), left, (w, w_at, stride), depth, DEPTH, (memory, here, stride), None,
-                ahead, after, rows, vectors, pack, HEIGHTS)  # fmt: skip
+                ahead, after, rows, vectors, pack)  # fmt: skip
 
     def listed():
         def row(r):
@@ -359,7 +357,7 @@ def activations(
 def deltas(
     memory, above, table, table_at, depth, params, w_at, n_in, w_stride, zeros, a_here, here, stride, vectors, code, rows,
     pack, drops, place, key, seed, scale, sync, counters, level,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """(5): D_{l-1} = (D_l W_l^T) * s', times m_{l-1}; the factors are transposed where they are copied together."""
     L, mask = lane_count(memory), mask_key(memory, drops, key, seed)
 
@@ -405,12 +403,12 @@ def deltas(
         either(drops, lambda: each_vector(tile, stride, L, drop), lambda: None)
 
     product(memory, (memory, zeros, rows * 0), left, fill, depth, PACKED_DEPTH, (memory, here, stride), None,
-            ahead, after, rows, vectors, pack, HEIGHTS)  # fmt: skip
+            ahead, after, rows, vectors, pack)  # fmt: skip
     mark(sync, counters, DELTA, level)
 
 
 @traced
-def gather_panels(a, a_at, table, table_at, count, memory, panels, rows):
+def gather_panels(a, a_at, table, table_at, count, memory, panels, rows) -> None:
     """The left factors of a gradient, tile by tile: HEIGHT elements of every A_{l-1}, one after the other."""
 
     def panel(i):
@@ -428,7 +426,7 @@ def gather_panels(a, a_at, table, table_at, count, memory, panels, rows):
 def gradients(
     a, a_at, table, table_at, many, panels, ones_at, memory, d, stride, vectors, count, start, start_step, params, at, state,
     size, grad, solver, rate, first, first_gain, second, second_gain, epsilon, decay, rows, pack, aside,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """(6), (7) for some rows of W_l, which begin at `at`.
 
     a, table              A_{l-1}, from the first of these rows, and where its samples begin
@@ -474,7 +472,7 @@ def gradients(
 
     product(memory, (memory, start, start_step), left, (memory, d, stride), count,
             choose((vectors <= THIN_VECTORS) * (rows * count > THIN_FACTORS), THIN_DEPTH, GRADIENT_DEPTH),
-            (memory, grad + at, stride), solve, ahead, None, rows, vectors, pack, LISTED_HEIGHTS)  # fmt: skip
+            (memory, grad + at, stride), solve, ahead, None, rows, vectors, pack)  # fmt: skip
 
 
 def listed_row(starts, table, place):
@@ -508,7 +506,7 @@ def listed_sums(values, indices, first, count, w, w_at, bias, bias_at, memory, h
 def listed_gradients(
     values, indices, starts, table, table_at, count, memory, d, stride, vectors, fresh, finished, params, at, state, size,
     grad, solver, rate, first, first_gain, second, second_gain, epsilon, decay, begin, stop,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """(6), (7) for rows begin ... stop - 1 of W_l: for each value of X in their columns, the value times its row of D_l.
 
     at                    where the first of these rows stands among the parameters
@@ -552,7 +550,7 @@ def listed_gradients(
 def bias_gradients(
     memory, d, stride, vectors, count, start, params, at, state, size, grad, solver,
     rate, first, first_gain, second, second_gain, epsilon,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """(6), (7) for b_l: the sum of the rows of D_l."""
     L = lane_count(memory)
     numbers, one = (rate, first, first_gain, second, second_gain, epsilon), splat(memory, 1.0)
@@ -600,7 +598,7 @@ def copy_targets(Y, weights, weighted, order, shuffled, place, begin, stop, n_ou
 def propagate(
     layers, n_layers, params, X, indices, starts, memory, places, table, block_rows, zeros, begin, count, pack, drops,
     offset, key, seed, scale, sync, counters,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """(1), (2): some rows of every A_l of a block, whose rows of X are listed in the table.
 
     sync, counters: of `mark`.
@@ -627,7 +625,9 @@ def propagate(
 
 @traced
 @outlined
-def compare(memory, z, y, d, valid, single, stride, vectors, begin, stop, head, scale, row_weights, sums, sync, hits_at):
+def compare(
+    memory, z, y, d, valid, single, stride, vectors, begin, stop, head, scale, row_weights, sums, sync, hits_at
+) -> None:
     """(2) to (4) for the last layer and some rows; loss and squared errors by GROUP into `sums`, the hits to `hits_at`."""
     L = lane_count(memory)
 
@@ -658,7 +658,7 @@ def compare(memory, z, y, d, valid, single, stride, vectors, begin, stop, head, 
 def backpropagate(
     layers, n_layers, params, memory, places, table, block_rows, zeros, begin, count, pack, drops, offset, key, seed, scale,
     sync, counters,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """(5): some rows of every D_l but the last; the last arguments as of `propagate`."""
 
     def layer(back):
@@ -681,7 +681,7 @@ def learn(
     layers, n_layers, params, state, n_params, X, indices, starts, memory, places, table, block_rows, grad, zeros, panels,
     count, fresh, finished, solver, rate, first, first_gain, second, second_gain, epsilon, decay, pack, aside, drops,
     rank, size, sync, counters,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """(6), (7) for the rows of the weights that belong to a thread; solver 0 leaves the gradient.
 
     fresh         whether a gradient begins, else it is added to the one so far
@@ -727,7 +727,7 @@ def learn(
 def descend_all(
     layers, n_layers, params, state, n_params, memory, grad, solver, rate, first, first_gain, second, second_gain, epsilon,
     shrink, rank, size,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """(7) for the rows of the weights that belong to a thread, from the stored gradient times `shrink`."""
     numbers = rate, first, first_gain, second, second_gain, epsilon
 
