@@ -476,7 +476,11 @@ def descend(
     numbers = rate, first, first_gain, second, second_gain, epsilon
 
     def over(step):
-        repeat(vectors, lambda v: step(load(memory, grad + v * L), v * L))
+        def some(size, first):
+            for v in range(size):
+                step(load(memory, grad + (first + v) * L), (first + v) * L)
+
+        in_groups(vectors, (4, 1), some)
 
     update(solver, over, params, state, size, memory, grad, numbers, None)
 

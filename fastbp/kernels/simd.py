@@ -575,16 +575,19 @@ def mantissa_and_exponent(x):
 
 
 def polynomial(x, coefficients):
-    """c[0] + c[1] x + c[2] x**2 + ...: neighbours in pairs, then Horner's rule in x**2.
+    """c[0] + c[1] x + c[2] x**2 + ...: neighbours in pairs, then Horner's rule in x**2, the first two pairs by themselves.
 
-    The chain of dependent operations is half as long as with Horner's rule alone, for one multiplication more.
+    The chain of dependent operations is less than half as long as with Horner's rule alone, for one or two multiplications
+    more.
     """
-    pairs = [fma(x, high, low) for low, high in zip(coefficients[::2], coefficients[1::2], strict=False)]
-    *pairs, result = pairs + list(coefficients[len(pairs) * 2 :])
     square = x * x
-    for pair in reversed(pairs):
-        result = fma(square, result, pair)
-    return result
+    pairs = [fma(x, high, low) for low, high in zip(coefficients[::2], coefficients[1::2], strict=False)]
+    pairs += coefficients[len(pairs) * 2 :]
+
+    def horner(terms):
+        return functools.reduce(lambda result, term: fma(square, result, term), reversed(terms))
+
+    return fma(square * square, horner(pairs[2:]), horner(pairs[:2])) if len(pairs) > 3 else horner(pairs)
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------
