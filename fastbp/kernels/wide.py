@@ -55,6 +55,7 @@ from fastbp.kernels.simd import (
     either,
     either_place,
     element,
+    first_lane,
     flush_subnormals,
     fma,
     from_on,
@@ -171,7 +172,8 @@ def sum_tile(height, cols, listed, a, table, a_step, b, b_step, start, start_ste
         table[i] + k * a_step   or, where `listed`,
         i + table[k]
 
-    Where it `descends`, the sum is a gradient, C holds weights, and plain SGD takes them a step of length `rate` further.
+    Where it `descends`, the sum is a gradient, C holds weights, and plain SGD takes them a step of length `rate` further;
+    where that is 2, with an L2 term.
     """
     L = lane_count(c)
     rows = [] if listed else [from_on(a, element(table, i)) for i in range(height)]
@@ -186,13 +188,17 @@ def sum_tile(height, cols, listed, a, table, a_step, b, b_step, start, start_ste
         row = from_on(b, k * b_step)
         return [load(row, j * L) for j in range(cols)]
 
-    def step():
+    def step(gradient):
         for g, place in in_place(sums, [c_step * i for i in range(height)]):
             w = load(c, place)
-            store(c, place, fma(fma(w, decay, g), rate, w))
+            store(c, place, fma(gradient(g, w), rate, w))
 
     sums = outer(load_tile(zero_tile(c, height, cols), start, 0, start_step), terms, left, right)
-    either(descends, step, lambda: store_tile(sums, c, 0, c_step))
+
+    def descend_tile():
+        either(descends > 1, lambda: step(lambda g, w: fma(w, decay, g)), lambda: step(lambda g, w: g))
+
+    either(descends, descend_tile, lambda: store_tile(sums, c, 0, c_step))
 
 
 def product(memory, start, left, right, depth, most, c, solve, ahead, after, rows, vectors, pack):
@@ -218,6 +224,8 @@ def product(memory, start, left, right, depth, most, c, solve, ahead, after, row
     target, place, row_step = c
     packed = rows > 0 if fill else (rows >= PACK_ROWS) * (stride >= PACK_VECTORS * L)
     parts = choose(packed, (depth + (PACKED_DEPTH - 1)) // PACKED_DEPTH, (depth + (most - 1)) // most)
+    # factors that only one tile uses need not stay in the L1 cache
+    parts = choose((vectors < 3) * (rows <= HEIGHTS[0]), rows > 0, parts)
     # whole vectors of terms
     part_depth = switch(parts > 1, [lambda: depth * 1, lambda: ((depth + (parts - 1)) // parts + (L - 1)) // L * L])
     parts = switch(parts > 1, [lambda: parts * 1, lambda: (depth + (part_depth - 1)) // part_depth])
@@ -437,6 +445,7 @@ def gradients(
     """
     L = lane_count(memory)
     numbers = rate, first, first_gain, second, second_gain, epsilon
+    decays = first_lane(decay == 0) > 0
 
     def left(add, height, i, k):
         def together():
@@ -457,7 +466,7 @@ def gradients(
 
     def solve(last, tile, c):
         first, height, v, cols = tile
-        descends = last * (solver == SGD)
+        descends = last * (solver == SGD) * (1 + decays)
 
         def over(step):
             repeat(height, lambda r: repeat(cols, lambda j: step(
