@@ -71,6 +71,15 @@ def test_training_agrees_with_the_reference(case):
     assert_same_training(train(kernels, case), reference_of(case), case)
 
 
+@pytest.mark.compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("n_hidden", [9, 20, 40])
+def test_a_delta_of_many_terms_takes_no_more_room_than_there_is(n_hidden, dtype):
+    """Its factors are copied in parts, however few the rows and units are."""
+    case = replace(SMALL, kernel="wide", units=(3, n_hidden, 3000, 2), dtype=dtype)
+    assert_same_training(train(kernels, case), reference_of(case), case)
+
+
 @pytest.mark.parametrize("case", cases_to_run(CASES[:: len(DTYPES) + 1]))
 def test_forward_agrees_with_the_reference(case):
     assert_same_outputs(forward(kernels, case), forward(reference, case), case)

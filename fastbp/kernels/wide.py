@@ -223,9 +223,9 @@ def product(memory, start, left, right, depth, most, c, solve, ahead, after, row
     data, at, stride = (memory, pack, rows * 0) if fill else right
     target, place, row_step = c
     packed = rows > 0 if fill else (rows >= PACK_ROWS) * (stride >= PACK_VECTORS * L)
-    parts = choose(packed, (depth + (PACKED_DEPTH - 1)) // PACKED_DEPTH, (depth + (most - 1)) // most)
-    # factors that only one tile uses need not stay in the L1 cache
-    parts = choose((vectors < 3) * (rows <= HEIGHTS[0]), rows > 0, parts)
+    # factors that only one tile uses, where they stand, need not stay in the L1 cache
+    apart = choose((vectors < 3) * (rows <= HEIGHTS[0]), rows > 0, (depth + (most - 1)) // most)
+    parts = choose(packed, (depth + (PACKED_DEPTH - 1)) // PACKED_DEPTH, apart)
     # whole vectors of terms
     part_depth = switch(parts > 1, [lambda: depth * 1, lambda: ((depth + (parts - 1)) // parts + (L - 1)) // L * L])
     parts = switch(parts > 1, [lambda: parts * 1, lambda: (depth + (part_depth - 1)) // part_depth])
