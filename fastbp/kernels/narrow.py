@@ -67,7 +67,7 @@ from fastbp.kernels.simd import (
     zero_tile,
 )
 from fastbp.kernels.threads import wait_for_all
-from fastbp.kernels.updates import loss_factor, penalty_of, step_length, sum_squares, update, weight_of
+from fastbp.kernels.updates import descend, loss_factor, penalty_of, step_length, sum_squares, weight_of
 from fastbp.layout import (
     ACTIVATION,
     BATCH,
@@ -210,14 +210,15 @@ def product(start, after, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_a
             repeat(rows // height, lambda r, height=height: tile([r * height + i for i in range(height)]))
             done = rows // height * height
 
-        def whole(first):
+        def again(r):
+            first = smaller(done + r * short, rows - short)
             tile([first + i for i in range(short)])
 
         # what is over the rest does rows again, in the time that it would wait for its own sums
         either(
             rows < short,
-            lambda: tile([rows * 0, *[smaller(rows * 0 + i, rows - 1) for i in range(1, short)]]),
-            lambda: repeat((rows - done + (short - 1)) // short, lambda r: whole(smaller(done + r * short, rows - short))),
+            lambda: tile([smaller(i, rows - 1) for i in range(short)]),
+            lambda: repeat((rows - done + (short - 1)) // short, again),
         )
         after(v, cols)
 
@@ -468,21 +469,10 @@ def change(memory, grad, vectors, params, at, decay, shrink) -> None:
 
 
 @traced
-def descend(
-    params, memory, grad, vectors, state, size, solver, rate, first, first_gain, second, second_gain, epsilon
-) -> None:
+def take_step(params, memory, grad, size, state, solver, rate, first, first_gain, second, second_gain, epsilon) -> None:
     """(7): every parameter takes its step."""
-    L = lane_count(memory)
     numbers = rate, first, first_gain, second, second_gain, epsilon
-
-    def over(step):
-        def some(size, first):
-            for v in range(size):
-                step(load(memory, grad + (first + v) * L), (first + v) * L)
-
-        in_groups(vectors, (4, 1), some)
-
-    update(solver, over, params, state, size, memory, grad, numbers, None)
+    descend(params, state, size, memory, grad, solver, numbers, 0, size, splat(memory, 1.0), None)
 
 
 @inlined
@@ -557,8 +547,8 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
                     record[epoch * RECORD_SIZE + PENALTY] += penalty_of(layers, n_layers, params) * factor
                 finish_gradient(layers, n_layers, params, memory, plan, min(shares, number + 1),
                                 alpha if per_row == 0.0 else alpha / weight, max_norm)  # fmt: skip
-                descend(params, memory, grad, n_params // lanes(memory), state, n_params, solver,
-                        splat(memory, step_length(rule, step + 1)), beta_1, gain_1, beta_2, gain_2, epsilon)  # fmt: skip
+                take_step(params, memory, grad, n_params, state, solver, splat(memory, step_length(rule, step + 1)),
+                          beta_1, gain_1, beta_2, gain_2, epsilon)  # fmt: skip
                 mark(sync, counters, UPDATE, 0)
             wait_for_all(sync, size, counters)
             step += weight > 0.0

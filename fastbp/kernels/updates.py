@@ -10,11 +10,11 @@ import numpy as np
 from fastbp.kernels.jit import inlined
 from fastbp.kernels.simd import (
     fma,
+    in_groups,
     in_place,
     lane_count,
     lanes,
     load,
-    repeat,
     splat,
     square_root,
     store,
@@ -94,7 +94,12 @@ def descend(params, state, size, memory, grad, solver, numbers, at, elements, sh
     L = lane_count(memory)
 
     def over(step):
-        repeat(elements // L, lambda v: step(load(memory, grad + at + v * L) * shrink, at + v * L))
+        def some(count, first):
+            for v in range(count):
+                place = at + (first + v) * L
+                step(load(memory, grad + place) * shrink, place)
+
+        in_groups(elements // L, (4, 1), some)
 
     update(solver, over, params, state, size, memory, grad, numbers, decay)
 
