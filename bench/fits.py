@@ -15,9 +15,9 @@ from work import Work, assert_close, kernel_of
 
 import fastbp
 from fastbp import reference
+from fastbp.choice import workspace_for_prediction, workspace_for_training
 from fastbp.layout import Layout
 from fastbp.rule import ACTIVATIONS, Rule
-from fastbp.workspace import workspace_for_prediction, workspace_for_training
 
 PACKAGES = {"fastbp": fastbp, "scikit-learn": neural_network}
 # Of a loss. A training magnifies the roundings of its start, some 1e-16 or 1e-7, while it converges.

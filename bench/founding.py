@@ -8,8 +8,8 @@ from sklearn.model_selection import train_test_split
 from work import Work, assert_close, kernel_of
 
 from fastbp import NeuralNetwork
+from fastbp.choice import workspace_for_training
 from fastbp.layout import Layout
-from fastbp.workspace import workspace_for_training
 
 # 10,000 updates carry a rounding error of 1e-16 or 1e-7 each, which a learning network amplifies by some powers of ten
 TOLERANCE = {"float64": 1e-9, "float32": 1e-3}

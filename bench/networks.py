@@ -17,10 +17,10 @@ from sklearn.neural_network import MLPRegressor
 from work import Work, assert_close, kernel_of
 
 from fastbp import NeuralNetwork, reference
+from fastbp.choice import workspace_for_training
 from fastbp.layout import CURSOR_SIZE, RECORD_SIZE, Layout
 from fastbp.rule import ACTIVATIONS, Rule
 from fastbp.training import Run
-from fastbp.workspace import workspace_for_training
 
 CHECKED_EPOCHS = 3
 # Difference from the reference in float64, as a share of what training has changed in an array at most. Rounding a weight at

@@ -18,10 +18,10 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.optimize import _check_optimize_result
 
 from fastbp import kernels
+from fastbp.choice import workspace_for_training
 from fastbp.layout import LOSS, PENALTY, Layout
 from fastbp.rule import LEARNING_RATE
 from fastbp.training import Run, threads_for
-from fastbp.workspace import workspace_for_training
 
 # An adaptive step length this short is not shortened any more.
 LEAST_LEARNING_RATE = 1e-6

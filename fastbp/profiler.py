@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastbp import kernels
+from fastbp.choice import choice_for_training
 from fastbp.kernels import jit
 from fastbp.layout import KERNEL, WIDTH
 from fastbp.machine import Ceilings, ceilings, facts, load_kernels
@@ -20,7 +21,7 @@ from fastbp.tables import Table
 from fastbp.training import Run, usable_threads
 from fastbp.turns import Rate, Trainer, rate_of, take_turns
 from fastbp.workload import Workload, of_anything
-from fastbp.workspace import NarrowWorkspace, WideWorkspace, choice_for_training
+from fastbp.workspace import NarrowWorkspace, WideWorkspace
 
 SECONDS = 2.0
 LEAST_SECONDS = 0.05

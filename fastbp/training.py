@@ -13,10 +13,11 @@ import warnings
 import numpy as np
 
 from fastbp import kernels
+from fastbp.choice import workspace_for_prediction, workspace_for_training
 from fastbp.history import History
 from fastbp.layout import BLOCK, CURSOR_SIZE, EPOCH, N_IN, N_OUT, RECORD_SIZE, STEP, Layout
 from fastbp.rule import Rule
-from fastbp.workspace import THREAD_FLOPS, weights_of, workspace_for_prediction, workspace_for_training
+from fastbp.workspace import THREAD_FLOPS, weights_of
 
 # A keyboard interrupt is seen when a call returns: far below the 0.2 s that feel immediate, far above a call's own cost.
 CALL_SECONDS = 0.05

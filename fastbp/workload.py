@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fastbp.choice import workspace_for_training
 from fastbp.estimators import MLPClassifier, MLPRegressor, Perceptron
 from fastbp.fitting import clipped_batch_size
 from fastbp.neural_network import NeuralNetwork, at_least, float_dtype
 from fastbp.rule import ACTIVATIONS, Rule
 from fastbp.training import Run
-from fastbp.workspace import workspace_for_training
 
 BATCH_SIZE = 200  # scikit-learn's
 LEARNING_RATE = 1e-3

@@ -1,7 +1,6 @@
-"""Scratch memory of the kernels, and which kernel a network and its batches call for."""
+"""Scratch memory of the kernels."""
 
 import abc
-import math
 
 import numpy as np
 
@@ -153,8 +152,7 @@ class NarrowWorkspace(Workspace):
     def plan(self, memory, plan, places, layout, n_rows, batch_size, shuffled, dropout):
         """As `Workspace.plan`."""
         layers, itemsize = layout.rows, layout.dtype.itemsize
-        native = jit.native_width()
-        width = min(native, SMALL_WIDTH) if batch_size * itemsize <= SMALL_WIDTH else native
+        width = narrow_width(batch_size, itemsize)
         vector = width // itemsize
         panel_rows = layers[0][N_IN] + INPUT_EXTRA + layers[-1][N_OUT]
         rows = panel_rows + sum(layer[N_OUT] + 1 + layer[STRIDE] for layer in layers)
@@ -247,51 +245,12 @@ class OnlineWorkspace(Workspace):
             scratch[place[VALID] : place[VALID] + layer[N_OUT]] = 1
 
 
+def narrow_width(batch_size, itemsize):
+    """Bytes of the narrow kernel's vectors of samples."""
+    native = jit.native_width()
+    return min(native, SMALL_WIDTH) if batch_size * itemsize <= SMALL_WIDTH else native
+
+
 def weights_of(layout):
     """Number of weights."""
     return sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
-
-
-# The narrow kernel fills its vectors with samples, the wide one with units. Measured over shapes from 4-8-3 to 64-200-10 and
-# batches from 2 to 1000 (a core with AVX-512, both float types), the narrow one is the faster one where the batch has a row
-# for about WEIGHTS_PER_ROW weights, unless there are many of these, or many inputs to be transposed: 64-100-10 with
-# 200 rows and Adam took 15% (12%) less time, 64-128-128-10 10 to 20% more, and from 200 inputs on both took the same.
-WEIGHTS_PER_ROW = 200
-NARROW_WEIGHTS, NARROW_INPUTS = 16_000, 150
-# For a dense batch of one row the online kernel is the fastest one whatever the number of weights. A step in us, float32,
-# with it and with the wide one: 2-4-1 0.17, 0.58; 20-16-1 0.26, 0.77; 64-100-10 0.95, 2.4; 784-30-10 4.6, 5.2;
-# 784-128-10 17, 19; 512-512-10 48, 54. The narrow one took 0.31 for the first of these and 0.95 for the second.
-
-
-def suits_narrow(layout):
-    """Whether the narrow kernel is the faster one for long batches of a network."""
-    return weights_of(layout) <= NARROW_WEIGHTS and layout.rows[0][N_IN] <= NARROW_INPUTS
-
-
-def choice_for_training(layout, batch_size, sparse=False, dropout=False):
-    """The workspace, and with it the kernel, that is the fastest for training with such batches, and why, in words."""
-    weights, inputs = weights_of(layout), layout.rows[0][N_IN]
-    least = weights / WEIGHTS_PER_ROW
-    if sparse:
-        return WideWorkspace, "X is sparse, which only the wide kernel reads"
-    if batch_size == 1 and not dropout:
-        return OnlineWorkspace, "a step takes one row, for which each weight is read once"
-    if weights > NARROW_WEIGHTS:
-        return WideWorkspace, f"{weights:,} weights are more than {NARROW_WEIGHTS:,}"
-    if inputs > NARROW_INPUTS:
-        return WideWorkspace, f"{inputs:,} inputs are more than {NARROW_INPUTS}, and would have to be transposed"
-    if batch_size < least:
-        return WideWorkspace, f"{batch_size} rows per step are too few: {weights:,} weights want {math.ceil(least)} of them"
-    return NarrowWorkspace, f"{weights:,} weights are few, and {batch_size:,} rows per step fill its vectors"
-
-
-def workspace_for_training(layout, n_rows, batch_size, sparse=False, **options):
-    """The workspace, and with it the kernel, for training a network; arguments as `Workspace`."""
-    kind, _ = choice_for_training(layout, batch_size, sparse, options.get("dropout", False))
-    return kind(layout, n_rows, batch_size, sparse=sparse, **options)
-
-
-def workspace_for_prediction(layout, n_rows, threads=1, sparse=False):
-    """The same for `forward`: by the network alone, so that a row's result does not depend on how many others there are."""
-    narrow = not sparse and suits_narrow(layout)
-    return (NarrowWorkspace if narrow else WideWorkspace)(layout, n_rows, n_rows, True, threads=threads, sparse=sparse)

@@ -34,6 +34,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from fastbp import kernels, reference
+from fastbp.choice import workspace_for_prediction, workspace_for_training
 from fastbp.kernels import jit
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import CURSOR_SIZE, GRAD, HITS, RECORD_SIZE, SIZE, Layout
@@ -42,8 +43,6 @@ from fastbp.workspace import (
     NarrowWorkspace,
     OnlineWorkspace,
     WideWorkspace,
-    workspace_for_prediction,
-    workspace_for_training,
 )
 
 # Calls of so many blocks, over and over.
@@ -221,10 +220,10 @@ def test_both_kernels_predict_the_same_bits(case):
         ((20, 16, 1), 2, NarrowWorkspace),
         ((784, 128, 10), 1, OnlineWorkspace),
         ((20, 64, 64, 1), 64, NarrowWorkspace),
-        ((20, 64, 64, 1), 20, WideWorkspace),
+        ((20, 64, 64, 1), 10, WideWorkspace),
         ((64, 100, 10), 200, NarrowWorkspace),
         ((64, 128, 128, 10), 200, WideWorkspace),
-        ((200, 30, 10), 200, WideWorkspace),
+        ((200, 30, 10), 8, WideWorkspace),
         ((784, 30, 10), 10, WideWorkspace),
     ],
 )

@@ -30,6 +30,7 @@ FLOORS = [
     {"fastbp.fitting"},
     {"fastbp.machine", "fastbp.phases"},
     {"fastbp.training"},
+    {"fastbp.choice"},
     {"fastbp.workspace"},
     {"fastbp.kernels"},
     {"fastbp.kernels.ceilings", "fastbp.kernels.narrow", "fastbp.kernels.online", "fastbp.kernels.wide"},

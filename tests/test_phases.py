@@ -24,7 +24,7 @@ from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace
 OUTSIDE = 0.05
 WIDE = cases.Case((64, 200, 100, 10), 1000, 200, dtype="float32", activations="tanh")
 NARROW = cases.Case((20, 12, 3), 1000, 100, activations="tanh")
-MANY_BLOCKS = cases.Case((100, 40, 10), 20_000, 10_000, activations="relu", shuffled=True)
+MANY_BLOCKS = cases.Case((60, 40, 10), 20_000, 10_000, activations="relu", shuffled=True)
 RUNS = {
     "wide": WIDE,
     "narrow": NARROW,
@@ -34,7 +34,7 @@ RUNS = {
     "wide, all passes": replace(WIDE, alpha=0.1, max_norm=0.1, weighted=True, shuffled=True, solver="adam"),
     "narrow, all passes": replace(NARROW, alpha=0.1, max_norm=0.1, weighted=True, shuffled=True, solver="adam", dropout=0.2),
     "sparse": replace(WIDE, sparse=True, solver="momentum"),
-    "one layer": replace(WIDE, units=(300, 40)),
+    "one layer": replace(WIDE, units=(300, 60)),
     "two threads": replace(WIDE, threads=2),
     "many blocks, two threads": replace(MANY_BLOCKS, threads=2),
 }
