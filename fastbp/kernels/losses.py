@@ -1,7 +1,8 @@
 """Output layers: their activation together with the loss and its delta, (2) to (4) in `fastbp.reference`.
 
 A head is a function of the pre-activations z and targets y of LANES outputs that gives the activations, the loss and its
-derivative by z, in the order of `fastbp.rule.HEADS`. Heads with softmax need all outputs of a sample at once.
+derivative by z, in the order of `fastbp.rule.HEADS`. Heads with softmax need all outputs of a sample at once. A loss of None
+is half of the squared error, which is summed for every head.
 """
 
 import functools
@@ -43,19 +44,16 @@ def clip(x, least, most):
 
 def logistic_squared(z, y):
     a = logistic(z)
-    error = a - y
-    return a, 0.5 * (error * error), error * logistic_derivative(a)
+    return a, None, (a - y) * logistic_derivative(a)
 
 
 def identity_squared(z, y):
-    error = z - y
-    return z, 0.5 * (error * error), error
+    return z, None, z - y
 
 
 def exp_squared(z, y):
     a = exp(z)
-    error = a - y
-    return a, 0.5 * (error * error), error * a
+    return a, None, (a - y) * a
 
 
 def logistic_log(z, y):
@@ -132,7 +130,8 @@ def output_row(memory, z, y, d, valid, vectors, head, scale, weight, loss, squar
     L = lane_count(memory)
 
     def collect(loss, squares, one_loss, error):
-        return fma(one_loss, weight, loss), fma(error * weight, error, squares)
+        squares = fma(error * weight, error, squares)
+        return 0.5 * squares if one_loss is None else fma(one_loss, weight, loss), squares
 
     def elementwise(function):
         def vector(v, loss, squares):
@@ -141,7 +140,7 @@ def output_row(memory, z, y, d, valid, vectors, head, scale, weight, loss, squar
             a = a * mask
             store(memory, z + v * L, a)
             store(memory, d + v * L, delta * (scale * mask))
-            return collect(loss, squares, one_loss * mask, a - target)
+            return collect(loss, squares, None if one_loss is None else one_loss * mask, a - target)
 
         return lambda: carry(vectors, (loss, squares), vector)
 
@@ -154,10 +153,7 @@ def output_row(memory, z, y, d, valid, vectors, head, scale, weight, loss, squar
             target = load(memory, y + v * L)
             a = load(memory, d + v * L) * share
             error = a - target
-            if log_loss:
-                one_loss = target * clip(log_total + (top - load(memory, z + v * L)), *bounds)
-            else:
-                one_loss = 0.5 * (error * error)
+            one_loss = target * clip(log_total + (top - load(memory, z + v * L)), *bounds) if log_loss else None
             store(memory, z + v * L, a)
             store(memory, d + v * L, error * scale)
             return *collect(loss, squares, one_loss, error), fma(a, error, inner)
@@ -242,9 +238,10 @@ def output_samples(memory, z, y, d, columns, n_out, head, scale, weight, loss, s
 
     def collect(a, y, one_loss, loss, squares, best, winner, number):
         error, better = a - y, a > best
+        squares = fma(error * weight, error, squares)
         return (
-            fma(one_loss, weight, loss),
-            fma(error * weight, error, squares),
+            0.5 * squares if one_loss is None else fma(one_loss, weight, loss),
+            squares,
             select(better, a, best),
             select(better, number, winner),
             number + 1,
@@ -271,10 +268,7 @@ def output_samples(memory, z, y, d, columns, n_out, head, scale, weight, loss, s
             target = load(memory, y + at)
             a = load(memory, d + at) * share
             error = a - target
-            if log_loss:
-                one_loss = target * clip(log_total + (top - load(memory, z + at)), *bounds)
-            else:
-                one_loss = 0.5 * (error * error)
+            one_loss = target * clip(log_total + (top - load(memory, z + at)), *bounds) if log_loss else None
             store(memory, z + at, a)
             store(memory, d + at, error * (scale * weight))
             return fma(a, error, inner), *collect(a, target, one_loss, *sums)

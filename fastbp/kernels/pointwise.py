@@ -221,8 +221,8 @@ def identity_derivative(a):
 
 
 def logistic_derivative(a):
-    """s'(z) from a = s(z)."""
-    return a * (1 - a)
+    """s'(z) = a (1 - a) from a = s(z)."""
+    return fma(-a, a, a)
 
 
 def tanh_derivative(a):

@@ -575,19 +575,16 @@ def mantissa_and_exponent(x):
 
 
 def polynomial(x, coefficients):
-    """c[0] + c[1] x + c[2] x**2 + ...: neighbours in pairs, then Horner's rule in x**2, the first two pairs by themselves.
+    """c[0] + c[1] x + c[2] x**2 + ...: even and odd powers apart, each by Horner's rule in x**2.
 
-    The chain of dependent operations is less than half as long as with Horner's rule alone, for one or two multiplications
-    more.
+    The chain of dependent operations is half as long as with Horner's rule alone, for one multiplication more.
     """
     square = x * x
-    pairs = [fma(x, high, low) for low, high in zip(coefficients[::2], coefficients[1::2], strict=False)]
-    pairs += coefficients[len(pairs) * 2 :]
 
     def horner(terms):
         return functools.reduce(lambda result, term: fma(square, result, term), reversed(terms))
 
-    return fma(square * square, horner(pairs[2:]), horner(pairs[:2])) if len(pairs) > 3 else horner(pairs)
+    return fma(x, horner(coefficients[1::2]), horner(coefficients[::2]))
 
 
 # --- tiles ------------------------------------------------------------------------------------------------------------
@@ -784,6 +781,15 @@ def from_on(memory, at):
     if not isinstance(memory, Traced):
         return memory[at:]
     return Traced(memory.builder, memory.kind, memory.builder.gep(memory.value, [operand(at)]))
+
+
+def from_there(memory, at):
+    """As `from_on`, by an address of its own: code cannot tell where it comes from, and is not made to count it on."""
+    if not isinstance(memory, Traced):
+        return memory[at:]
+    address = from_on(memory, at).value
+    same = ir.FunctionType(address.type, [address.type])
+    return Traced(memory.builder, memory.kind, memory.builder.asm(same, "", "=r,0", [address], False))
 
 
 def prefetch(memory, at):
