@@ -48,6 +48,7 @@ from fastbp.kernels.simd import (
     load,
     load_first,
     load_like,
+    load_many,
     load_tile,
     outer,
     outlined,
@@ -246,7 +247,6 @@ def activations(
     w, w_at, w_stride, depth, bias, bias_at, bias_step, memory, below, here, columns, rows, vectors, code
 ) -> None:  # fmt: skip
     """(1), (2): A_l^T = s(W_l^T A_{l-1}^T + b_l); without s for the last layer, whose loss takes it."""
-    L = lane_count(memory)
 
     def start(tile, rows):
         return fill(tile, [broadcast(bias, bias_at + r * bias_step) for r in rows])
@@ -254,9 +254,8 @@ def activations(
     def after(v, cols):
         def activate(function):
             def unit(j):
-                for c in range(cols):
-                    at = here + j * columns + v + c * L
-                    store(memory, at, function(load(memory, at)))
+                at = here + j * columns + v
+                store_like(function(load_many(memory, at, cols)), memory, at)
 
             return lambda: repeat(rows, unit)
 
@@ -268,14 +267,13 @@ def activations(
 @traced
 def deltas(w, w_at, w_stride, depth, memory, above, here, a_here, columns, rows, vectors, code) -> None:
     """(5): D_{l-1}^T = (W_l D_l^T) * s'."""
-    L = lane_count(memory)
 
     def after(v, cols):
         def derive(function):
             def unit(j):
-                for c in range(cols):
-                    at = j * columns + v + c * L
-                    store(memory, here + at, load(memory, here + at) * function(load(memory, a_here + at)))
+                at = j * columns + v
+                slope = function(load_many(memory, a_here + at, cols))
+                store_like(load_like(slope, memory, here + at) * slope, memory, here + at)
 
             return lambda: repeat(rows, unit)
 

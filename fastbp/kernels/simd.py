@@ -762,6 +762,17 @@ def load_first(memory, at, count):
     return Traced(builder, vector, builder.call(load, [place, ir.Constant(ir.IntType(32), width // 8), mask, zero]))
 
 
+def load_many(memory, at, count):
+    """Some vectors, which stand one after the other, as one with so many times the lanes; the count is a constant.
+
+    LLVM makes an operation on it one on each vector, so that a function's chains stand side by side. For traced functions.
+    """
+    if not isinstance(memory, Traced):
+        return memory[at : at + count * python_lanes(memory)].copy()
+    vector = Vector(memory.kind.dtype, count * lane_count(memory))
+    return Traced(memory.builder, vector, emit_load(memory.builder, vector, memory.value, operand(at)))
+
+
 def load_like(vector, memory, at):
     """As many elements as `vector` has. For traced functions."""
     if not isinstance(vector, Traced):
