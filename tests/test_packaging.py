@@ -38,6 +38,7 @@ FLOORS = [
     {"fastbp.kernels.pointwise", "fastbp.kernels.threads", "fastbp.kernels.updates"},
     {"fastbp.kernels.phases"},
     {"fastbp.kernels.simd"},
+    {"fastbp.kernels.tracing"},
     {"fastbp.kernels.jit"},
     {"fastbp.callbacks", "fastbp.history", "fastbp.reference"},
     {"fastbp.archive", "fastbp.arguments", "fastbp.layout", "fastbp.rule", "fastbp.tables"},

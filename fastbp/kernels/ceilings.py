@@ -14,9 +14,9 @@ from fastbp.kernels.simd import (
     store,
     store_tile,
     switch,
-    traced,
     zero_tile,
 )
+from fastbp.kernels.tracing import traced
 
 # Independent sums: more than the 8 to 16 that the fma units keep under way (2 units of 4 or 5 cycles on x86, 4 of 4 on the
 # wider ARM cores), and with their two factors no more than there are registers.

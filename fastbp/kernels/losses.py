@@ -27,8 +27,8 @@ from fastbp.kernels.simd import (
     splat,
     store,
     switch,
-    traced,
 )
+from fastbp.kernels.tracing import traced
 from fastbp.rule import HEADS as NAMES
 
 # Probabilities are clipped to [eps, 1 - eps], as scikit-learn does.

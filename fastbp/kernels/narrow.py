@@ -51,7 +51,6 @@ from fastbp.kernels.simd import (
     load_many,
     load_tile,
     outer,
-    outlined,
     put,
     repeat,
     restore_subnormals,
@@ -63,12 +62,12 @@ from fastbp.kernels.simd import (
     store_tile,
     sum_lanes,
     switch,
-    traced,
     transposed,
     vector_count,
     zero_tile,
 )
 from fastbp.kernels.threads import wait_for_all
+from fastbp.kernels.tracing import outlined, traced
 from fastbp.kernels.updates import descend, loss_factor, penalty_of, step_length, sum_squares, weight_of
 from fastbp.layout import (
     ACTIVATION,

@@ -45,9 +45,9 @@ from fastbp.kernels.simd import (
     store_like,
     sum_lanes,
     switch,
-    traced,
     vector_count,
 )
+from fastbp.kernels.tracing import traced
 from fastbp.kernels.updates import descend, loss_factor, penalty_of, step_length, sum_squares, update
 from fastbp.layout import (
     ACTIVATION,

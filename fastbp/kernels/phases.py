@@ -17,7 +17,8 @@ needs one, too. `next_block` and `stop_clock` are a mark of OVERHEAD.
 
 from fastbp.kernels import jit
 from fastbp.kernels.jit import inlined
-from fastbp.kernels.simd import choose, clock, either, element, put, traced
+from fastbp.kernels.simd import choose, clock, either, element, put
+from fastbp.kernels.tracing import traced
 from fastbp.layout import (
     BLOCKS,
     CLOCK,

@@ -5,7 +5,8 @@ not depend on how many there are.
 """
 
 from fastbp.kernels.phases import mark
-from fastbp.kernels.simd import add_atomically, either, smaller, switch, traced, wait_for_change
+from fastbp.kernels.simd import add_atomically, either, smaller, switch, wait_for_change
+from fastbp.kernels.tracing import traced
 from fastbp.layout import ARRIVED, PASSED, WAIT
 
 

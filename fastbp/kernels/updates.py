@@ -20,8 +20,8 @@ from fastbp.kernels.simd import (
     store,
     sum_lanes,
     switch,
-    traced,
 )
+from fastbp.kernels.tracing import traced
 from fastbp.layout import FIELDS, N_IN, OFFSET, STRIDE
 from fastbp.rule import BETA_2, BY_ROWS, LEARNING_RATE, MOMENTUM, SOLVER
 

@@ -67,7 +67,6 @@ from fastbp.kernels.simd import (
     load,
     load_tile,
     outer,
-    outlined,
     prefetch,
     put,
     repeat,
@@ -79,12 +78,12 @@ from fastbp.kernels.simd import (
     store_tile,
     sum_lanes,
     switch,
-    traced,
     transposed,
     vector_count,
     zero_tile,
 )
 from fastbp.kernels.threads import share, wait_for_all
+from fastbp.kernels.tracing import outlined, traced
 from fastbp.kernels.updates import (
     SGD,
     descend,
