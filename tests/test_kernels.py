@@ -228,13 +228,15 @@ def test_both_kernels_predict_the_same_bits(case):
     ],
 )
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_the_kernel_is_chosen_by_shape(units, batch_size, expected, dtype):
+def test_the_kernel_is_chosen_by_shape(units, batch_size, expected, dtype, monkeypatch):
+    monkeypatch.setattr(jit, "native_width", lambda: 64)  # with shorter vectors some of them are others
     layout = Layout(units, dtype, True, [0] * (len(units) - 2))
     assert type(workspace_for_training(layout, batch_size, batch_size, shuffled=False)) is expected
 
 
 @pytest.mark.parametrize(("units", "expected"), [((20, 16, 1), NarrowWorkspace), ((784, 30, 10), WideWorkspace)])
-def test_a_prediction_s_kernel_does_not_depend_on_the_rows(units, expected):
+def test_a_prediction_s_kernel_does_not_depend_on_the_rows(units, expected, monkeypatch):
+    monkeypatch.setattr(jit, "native_width", lambda: 64)
     layout = Layout(units, "float64", True, [0])
     assert {type(workspace_for_prediction(layout, n_rows)) for n_rows in (1, 10, 1000)} == {expected}
 

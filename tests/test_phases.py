@@ -24,7 +24,7 @@ from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace
 OUTSIDE = 0.05
 WIDE = cases.Case((64, 200, 100, 10), 1000, 200, dtype="float32", activations="tanh")
 NARROW = cases.Case((20, 12, 3), 1000, 100, activations="tanh")
-MANY_BLOCKS = cases.Case((60, 40, 10), 20_000, 10_000, activations="relu", shuffled=True)
+MANY_BLOCKS = cases.Case((20, 24, 3), 20_000, 10_000, activations="relu", shuffled=True)
 RUNS = {
     "wide": WIDE,
     "narrow": NARROW,
