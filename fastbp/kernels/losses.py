@@ -124,14 +124,16 @@ def softmax_sums(memory, z, valid, e, vectors, L):
     return top, across(carry(vectors, (splat(memory, 0.0),), add)[0], lambda x, y: x + y)
 
 
+def add_up(loss, squares, one_loss, error, weight):
+    """Sums of losses and of squared errors, plus one output's own; a loss of None is half of the squared error."""
+    squares = fma(error * weight, error, squares)
+    return 0.5 * squares if one_loss is None else fma(one_loss, weight, loss), squares
+
+
 @traced
 def output_row(memory, z, y, d, valid, vectors, head, scale, weight, loss, squares):
     """One sample: A_L in place of its z, D_L into `d`; `loss` and `squares` plus its own."""
     L = lane_count(memory)
-
-    def collect(loss, squares, one_loss, error):
-        squares = fma(error * weight, error, squares)
-        return 0.5 * squares if one_loss is None else fma(one_loss, weight, loss), squares
 
     def elementwise(function):
         def vector(v, loss, squares):
@@ -140,7 +142,7 @@ def output_row(memory, z, y, d, valid, vectors, head, scale, weight, loss, squar
             a = a * mask
             store(memory, z + v * L, a)
             store(memory, d + v * L, delta * (scale * mask))
-            return collect(loss, squares, None if one_loss is None else one_loss * mask, a - target)
+            return add_up(loss, squares, one_loss, a - target, weight * mask)
 
         return lambda: carry(vectors, (loss, squares), vector)
 
@@ -156,7 +158,7 @@ def output_row(memory, z, y, d, valid, vectors, head, scale, weight, loss, squar
             one_loss = target * clip(log_total + (top - load(memory, z + v * L)), *bounds) if log_loss else None
             store(memory, z + v * L, a)
             store(memory, d + v * L, error * scale)
-            return *collect(loss, squares, one_loss, error), fma(a, error, inner)
+            return *add_up(loss, squares, one_loss, error, weight), fma(a, error, inner)
 
         new_loss, new_squares, inner = carry(vectors, (loss, squares, splat(memory, 0.0)), vector)
         if not log_loss:
@@ -237,11 +239,9 @@ def output_samples(memory, z, y, d, columns, n_out, head, scale, weight, loss, s
     lowest, first = splat(memory, -np.inf), splat(memory, 0.0)
 
     def collect(a, y, one_loss, loss, squares, best, winner, number):
-        error, better = a - y, a > best
-        squares = fma(error * weight, error, squares)
+        better = a > best
         return (
-            0.5 * squares if one_loss is None else fma(one_loss, weight, loss),
-            squares,
+            *add_up(loss, squares, one_loss, a - y, weight),
             select(better, a, best),
             select(better, number, winner),
             number + 1,

@@ -86,11 +86,11 @@ class Traced:
 
     def __floordiv__(self, divisor):
         """Of integers that are not negative."""
-        return Traced(self.builder, self.kind, self.builder.udiv(self.value, self.like(divisor)))
+        return self.operate("udiv", self, divisor)
 
     def __mod__(self, divisor):
         """Of integers that are not negative."""
-        return Traced(self.builder, self.kind, self.builder.urem(self.value, self.like(divisor)))
+        return self.operate("urem", self, divisor)
 
     def __truediv__(self, other):
         return self.operate("div", self, other)
