@@ -47,6 +47,9 @@ marks = False
 VOCABULARY = threading.RLock()
 # Symbol under which kernels call the system's function that gives the rest of a time slice away.
 YIELD = "fastbp_yield"
+# Kernels for vectors of so many bytes and so many registers of them, as in "16x32", instead of the processor's own. Every
+# processor can run all of them, if slowly: so tests see here what would happen elsewhere.
+OTHER_VECTORS = os.environ.get("FASTBP_VECTORS")
 # Environment variables by which numba changes the machine code.
 NUMBA_SETTINGS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE")
 
@@ -73,11 +76,15 @@ def arm():
 
 def registers():
     """Vector registers: 16 on x86 without AVX-512, else 32."""
+    if OTHER_VECTORS:
+        return int(OTHER_VECTORS.split("x")[1])
     return 16 if x86() and "avx512f" not in features() and not PLAIN_PYTHON else 32
 
 
 def native_width():
     """Bytes of a vector register."""
+    if OTHER_VECTORS:
+        return int(OTHER_VECTORS.split("x")[0])
     if PLAIN_PYTHON or "avx512f" in features():
         return 64
     return 32 if x86() else 16
@@ -110,6 +117,7 @@ def digest():
         llvm.get_host_cpu_name(),
         llvm.get_host_cpu_features().flatten(),
         [os.environ.get(name) for name in NUMBA_SETTINGS],
+        OTHER_VECTORS,
     ]
     result = hashlib.sha256(repr(facts).encode())
     for path in sorted([*FOLDER.glob("*.py"), FOLDER.parent / "layout.py", FOLDER.parent / "rule.py"]):

@@ -415,30 +415,31 @@ def deltas(
 
 
 @traced
-def gather_panels(a, a_at, table, table_at, count, memory, panels, rows) -> None:
-    """The left factors of a gradient, tile by tile: HEIGHT elements of every A_{l-1}, one after the other."""
+def gather_panels(a, a_at, table, table_at, count, memory, panels, panel_rows, rows) -> None:
+    """The left factors of a gradient, panel by panel: HEIGHT elements of every A_{l-1}, one after the other.
 
-    def panel(i):
-        def one(k):
-            place = panels + (i * count + k) * HEIGHT
-            copy(a, a_at + element(table, table_at + k) + i * HEIGHT, memory, place, HEIGHT)
+    Where the first factor of a row stands, `panels` plus its entry of the table from `panel_rows` on, and those of the
+    next samples, HEIGHT elements apart, is also what `gradients` reads by.
+    """
 
-        repeat(count, one)
+    def panel(height, first):
+        place = panels + element(table, panel_rows + first)
+        repeat(count, lambda k: copy(a, a_at + element(table, table_at + k) + first, memory, place + k * HEIGHT, height))
 
-    repeat(rows // HEIGHT, panel)
+    # the last panel is not read beyond its rows: behind those of X there may be nothing
+    in_groups(rows, HEIGHTS[1:], panel)
 
 
 @traced
 @outlined
 def gradients(
-    a, a_at, table, table_at, many, panels, ones_at, memory, d, stride, vectors, count, start, start_step, params, at, state,
-    size, grad, solver, rate, first, first_gain, second, second_gain, epsilon, decay, rows, pack, aside,
+    a, a_at, table, table_at, many, panels, panel_rows, memory, d, stride, vectors, count, start, start_step, params, at,
+    state, size, grad, solver, rate, first, first_gain, second, second_gain, epsilon, decay, rows, pack, aside,
 ) -> None:  # fmt: skip
     """(6), (7) for some rows of W_l, which begin at `at`.
 
     a, table              A_{l-1}, from the first of these rows, and where its samples begin
-    many, panels          whether whole tiles are to be found in panels, and where these are
-    ones_at               where 0, 1, 2 ... stand in the table
+    many, panels, panel_rows   whether A_{l-1} is to be found in panels, and where, as in `gather_panels`
     aside                 room for a tile that the solver takes from there
     start, start_step     what the sums begin with: zeros, or the gradient of the batch so far
     """
@@ -448,12 +449,12 @@ def gradients(
 
     def left(add, height, i, k):
         def together():
-            add(False, from_on(memory, panels + i * count + k * HEIGHT), from_on(table, ones_at), i * 0 + HEIGHT)
+            add(False, from_on(memory, panels + k * HEIGHT), from_on(table, panel_rows + i), i * 0 + HEIGHT)
 
         def apart():
             add(True, from_on(a, a_at + i), from_on(table, table_at + k), i * 0)
 
-        either(many, together, apart) if height == HEIGHT else apart()
+        either(many, together, apart)
 
     def ahead(tile, k, terms):
         first, height, v, cols = tile
@@ -708,10 +709,11 @@ def learn(
             below = element(places, (level - hidden) * PLACES + taken(drops))
             a, a_at = either_place(hidden, (memory, below + begin), (X, begin))
             many = vectors >= PANEL_VECTORS
-            either(many, lambda: gather_panels(a, a_at, table, lines, count, memory, panels, stop - begin), lambda: None)
-            gradients(a, a_at, table, lines, many, panels, (n_layers + 1) * block_rows, memory, d, stride, vectors, count,
+            panel_rows, rows = (n_layers + 1) * block_rows, stop - begin
+            either(many, lambda: gather_panels(a, a_at, table, lines, count, memory, panels, panel_rows, rows), lambda: None)
+            gradients(a, a_at, table, lines, many, panels, panel_rows, memory, d, stride, vectors, count,
                       choose(fresh, zeros, grad + at), choose(fresh, fresh * 0, stride),
-                      params, at, state, n_params, grad, solver, *numbers, decay, stop - begin, pack, aside)  # fmt: skip
+                      params, at, state, n_params, grad, solver, *numbers, decay, rows, pack, aside)  # fmt: skip
 
         def listed():
             listed_gradients(X, indices, starts, table, lines, count, memory, d, stride, vectors, fresh, finished,
