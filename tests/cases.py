@@ -31,6 +31,7 @@ class ShortBlocks(NarrowWorkspace):
 
 WORKSPACES = {"narrow": ShortBlocks, "wide": WideWorkspace}  # of kernels for batches of any length, and for prediction
 TRAINING = WORKSPACES | {"online": OnlineWorkspace}
+KERNELS = TRAINING | {"narrow in use": NarrowWorkspace}
 KINDS = (("narrow", False), ("wide", False), ("wide", True), ("online", False))  # a kernel, and whether X is sparse
 EPOCHS = 3
 # Roundings of one unit beside those of its dot product: the activation (3), its derivative (2), the error (1), the sample's
@@ -65,6 +66,7 @@ class Case:
     weighted: bool = False
     threads: int = 1
     sparse: bool = False
+    epochs: int = EPOCHS
 
     def __str__(self):
         bias, order = "bias" if self.bias else "no bias", "shuffled" if self.shuffled else "in order"
@@ -74,7 +76,7 @@ class Case:
         for word, default in ((hidden, "logistic"), (self.out_activation, "logistic"), (self.loss, "squared_error")):
             words += [word] * (word != default)
         words += [self.solver] * (self.solver != "sgd") + ["weighted"] * self.weighted + ["sparse"] * self.sparse
-        for name, default in (("alpha", 0), ("max_norm", math.inf), ("dropout", 0), ("threads", 1)):
+        for name, default in (("alpha", 0), ("max_norm", math.inf), ("dropout", 0), ("threads", 1), ("epochs", EPOCHS)):
             words += [f"{name} {getattr(self, name):g}"] * (getattr(self, name) != default)
         return " ".join(words)
 
@@ -117,7 +119,7 @@ class Case:
         up to sqrt(n) unit roundoffs, times some SPREADS. Weights, inputs and steps are of order 1.
         """
         way = self.batch_size + sum(n_in + n_out + POINTWISE_ROUNDINGS for n_in, n_out in itertools.pairwise(self.units))
-        steps = EPOCHS * -(-self.n_rows // self.batch_size)
+        steps = self.epochs * -(-self.n_rows // self.batch_size)
         return SPREADS * (steps * way) ** 0.5 * np.finfo(self.dtype).eps / 2
 
     @property
@@ -126,7 +128,7 @@ class Case:
 
     def workspace(self):
         moments = Rule(solver=self.solver).moments
-        return TRAINING[self.kernel](
+        return KERNELS[self.kernel](
             self.layout, self.n_rows, self.batch_size, self.shuffled, moments, self.dropout > 0, self.threads, self.sparse
         )
 
@@ -175,7 +177,7 @@ class Case:
 
     def order(self):
         rng = np.random.default_rng(3)
-        orders = [rng.permutation(self.n_rows) for _ in range(EPOCHS * self.shuffled)]
+        orders = [rng.permutation(self.n_rows) for _ in range(self.epochs * self.shuffled)]
         return np.array(orders, np.int64).reshape(-1, self.n_rows)
 
 
@@ -287,7 +289,7 @@ def moved(X, place):
 
 
 def train(implementation, case, calls=None, rows=None, weights=None, place=lambda array: array):
-    """Train a case for EPOCHS.
+    """Train a case for its epochs.
 
     Parameters
     ----------
@@ -305,11 +307,11 @@ def train(implementation, case, calls=None, rows=None, weights=None, place=lambd
     workspace = case.workspace()
     case.parameters(workspace.params)
     params, state, work = place(workspace.params), place(workspace.state), tuple(map(place, workspace.arrays))
-    order, cursor, record = case.order(), place(np.zeros(CURSOR_SIZE, np.int64)), place(np.zeros((EPOCHS, RECORD_SIZE)))
+    order, cursor, record = case.order(), place(np.zeros(CURSOR_SIZE, np.int64)), place(np.zeros((case.epochs, RECORD_SIZE)))
     X, Y = rows or case.rows()
     X, Y, weights = moved(X, place), place(Y), place(case.weights() if weights is None else weights)
     layers, rule = place(case.layout.layers), place(case.rule)
-    left = EPOCHS * case.blocks_per_epoch(implementation)
+    left = case.epochs * case.blocks_per_epoch(implementation)
     for blocks in itertools.cycle(calls or [left]):
         implementation.train(
             layers, params, state, X, Y, weights, place(order[cursor[EPOCH] :]), case.batch_size, rule, min(blocks, left),
@@ -320,7 +322,7 @@ def train(implementation, case, calls=None, rows=None, weights=None, place=lambd
             break
     assert cursor[ROW] == 0
     outputs = (weights.sum(dtype=np.float64) if len(weights) else X.shape[0]) * Y.shape[1] or 1
-    steps = max(1, int(cursor[STEP])) / EPOCHS * params.size
+    steps = max(1, int(cursor[STEP])) / case.epochs * params.size
     mse, loss, penalty = record[:, SQUARES] / outputs, record[:, LOSS] / outputs, record[:, PENALTY] / steps
     return Trained(params, state, mse, loss, penalty, record[:, HITS], int(cursor[EPOCH]), int(cursor[STEP]))
 
@@ -329,9 +331,8 @@ def forward(implementation, case, X=None, place=lambda array: array):
     """Outputs for X, by default the rows of the case."""
     X = case.rows()[0] if X is None else X
     out = place(np.full((X.shape[0], case.units[-1]), np.nan, case.dtype))
-    work = WORKSPACES.get(case.kernel, WideWorkspace)(
-        case.layout, X.shape[0], X.shape[0], shuffled=True, threads=case.threads, sparse=case.sparse
-    ).arrays
+    kind = WideWorkspace if case.kernel == "online" else KERNELS[case.kernel]
+    work = kind(case.layout, X.shape[0], X.shape[0], shuffled=True, threads=case.threads, sparse=case.sparse).arrays
     layers, params, rule = place(case.layout.layers), place(case.parameters()), place(case.rule)
     implementation.forward(layers, params, moved(X, place), out, rule, tuple(map(place, work)))
     return out

@@ -469,6 +469,7 @@ def tile_loops(assembly):
 
 
 @pytest.mark.compiled
+@pytest.mark.own_vectors
 @pytest.mark.parametrize("kernel", [*kernels.TRAIN, *kernels.FORWARD], ids=lambda kernel: f"{kernel.module} {kernel.name}")
 @pytest.mark.parametrize(("dtype", "width"), [("float64", 64), ("float32", 64), ("float64", 32)])
 def test_the_machine_code_computes_with_vectors(kernel, dtype, width):
@@ -504,6 +505,7 @@ print(tiles, spilled, "%zmm" in assembly)
 
 
 @pytest.mark.compiled
+@pytest.mark.own_vectors
 def test_the_tile_fits_sixteen_registers():
     if platform.machine().lower() not in ("x86_64", "amd64") or packed_fma("float32") is None:
         pytest.skip("needs an x86 processor with AVX2")

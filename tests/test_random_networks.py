@@ -1,0 +1,56 @@
+"""Random networks, others in every run, and that wrong kernels are found by them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from random_networks import run
+
+import fastbp
+
+NETWORKS, SHARES = 400, 8  # of a run, and parts that processes may take
+SEED = int(os.environ["FASTBP_SEED"])
+MOST_LEFT_OUT = 0.2  # of all networks: rounding errors of the others stay rounding errors
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("share", range(SHARES))
+def test_random_networks_agree_with_the_reference(share):
+    numbers = range(share, NETWORKS, SHARES)
+    wrong, left_out, compared = run(SEED, numbers)
+    assert not wrong, "run random_networks.py with these arguments:\n" + "\n".join(wrong)
+    assert left_out + compared == len(numbers)
+    assert left_out <= MOST_LEFT_OUT * len(numbers)
+
+
+# Mistakes in the wide kernel's gradient that only some shapes show: what stands in which file, and what it is made into.
+MUTANTS = {
+    "panels begin a row late": ("kernels/wide.py", "element(table, table_at + k) + first, memory, place", "element(table, "
+                                "table_at + k) + first + (first > 5), memory, place"),
+    "a strip's last tile is dropped": ("kernels/wide.py", "repeat((count + (tallest - 1)) // tallest, rows_of_tile)",
+                                       "repeat(count // tallest, rows_of_tile)"),
+    "rows are read from the middle of a panel": ("kernels/wide.py", "from_on(table, panel_rows + i), i * 0 + HEIGHT)",
+                                                 "from_on(table, panel_rows + i // HEIGHT * HEIGHT), i * 0 + HEIGHT)"),
+}  # fmt: skip
+
+
+@pytest.mark.compiled
+@pytest.mark.own_vectors
+@pytest.mark.parametrize("name", MUTANTS)
+def test_random_networks_find_a_wrong_gradient(name, tmp_path):
+    file, old, new = MUTANTS[name]
+    package = tmp_path / "fastbp"
+    shutil.copytree(Path(fastbp.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    source = (package / file).read_text(encoding="utf-8")
+    assert source.count(old) == 1
+    (package / file).write_text(source.replace(old, new), encoding="utf-8")
+    result = subprocess.run(
+        [sys.executable, "-m", "random_networks", "--count", "150", "--like", "wide", "float64", "--seed", "1"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parent), *sys.path])},
+        cwd=tmp_path, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr[-2000:]
+    assert "differ by" in result.stdout
