@@ -3,25 +3,7 @@
 Names are loaded when they are first used, so that ``import fastbp`` costs next to nothing.
 """
 
-import importlib
-
 __version__ = "0.1.0"
-
-_HOMES = {
-    "History": "history",
-    "LossCurveDisplay": "display",
-    "MLPClassifier": "estimators",
-    "MLPRegressor": "estimators",
-    "ModelFileError": "archive",
-    "NeuralNetwork": "neural_network",
-    "from_sklearn": "interchange",
-    "load": "estimator_file",
-    "patch_sklearn": "interchange",
-    "profile": "profiler",
-    "save": "estimator_file",
-    "to_sklearn": "interchange",
-    "unpatch_sklearn": "interchange",
-}
 
 __all__ = [
     "History",
@@ -42,9 +24,49 @@ __all__ = [
 
 
 def __getattr__(name):
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        return getattr(_home(name), name)
+    except AttributeError as error:  # which would be taken for "no such name"
+        raise ImportError(f"{name} cannot be imported from {__name__}: {error}") from error
+
+
+def _home(name):
+    """The module that defines a name; by import statements, which tools that freeze programs follow."""
+    match name:
+        case "ModelFileError":
+            from fastbp import archive
+
+            return archive
+        case "LossCurveDisplay":
+            from fastbp import display
+
+            return display
+        case "load" | "save":
+            from fastbp import estimator_file
+
+            return estimator_file
+        case "MLPClassifier" | "MLPRegressor":
+            from fastbp import estimators
+
+            return estimators
+        case "History":
+            from fastbp import history
+
+            return history
+        case "from_sklearn" | "patch_sklearn" | "to_sklearn" | "unpatch_sklearn":
+            from fastbp import interchange
+
+            return interchange
+        case "NeuralNetwork":
+            from fastbp import neural_network
+
+            return neural_network
+        case "profile":
+            from fastbp import profiler
+
+            return profiler
 
 
 def __dir__():

@@ -135,7 +135,9 @@ SHARED_ATTRIBUTES = """\
 
 
 def documented(cls):
-    """Put what both estimators share into the docstring of one of them."""
+    """Put what both estimators share into the docstring of one of them, unless Python leaves docstrings out."""
+    if cls.__doc__ is None:
+        return cls
     for name in ("SHARED_PARAMETERS_LAST", "SHARED_PARAMETERS", "SHARED_ATTRIBUTES"):
         cls.__doc__ = cls.__doc__.replace(f"    <{name}>", globals()[name])
     return cls

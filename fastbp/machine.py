@@ -315,8 +315,8 @@ def cache_contents() -> dict[str, Any]:
     """The folder of the kernels' machine code, and what is in all folders that are looked at."""
     folders = jit.cache_folders()
     files = [file for folder in folders for file in folder.glob("*.o")]
-    current = [file for file in files if jit.digest() in file.name]
-    used = next((folder for folder in folders if writable(folder)), None)
+    current = [file for file in files if str(jit.digest()) in file.name]
+    used = next((folder for folder in folders if jit.digest() and writable(folder)), None)
     return {
         "folder": None if used is None else str(used),
         "files": len(files),
@@ -326,10 +326,12 @@ def cache_contents() -> dict[str, Any]:
 
 
 def writable(folder: Path) -> bool:
-    """Whether files can be made in a folder, or the folder itself."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return folder.is_dir() and os.access(folder, os.W_OK)
+    """Whether machine code can be kept in a folder, or the folder itself can be made."""
+    exists = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    try:
+        return exists.is_dir() and os.access(jit.trusted(folder) if exists == folder else exists, os.W_OK)
+    except OSError:
+        return False
 
 
 def facts() -> dict[str, Any]:

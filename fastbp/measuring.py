@@ -253,7 +253,7 @@ def _facts_rows(found: dict[str, Any]) -> list[list[str]]:
         ["compiled for", f"{found['target']}, vectors of {found['vector_bytes']} bytes"],
         ["caches", ", ".join(f"{name} {size / 2**20:g} MiB" for name, size in caches.items())],
         ["threads", found["threads"]],
-        ["kernels in", cache["folder"] or "nowhere: no folder can be written, so each process compiles"],
+        ["kernels in", cache["folder"] or "nowhere: each process compiles, for no folder is the user's alone"],
         ["", kept],
         *blas,
     ]

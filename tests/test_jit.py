@@ -1,5 +1,9 @@
 """Machine code on disk: when it is used, and that nothing about it can go wrong."""
 
+import hashlib
+import importlib.metadata
+import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +93,7 @@ def sources(tmp_path, monkeypatch):
     for path in [*jit.FOLDER.glob("*.py"), jit.FOLDER.parent / "layout.py", jit.FOLDER.parent / "rule.py"]:
         copy = folder / path.name if path.parent == jit.FOLDER else folder.parent / path.name
         copy.write_bytes(path.read_bytes())
-    monkeypatch.setattr(jit, "FOLDER", folder)
+    monkeypatch.setattr(jit.importlib.resources, "files", lambda name: folder.parent)
     return folder
 
 
@@ -98,17 +102,17 @@ def edit(path):
 
 
 CHANGES = {
-    "kernel": lambda monkeypatch: edit(jit.FOLDER / "narrow.py"),
-    "pointwise": lambda monkeypatch: edit(jit.FOLDER / "pointwise.py"),
-    "vocabulary": lambda monkeypatch: edit(jit.FOLDER / "simd.py"),
-    "layout": lambda monkeypatch: edit(jit.FOLDER.parent / "layout.py"),
-    "rule": lambda monkeypatch: edit(jit.FOLDER.parent / "rule.py"),
-    "losses": lambda monkeypatch: edit(jit.FOLDER / "losses.py"),
-    "new file": lambda monkeypatch: (jit.FOLDER / "new.py").write_text(""),
-    "options": lambda monkeypatch: monkeypatch.setitem(jit.OPTIONS, "fastmath", True),
-    "versions": lambda monkeypatch: monkeypatch.setattr(jit.importlib.metadata, "version", lambda name: "0"),
-    "processor": lambda monkeypatch: monkeypatch.setattr("llvmlite.binding.get_host_cpu_name", lambda: "abacus"),
-    "numba settings": lambda monkeypatch: monkeypatch.setenv("NUMBA_OPT", "1"),
+    "kernel": lambda folder, monkeypatch: edit(folder / "narrow.py"),
+    "pointwise": lambda folder, monkeypatch: edit(folder / "pointwise.py"),
+    "vocabulary": lambda folder, monkeypatch: edit(folder / "simd.py"),
+    "layout": lambda folder, monkeypatch: edit(folder.parent / "layout.py"),
+    "rule": lambda folder, monkeypatch: edit(folder.parent / "rule.py"),
+    "losses": lambda folder, monkeypatch: edit(folder / "losses.py"),
+    "new file": lambda folder, monkeypatch: (folder / "new.py").write_text(""),
+    "options": lambda folder, monkeypatch: monkeypatch.setitem(jit.OPTIONS, "fastmath", True),
+    "versions": lambda folder, monkeypatch: monkeypatch.setattr(jit.importlib.metadata, "version", lambda name: "0"),
+    "processor": lambda folder, monkeypatch: monkeypatch.setattr("llvmlite.binding.get_host_cpu_name", lambda: "abacus"),
+    "numba settings": lambda folder, monkeypatch: monkeypatch.setenv("NUMBA_OPT", "1"),
 }
 
 
@@ -117,8 +121,31 @@ def test_whatever_decides_the_machine_code_changes_the_digest(change, sources, m
     digest = jit.digest.__wrapped__
     before = digest()
     assert digest() == before
-    CHANGES[change](monkeypatch)
-    assert digest() != before
+    CHANGES[change](sources, monkeypatch)
+    assert digest() not in (None, before)
+
+
+LACKS = {
+    "no sources": lambda folder, monkeypatch: shutil.rmtree(folder),
+    "no kernels": lambda folder, monkeypatch: [path.unlink() for path in folder.iterdir()],
+    "no rule": lambda folder, monkeypatch: (folder.parent / "rule.py").unlink(),
+    "no metadata": lambda folder, monkeypatch: monkeypatch.setattr(jit.importlib.metadata, "version", raising),
+    "no resources": lambda folder, monkeypatch: monkeypatch.setattr(jit.importlib.resources, "files", raising),
+}
+
+
+def raising(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+
+
+@pytest.mark.parametrize("lack", LACKS)
+def test_what_has_no_digest_is_not_kept(lack, sources, folder, monkeypatch):
+    LACKS[lack](sources, monkeypatch)
+    monkeypatch.setattr(jit, "digest", jit.digest.__wrapped__)
+    assert jit.digest() is None
+    assert [times_compiled(), times_compiled()] == [1, 1]
+    assert not folder.exists()
+    assert jit.Kernel("narrow", "train", "T*").load_seconds("float64", 64) is None
 
 
 # --- when it is damaged -----------------------------------------------------------------------------------------------
@@ -126,6 +153,10 @@ def test_whatever_decides_the_machine_code_changes_the_digest(change, sources, m
 
 def flip(content, at):
     return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+def sealed(payload):
+    return hashlib.sha256(payload).digest() + payload
 
 
 DAMAGES = {
@@ -136,6 +167,10 @@ DAMAGES = {
     "one bit in the checksum": lambda content: flip(content, 0),
     "one bit in the name": lambda content: flip(content, jit.CHECKSUM_BYTES),
     "one bit in the code": lambda content: flip(content, len(content) // 2),
+    "head without seconds": lambda content: sealed(b"symbol\0code"),
+    "head without end": lambda content: sealed(b"symbol 1.0"),
+    "head of other words": lambda content: sealed(b"symbol soon\0code"),
+    "head that is no text": lambda content: sealed(b"\xff 1.0\0code"),
     "foreign": lambda content: b"\x7fELF" + bytes(100),
     "text": lambda content: b"hello",
 }
@@ -191,6 +226,116 @@ def test_the_folders(tmp_path, monkeypatch):
     assert jit.cache_folders() == [jit.FOLDER / "__pycache__", tmp_path / "fastbp"]
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "chosen"))
     assert jit.cache_folders() == [tmp_path / "chosen" / "fastbp"]
+
+
+def test_no_folder_is_made_up_for_a_user_without_a_home(monkeypatch):
+    for name in ("NUMBA_CACHE_DIR", "LOCALAPPDATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it does for a user without a home
+    assert jit.cache_folders() == [jit.FOLDER / "__pycache__"]
+    monkeypatch.setenv("XDG_CACHE_HOME", "here")  # which the convention says to ignore
+    assert jit.cache_folders() == [jit.FOLDER / "__pycache__"]
+
+
+# --- when others may have written it ----------------------------------------------------------------------------------
+
+OTHER = 12345
+
+
+def give_away(path, monkeypatch):
+    """Let a file belong to another user: by root, who can, or by being someone else."""
+    if os.geteuid() == 0:
+        os.chown(path, OTHER, OTHER)
+    else:
+        monkeypatch.setattr(jit.os, "geteuid", lambda: OTHER)
+
+
+FOREIGN = {
+    "another user's file": lambda file, monkeypatch: give_away(file, monkeypatch),
+    "another user's folder": lambda file, monkeypatch: give_away(file.parent, monkeypatch),
+    "in another user's folder": lambda file, monkeypatch: give_away(file.parent.parent, monkeypatch),
+    "a file that all may write": lambda file, monkeypatch: file.chmod(0o666),
+    "a file that a group may write": lambda file, monkeypatch: file.chmod(0o664),
+    "a folder that all may write": lambda file, monkeypatch: file.parent.chmod(0o777),
+    "a folder that a group may write": lambda file, monkeypatch: file.parent.chmod(0o775),
+    "a folder that all may add to": lambda file, monkeypatch: file.parent.chmod(0o1777),
+    "a folder that all may replace": lambda file, monkeypatch: file.parent.parent.chmod(0o777),
+    "a link to a file": lambda file, monkeypatch: elsewhere(file, 0o666),
+    "a link to a folder": lambda file, monkeypatch: elsewhere(file.parent, 0o777),
+}
+
+
+def elsewhere(path, mode):
+    target = path.rename(path.with_name("elsewhere"))
+    path.symlink_to(target)
+    target.chmod(mode)
+
+
+owners = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the system has no owners of files")
+
+
+@owners
+@pytest.mark.parametrize("way", FOREIGN)
+def test_machine_code_that_others_may_have_written_is_not_run(way, folder, monkeypatch):
+    monkeypatch.setattr(jit, "own_group", lambda user: None)
+    assert times_compiled() == 1
+    assert times_compiled() == 0
+    (file,) = folder.iterdir()
+    FOREIGN[way](file, monkeypatch)
+    assert times_compiled() == 1
+
+
+OWN = {
+    "a folder in one that all may add to": lambda file: file.parent.parent.chmod(0o1777),
+    "a link to a folder": lambda file: elsewhere(file.parent, 0o755),
+    "a link to a file": lambda file: elsewhere(file, 0o644),
+    "what the user's own group may write": lambda file: [path.chmod(0o775) for path in (file, *file.parents[:2])],
+}
+
+
+@owners
+@pytest.mark.parametrize("way", OWN)
+def test_what_nobody_else_may_write_is_used(way, folder, monkeypatch):
+    monkeypatch.setattr(jit, "own_group", lambda user: os.getegid())
+    assert times_compiled() == 1
+    (file,) = folder.iterdir()
+    OWN[way](file)
+    assert times_compiled() == 0
+
+
+@owners
+def test_what_others_may_write_is_not_added_to(folder):
+    folder.mkdir(parents=True)
+    folder.chmod(0o777)
+    assert [times_compiled(), times_compiled()] == [1, 1]
+    assert not list(folder.iterdir())
+
+
+@owners
+@pytest.mark.parametrize("mask", [0o000, 0o002, 0o022, 0o077])
+def test_files_are_for_all_to_read_and_for_nobody_else_to_write(mask, folder):
+    before = os.umask(mask)
+    try:
+        assert [times_compiled(), times_compiled()] == [1, 0]
+    finally:
+        os.umask(before)
+    (file,) = folder.iterdir()
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert folder.stat().st_mode & 0o022 == folder.parent.stat().st_mode & 0o022 == 0
+
+
+@owners
+def test_a_group_is_the_users_own_if_it_has_the_users_name_and_no_others(monkeypatch):
+    import grp
+    import pwd
+
+    own_group = jit.own_group.__wrapped__
+    monkeypatch.setattr(pwd, "getpwuid", lambda user: pwd.struct_passwd(("ann", "x", user, 7, "", "", "")))
+    for name, members, expected in (("ann", [], 7), ("ann", ["ann"], 7), ("ann", ["bob"], None), ("staff", [], None)):
+        monkeypatch.setattr(grp, "getgrgid", lambda group, fields=(name, "x", 7, members): grp.struct_group(fields))
+        assert own_group(5) == expected
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # a user without an entry
+    assert own_group(5) is None
 
 
 # --- whole processes --------------------------------------------------------------------------------------------------

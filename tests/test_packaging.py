@@ -1,10 +1,14 @@
 """What the package promises about itself: its rooms, its imports and its metadata."""
 
 import ast
+import configparser
 import importlib.metadata
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,6 +48,27 @@ FLOORS = [
     {"fastbp.archive", "fastbp.arguments", "fastbp.layout", "fastbp.rule", "fastbp.tables"},
     {"fastbp"},
 ]
+# but for these, which define names of others that are looked up when they are asked for
+LAZY = {
+    "fastbp": {
+        "fastbp.archive",
+        "fastbp.display",
+        "fastbp.estimator_file",
+        "fastbp.estimators",
+        "fastbp.history",
+        "fastbp.interchange",
+        "fastbp.neural_network",
+        "fastbp.profiler",
+    },
+    "fastbp.kernels.jit": {
+        "fastbp.kernels.ceilings",
+        "fastbp.kernels.narrow",
+        "fastbp.kernels.online",
+        "fastbp.kernels.phases",
+        "fastbp.kernels.pointwise",
+        "fastbp.kernels.wide",
+    },
+}
 FLOOR_OF = {module: -floor for floor, modules in enumerate(FLOORS) for module in modules}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
@@ -70,7 +95,7 @@ def test_imports_point_only_downward(path):
     module = module_name(path)
     assert module in FLOOR_OF, "give the new module a floor"
     upward = {name for name in imports(path) if name.split(".")[0] == "fastbp" and FLOOR_OF[name] >= FLOOR_OF[module]}
-    assert not upward
+    assert upward == LAZY.get(module, set())
 
 
 def test_an_upward_import_is_seen(tmp_path):
@@ -107,6 +132,61 @@ def test_public_names_resolve():
     assert "NeuralNetwork" in fastbp.__all__
     for name in fastbp.__all__:
         assert getattr(fastbp, name) is not None
+        assert getattr(getattr(fastbp, name), "__name__", name) == name
+    with pytest.raises(AttributeError, match="no attribute 'cake'"):
+        _ = fastbp.cake
+
+
+@pytest.mark.parametrize("cause", ["AttributeError('theirs')", "ImportError('theirs')", "RuntimeError('theirs')"])
+def test_an_error_of_an_import_is_not_hidden(cause, tmp_path):
+    """Python takes an AttributeError for a missing name, and says nothing of what was wrong."""
+    shutil.copytree(PACKAGE, tmp_path / "fastbp")
+    (tmp_path / "fastbp" / "estimators.py").write_text(f"raise {cause}")
+    command = [sys.executable, "-c", "from fastbp import MLPClassifier"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "theirs" in done.stderr.splitlines()[-1]
+
+
+def test_tools_that_follow_import_statements_find_everything():
+    """As those do that freeze programs."""
+    found, unread = set(), {"fastbp", "fastbp.cli"}
+    path_of = {module_name(path): path for path in MODULES}
+    while unread:
+        module = unread.pop()
+        found.add(module)
+        parents = {module.rpartition(".")[0]} - {""}
+        unread |= ((imports(path_of[module]) | parents) & path_of.keys()) - found
+    assert path_of.keys() - found == {"fastbp.__main__"}
+
+
+DECLARED = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
+OPTIONAL = {"jax", "torch"}  # rivals, beside which a network is measured where they are installed
+
+
+def distributions(requirements):
+    """Names of packages, without what stands behind them."""
+    return {re.match(r"[\w-]+", line)[0] for line in requirements}
+
+
+def test_what_is_imported_is_declared():
+    roots = {name.split(".")[0] for path in MODULES for name in imports(path)} - sys.stdlib_module_names - {"fastbp"}
+    imported = {"scikit-learn" if name == "sklearn" else name for name in roots}
+    project = DECLARED["project"]
+    needed, extra = distributions(project["dependencies"]), distributions(project["optional-dependencies"]["cli"])
+    assert imported - OPTIONAL == needed | extra
+    assert distributions(DECLARED["dependency-groups"]["peers"]) == OPTIONAL
+    assert needed == {"joblib", "llvmlite", "numba", "numpy", "scikit-learn", "scipy", "threadpoolctl"}
+
+
+def test_the_oldest_versions_that_are_declared_are_tested():
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(Path(__file__).parent.parent / "tox.ini", encoding="utf-8")
+    tested = dict(re.findall(r"^([\w-]+)==([\d.]+)\.\*$", tox["testenv:oldest"]["deps"], re.MULTILINE))
+    declared = dict(line.split(">=") for line in DECLARED["project"]["dependencies"])
+    declared.pop("llvmlite")  # of which each numba takes one version
+    assert tested == declared
 
 
 def test_metadata():
@@ -115,7 +195,7 @@ def test_metadata():
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("fastbp is not installed")
     required = [line for line in importlib.metadata.requires("fastbp") if "extra ==" not in line]
-    assert {line.split(">")[0] for line in required} == {"numba", "numpy", "scikit-learn"}
+    assert distributions(required) == distributions(DECLARED["project"]["dependencies"])
     assert metadata["License-Expression"] == "BSD-3-Clause"
     assert metadata["Requires-Python"] == ">=3.11"
     assert (PACKAGE / "py.typed").is_file()

@@ -14,19 +14,21 @@ inline        "always" for the pieces of a kernel: numba puts the body in the ca
               functions of their own, each would be optimised once for itself and once more in every caller's module.
 
 A file is used only if its name carries the digest of all kernel sources, the compiler options, the versions of numba and
-llvmlite and the processor, and if its checksum is right: an upgrade never runs stale machine code. Whatever is wrong with
-the cache (nowhere to write, damaged, foreign) means compiling without it.
+llvmlite and the processor, and if its checksum is right: an upgrade never runs stale machine code. It is used only if nobody
+but the user and root can have written it: machine code is run unseen. Whatever is wrong with the cache (nowhere to write,
+damaged, foreign, no sources for a digest) means compiling without it.
 """
 
 import contextlib
 import ctypes
 import functools
 import hashlib
-import importlib
 import importlib.metadata
+import importlib.resources
 import os
 import pathlib
 import platform
+import stat
 import sys
 import tempfile
 import threading
@@ -106,64 +108,122 @@ def inlined(function):
 
 @functools.cache
 def digest():
-    """Hex digest of everything that decides the machine code, except the kernel and its float type."""
+    """Hex digest of all that decides the machine code but the kernel and its types; None if not all of it is known."""
     import llvmlite.binding as llvm
 
-    facts = [
-        OPTIONS,
-        importlib.metadata.version("numba"),
-        importlib.metadata.version("llvmlite"),
-        sys.platform,
-        llvm.get_host_cpu_name(),
-        llvm.get_host_cpu_features().flatten(),
-        [os.environ.get(name) for name in NUMBA_SETTINGS],
-        OTHER_VECTORS,
-    ]
-    result = hashlib.sha256(repr(facts).encode())
-    for path in sorted([*FOLDER.glob("*.py"), FOLDER.parent / "layout.py", FOLDER.parent / "rule.py"]):
-        result.update(path.name.encode() + b"\0" + path.read_bytes())
-    return result.hexdigest()[:24]
+    try:
+        facts = [
+            OPTIONS,
+            importlib.metadata.version("numba"),
+            importlib.metadata.version("llvmlite"),
+            sys.platform,
+            llvm.get_host_cpu_name(),
+            llvm.get_host_cpu_features().flatten(),
+            [os.environ.get(name) for name in NUMBA_SETTINGS],
+            OTHER_VECTORS,
+            sources(),
+        ]
+    except Exception:  # loaders of all kinds fail in all kinds of ways
+        return None
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
+
+
+def sources():
+    """Names and digests of the files that are compiled, which may stand in a zip file, and may be bytecode."""
+    package = importlib.resources.files("fastbp")
+    files = [file for file in (package / "kernels").iterdir() if file.name.endswith((".py", ".pyc"))]
+    files += [file for file in package.iterdir() if file.name.split(".")[0] in ("layout", "rule")]
+    if not {"jit", "layout", "rule"} <= {file.name.split(".")[0] for file in files}:
+        raise FileNotFoundError(f"no sources in {package}")
+    return sorted((file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files)
 
 
 def cache_folders():
     """Where object files may be kept, best first."""
     if chosen := os.environ.get("NUMBA_CACHE_DIR"):
         return [pathlib.Path(chosen) / "fastbp"]
-    user = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return [FOLDER / "__pycache__", pathlib.Path(user).expanduser() / "fastbp"]
+    # who has no home is left with "~", which is dropped
+    user = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return [folder for folder in (FOLDER / "__pycache__", pathlib.Path(user) / "fastbp") if folder.is_absolute()]
+
+
+def trusted(folder):
+    """The folder that a path leads to; a PermissionError if others can change what is in it or where the path leads."""
+    real = pathlib.Path(os.path.realpath(folder, strict=True))
+    for place in (real, *real.parents):
+        status = place.lstat()  # a link that was no link a moment ago is none of the user's
+        # in a sticky folder such as /tmp, nobody moves what is another's
+        if not private(status, others_add=place != real and bool(status.st_mode & stat.S_ISVTX)):
+            raise PermissionError(f"{place} belongs to another user, or others may write there")
+    return real
+
+
+def private(status, others_add=False):
+    """Whether a file or folder belongs to the user or root and no others may write it, as far as the system knows users."""
+    if not hasattr(os, "geteuid"):
+        return True
+    writers = stat.S_IWOTH if status.st_gid == own_group(os.geteuid()) else stat.S_IWGRP | stat.S_IWOTH
+    return status.st_uid in (0, os.geteuid()) and (others_add or not status.st_mode & writers)
+
+
+@functools.cache
+def own_group(user_id):
+    """The group that has a user's name and no other members, as many systems give to each user; None without one."""
+    import grp
+    import pwd
+
+    try:
+        user = pwd.getpwuid(user_id)
+        group = grp.getgrgid(user.pw_gid)
+    except KeyError:
+        return None
+    return group.gr_gid if group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name} else None
 
 
 def read_object(name):
     """Object code, its symbol and the seconds of compiling, from the file `name`; None if no folder has a sound one."""
-    for folder in cache_folders():
-        try:
-            stored = (folder / name).read_bytes()
-        except OSError:
-            continue
-        payload = stored[CHECKSUM_BYTES:]
-        if hashlib.sha256(payload).digest() == stored[:CHECKSUM_BYTES]:
-            head, code = payload.split(b"\0", 1)
-            symbol, seconds = head.decode().split()
-            return code, symbol, float(seconds)
+    for folder in cache_folders() if name else ():
+        with contextlib.suppress(OSError, ValueError), (trusted(folder) / name).open("rb") as file:
+            if private(os.fstat(file.fileno())):
+                return unpacked(file.read())
     return None
+
+
+def unpacked(stored):
+    """What `packed` was given; a ValueError where it was something else."""
+    payload = stored[CHECKSUM_BYTES:]
+    if hashlib.sha256(payload).digest() != stored[:CHECKSUM_BYTES]:
+        raise ValueError("the checksum does not fit")
+    head, code = payload.split(b"\0", 1)
+    symbol, seconds = head.decode().split()
+    return code, symbol, float(seconds)
+
+
+def packed(symbol, seconds, code):
+    payload = f"{symbol} {seconds:.3f}".encode() + b"\0" + code
+    return hashlib.sha256(payload).digest() + payload
 
 
 def write_object(name, symbol, seconds, code):
     """Keep an object file in the first folder that takes it, whole or not at all."""
-    payload = f"{symbol} {seconds:.3f}".encode() + b"\0" + code
-    for folder in cache_folders():
+    for folder in cache_folders() if name else ():
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=folder, prefix=name)
+            for place in (*reversed(folder.parents), folder):
+                place.mkdir(0o755, exist_ok=True)
+            real = trusted(folder)
+            handle, temporary = tempfile.mkstemp(dir=real, prefix=name)
         except OSError:
             continue
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(hashlib.sha256(payload).digest() + payload)
-            os.replace(temporary, folder / name)
+                file.write(packed(symbol, seconds, code))
+            os.chmod(temporary, 0o644)  # what root has compiled is for everybody
+            os.replace(temporary, real / name)
             return
         except OSError:
-            with contextlib.suppress(OSError):
+            continue
+        finally:
+            with contextlib.suppress(OSError):  # it has its name by now, if all went well
                 os.unlink(temporary)
 
 
@@ -258,7 +318,12 @@ class Kernel:
         return Kernel(self.module, self.name, " ".join(self.signature), marked=True)
 
     def function(self):
-        return getattr(importlib.import_module(f"{__package__}.{self.module}"), self.name)
+        # tools that freeze programs follow import statements
+        from fastbp.kernels import ceilings, narrow, online, phases, pointwise, wide
+
+        modules = {"ceilings": ceilings, "narrow": narrow, "online": online, "phases": phases, "pointwise": pointwise,
+                   "wide": wide}  # fmt: skip
+        return getattr(modules[self.module], self.name)
 
     def loaded(self, dtype, width):
         """The C function for the types of a call and a vector width: from disk, or compiled and then kept on disk."""
@@ -290,7 +355,9 @@ class Kernel:
         return time.perf_counter() - start
 
     def file(self, dtype, width):
-        return f"{self.module}.{self.name}{'.marked' * self.marked}.{dtype}.{width}.{digest()}.o"
+        """Name of the object file; None where there is no digest to name it by."""
+        key = digest()
+        return key and f"{self.module}.{self.name}{'.marked' * self.marked}.{dtype}.{width}.{key}.o"
 
     def compile(self, dtype, width):
         """Numba's code library and the symbol of the function in it."""

@@ -1,0 +1,141 @@
+"""Where the package may run: without a home, without docstrings, from a zip file, from bytecode alone, frozen."""
+
+import compileall
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastbp
+
+pytestmark = pytest.mark.compiled
+
+PACKAGE = Path(fastbp.__file__).parent
+SECONDS = 300  # for a process that compiles, on a busy machine
+FREEZING_SECONDS = 1200
+
+X, Y = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([[0], [1], [1], [0]])
+PROGRAM = """
+import sys
+import numpy as np
+import fastbp
+
+X, y = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([[0], [1], [1], [0]])
+net = fastbp.NeuralNetwork(2, 4, 1, random_state=0)
+net.train(X, y, 100, 0.1)
+print(net.feedforward(X).tobytes().hex())
+print("numba" in sys.modules)
+print(fastbp.__file__)
+"""
+
+
+def trained():
+    net = fastbp.NeuralNetwork(2, 4, 1, random_state=0)
+    net.train(X, Y, 100, 0.1)
+    return net.feedforward(X).tobytes().hex()
+
+
+def run(*command, folder, environment):
+    """What a process printed; its environment is this one's but for some changes, where None stands for nothing."""
+    changed = {name: value for name, value in (os.environ | environment).items() if value is not None}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=changed, timeout=SECONDS)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def in_a_folder(path):
+    shutil.copytree(PACKAGE, path / "fastbp", ignore=shutil.ignore_patterns("__pycache__"))
+    return path
+
+
+def in_a_zip_file(path):
+    with zipfile.ZipFile(path / "package.zip", "w", zipfile.ZIP_DEFLATED) as file:
+        for source in PACKAGE.rglob("*.py"):
+            file.write(source, source.relative_to(PACKAGE.parent))
+    return path / "package.zip"
+
+
+def as_bytecode(path):
+    compileall.compile_dir(in_a_folder(path), quiet=1, legacy=True)
+    for source in path.rglob("*.py"):
+        source.unlink()
+    return path
+
+
+def as_bytecode_in_a_zip_file(path):
+    as_bytecode(path)
+    return Path(shutil.make_archive(path / "package", "zip", path, "fastbp"))
+
+
+@pytest.mark.parametrize("install", [in_a_folder, in_a_zip_file, as_bytecode, as_bytecode_in_a_zip_file])
+def test_it_trains_and_keeps_what_it_compiled(install, tmp_path):
+    (tmp_path / "package").mkdir()
+    place = install(tmp_path / "package")
+    environment = {"PYTHONPATH": str(place), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    for compiles in (True, False):
+        outputs, compiler, file = run(sys.executable, "-c", PROGRAM, folder=tmp_path, environment=environment)
+        assert outputs == trained()
+        assert compiler == str(compiles)
+        assert Path(file).is_relative_to(place)
+
+
+NO_HOME = """
+import os, pwd
+pwd.getpwuid = {}.__getitem__
+assert os.path.expanduser("~") == "~"
+"""
+
+
+@pytest.mark.skipif("pwd" not in sys.builtin_module_names and not importlib.util.find_spec("pwd"), reason="no such list")
+@pytest.mark.parametrize("folder", [None, "cache"])
+def test_it_trains_without_a_home(folder, tmp_path):
+    names = ("HOME", "USERPROFILE", "LOCALAPPDATA", "XDG_CACHE_HOME", "NUMBA_CACHE_DIR")
+    place = in_a_zip_file(tmp_path)  # where there is no room for a cache
+    environment = dict.fromkeys(names) | {"PYTHONPATH": str(place)}
+    if folder:
+        environment |= {"NUMBA_CACHE_DIR": str(tmp_path / folder)}
+    found = [run(sys.executable, "-c", NO_HOME + PROGRAM, folder=tmp_path, environment=environment)[:2] for _ in range(2)]
+    assert found == [[trained(), "True"], [trained(), str(not folder)]]
+
+
+IMPORT_ALL = """
+import importlib, pkgutil
+import fastbp
+for module in pkgutil.walk_packages(fastbp.__path__, "fastbp."):
+    importlib.import_module(module.name)
+from fastbp import *
+assert MLPClassifier.__doc__ is None
+est = MLPClassifier(4, solver="lbfgs", random_state=0).fit([[0.0], [1.0]], [0, 1])
+print(est.score([[0.0], [1.0]], [0, 1]))
+"""
+
+
+def test_it_trains_without_docstrings(tmp_path):
+    environment = {"PYTHONPATH": str(PACKAGE.parent)}
+    assert run(sys.executable, "-OO", "-c", IMPORT_ALL, folder=tmp_path, environment=environment) == ["1.0"]
+
+
+ESTIMATOR = """
+est = fastbp.MLPClassifier(8, solver="lbfgs", random_state=0).fit(X, y.ravel())
+print(est.score(X, y.ravel()))
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("PyInstaller") is None, reason="needs PyInstaller")
+def test_a_frozen_program_trains(tmp_path):
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM + ESTIMATOR)
+    options = ["--noconfirm", "--distpath", tmp_path, "--workpath", tmp_path / "work", "--specpath", tmp_path]
+    freeze = [sys.executable, "-m", "PyInstaller", *options, "--paths", PACKAGE.parent, script]
+    frozen = subprocess.run(list(map(str, freeze)), capture_output=True, text=True, timeout=FREEZING_SECONDS)
+    assert frozen.returncode == 0, frozen.stderr
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": None}
+    outputs, _, _, score = run(str(tmp_path / "program" / "program"), folder=tmp_path, environment=environment)
+    assert (outputs, score) == (trained(), "1.0")
