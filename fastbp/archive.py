@@ -11,6 +11,7 @@ import io
 import json
 import math
 import os
+import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -32,16 +33,22 @@ class ModelFileError(ValueError):
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """Write a file so that `path` holds either what it held before or all of the new contents, whatever happens.
+
+    Any number of threads and processes may write to one path at once; the last to finish stays. The mode of a file that is
+    replaced stays, and its owner where that can be; a link goes on pointing where it pointed.
 
     Parameters
     ----------
     path : str or Path
         A file name, used as it is.
-    header : mapping
-        What JSON can express.
-    arrays : mapping of str to ndarray
+
+    Yields
+    ------
+    binary file
+        A file without that name yet, for reading and writing, which takes it where the block ends without an error.
 
     Raises
     ------
@@ -53,17 +60,19 @@ def write(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, np.n
     target = Path(path).resolve()
     if target.exists() and not target.is_file():
         raise ValueError(f"path must be a file, got {path}")
-    text = np.array(json.dumps(header, allow_nan=False))
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    before = target.stat() if target.exists() else None
+    # of its own for every call, and short whatever the name
+    temporary = target.with_name(f".{os.urandom(8).hex()}.tmp")
     try:
-        with temporary.open("x+b") as stream:
-            _write_members(stream, {"header": text, **arrays})
-            stream.seek(0)
-            digest = _digest(stream, stream.seek(0, io.SEEK_END) - DIGITS)
-            stream.seek(-DIGITS, io.SEEK_END)
-            stream.write(digest)
+        # nobody reads meanwhile what will not be for them to read
+        with open(temporary, "x+b", opener=_private if before else None) as stream:
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
+        if before:
+            with contextlib.suppress(OSError, AttributeError):  # only root gives files to others, and not on every system
+                os.chown(temporary, before.st_uid, before.st_gid)
+            temporary.chmod(stat.S_IMODE(before.st_mode))
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -71,13 +80,48 @@ def write(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, np.n
     _sync_folder(target.parent)
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def write(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an archive by `replacing` what is at `path`.
+
+    Parameters
+    ----------
+    path : str or Path
+    header : mapping
+        What JSON can express.
+    arrays : mapping of str to ndarray
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    ValueError
+        If `path` is something else than a file, a device for instance.
+    """
+    text = np.array(json.dumps(header, allow_nan=False))
+    with replacing(path) as stream:
+        _write_members(stream, {"header": text, **arrays})
+        stream.seek(0)
+        digest = _digest(stream, stream.seek(0, io.SEEK_END) - DIGITS)
+        stream.seek(-DIGITS, io.SEEK_END)
+        stream.write(digest)
+
+
 def _write_members(stream: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED) as archive:
+    archive = zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED)
+    try:
         for name, array in arrays.items():
             # a ZipInfo without a date: the same contents are the same bytes
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
         archive.comment = SEAL + b"0" * DIGITS
+        archive.close()
+    except BaseException:
+        archive.fp = None  # closing an archive that is thrown away would raise an error of its own about it
+        raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import tempfile
 from pathlib import Path
 from typing import NoReturn
 
@@ -59,15 +60,14 @@ def check_picture(option: str, path: str, formats: tuple[str, ...] = PICTURE_FOR
 
 def check_output(option: str, path: str) -> None:
     """Refuse a file that cannot be written, before the work that it would hold."""
-    file = Path(path)
-    if not file.absolute().parent.is_dir():
+    file = Path(path).resolve()  # what a link points at, which need not be there
+    if not file.parent.is_dir():
         raise ValueError(f"{option} must name a file in an existing folder, got {path!r}")
     if file.exists() and not file.is_file():
         raise ValueError(f"{option} must name a file, got {path!r}")
-    fresh = not file.exists()
     try:
-        file.open("ab").close()
+        if file.exists():
+            file.open("r+b").close()
+        tempfile.TemporaryFile(dir=file.parent).close()  # nothing comes to be or goes that others might see
     except OSError as error:
         raise ValueError(f"{option} must name a file that can be written, got {path!r}: {error.strerror}") from None
-    if fresh:
-        file.unlink()

@@ -5,14 +5,15 @@ Only the standard library is imported at the top, so that ``--help`` and a misty
 
 import argparse
 import copy
+import io
 import json
 import math
 import os
-import runpy
 import sys
 import warnings
 from dataclasses import fields, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fastbp import __version__
@@ -33,7 +34,6 @@ EXIT_BROKEN_PIPE = 141
 
 MILESTONES = 10
 
-COMMANDS = ("train", "predict", "profile", "sweep", "info", "warmup")
 DATA_HELP = "xor, iris, digits, wine, breast_cancer, diabetes, or a CSV file"
 
 
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
         away.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if argv and _is_script(argv[0]):
+    if argv and argv[0].endswith(".py"):
         # what goes wrong in a script is shown as Python shows it
         return _run_script(argv[0], argv[1:])
     try:
@@ -81,10 +81,6 @@ def _complain(message: str, status: int) -> int:
 # ---- scripts ---------------------------------------------------------------------------------------------------------
 
 
-def _is_script(argument: str) -> bool:
-    return argument.endswith(".py") or (argument not in COMMANDS and Path(argument).is_file())
-
-
 def _run_script(script: str, arguments: list[str]) -> int:
     """Run a script as ``python script.py`` does, with fastbp's networks in the place of scikit-learn's."""
     if not Path(script).is_file():
@@ -95,7 +91,12 @@ def _run_script(script: str, arguments: list[str]) -> int:
     sys.argv = [script, *arguments]
     if not sys.flags.safe_path:
         sys.path[0] = os.path.dirname(os.path.realpath(script))
-    runpy.run_path(script, run_name="__main__")
+    with io.open_code(os.path.realpath(script)) as stream:
+        code = compile(stream.read(), script, "exec", dont_inherit=True)
+    # a module that stays, for what the script has defined may be asked for until Python ends
+    sys.modules["__main__"] = module = ModuleType("__main__")
+    module.__file__ = script
+    exec(code, vars(module))
     return 0
 
 
@@ -314,11 +315,9 @@ def _milestones(history: "History", classification: bool) -> list[dict[str, floa
 
 
 def _plot(history: "History", data: "Dataset", path: str) -> None:
-    import matplotlib
+    from fastbp.pictures import pyplot, save_picture
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
+    plt = pyplot()
     if data.class_names:
         figure = history.plot()[0].figure
     else:
@@ -328,7 +327,7 @@ def _plot(history: "History", data: "Dataset", path: str) -> None:
         axes.set(xlabel="epoch", ylabel="loss")
         axes.grid(alpha=0.3)
     figure.suptitle(data.name)
-    figure.savefig(path, dpi=120)
+    save_picture(figure, path)
     plt.close(figure)
 
 

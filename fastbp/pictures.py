@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fastbp.archive import replacing
 from fastbp.profile_tables import BOUND_BY, figure, tables, title_of
 from fastbp.tables import Table
 
@@ -43,11 +44,18 @@ def save_profile(profile: Any, path: Any) -> None:
     drawn = draw(profile, plt)
     try:
         if path.suffix == ".html":
-            path.write_text(page(profile, drawn), encoding="utf-8")
+            with replacing(path) as stream:
+                stream.write(page(profile, drawn).encode())
         else:
-            drawn.savefig(path, dpi=DOTS_PER_INCH)
+            save_picture(drawn, path)
     finally:
         plt.close(drawn)
+
+
+def save_picture(drawn: Any, path: Any) -> None:
+    """Write a figure of matplotlib in the format that the name ends in."""
+    with replacing(path) as stream:
+        drawn.savefig(stream, dpi=DOTS_PER_INCH, format=Path(path).suffix[1:])
 
 
 def draw(profile: Any, plt: Any) -> Any:
@@ -158,7 +166,8 @@ def html_table(table: Table) -> str:
 
 def save_trace(profile: Any, path: Any) -> None:
     """Write an average step, a track for each thread, in the order in which phases follow each other."""
-    Path(path).write_text(json.dumps(trace_events(profile), allow_nan=False) + "\n", encoding="utf-8")
+    with replacing(path) as stream:
+        stream.write(json.dumps(trace_events(profile), allow_nan=False).encode() + b"\n")
 
 
 def trace_events(profile: Any) -> dict[str, Any]:
@@ -209,5 +218,5 @@ def save_sweep(found: Any, path: Any) -> None:
     axes.set_title(f"{found.name}, {found.settings['dtype']}: samples/s, and which kernel", fontsize=10)
     ticks = drawn.colorbar(image, ax=axes, label="samples/s (millions)")
     ticks.ax.yaxis.set_major_formatter(lambda value, _: f"{10**value / 1e6:.3g}")
-    drawn.savefig(path, dpi=DOTS_PER_INCH)
+    save_picture(drawn, path)
     plt.close(drawn)

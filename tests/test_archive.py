@@ -1,5 +1,12 @@
 import io
+import os
+import random
+import stat
+import subprocess
+import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,3 +117,158 @@ def test_appending_to_a_file_is_seen(path):
         stream.write(b"x")
     with pytest.raises(ModelFileError, match="damaged"):
         read(path, "matrix")
+
+
+# --- whole or not at all ----------------------------------------------------------------------------------------------
+
+
+def test_threads_may_write_to_one_path_at_once(tmp_path):
+    path = tmp_path / "file.npz"
+    headers = [{"thread": number} for number in range(80)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda header: archive.write(path, header, ARRAYS), headers))
+    with archive.reading(path) as contents:
+        assert contents.header in headers
+    assert list(tmp_path.iterdir()) == [path]
+
+
+PROCESS = """
+import sys
+from fastbp import archive
+for number in range(20):
+    archive.write(sys.argv[1], {"number": number}, {})
+"""
+
+
+def test_processes_may_write_to_one_path_at_once(tmp_path):
+    path = tmp_path / "file.npz"
+    root = Path(archive.__file__).parent.parent
+    command = [sys.executable, "-c", PROCESS, path]
+    running = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) for _ in range(3)]
+    assert [(process.communicate()[1], process.returncode) for process in running] == [("", 0)] * 3
+    read(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_behind_is_not_in_the_way(tmp_path):
+    path = tmp_path / "file.npz"
+    (tmp_path / f".{path.name}.{os.getpid()}.tmp").touch()
+    before = set(tmp_path.iterdir())
+    archive.write(path, {}, ARRAYS)
+    assert set(tmp_path.iterdir()) == before | {path}
+
+
+def test_a_name_may_be_as_long_as_the_system_lets_it(tmp_path):
+    path = tmp_path / ("x" * 255)
+    archive.write(path, {}, {})
+    read(path)
+
+
+modes = pytest.mark.skipif(os.name == "nt", reason="the system has no modes of files")
+
+
+@modes
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o666, 0o444])
+def test_a_file_keeps_its_mode(path, mode):
+    path.chmod(mode)
+    archive.write(path, {}, {})
+    assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+@modes
+def test_nobody_else_reads_a_private_file_while_it_is_written(path):
+    path.chmod(0o600)
+    with archive.replacing(path) as stream:
+        assert stat.S_IMODE(os.fstat(stream.fileno()).st_mode) == 0o600
+
+
+@modes
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_a_new_file_has_the_usual_mode(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        archive.write(tmp_path / "ours", {}, {})
+        (tmp_path / "any").touch()
+    finally:
+        os.umask(before)
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files to others")
+def test_root_leaves_a_file_to_its_owner(path):
+    os.chown(path, 12345, 12346)
+    archive.write(path, {}, {})
+    assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12346)
+
+
+def test_a_link_goes_on_pointing_where_it_pointed(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder/file.npz")  # which is not there yet
+    for number in range(2):
+        archive.write(tmp_path / "link", {"number": number}, {})
+        assert (tmp_path / "link").is_symlink()
+        with archive.reading(tmp_path / "folder" / "file.npz") as contents:
+            assert contents.header == {"number": number}
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file.npz"]
+
+
+class Stop(BaseException):
+    """What comes from a signal's handler, as KeyboardInterrupt does."""
+
+
+def stopped_at(line, call):
+    """Raise Stop in the first line from some on of all that `call` runs; whether it has so many."""
+    count = 0
+
+    def trace(frame, event, argument):
+        nonlocal count
+        count += event == "line"
+        if event == "line" and count >= line and not finalizing(frame):
+            sys.settrace(None)
+            raise Stop
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except Stop:
+        return True
+    finally:
+        sys.settrace(before)
+    assert count < line, f"Stop was lost in line {line}"
+    return False
+
+
+def finalizing(frame):
+    """Whether an object is being thrown away: Python lets no error out of that."""
+    while frame and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None
+
+
+def test_an_interrupt_at_any_line_comes_out_as_it_is_and_leaves_a_whole_file(path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # which is slow
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)  # zipfile on archives that were not even made
+    old, found, line = path.read_bytes(), set(), random.randrange(-2, 1)
+    while stopped_at(line := line + 3, lambda: archive.write(path, {"new": True}, {"x": np.ones(3)})):  # others next time
+        with archive.reading(path) as contents:
+            found.add("new" in contents.header)
+        assert list(path.parent.iterdir()) == [path]
+        path.write_bytes(old)
+    assert line > 300
+    assert found == {False, True}  # before the file had its name, and after
+
+
+def replace_half(path):
+    with archive.replacing(path) as stream:
+        stream.write(b"half")
+        raise KeyError("half")
+
+
+def test_an_error_in_a_block_that_replaces_leaves_the_old_file(path):
+    before = path.read_bytes()
+    with pytest.raises(KeyError, match="half"):
+        replace_half(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]

@@ -12,6 +12,7 @@ from sklearn.datasets import load_iris
 from sklearn.model_selection import train_test_split
 
 from fastbp import History, NeuralNetwork, cli, datasets, profiling, training
+from fastbp.arguments import check_output
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import RECORD_SIZE
 from fastbp.model_file import load
@@ -340,3 +341,26 @@ def test_milestones_span_the_run(length):
     assert epochs == sorted(set(epochs))
     assert (epochs[0], epochs[-1]) == (1, length)
     assert len(epochs) <= 2 * cli.MILESTONES
+
+
+def contents(folder):
+    return {path.name: (path.lstat().st_ino, path.lstat().st_mtime_ns, path.lstat().st_mode) for path in folder.iterdir()}
+
+
+def test_looking_whether_a_file_can_be_written_changes_nothing(tmp_path):
+    (tmp_path / "old").write_text("old")
+    for name, target in (("dangling", "missing"), ("link", "old")):
+        (tmp_path / name).symlink_to(target)
+    for name in ("new", "old", "dangling", "link"):
+        before = contents(tmp_path)
+        check_output("--save", name)
+        assert contents(tmp_path) == before
+
+
+def test_a_model_is_saved_where_a_link_points(run, tmp_path):
+    for option, name in (("--save", "model.npz"), ("--plot", "curve.png")):
+        (tmp_path / f"link-{name}").symlink_to(name)
+        assert run("train", "xor", "--epochs", "2", option, f"link-{name}")[0] == 0
+        assert (tmp_path / f"link-{name}").is_symlink()
+        assert (tmp_path / name).stat().st_size > 0
+    assert len(list(tmp_path.iterdir())) == 4

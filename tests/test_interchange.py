@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -286,8 +287,8 @@ def test_a_script_runs_with_ours_in_place_of_theirs(tmp_path):
 
 
 def test_an_error_in_a_script_is_shown_as_python_shows_it(tmp_path):
-    (tmp_path / "script").write_text("raise ValueError('mine')")
-    done = run("script", cwd=tmp_path)
+    (tmp_path / "script.py").write_text("raise ValueError('mine')")
+    done = run("script.py", cwd=tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("Traceback")
     assert done.stderr.endswith("ValueError: mine\n")
@@ -302,3 +303,38 @@ def test_commands_are_no_scripts(tmp_path, monkeypatch, capsys):
     assert "usage: fastbp train" in capsys.readouterr().out
     assert cli.main(["missing.py"]) == 2
     assert capsys.readouterr().err == "fastbp: error: no such script: missing.py\n"
+
+
+@pytest.mark.parametrize("name", ["model.npz", "model", "model.pyz", "model.pyc", "model.py"])
+def test_nothing_in_a_file_is_run_but_the_source_of_a_script(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / name, "w") as file:
+        file.writestr("__main__.py", "print('run')")
+    done = run(name, cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stdout == ""
+    assert "null bytes" in done.stderr if name == "model.py" else "invalid choice" in done.stderr
+
+
+def test_a_folder_is_no_script(tmp_path):
+    (tmp_path / "folder.py").mkdir()
+    (tmp_path / "folder.py" / "__main__.py").write_text("print('run')")
+    done = run("folder.py", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no such script: folder.py" in done.stderr
+
+
+POOL = """
+import multiprocessing
+
+def square(number):
+    return number**2
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print(pool.map(square, [1, 2, 3]))
+"""
+
+
+def test_processes_that_a_script_starts_find_what_it_defines(tmp_path):
+    (tmp_path / "script.py").write_text(POOL)
+    assert run("script.py", cwd=tmp_path).stdout == "[1, 4, 9]\n"
