@@ -232,7 +232,8 @@ def _array(name: str, content: bytes) -> np.ndarray:
     if dtype.kind not in KINDS:
         raise ModelFileError(f"{name} must hold numbers or text, got {dtype}")
     data = memoryview(content)[stream.tell() :]
-    if math.prod(shape) * dtype.itemsize != len(data):
+    # what has no elements could have any shape, and be as long as a list of all its rows
+    if math.prod(shape) * dtype.itemsize != len(data) or max(shape, default=0) > len(content):
         raise ModelFileError(f"{name} is damaged: {len(data)} bytes for {dtype} of shape {shape}")
     flat = np.frombuffer(data, dtype) if data else np.empty(0, dtype)
     return flat.reshape(shape, order="F" if fortran_order else "C").copy(order="K")

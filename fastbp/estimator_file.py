@@ -10,6 +10,7 @@ of the kind, size and shape that go with them.
 
 import itertools
 import math
+import reprlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -315,7 +316,7 @@ def _check(estimator: Any) -> None:
     state = vars(estimator)
     for name, holds in STATE.items():
         if name in state and not holds(state[name]):
-            raise ValueError(f"{name} must be what a fit leaves, got {state[name]!r}")
+            raise ValueError(f"{name} must be what a fit leaves, got {reprlib.repr(state[name])}")
     missing = NEEDED - state.keys()
     if missing:
         raise ValueError(f"{', '.join(sorted(missing))} must be there")
@@ -329,7 +330,7 @@ def _check(estimator: Any) -> None:
 
 def _check_shapes(state: dict[str, Any]) -> None:
     units = [state["n_features_in_"], *(array.size for array in state["intercepts_"])]
-    if not (len(units) == state["n_layers_"] > 1 and units[-1] == state["n_outputs_"]):
+    if not (len(units) == state["n_layers_"] > 1 and units[-1] == state["n_outputs_"] and min(units) > 0):
         raise ValueError(f"n_layers_ and n_outputs_ must go with units {units}")
     if "feature_names_in_" in state and len(state["feature_names_in_"]) != units[0]:
         raise ValueError(f"feature_names_in_ must be {units[0]} names, got {len(state['feature_names_in_'])}")

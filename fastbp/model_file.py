@@ -5,6 +5,7 @@ has no biases, ``biases_0``, ..., then ``input_mean`` and ``input_scale``.
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,6 +198,12 @@ def _checked_header(contents: Archive) -> dict[str, Any]:
         header |= VERSION_1
     units = header["units"]
     _require(len(units) >= 2 and all(type(n) is int and n > 0 for n in units), "units", units)
+    for name in ("feature_names", "class_names"):
+        names = header[name]
+        _require(isinstance(names, list) and all(isinstance(one, str) for one in names), name, names)
+    _require(isinstance(header["target_name"], str), "target_name", header["target_name"])
+    for name in ("target_low", "target_span"):
+        _require(type(header[name]) is float and math.isfinite(header[name]), name, header[name])
     return header
 
 

@@ -382,3 +382,12 @@ def test_comparison_sees_a_changed_bit():
         else:
             other[name] = "changed"
         assert not bit_for_bit(other, vars(est))
+
+
+def test_a_layer_without_units_is_refused(path):
+    fit(regressor(solver="lbfgs"), X, VALUES).save(path)
+    header, arrays = contents(path)
+    without = {"coefs_.0": np.zeros((3, 0)), "intercepts_.0": np.zeros(0), "coefs_.1": np.zeros((0, 1))}
+    archive.write(path, header, arrays | without)
+    with pytest.raises(ModelFileError, match=r"must go with units \[3, 0, 1\]"):
+        fastbp.load(path)
