@@ -39,7 +39,7 @@ def whole(tmp_path_factory):
 
 
 def is_refused(path, kind):
-    """Whether loading raises a ModelFileError that names the file; what is loaded predicts, and any other error goes through."""
+    """Whether loading raises a ModelFileError that names the file; what is loaded predicts, and other errors go through."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy on headers of arrays that are none
