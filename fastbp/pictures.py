@@ -37,12 +37,12 @@ def save_profile(profile: Any, path: Any) -> None:
         Ending in one of `FORMATS`.
     """
     path = Path(path)
-    if path.suffix not in FORMATS:
+    if path.suffix.lower() not in FORMATS:
         raise ValueError(f"path must end in {', '.join(FORMATS)}, got {str(path)!r}")
     plt = pyplot()
     drawn = draw(profile, plt)
     try:
-        if path.suffix == ".html":
+        if path.suffix.lower() == ".html":
             path.write_text(page(profile, drawn), encoding="utf-8")
         else:
             drawn.savefig(path, dpi=DOTS_PER_INCH)

@@ -25,7 +25,7 @@ FLOORS = [
     {"fastbp.turns"},
     {"fastbp.workload"},
     {"fastbp.datasets", "fastbp.display", "fastbp.estimator_file", "fastbp.interchange"},
-    {"fastbp.model_file", "fastbp.profiling"},
+    {"fastbp.model_file", "fastbp.profiling", "fastbp.tabular"},
     {"fastbp.estimators", "fastbp.neural_network"},
     {"fastbp.fitting"},
     {"fastbp.machine", "fastbp.phases"},
@@ -41,7 +41,7 @@ FLOORS = [
     {"fastbp.kernels.tracing"},
     {"fastbp.kernels.jit"},
     {"fastbp.callbacks", "fastbp.history", "fastbp.reference"},
-    {"fastbp.archive", "fastbp.arguments", "fastbp.layout", "fastbp.rule", "fastbp.tables"},
+    {"fastbp.archive", "fastbp.arguments", "fastbp.cells", "fastbp.layout", "fastbp.rule", "fastbp.tables"},
     {"fastbp"},
 ]
 FLOOR_OF = {module: -floor for floor, modules in enumerate(FLOORS) for module in modules}
