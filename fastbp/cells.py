@@ -7,9 +7,10 @@ import numpy as np
 # Squares of larger numbers, and their sum, could overflow.
 LARGEST = 1e150
 
-NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-# Numbers with commas, currencies, signs of percent or of bounds, or digits that are not ASCII's.
-NUMBER_LIKE = re.compile(r"[$€£¥<>~≤≥\s]*[+-]?[\d.,_'\s]*\d[\d.,_']*([eE][+-]?\d+)?[\s$€£¥%]*")
+NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+# Numbers with commas, currencies, signs of percent or of bounds, or digits that are not ASCII's; short ones, as the time to
+# find out grows with the square of the length.
+NUMBER_LIKE = re.compile(r"(?=.{1,40}\Z)[$€£¥<>~≤≥\s]*[+-]?[\d.,_'\s]*\d[\d.,_']*([eE][+-]?\d+)?[\s$€£¥%]*")
 MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
 DATE = re.compile(
     rf"\s*(\d{{4}}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.](\d{{4}}|\d\d)|(\d\d?[ -])?{MONTH}[ .,-]+(\d\d?,? ?)?\d{{2,4}})"

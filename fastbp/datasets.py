@@ -30,6 +30,8 @@ MAX_DETECTED_CLASSES = 20
 TEST_SIZE = 0.2
 SAMPLE, SAMPLED_ROWS = 1 << 20, 100
 SEPARATORS = "\t;|,"
+# Prose may be long; Python's own bound is 128 kB.
+csv.field_size_limit(2**31 - 1)
 COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 ENCODINGS = {b"\xef\xbb\xbf": ["utf-8-sig"], b"\xff\xfe": ["utf-16"], b"\xfe\xff": ["utf-16"]}
 # The words that pandas takes for a missing value.
@@ -469,6 +471,8 @@ def load_table(path: str | Path, target: str, task: str = "auto", header: bool |
 
 
 def _header_hint(table: Table) -> str:
+    if table.source.is_parquet:
+        return ""
     return "; --no-header, if its first line is a row" if table.has_header else "; --header, if its first line has names"
 
 

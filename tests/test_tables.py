@@ -454,6 +454,12 @@ def test_more_rows_than_pandas_reads_at_a_time(train):
     assert set(mixed) == {"0", "1", "2", "3", "4", "a"}
 
 
+def test_cells_may_be_long(train):
+    words = [("1" * 300_000 + "x", "1 " * 100_000, "a,b;" * 50_000)[i % 3] for i in range(30)]
+    report = train("x,text,y\n" + lines(*[f'{i % 9},"{word}",{i % 2}' for i, word in enumerate(words)]), "y")
+    assert report["columns"] == {"number": 1, "category": 1}
+
+
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 
