@@ -12,6 +12,8 @@ __all__ = [
     "MLPRegressor",
     "ModelFileError",
     "NeuralNetwork",
+    "TabularClassifier",
+    "TabularRegressor",
     "__version__",
     "from_sklearn",
     "load",
@@ -67,6 +69,10 @@ def _home(name):
             from fastbp import profiler
 
             return profiler
+        case "TabularClassifier" | "TabularRegressor":
+            from fastbp import tabular
+
+            return tabular
 
 
 def __dir__():

@@ -22,6 +22,8 @@ import numpy as np
 SEAL = b"sha256:"
 DIGITS = 64
 BLOCK = 1 << 20
+# What the header of a network's file has for its format; those of estimators have another.
+NETWORK = "fastbp model"
 # Of arrays that mean the same everywhere: booleans, numbers, text, bytes, dates and times.
 KINDS = "biufcUSMm"
 

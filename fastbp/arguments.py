@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import os
 import tempfile
 from pathlib import Path
 from typing import NoReturn
@@ -37,6 +38,11 @@ def sizes(text: str) -> tuple[int, ...]:
     return tuple(positive(size) for size in text.split(","))
 
 
+def names(text: str) -> tuple[str, ...]:
+    """Names between commas."""
+    return tuple(text.split(","))
+
+
 def units(text: str) -> tuple[int, ...]:
     """Layer sizes, of which there are two at least."""
     result = sizes(text)
@@ -52,16 +58,18 @@ def batch_size(text: str) -> int | None:
 
 def check_picture(option: str, path: str, formats: tuple[str, ...] = PICTURE_FORMATS) -> None:
     """Refuse a picture that cannot be drawn, before the work that it would show."""
-    if Path(path).suffix not in formats:
+    if Path(path).suffix.lower() not in formats:
         raise ValueError(f"{option} must name a file ending in {', '.join(formats)}, got {path!r}")
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError(f"{option} needs matplotlib: pip install 'fastbp[cli]'")
 
 
-def check_output(option: str, path: str) -> None:
-    """Refuse a file that cannot be written, before the work that it would hold."""
-    file = Path(path).resolve()  # what a link points at, which need not be there
-    if not file.parent.is_dir():
+def check_output(option: str, path: str, source: str | None = None) -> None:
+    """Refuse a file that cannot be written, or that the work reads, before the work that it would hold."""
+    file = Path(os.path.realpath(path))  # what a link points at, which need not be there
+    if source is not None and os.path.exists(path) and os.path.exists(source) and os.path.samefile(path, source):
+        raise ValueError(f"{option} must not name the file that is read, got {path!r}")
+    if not os.path.isdir(file.parent):
         raise ValueError(f"{option} must name a file in an existing folder, got {path!r}")
     if file.exists() and not file.is_file():
         raise ValueError(f"{option} must name a file, got {path!r}")

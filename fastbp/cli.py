@@ -5,36 +5,38 @@ Only the standard library is imported at the top, so that ``--help`` and a misty
 
 import argparse
 import copy
+import csv
+import difflib
 import io
 import json
-import math
 import os
 import sys
 import warnings
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fastbp import __version__
 from fastbp.arguments import EXIT_USAGE, Parser, batch_size, check_output, check_picture, positive, seed, sizes
-from fastbp.measuring import add_commands
-from fastbp.tables import Table
+from fastbp.measuring import add_commands, add_reading, load
+from fastbp.tables import Table, printable
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from fastbp.datasets import Dataset, Preset
-    from fastbp.history import History
+    from fastbp.datasets import Dataset
     from fastbp.model_file import Model
-    from fastbp.neural_network import NeuralNetwork
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 MILESTONES = 10
 
-DATA_HELP = "xor, iris, digits, wine, breast_cancer, diabetes, or a CSV file"
+COMMANDS = ("train", "predict", "profile", "sweep", "info", "warmup")
+DATA_HELP = "xor, iris, digits, wine, breast_cancer, diabetes, or a file with a table"
+PLURALS = {"number": "numbers", "boolean": "booleans", "category": "categories"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -52,15 +54,21 @@ def main(argv: list[str] | None = None) -> int:
         away.
     """
     argv = sys.argv[1:] if argv is None else argv
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        # class names that a terminal cannot show are escaped; what tests put in the place of streams may not know how
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     if argv and argv[0].endswith(".py"):
         # what goes wrong in a script is shown as Python shows it
         return _run_script(argv[0], argv[1:])
     try:
         try:
+            _check_command(argv)
             arguments = _parser().parse_args(argv)
             return arguments.run(arguments)
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except BrokenPipeError:
         # the interpreter flushes once more on its way out
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -69,13 +77,36 @@ def main(argv: list[str] | None = None) -> int:
         return _complain("interrupted", EXIT_INTERRUPTED)
     except OSError as error:
         return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error), EXIT_USAGE)
-    except (MemoryError, ValueError) as error:
+    except MemoryError as error:
+        return _complain(f"out of memory: {error}", EXIT_USAGE)
+    except (ImportError, ValueError) as error:
         return _complain(str(error), EXIT_USAGE)
 
 
 def _complain(message: str, status: int) -> int:
-    print(f"fastbp: error: {' '.join(message.split())}", file=sys.stderr)
+    _say(f"fastbp: error: {' '.join(message.split())}")
     return status
+
+
+def _say(line: str) -> None:
+    """Print a line on standard error, if there is one."""
+    if sys.stderr is not None:
+        print(printable(line), file=sys.stderr)
+
+
+def _is_terminal(stream: Any) -> bool:
+    return stream is not None and stream.isatty()
+
+
+def _check_command(argv: list[str]) -> None:
+    """Refuse what is no command, where it can be said what was meant."""
+    if not argv or argv[0].startswith("-") or argv[0] in COMMANDS:
+        return
+    if os.path.isfile(argv[0]):
+        raise ValueError(f"{argv[0]!r} is no command: did you mean fastbp train {argv[0]} --target COLUMN?")
+    close = difflib.get_close_matches(argv[0], COMMANDS, 1)
+    if close:
+        raise ValueError(f"{argv[0]!r} is no command: did you mean {close[0]!r}?")
 
 
 # ---- scripts ---------------------------------------------------------------------------------------------------------
@@ -83,7 +114,7 @@ def _complain(message: str, status: int) -> int:
 
 def _run_script(script: str, arguments: list[str]) -> int:
     """Run a script as ``python script.py`` does, with fastbp's networks in the place of scikit-learn's."""
-    if not Path(script).is_file():
+    if not os.path.isfile(script):
         return _complain(f"no such script: {script}", EXIT_USAGE)
     from fastbp.interchange import patch_sklearn
 
@@ -121,33 +152,29 @@ def _add_train(commands) -> None:
     parser = commands.add_parser(
         "train",
         help="train a network and show how it went",
-        description="Train a network on a named data set or a CSV file, and show how it went.\n"
-        "What is not given is taken from a preset of the data set.",
+        description="Train a network on a table of your own or a named data set, and show how it went.\n"
+        "For a table, what is not given is that of fastbp.TabularClassifier or TabularRegressor. xor and iris are two\n"
+        "founding networks, sigmoid units by plain gradient descent: lessons rather than models.",
         epilog="example:\n  fastbp train flowers.csv --target species --hidden 16,8 --save flowers.npz",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        # an option that was not given leaves the preset alone
+        # an option that was not given leaves presets and defaults alone
         argument_default=argparse.SUPPRESS,
     )
     parser.set_defaults(run=_train)
     parser.add_argument("data", metavar="DATA", help=DATA_HELP)
-    parser.add_argument("--target", metavar="COLUMN", default=None, help="the column of a CSV file to learn")
-    parser.add_argument(
-        "--task",
-        choices=("auto", "classification", "regression"),
-        default="auto",
-        help="what the target holds (default: found out from the file)",
-    )
+    add_reading(parser)
     parser.add_argument("--hidden", type=sizes, metavar="N[,N...]", help="units of the hidden layers")
-    parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the training rows")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the training rows, at most")
     parser.add_argument("--lr", type=float, metavar="RATE", dest="learning_rate", help="learning rate")
     parser.add_argument("--batch-size", type=batch_size, metavar="N", help="rows per update, or 'full'")
-    parser.add_argument("--reduction", choices=("sum", "mean"), help="how the gradients of a batch are combined")
-    parser.add_argument("--bias", action=argparse.BooleanOptionalAction, help="give every unit a bias")
-    parser.add_argument("--dtype", choices=("float32", "float64"), default="float64", help="default: float64")
+    parser.add_argument("--reduction", choices=("sum", "mean"), help="how a batch's gradients are combined (xor, iris)")
+    parser.add_argument("--bias", action=argparse.BooleanOptionalAction, help="give every unit a bias (xor, iris)")
+    parser.add_argument("--dtype", choices=("float32", "float64"), help="default: float32 for tables, else float64")
     parser.add_argument(
         "--seed", type=seed, metavar="N", default=0, help="seed of the initial weights and row order (default: 0)"
     )
-    parser.add_argument("--plot", nargs="?", const="", metavar="FILE.png", help="draw loss and accuracy (default: DATA.png)")
+    parser.add_argument("--compare", action="store_true", default=False, help="time plain numpy as well (xor, iris)")
+    parser.add_argument("--plot", nargs="?", const="", metavar="FILE.png", help="draw the curves (default: DATA.png)")
     parser.add_argument("--save", metavar="FILE.npz", default=None, help="keep the trained network for fastbp predict")
     parser.add_argument("--json", action="store_true", default=False, help="print one JSON object and nothing else")
 
@@ -162,7 +189,9 @@ def _add_predict(commands) -> None:
     )
     parser.set_defaults(run=_predict)
     parser.add_argument("model", metavar="MODEL", help="a file that fastbp train --save wrote")
-    parser.add_argument("data", metavar="DATA", help="a CSV file, or a named data set for its held-out rows")
+    parser.add_argument("data", metavar="DATA", help="a file with a table, or a named data set for its held-out rows")
+    parser.add_argument("--header", action=argparse.BooleanOptionalAction, help="the first line has the columns' names")
+    parser.add_argument("--proba", action="store_true", help="print the probabilities of all classes, under their names")
     parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
 
 
@@ -170,165 +199,173 @@ def _add_predict(commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    data, settings = _data_and_settings(arguments)
-    _check_outputs(arguments)
-    model = _new_model(data, settings, arguments)
-    X, y = model.inputs(data.X_train), model.targets(data.y_train)
-    untrained = copy.deepcopy(model.net)
-    history, interrupted = _run(model.net, X, y, settings, progress=sys.stderr.isatty())
-    report = _report(data, settings, model, history) | {"seed": arguments.seed, "interrupted": interrupted}
-    if not interrupted:
-        report |= _speed(untrained, X, y, settings)
-    if arguments.save:
-        from fastbp.model_file import save
+    from fastbp.datasets import PRESETS
 
-        save(arguments.save, model)
+    _check_outputs(arguments)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            data = load(arguments)
+            lesson = arguments.data in PRESETS
+            trained = _train_lesson(data, arguments) if lesson else _train_table(data, arguments)
+        finally:
+            for warning in caught:
+                _say(f"fastbp: warning: {warning.message}")
+    report = {"data": data.name, "task": "classification" if data.class_names else "regression"} | trained.report
+    report["interrupted"] = any("interrupted" in str(warning.message) for warning in caught)
+    if arguments.save:
+        trained.save(arguments.save)
         report["save"] = arguments.save
     if "plot" in arguments:
-        _plot(history, data, arguments.plot)
+        _plot(trained.curves, data.name, arguments.plot)
         report["plot"] = arguments.plot
+    if arguments.compare and not report["interrupted"]:
+        report |= trained.speed()
     if arguments.json:
         print(json.dumps(report, allow_nan=False))
     else:
         _show(report)
-    return EXIT_INTERRUPTED if interrupted else 0
+    return EXIT_INTERRUPTED if report["interrupted"] else 0
 
 
-def _data_and_settings(arguments: argparse.Namespace) -> "tuple[Dataset, Preset]":
-    from fastbp.datasets import CSV_PRESET, PRESETS, load_csv, load_named
+@dataclass
+class Trained:
+    """A report, curves by name with the epoch first, and what can be done with the model."""
 
-    if arguments.data in PRESETS:
-        if arguments.target is not None:
-            raise ValueError(f"--target is for CSV files, got {arguments.target!r} with {arguments.data}")
-        data, preset = load_named(arguments.data), PRESETS[arguments.data]
-    else:
-        if not Path(arguments.data).exists():
-            raise ValueError(f"DATA must be {DATA_HELP}, got {arguments.data!r}")
-        if arguments.target is None:
-            raise ValueError(f"--target COLUMN is needed to train on {arguments.data}")
-        data, preset = load_csv(arguments.data, arguments.target, arguments.task), CSV_PRESET
-    given = {field.name: getattr(arguments, field.name) for field in fields(preset) if field.name in arguments}
-    settings = replace(preset, **given)
-    rows = len(data.X_train)
-    # a preset's batch may be larger than a small file, a given one may not
-    if "batch_size" not in given and settings.batch_size is not None and settings.batch_size > rows:
-        settings = replace(settings, batch_size=rows)
-    return data, settings
+    report: dict[str, Any]
+    curves: "dict[str, np.ndarray]"
+    save: Callable[[str], None]
+    speed: Callable[[], dict[str, Any]]
 
 
 def _check_outputs(arguments: argparse.Namespace) -> None:
-    """Refuse before the training what would fail after it."""
+    """Refuse before the training what would fail after it, or overwrite something."""
     if "plot" in arguments:
         arguments.plot = arguments.plot or f"{Path(arguments.data).stem}.png"
         check_picture("--plot", arguments.plot)
-    for option in ("plot", "save"):
-        if vars(arguments).get(option) is not None:
-            check_output(f"--{option}", vars(arguments)[option])
+    outputs = {option: vars(arguments)[option] for option in ("plot", "save") if vars(arguments).get(option) is not None}
+    for option, path in outputs.items():
+        check_output(f"--{option}", path, arguments.data)
+    if len({os.path.realpath(path) for path in outputs.values()}) < len(outputs):
+        raise ValueError(f"--save and --plot must name two files, got {arguments.save!r} twice")
 
 
-def _new_model(data: "Dataset", settings: "Preset", arguments: argparse.Namespace) -> "Model":
-    import numpy as np
+def _given(arguments: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:
+    """Options that were given, under the names of parameters."""
+    return {parameter: vars(arguments)[option] for option, parameter in names.items() if option in arguments}
 
-    from fastbp.model_file import Model
+
+def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
+    from fastbp import model_file
+    from fastbp.datasets import PRESETS
     from fastbp.neural_network import NeuralNetwork
 
-    n_inputs = data.X_train.shape[1]
+    preset = PRESETS[data.name]
+    settings = replace(preset, **_given(arguments, {field.name: field.name for field in fields(preset)}))
+    n_classes, n_inputs = len(data.class_names), data.X_train.shape[1]
     net = NeuralNetwork(
         n_inputs,
         settings.hidden,
-        len(data.class_names) if len(data.class_names) > 2 else 1,
+        n_classes if n_classes > 2 else 1,
         bias=settings.bias,
-        init_scale=n_inputs**-0.5 if settings.init_scale is None else settings.init_scale,
-        dtype=arguments.dtype,
+        init_scale=settings.init_scale,
+        dtype=vars(arguments).get("dtype", "float64"),
         random_state=arguments.seed,
     )
-    mean, scale = np.zeros(n_inputs), np.ones(n_inputs)
-    if settings.standardise:
-        mean, scale = data.X_train.mean(axis=0), data.X_train.std(axis=0)
-        scale[scale == 0] = 1
-    model = Model(net, data.feature_names, data.target_name, data.class_names, mean, scale)
-    if not data.class_names:
-        # a logistic output reaches 0 to 1, so that is where the training targets go
-        model.target_low, model.target_span = float(data.y_train.min()), float(np.ptp(data.y_train))
-    return model
-
-
-def _run(net: "NeuralNetwork", X, y, settings: "Preset", progress: bool) -> "tuple[History, bool]":
-    """Train; return the history and whether Ctrl-C ended it."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        history = net.train(X, y, settings.epochs, settings.learning_rate, progress=progress, **_batches(settings))
-    for warning in caught:
-        print(f"fastbp: warning: {warning.message}", file=sys.stderr)
-    return history, len(history) < settings.epochs
-
-
-def _speed(untrained: "NeuralNetwork", X, y, settings: "Preset") -> dict[str, Any]:
-    from fastbp.profiling import throughput
-
-    measured = throughput(untrained, X, y, settings.epochs, settings.learning_rate, **_batches(settings))
-    return {
-        "epochs_per_second": measured.epochs_per_second,
-        "samples_per_second": measured.samples_per_second,
-        "reference_epochs": measured.reference_epochs,
-        "reference_epochs_per_second": measured.reference_epochs_per_second,
-        "speedup_over_numpy": measured.speedup,
-    }
-
-
-def _batches(settings: "Preset") -> dict[str, Any]:
-    shuffle = settings.batch_size is not None
-    return {"batch_size": settings.batch_size, "reduction": settings.reduction, "shuffle": shuffle}
-
-
-def _report(data: "Dataset", settings: "Preset", model: "Model", history: "History") -> dict[str, Any]:
-    score = "accuracy" if data.class_names else "r2"
-    report = {
-        "data": data.name,
-        "task": "classification" if data.class_names else "regression",
-        "units": model.net.units,
-        "bias": model.net.bias,
-        "dtype": model.net.dtype.name,
-        "learning_rate": settings.learning_rate,
-        "batch_size": settings.batch_size,
-        "reduction": settings.reduction,
-        "train_rows": len(data.X_train),
-        "test_rows": len(data.X_test),
-        "epochs": len(history),
-        "milestones": _milestones(history, bool(data.class_names)),
-        f"train_{score}": _known(model.score(data.X_train, data.y_train)),
-    }
+    model = model_file.Model(net, data.feature_names, data.target_name, data.class_names)
+    untrained = copy.deepcopy(net)
+    rows = model.inputs(data.X_train), model.targets(data.y_train), settings.epochs, settings.learning_rate
+    how = {"batch_size": settings.batch_size, "reduction": settings.reduction, "shuffle": settings.batch_size is not None}
+    history = net.train(*rows, progress=_is_terminal(sys.stderr), **how)
+    report = {"units": net.units, "bias": net.bias, "dtype": net.dtype.name, "learning_rate": settings.learning_rate,
+              "batch_size": settings.batch_size, "reduction": settings.reduction, "seed": arguments.seed,
+              "train_rows": len(data.X_train), "test_rows": len(data.X_test), "epochs": len(history),
+              "milestones": _milestones(history.columns())}  # fmt: skip
+    report["train_accuracy"] = model.score(data.X_train, data.y_train)
     if len(data.X_test):
-        return report | {f"test_{score}": _known(model.score(data.X_test, data.y_test))}
-    # with nothing held out, the outputs themselves are the thing to look at
-    return report | {"outputs": model.net.feedforward(model.inputs(data.X_train))[:, 0].tolist()}
+        report["test_accuracy"] = model.score(data.X_test, data.y_test)
+    else:
+        # with nothing held out, the outputs themselves are the thing to look at
+        report["outputs"] = net.feedforward(rows[0])[:, 0].tolist()
+
+    def speed() -> dict[str, Any]:
+        from fastbp.profiling import throughput
+
+        found = throughput(untrained, *rows, **how)
+        return {"epochs_per_second": found.epochs_per_second, "samples_per_second": found.samples_per_second,
+                "reference_epochs": found.reference_epochs, "speedup_over_numpy": found.speedup,
+                "reference_epochs_per_second": found.reference_epochs_per_second}  # fmt: skip
+
+    return Trained(report, history.columns(), lambda path: model_file.save(path, model), speed)
 
 
-def _milestones(history: "History", classification: bool) -> list[dict[str, float]]:
+def _train_table(data: "Dataset", arguments: argparse.Namespace) -> Trained:
+    import numpy as np
+    from sklearn.metrics import root_mean_squared_error
+
+    from fastbp.tabular import TabularClassifier, TabularRegressor
+
+    for option in ("reduction", "bias"):
+        if option in arguments:
+            raise ValueError(f"--{option} is for xor and iris, got it with {arguments.data}")
+    if arguments.compare:
+        raise ValueError(f"--compare is for xor and iris, got it with {arguments.data}; see fastbp profile")
+    options = _given(arguments, {"hidden": "hidden_layer_sizes", "epochs": "max_iter", "learning_rate": "learning_rate_init",
+                                 "batch_size": "batch_size", "dtype": "dtype"})  # fmt: skip
+    n_rows = len(data.X_train)
+    if "batch_size" in options:
+        options["batch_size"] = n_rows if options["batch_size"] is None else options["batch_size"]
+        if options["batch_size"] > n_rows:
+            raise ValueError(f"--batch-size must be at most the number of rows, {n_rows}, got {arguments.batch_size}")
+    est = (TabularClassifier if data.class_names else TabularRegressor)(random_state=arguments.seed, **options)
+    est.fit(data.X_train, data.labels(data.y_train))
+    est.table_ = data.table or {"target": data.target_name}
+    network, columns = est.network_, est.preprocessing_.named_steps["columns"]
+    # the file is one table, whatever rows are held out
+    columns.learn_words(data.X_test)
+    curves = {"epoch": np.arange(1, len(network.loss_curve_) + 1), "loss": np.array(network.loss_curve_)}
+    if network.validation_scores_:
+        curves["validation accuracy" if data.class_names else "validation R2"] = np.array(network.validation_scores_)
+    kinds = list(columns.kinds_.values())
+    report = {"units": [network.n_features_in_, *(len(b) for b in network.intercepts_)], "bias": True, "dtype": est.dtype,
+              "learning_rate": est.learning_rate_init, "batch_size": network.batch_size, "seed": arguments.seed,
+              "columns": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}, "left_out": columns.left_out_,
+              "train_rows": n_rows, "test_rows": len(data.X_test), "epochs": network.n_iter_,
+              "milestones": _milestones(curves)}  # fmt: skip
+    for part, X, y in (("train", data.X_train, data.y_train), ("test", data.X_test, data.y_test)):
+        if not len(X):
+            continue
+        truth, predicted = data.labels(y), est.predict(X)
+        report |= {f"{part}_{name}": value for name, value in _scores(truth, predicted).items()}
+        if part == "test" and data.class_names:
+            report["baseline_accuracy"] = float(np.mean(y == np.bincount(data.y_train).argmax()))
+        elif part == "test":
+            for name, guess in (("test", predicted), ("baseline", np.full(len(y), data.y_train.mean()))):
+                report[f"{name}_rmse"] = float(root_mean_squared_error(y, guess))
+    return Trained(report, curves, est.save, dict)
+
+
+def _milestones(curves: "dict[str, np.ndarray]") -> list[dict[str, float]]:
     """About `MILESTONES` evenly spaced epochs, the first and the last."""
-    step = max(1, len(history) // MILESTONES)
-    chosen = sorted({0, *range(step - 1, len(history), step), len(history) - 1})
-    columns = history.columns()
-    if not classification:
-        del columns["accuracy"]
-    return [{name: values[row].item() for name, values in columns.items()} for row in chosen if row < len(history)]
+    length = len(curves["epoch"])
+    step = max(1, length // MILESTONES)
+    chosen = sorted({0, *range(step - 1, length, step), length - 1}) if length else []
+    return [{name: values[row].item() for name, values in curves.items()} for row in chosen]
 
 
-def _plot(history: "History", data: "Dataset", path: str) -> None:
+def _plot(curves: "dict[str, np.ndarray]", name: str, path: str) -> None:
     from fastbp.pictures import pyplot, save_picture
 
-    plt = pyplot()
-    if data.class_names:
-        figure = history.plot()[0].figure
-    else:
-        # accuracy means nothing where the targets are values
-        figure, axes = plt.subplots(layout="constrained")
-        axes.plot(history.epoch, history.loss)
-        axes.set(xlabel="epoch", ylabel="loss")
-        axes.grid(alpha=0.3)
-    figure.suptitle(data.name)
+    epoch, shown = curves["epoch"], {curve: values for curve, values in curves.items() if curve not in ("epoch", "mse")}
+    figure, axes = pyplot().subplots(1, len(shown), figsize=(5 * len(shown), 4), layout="constrained", squeeze=False)
+    for ax, (curve, values) in zip(axes[0], shown.items(), strict=True):
+        ax.plot(epoch, values)
+        ax.set(xlabel="epoch", ylabel=curve, title=f"{curve} per epoch")
+        ax.grid(alpha=0.3)
+        if "accuracy" in curve:
+            ax.set_ylim(-0.02, 1.02)
+    figure.suptitle(name)
     save_picture(figure, path)
-    plt.close(figure)
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -336,7 +373,7 @@ def _plot(history: "History", data: "Dataset", path: str) -> None:
 
 def _show(report: dict[str, Any]) -> None:
     biases = "with" if report["bias"] else "without"
-    print(f"{report['data']}: {'-'.join(map(str, report['units']))} {biases} biases, {report['dtype']}")
+    print(printable(f"{report['data']}: {'-'.join(map(str, report['units']))} {biases} biases, {report['dtype']}"))
     if report["milestones"]:
         columns = list(report["milestones"][0])
         rows = [[f"{row['epoch']:,}", *(f"{row[column]:.6f}" for column in columns[1:])] for row in report["milestones"]]
@@ -346,12 +383,18 @@ def _show(report: dict[str, Any]) -> None:
 
 def _summary(report: dict[str, Any]) -> list[list[str]]:
     summary = []
+    if "columns" in report:
+        counts = [f"{count} {kind if count == 1 else PLURALS[kind]}" for kind, count in report["columns"].items()]
+        summary.append(["columns", ", ".join(counts)])
     for part in ("train", "test"):
-        for score, name in (("accuracy", "accuracy"), ("r2", "R2")):
+        for score, name in (("accuracy", "accuracy"), ("r2", "R2"), ("rmse", "RMSE")):
             if f"{part}_{score}" in report:
-                value = report[f"{part}_{score}"]
-                shown = "undefined" if value is None else f"{value:.3f}"
-                summary.append([f"{part} {name}", f"{shown} on {report[f'{part}_rows']} rows"])
+                baseline = ""
+                if part == "test" and f"baseline_{score}" in report:
+                    what = "the commonest class" if score == "accuracy" else "the mean"
+                    baseline = f", {what}: {report[f'baseline_{score}']:.3f}"
+                shown = f"{_shown(report[f'{part}_{score}'])} on {report[f'{part}_rows']} rows{baseline}"
+                summary.append([f"{part} {name}", shown])
     if "outputs" in report:
         summary.append(["outputs", " ".join(f"{value:.2f}" for value in report["outputs"])])
     if "speedup_over_numpy" in report:
@@ -366,38 +409,92 @@ def _summary(report: dict[str, Any]) -> list[list[str]]:
     return summary
 
 
+def _shown(score: float | None) -> str:
+    return "undefined" if score is None else f"{score:.3f}"
+
+
 # ---- predict ---------------------------------------------------------------------------------------------------------
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    import fastbp
+    from fastbp import archive, model_file
+    from fastbp.cells import CellError
     from fastbp.datasets import load_rows
-    from fastbp.model_file import load
 
-    model = load(arguments.model)
-    X, answers = load_rows(arguments.data, model.feature_names, model.target_name)
-    predictions = model.predict(X)
-    score = {} if answers is None else _score(model, X, answers)
-    named = [model.class_names[number] for number in predictions] if model.class_names else predictions.tolist()
+    with archive.reading(arguments.model) as contents:
+        is_network = contents.header.get("format") == archive.NETWORK
+    model: Any = (model_file.load if is_network else fastbp.load)(arguments.model)
+    known: dict[str, Any]
+    if is_network and model.feature_names:
+        known, features, text = {"target": model.target_name}, list(model.feature_names), []
+    elif getattr(model, "table_", None):
+        columns = model.preprocessing_.named_steps["columns"]
+        known, features, text = model.table_, list(columns.kinds_), list(columns.categories_)
+    else:
+        raise ValueError(f"{arguments.model} holds a model that was trained in Python: fastbp.load reads it there")
+    classes = list(model.class_names if is_network else getattr(model, "classes_", ()))
+    if arguments.proba and (is_network or not classes):
+        raise ValueError(f"--proba needs a classifier of tables, got {arguments.model}")
+    table, X, answers = load_rows(arguments.data, known, features, text, arguments.header)
+    try:
+        predictions = _network_predictions(model, X) if is_network else model.predict(X)
+    except CellError as error:
+        raise error if table is None else table.error(error) from None
+    found = {"target": known["target"], "predictions": predictions.tolist()}
+    if arguments.proba:
+        found |= {"classes": classes, "probabilities": model.predict_proba(X).tolist()}
+    n_known, scores = _known_scores(answers, predictions, classes)
     if arguments.json:
-        print(json.dumps({"target": model.target_name, "predictions": named, **score}, allow_nan=False))
+        print(json.dumps(found | scores, allow_nan=False))
         return 0
-    for prediction in named:
-        print(prediction)
-    for name, value in score.items():
-        print(f"{name} {value:.3f} on {len(X)} rows", file=sys.stderr)
+    if arguments.proba:
+        rows = csv.writer(sys.stdout, lineterminator="\n")
+        rows.writerow(map(printable, classes))
+        rows.writerows([f"{value:.6g}" for value in row] for row in found["probabilities"])
+    else:
+        for prediction in found["predictions"]:
+            print(printable(str(prediction)))
+    for name, value in scores.items():
+        _say(f"{name} {_shown(value)} on {n_known} rows")
     return 0
 
 
-def _score(model: "Model", X: "np.ndarray", answers: list[str]) -> dict[str, float | None]:
+def _network_predictions(model: "Model", X: Any) -> "np.ndarray":
     import numpy as np
 
-    if model.class_names:
-        number_of = {name: number for number, name in enumerate(model.class_names)}
-        # a class that the model has never seen is never predicted
-        return {"accuracy": model.score(X, np.array([number_of.get(answer, -1) for answer in answers]))}
-    return {"r2": _known(model.score(X, np.array([float(answer) for answer in answers])))}
+    from fastbp.cells import numbers
+
+    predicted = model.predict(np.column_stack([numbers(X[name], name) for name in model.feature_names]))
+    return np.array(model.class_names, object)[predicted] if model.class_names else predicted
 
 
-def _known(score: float) -> float | None:
-    """R2 of rows with a single value is undefined: nan in numpy, null in JSON."""
-    return None if math.isnan(score) else score
+def _known_scores(answers: Any, predictions: "np.ndarray", classes: list[str]) -> tuple[int, dict[str, float | None]]:
+    """How many answers are known, and how good the predictions of them are."""
+    import numpy as np
+
+    from fastbp.datasets import class_key
+
+    if answers is None:
+        return 0, {}
+    if classes:
+        known = answers.notna().to_numpy()
+        spelled = {class_key(name): name for name in classes}
+        truth = np.array([spelled.get(class_key(one), one) for one in answers[known]], object)
+    else:
+        from fastbp.cells import pandas
+
+        values = pandas().to_numeric(answers, errors="coerce").to_numpy(float)
+        known = np.isfinite(values)
+        truth = values[known]
+    return int(known.sum()), _scores(truth, predictions[known]) if known.any() else {}
+
+
+def _scores(truth: "np.ndarray", predicted: "np.ndarray") -> dict[str, float | None]:
+    """Accuracy of classes, or R2 of values, which is not defined where all of them are the same."""
+    import numpy as np
+    from sklearn.metrics import r2_score
+
+    if truth.dtype == object:
+        return {"accuracy": float(np.mean(truth == predicted))}
+    return {"r2": None if np.ptp(truth) == 0 else float(r2_score(truth, predicted))}

@@ -1,64 +1,60 @@
-"""The data sets of the command line: six with names, and tables read from CSV files."""
+"""The data of the command line: six named data sets, and tables from files.
 
+pandas reads the files; what is decided here is where a table begins, what its target is, and which rows are held out.
+"""
+
+import bz2
+import contextlib
 import csv
-import math
+import difflib
+import functools
+import gzip
+import io
+import itertools
+import lzma
+import re
+import sys
+import warnings
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from fastbp.cells import NUMBER, NUMBER_LIKE, CellError, numbers, pandas, spelling_advice
+
+NAMES = ("xor", "iris", "digits", "wine", "breast_cancer", "diabetes")
 MAX_DETECTED_CLASSES = 20
+TEST_SIZE = 0.2
+SAMPLE, SAMPLED_ROWS = 1 << 20, 100
+SEPARATORS = "\t;|,"
+# Prose may be long; Python's own bound is 128 kB.
+csv.field_size_limit(2**31 - 1)
+COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
+ENCODINGS = {b"\xef\xbb\xbf": ["utf-8-sig"], b"\xff\xfe": ["utf-16"], b"\xfe\xff": ["utf-16"]}
+# The words that pandas takes for a missing value.
+MISSING = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+           "NULL", "NaN", "None", "n/a", "nan", "null"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Preset:
-    """How a named data set is split, prepared and trained unless the user says otherwise.
+    """How a founding network is trained unless the user says otherwise; `batch_size` None means the full batch."""
 
-    `init_scale` is the standard deviation of the initial weights; None means 1/sqrt(number of inputs), which keeps
-    the first pre-activations of standardised inputs near 1. `batch_size` None means the full batch.
-    """
-
-    hidden: tuple[int, ...] = (16,)
-    epochs: int = 200
-    learning_rate: float = 0.05
-    batch_size: int | None = 16
+    hidden: tuple[int, ...]
+    epochs: int
+    learning_rate: float = 0.1
+    batch_size: int | None = None
     reduction: str = "sum"
     bias: bool = True
-    init_scale: float | None = None
-    standardise: bool = True
-    test_size: float | int = 0.2
-    split_seed: int = 0
+    init_scale: float = 1.0
 
-
-CSV_PRESET = Preset()
 
 PRESETS = {
-    "xor": Preset(
-        hidden=(4,),
-        epochs=10_000,
-        learning_rate=0.1,
-        batch_size=None,
-        init_scale=1.0,
-        standardise=False,
-        test_size=0,
-    ),
-    "iris": Preset(
-        hidden=(2,),
-        epochs=5_000,
-        learning_rate=0.1,
-        batch_size=None,
-        reduction="mean",
-        bias=False,
-        init_scale=0.5,
-        standardise=False,
-        test_size=20,
-        split_seed=4,
-    ),
-    "digits": Preset(hidden=(64,), epochs=30, learning_rate=0.1),
-    "wine": Preset(hidden=(8,)),
-    "breast_cancer": Preset(hidden=(8,), epochs=100),
-    "diabetes": Preset(hidden=(4,), epochs=100, learning_rate=0.02),
+    "xor": Preset(hidden=(4,), epochs=10_000),
+    "iris": Preset(hidden=(2,), epochs=5_000, reduction="mean", bias=False, init_scale=0.5),
 }
 
 
@@ -69,7 +65,7 @@ class Dataset:
     Parameters
     ----------
     name : str
-    X_train, X_test : ndarray of shape (n_rows, n_features), float64
+    X_train, X_test : ndarray or DataFrame of shape (n_rows, n_features)
         `X_test` has no rows when nothing is held out.
     y_train, y_test : ndarray of shape (n_rows,)
         Class numbers 0, 1, ... where there are `class_names`, values otherwise.
@@ -77,29 +73,36 @@ class Dataset:
     target_name : str
     class_names : tuple of str
         Empty for regression.
+    table : dict
+        How a file was read, so that another one can be read alike; see `load_rows`.
     """
 
     name: str
-    X_train: np.ndarray
+    X_train: Any
     y_train: np.ndarray
-    X_test: np.ndarray
+    X_test: Any
     y_test: np.ndarray
     feature_names: tuple[str, ...]
     target_name: str
     class_names: tuple[str, ...] = ()
+    table: dict[str, Any] = field(default_factory=dict)
+
+    def labels(self, y: np.ndarray) -> np.ndarray:
+        """Return class names for class numbers; values as they are."""
+        return np.array(self.class_names, object)[y] if self.class_names else y
 
 
 def load_named(name: str) -> Dataset:
-    """Return one of the data sets of `PRESETS`, split as its preset says.
+    """Return one of the data sets of `NAMES`.
 
     Parameters
     ----------
     name : str
-        A key of `PRESETS`.
 
     Returns
     -------
     Dataset
+        Iris is split as its founding network was; of the others but xor, a fifth of every class is held out.
 
     Raises
     ------
@@ -112,83 +115,284 @@ def load_named(name: str) -> Dataset:
     >>> iris.X_train.shape, iris.X_test.shape, iris.class_names
     ((130, 4), (20, 4), ('setosa', 'versicolor', 'virginica'))
     """
-    if name not in PRESETS:
-        raise ValueError(f"name must be one of {', '.join(PRESETS)}, got {name!r}")
+    if name not in NAMES:
+        raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
     if name == "xor":
         X = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
         return Dataset("xor", X, np.array([0, 1, 1, 0]), X[:0], np.array([], int), ("a", "b"), "a xor b", ("0", "1"))
 
     from sklearn import datasets
+    from sklearn.model_selection import train_test_split
 
     bunch = getattr(datasets, f"load_{name}")()
     classes = tuple(str(label) for label in getattr(bunch, "target_names", ()))
     features = tuple(str(feature) for feature in bunch.feature_names)
-    return _split(name, bunch.data, bunch.target, features, "target", classes, PRESETS[name])
+    if name == "iris":
+        X, X_test, y, y_test = train_test_split(bunch.data, bunch.target, test_size=20, random_state=4)
+        return Dataset(name, X, y, X_test, y_test, features, "target", classes)
+    return _split(name, pandas().DataFrame(bunch.data, columns=list(features)), bunch.target, "target", classes, {})
 
 
-def _split(name, X, y, feature_names, target_name, class_names, preset: Preset) -> Dataset:
-    from sklearn.model_selection import train_test_split
+def _split(name, X, y, target, classes, table) -> Dataset:
+    from fastbp.tabular import held_out
 
-    X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=preset.test_size, random_state=preset.split_seed)
-    return Dataset(name, X_train, y_train, X_test, y_test, feature_names, target_name, class_names)
+    test = held_out(TEST_SIZE, len(y), y if classes else None)
+    if len(set(y[~test])) < 2:
+        raise ValueError(f"target column {target!r} of {name} has the same value in every training row")
+    return Dataset(name, X[~test], y[~test], X[test], y[test], tuple(map(str, X.columns)), target, classes, table)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+class Source:
+    """A file of text that can be read more than once, also where it comes through a pipe."""
+
+    def __init__(self, path: str | Path, decimal: str):
+        self.path, self.decimal = str(path), decimal
+        self.content = None
+        if self.path == "-":
+            self.content = sys.stdin.buffer.read()
+        elif not Path(path).is_file():
+            self.content = Path(path).read_bytes()
+        self.opener: Any = functools.partial(open, mode="rb") if self.content is None else lambda stream: stream
+        start, self.is_plain = self._start(), self.content is None
+        for mark, opener in COMPRESSIONS.items():
+            if start.startswith(mark):
+                self.opener, self.is_plain = opener, False
+                start = self._start()
+        self.is_parquet = start.startswith(b"PAR1")
+        self.encodings = next((names for mark, names in ENCODINGS.items() if start.startswith(mark)), ["utf-8", "cp1252"])
+        if not self.is_parquet and self.encodings[0] != "utf-16" and b"\0" in start:
+            raise ValueError(f"{self.path} is not a CSV file: it is binary")
+
+    def _bytes(self) -> Any:
+        return self.opener(self.path if self.content is None else io.BytesIO(self.content))
+
+    def _start(self) -> bytes:
+        try:
+            with self._bytes() as stream:
+                return stream.read(SAMPLE)
+        except (EOFError, lzma.LZMAError, zlib.error) as error:
+            raise ValueError(f"{self.path} is not a CSV file: {error}") from None
+
+    def read(
+        self, expected: Sequence[str], header: bool | None, text: Sequence[str], columns: Sequence[str] = ()
+    ) -> "Table":
+        """The table that the file holds."""
+        if self.is_parquet:
+            with self._bytes() as stream:
+                return Table(self, _from_parquet(self.path, stream, text), True)
+        for encoding in self.encodings:
+            self.encoding = encoding
+            try:
+                self._look(expected, header, columns)
+                return self._read(text)
+            except UnicodeDecodeError:
+                continue
+            except (csv.Error, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+                if isinstance(error, OSError) and error.filename:
+                    raise
+                raise ValueError(f"{self.path} is not a CSV file: {error}") from None
+        raise ValueError(f"{self.path} is not a CSV file in {' or '.join(self.encodings)}")
+
+    def _text(self) -> io.TextIOWrapper:
+        errors = "replace" if self.encoding == "cp1252" else "strict"
+        return io.TextIOWrapper(self._bytes(), self.encoding, errors, newline="")
+
+    def _look(self, expected: Sequence[str], header: bool | None, columns: Sequence[str]) -> None:
+        """Find separator and header in the first rows."""
+        with self._text() as stream:
+            start = stream.read(SAMPLE)
+        said = re.match(r"sep=(.)\r?\n", start)
+        self.skipped, lines = (1, start[said.end() :]) if said else (0, start)
+        if len(start) == SAMPLE:
+            lines = lines[: lines.rfind("\n") + 1] or lines
+        candidates = said[1] if said else SEPARATORS.replace(self.decimal, "")
+        # of separators that cut all rows alike the first is meant: a comma may also mark decimals
+        self.separator = max(candidates, key=lambda one: _regularity(lines, one))
+        rows = _rows(lines, self.separator)
+        if not rows:
+            raise ValueError(f"{self.path} has no rows")
+        self.has_header = _has_header(rows, expected, columns, self.decimal) if header is None else header
+        self.names = _names(self.path, rows[0]) if self.has_header else [str(place) for place in range(len(rows[0]))]
+
+    def rows(self, stream: io.TextIOWrapper) -> Any:
+        """Line number and cells of every row but the header."""
+        for _ in range(self.skipped):
+            stream.readline()
+        reader = csv.reader(stream, delimiter=self.separator, skipinitialspace=True)
+        filled = ((reader.line_num + self.skipped, row) for row in reader if any(row) or len(row) > 1)
+        if self.has_header:
+            next(filled)
+        return filled
+
+    def _read(self, text: Sequence[str]) -> "Table":
+        pd = pandas()
+        known = [name for name in text if name in self.names]
+        options: dict[str, Any] = {
+            "sep": self.separator, "header": 0 if self.has_header else None, "skiprows": self.skipped,
+            "names": self.names, "index_col": False, "skipinitialspace": True,
+            "decimal": self.decimal, "dtype": dict.fromkeys(known, str),
+        }  # fmt: skip
+        frame: Any = None
+        # the first way takes less memory, but not columns that are numbers here and text there
+        for low_memory in (True, False):
+            # a plain file is read at its best by its name
+            where = contextlib.nullcontext(self.path) if self.is_plain and self.encoding == "utf-8" else self._text()
+            with where as stream, warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.DtypeWarning)
+                warnings.simplefilter("error", pd.errors.ParserWarning)
+                try:
+                    frame = pd.read_csv(stream, low_memory=low_memory, **options)
+                    break
+                except pd.errors.DtypeWarning:
+                    continue
+                except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+                    self._refuse_uneven_rows()
+                    raise ValueError(f"{self.path} is not a CSV file: {error}") from None
+        if not len(frame):
+            raise ValueError(f"{self.path} has a header but no rows")
+        if frame[self.names[-1]].isna().any() and not self._is_plainly_even(len(frame)):
+            self._refuse_uneven_rows()
+        return Table(self, _stripped(frame, known), self.has_header)
+
+    def _is_plainly_even(self, n_rows: int) -> bool:
+        """Whether counting says that no row is short, which takes a hundredth of the time of looking at each."""
+        separators = 0
+        with self._bytes() as stream:
+            while block := stream.read(SAMPLE):
+                if b'"' in block:
+                    return False
+                separators += block.count(self.separator.encode())
+        return separators == (n_rows + self.has_header) * (len(self.names) - 1)
+
+    def _refuse_uneven_rows(self) -> None:
+        """Raise a ValueError for the first row of another length: pandas fills short ones up."""
+        width = len(self.names)
+        with self._text() as stream:
+            for line, row in self.rows(stream):
+                # a separator at the end of the line is no cell
+                if len(row) != width and not (len(row) == width + 1 and not row[-1]):
+                    raise ValueError(f"{self.path} line {line} has {len(row)} cells, expected {width}")
+
+
+def _rows(text: str, separator: str) -> list[list[str]]:
+    """The first rows of a table, or none where they cannot be told."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    try:
+        rows = itertools.islice((row for row in reader if any(row) or len(row) > 1), SAMPLED_ROWS)
+        return [[cell.strip() for cell in row] for row in rows]
+    except csv.Error:
+        return []
+
+
+def _regularity(text: str, separator: str) -> float:
+    """Share of the first rows that have as many cells as the very first, if these are more than one."""
+    lengths = [len(row) for row in _rows(text, separator)]
+    return lengths.count(lengths[0]) / len(lengths) if lengths and lengths[0] > 1 else 0.0
+
+
+def _has_header(rows: list[list[str]], expected: Sequence[str], columns: Sequence[str], decimal: str) -> bool:
+    """Whether the first row has the names of the columns. This is the one place where it is decided.
+
+    A row that comes again, or of numbers, is none, unless they are 0, 1, 2, ... in order, as pandas numbers columns, or all
+    `expected` names are there, which cannot be places or stand in the order of known `columns`. With words, it is one where
+    a word stands above numbers, and where there are words only, none of which comes again below.
+    """
+    first, rest = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
+    places = [str(place) for place in range(len(first))]
+    if first in rest:
+        return False
+    if places[: len(first) - (first[0] == "")] == first[first[0] == "" :]:
+        return True
+    in_order = [name for name in columns if name in first] == first
+    if expected and set(expected) <= set(first) and (in_order or not set(expected) <= set(places)):
+        return True
+
+    def is_number(cell: str) -> bool:
+        return NUMBER.fullmatch(cell.replace(decimal, ".")) is not None
+
+    def is_word(cell: str) -> bool:
+        return cell not in MISSING and not NUMBER_LIKE.fullmatch(cell) and any(map(str.isalpha, cell))
+
+    filled = [(top, [row[place] for row in rest if row[place] not in MISSING]) for place, top in enumerate(first)]
+    if any(is_word(top) and below and all(map(is_number, below)) for top, below in filled):
+        return True
+    if any(map(is_number, first)) or not any(map(is_word, first)):
+        return False
+    return not any(top in below for top, below in filled)
+
+
+def _names(path: str, cells: list[str]) -> list[str]:
+    """Names of the columns; nameless ones are called as pandas calls them."""
+    names = [cell or f"Unnamed: {place}" for place, cell in enumerate(cells)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{path} has two columns called {twice!r}")
+    return names
+
+
+def _stripped(frame: Any, text: Sequence[str]) -> Any:
+    """A table without spaces around its words, which may then be numbers or missing."""
+    pd = pandas()
+    for name in frame.columns:
+        column = frame[name]
+        words = column.dropna().unique() if pd.api.types.is_string_dtype(column) else []
+        if not any(word != word.strip() for word in words):
+            continue
+        stripped = column.map({word: word.strip() for word in words})
+        stripped = stripped.mask(stripped.isin(MISSING))
+        values = pd.to_numeric(stripped, errors="coerce")
+        frame[name] = values if name not in text and (values.notna() == stripped.notna()).all() else stripped
+    return frame
+
+
+def _from_parquet(path: str, stream: Any, text: Sequence[str]) -> Any:
+    try:
+        frame = pandas().read_parquet(stream)
+    except ImportError:
+        raise ValueError(f"{path} is a Parquet file, which needs pyarrow: pip install pyarrow") from None
+    if frame.index.names != [None]:
+        frame = frame.reset_index()
+    frame.columns = _names(path, list(map(str, frame.columns)))
+    for name in frame.columns.intersection(list(text)):
+        frame[name] = frame[name].map(str, na_action="ignore")
+    return frame.reset_index(drop=True)
 
 
 @dataclass(frozen=True)
 class Table:
-    """The cells of a CSV file as text, with the line each row stood on for error messages."""
+    """A DataFrame, and the file that it was read from."""
 
-    path: Path
-    columns: tuple[str, ...]
+    source: Source
+    frame: Any
     has_header: bool
-    rows: list[list[str]]
-    lines: list[int]
 
-    def numbers(self, column: str) -> np.ndarray:
-        """Return a column as float64; ValueError names the first cell that is not a finite number."""
-        index = self.columns.index(column)
-        values = np.array([_number(row[index]) for row in self.rows])
-        bad = np.flatnonzero(~np.isfinite(values))
-        if bad.size:
-            where = f"{self.path} line {self.lines[bad[0]]}, column {column!r}"
-            raise ValueError(f"{where}: expected a finite number, got {self.rows[bad[0]][index]!r}")
-        return values
-
-    def matrix(self, columns: Sequence[str]) -> np.ndarray:
-        """Return some columns as a float64 array of shape (n_rows, n_columns)."""
-        return np.column_stack([self.numbers(column) for column in columns])
-
-    def text(self, column: str) -> list[str]:
-        """Return a column as text; ValueError names the first empty cell."""
-        index = self.columns.index(column)
-        for line, row in zip(self.lines, self.rows, strict=True):
-            if not row[index]:
-                raise ValueError(f"{self.path} line {line}, column {column!r}: the cell is empty")
-        return [row[index] for row in self.rows]
+    def error(self, error: CellError) -> ValueError:
+        """What is wrong with a cell, said with the line that it stands on."""
+        where = f"row {error.row + 1}"
+        if not self.source.is_parquet:
+            with self.source._text() as stream:
+                where = f"line {next(itertools.islice(self.source.rows(stream), error.row, None))[0]}"
+        return ValueError(f"{self.source.path} {where}, column {error.column!r}: {error.problem}")
 
 
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
-
-
-def _is_number(cell: str) -> bool:
-    return not math.isnan(_number(cell))
-
-
-def read_table(path: str | Path, expected: Sequence[str] = ()) -> Table:
-    """Read a CSV file whose cells are separated by commas, semicolons or tabs.
-
-    The first line is taken as the header when it has all of the `expected` names or no number; in a file without a
-    header the columns are called 0, 1, 2, ...
+def read_table(path: str | Path, expected: Sequence[str] = (), header: bool | None = None, decimal: str = ".",
+               text: Sequence[str] = ()) -> Table:  # fmt: skip
+    """Read a table from a file: separated by commas, semicolons, tabs or bars, also compressed, or Parquet.
 
     Parameters
     ----------
     path : str or Path
-        A UTF-8 text file.
+        "-" is standard input.
     expected : sequence of str, default=()
-        Column names that show a first line to be a header even when some names are numbers.
+        Column names that show a first line to be a header.
+    header : bool or None, default=None
+        Whether the first line has the names of the columns; None finds out. Without names, columns are called 0, 1, 2, ...
+    decimal : {'.', ','}, default='.'
+    text : sequence of str, default=()
+        Columns that are read as they stand.
 
     Returns
     -------
@@ -201,46 +405,29 @@ def read_table(path: str | Path, expected: Sequence[str] = ()) -> Table:
     ValueError
         If it is not such a table: not text, no rows, rows of different lengths, or two columns of one name.
     """
-    path = Path(path)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            first = stream.readline()
-            stream.seek(0)
-            reader = csv.reader(stream, delimiter=max(",;\t", key=first.count), skipinitialspace=True)
-            numbered = [(reader.line_num, [cell.strip() for cell in row]) for row in reader if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a CSV file: {error}") from None
-    if not numbered:
-        raise ValueError(f"{path} has no rows")
-
-    header = numbered[0][1]
-    has_header = (bool(expected) and set(expected) <= set(header)) or not any(map(_is_number, header))
-    if has_header:
-        numbered = numbered[1:]
-    else:
-        header = [str(index) for index in range(len(header))]
-    for line, row in numbered:
-        if len(row) != len(header):
-            raise ValueError(f"{path} line {line} has {len(row)} cells, expected {len(header)}")
-    if len(set(header)) < len(header):
-        twice = next(column for column in header if header.count(column) > 1)
-        raise ValueError(f"{path} has two columns called {twice!r}")
-    if not numbered:
-        raise ValueError(f"{path} has a header but no rows")
-    return Table(path, tuple(header), has_header, [row for _, row in numbered], [line for line, _ in numbered])
+    return Source(path, decimal).read(expected, header, text)
 
 
-def load_csv(path: str | Path, target: str, task: str = "auto") -> Dataset:
-    """Read a CSV file and hold a fifth of its rows out, chosen at random but always the same.
+# ---- targets ---------------------------------------------------------------------------------------------------------
+
+
+def load_table(path: str | Path, target: str, task: str = "auto", header: bool | None = None, decimal: str = ".",
+               ignore: Sequence[str] = ()) -> Dataset:  # fmt: skip
+    """Read a table, and hold a fifth of its rows out, chosen at random but always the same.
 
     Parameters
     ----------
     path : str or Path
     target : str
-        The column to learn; every other column is an input and must be numeric.
+        The column to learn; rows where it is missing are left out. Every other column is an input.
     task : {'auto', 'classification', 'regression'}, default='auto'
-        'auto' takes a column as class labels when it has text, or at most `MAX_DETECTED_CLASSES` different whole
-        numbers that each stand in two rows or more on average.
+        'auto' takes a column as class labels when at most half of it are numbers, or when these are at most
+        `MAX_DETECTED_CLASSES` different whole numbers that each stand in two rows or more on average, or codes with leading
+        zeros or of more than 15 digits. Labels stay as they stand, but 1.0 and 1 are one class.
+    header, decimal
+        As for `read_table`.
+    ignore : sequence of str, default=()
+        Columns that are no inputs.
 
     Returns
     -------
@@ -251,93 +438,164 @@ def load_csv(path: str | Path, target: str, task: str = "auto") -> Dataset:
     OSError
         If the file cannot be read.
     ValueError
-        If the file is no table, has no such column, no input column, fewer than two rows, a cell that is not a
-        finite number where one is needed, or a target that is the same in every row.
+        If the file is no table, has no such column, no input column, a target cell that is no finite number where one is
+        needed, almost as many classes as rows, or a target that is the same in every row.
+
+    Warns
+    -----
+    UserWarning
+        If rows are left out.
     """
-    table = read_table(path, expected=(target,))
-    if target not in table.columns:
-        raise ValueError(f"target must be a column of {path} ({', '.join(table.columns)}), got {target!r}")
-    features = tuple(column for column in table.columns if column != target)
-    if not features:
+    table = read_table(path, (target, *ignore), header, decimal, (target,))
+    frame, name = table.frame, "stdin" if str(path) == "-" else Path(path).name.split(".")[0]
+    for option, column in (("target", target), *(("ignore", one) for one in ignore)):
+        if column not in frame.columns:
+            hint = did_you_mean(column, frame.columns) + ("" if header is not None else _header_hint(table))
+            raise ValueError(f"{option} must be a column of {path} ({', '.join(frame.columns)}), got {column!r}{hint}")
+    about = {"target": target, "header": table.has_header, "decimal": decimal, "columns": list(frame.columns)}
+    X, filled = frame.drop(columns=[target, *ignore]), frame[target].notna().to_numpy()
+    if not X.shape[1]:
         raise ValueError(f"{path} has no column but the target {target!r}")
-    if len(table.rows) < 2:
-        raise ValueError(f"{path} must have at least 2 rows, one to train on and one to test on, got 1")
-
-    labels = table.text(target)
-    if task == "classification" or (task == "auto" and _are_class_labels(labels)):
-        labels = [_plain(label) for label in labels]
-        classes = tuple(sorted(set(labels), key=_numbers_first))
-        number_of = {label: number for number, label in enumerate(classes)}
-        y = np.array([number_of[label] for label in labels])
-    else:
-        classes = ()
-        y = table.numbers(target)
-    if np.all(y == y[0]):
-        raise ValueError(f"target column {target!r} of {path} has the same value in every row: {labels[0]!r}")
-    return _split(Path(path).stem, table.matrix(features), y, features, target, classes, CSV_PRESET)
+    if filled.sum() < 2:
+        raise ValueError(f"{path} must have at least 2 rows whose {target!r} is known, got {filled.sum()}")
+    try:
+        for column in X.select_dtypes("number"):
+            numbers(X[column], column)
+    except CellError as error:
+        raise table.error(error) from None
+    y, classes = _coded(table, frame[target], task)
+    if not filled.all():
+        lost = f"{(~filled).sum()} of {len(filled)} rows are left out, because {target!r} is missing there"
+        warnings.warn(lost, stacklevel=2)
+    return _split(name, X[filled].reset_index(drop=True), y, target, classes, about)
 
 
-def load_rows(data: str | Path, feature_names: Sequence[str], target_name: str) -> tuple[np.ndarray, list[str] | None]:
+def _header_hint(table: Table) -> str:
+    if table.source.is_parquet:
+        return ""
+    return "; --no-header, if its first line is a row" if table.has_header else "; --header, if its first line has names"
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """A question for a word that is almost one of those known, else nothing."""
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def _coded(table: Table, cells: Any, task: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Class numbers with their names, or values without, of the target's cells that are not missing."""
+    where, filled = f"target column {cells.name!r} of {table.source.path}", cells.dropna()
+    if filled.nunique() < 2:
+        found = f"the same value in every row: {filled.iloc[0]!r}" if len(filled) else "no values"
+        raise ValueError(f"{where} has {found}")
+    spelled = filled if table.source.decimal == "." else filled.str.replace(table.source.decimal, ".", regex=False)
+    values = pandas().to_numeric(spelled, errors="coerce")
+    whole = bool((values % 1 == 0).all())
+    codes = whole and any(re.fullmatch(r"[+-]?(0\d+|\d{16,})", cell) for cell in filled.unique())
+    if task == "regression" or (task == "auto" and values.notna().mean() > 0.5 and not codes):
+        few = whole and len(set(map(class_key, filled.unique()))) <= min(MAX_DETECTED_CLASSES, len(filled) // 2)
+        if task == "regression" or not few:
+            return _values(table, cells, spelled, task), ()
+    elif task == "auto":
+        _refuse_many_classes(where, filled, filled.nunique())
+    keys = filled.map({cell: class_key(cell) for cell in filled.unique()})
+    # of spellings of a class, the shortest is its name
+    spellings = filled.groupby(keys.to_numpy()).unique()
+    names = {key: min(ones, key=lambda one: (len(one), one)) for key, ones in spellings.items()}
+    order = sorted(names, key=lambda key: _numbers_first(names[key]))
+    return pandas().Index(order).get_indexer(keys), tuple(names[key] for key in order)
+
+
+def _values(table: Table, cells: Any, spelled: Any, task: str) -> np.ndarray:
+    try:
+        return numbers(spelled.reindex(cells.index), cells.name)[cells.notna().to_numpy()]
+    except CellError as error:
+        if task == "auto":
+            error.problem += "; --task classification, if these are names of classes"
+        raise table.error(error) from None
+
+
+def class_key(label: str) -> str:
+    """What is the same for all spellings of a class: that of a whole number, without a decimal point."""
+    return re.sub(r"^([+-]?\d+)\.0*$", r"\1", label)
+
+
+def _refuse_many_classes(where: str, cells: Any, n_classes: int) -> None:
+    alike = cells.map(lambda cell: NUMBER_LIKE.fullmatch(cell) is not None).all()
+    if n_classes > len(cells) / 2 or (alike and n_classes > MAX_DETECTED_CLASSES):
+        what = spelling_advice(cells.iloc[0]) if alike and not NUMBER.fullmatch(cells.iloc[0]) else "it looks like ids"
+        raise ValueError(f"{where} has {n_classes} different words in {len(cells)} rows: {what}; "
+                         "--task classification, if they are names of classes")  # fmt: skip
+
+
+def _numbers_first(label: str) -> tuple[bool, float, str]:
+    is_number = NUMBER.fullmatch(label) is not None
+    return not is_number, float(label) if is_number else 0.0, label
+
+
+def load_rows(data: str | Path, table: dict[str, Any], features: Sequence[str], text: Sequence[str] = (),
+              header: bool | None = None) -> tuple[Table | None, Any, Any]:  # fmt: skip
     """Return rows to predict, and the right answers as text where they are known.
 
     Parameters
     ----------
     data : str or Path
-        A named data set, of which the held-out rows are taken if it has any, or a CSV file. Of a file with a header the
-        columns called `feature_names` are read, of one without it the columns in the same places, or all columns if
-        there are as many as features.
-    feature_names : sequence of str
-    target_name : str
+        A named data set, of which the held-out rows are taken if it has any, or a file. Of a file with a header the columns
+        called `features` are read; of one without it all columns, if there are as many as features, as columns of the table
+        that the model was trained on, or as these less the target.
+    table : dict
+        That of a `Dataset`, or its "target" alone.
+    features : sequence of str
+    text : sequence of str, default=()
+        Features that are read as they stand.
+    header : bool or None, default=None
+        Whether the first line has the names of the columns; None finds out, but takes it for a row where the model's table
+        had no header.
 
     Returns
     -------
-    X : ndarray of shape (n_rows, n_features), float64
-    answers : list of str, or None
+    table : Table or None
+        What knows the lines of the rows.
+    X : DataFrame
+    answers : Series or None
+        Text, missing where the answer is not known.
 
     Raises
     ------
     OSError
         If the file cannot be read.
     ValueError
-        If the file is no table, lacks a feature, or has a cell in one that is not a finite number.
+        If the file is no table, or lacks a feature.
     """
-    features = list(feature_names)
-    if data in PRESETS:
+    pd, target = pandas(), table["target"]
+    if data in NAMES:
         known = load_named(str(data))
         X, y = (known.X_test, known.y_test) if len(known.X_test) else (known.X_train, known.y_train)
-        _require_features(str(data), features, list(known.feature_names))
-        return X, [known.class_names[number] for number in y] if known.class_names else [repr(float(v)) for v in y]
-    table = read_table(data, expected=features)
-    if not table.has_header and len(table.columns) == len(features):
-        return table.matrix(table.columns), None
-    _require_features(str(data), features, list(table.columns))
+        X = pd.DataFrame(np.asarray(X), columns=list(known.feature_names))
+        _require_features(str(data), features, X.columns)
+        return None, X, pd.Series([str(label) for label in known.labels(y)], dtype=str)
+    if header is None and table.get("header") is False:
+        header = False
+    # without names the places of text are not known before the columns are counted
+    columns = table.get("columns", [])
+    found = Source(data, table.get("decimal", ".")).read(features, header, (target, *text), columns)
+    if not found.has_header:
+        orders = [list(features), columns, [name for name in columns if name != target]]
+        names = next((names for names in orders if len(names) == found.frame.shape[1]), None)
+        if names is not None and names != list(found.frame.columns):
+            by_place = [str(place) for place, name in enumerate(names) if name == target or name in text]
+            found = found.source.read((), False, by_place)
+            found.frame.columns = names
+    _require_features(str(data), features, found.frame.columns)
     answers = None
-    if target_name in table.columns:
-        index = table.columns.index(target_name)
-        cells = [_plain(row[index]) for row in table.rows]
-        answers = cells if all(cells) else None
-    return table.matrix(features), answers
+    if target in found.frame.columns and target not in features:
+        answers = found.frame[target]
+        answers = answers.where(answers.str.contains(r"\w", na=False)) if answers.notna().any() else None
+    return found, found.frame, answers
 
 
-def _require_features(data: str, features: list[str], columns: list[str]) -> None:
+def _require_features(data: str, features: Sequence[str], columns: Sequence[str]) -> None:
     missing = [feature for feature in features if feature not in columns]
     if missing:
-        raise ValueError(f"{data} must have the columns {', '.join(features)}, got none called {missing[0]!r}")
-
-
-def _are_class_labels(labels: list[str]) -> bool:
-    if not all(map(_is_number, labels)):
-        return True
-    values = {float(label) for label in labels}
-    whole = all(value.is_integer() for value in values)
-    return whole and len(values) <= min(MAX_DETECTED_CLASSES, len(labels) // 2)
-
-
-def _numbers_first(label: str) -> tuple[int, float, str]:
-    return (0, float(label), label) if _is_number(label) else (1, 0.0, label)
-
-
-def _plain(label: str) -> str:
-    """Write whole numbers one way, so that 1 and 1.0 are one class."""
-    value = _number(label)
-    return str(int(value)) if value.is_integer() else label
+        close = did_you_mean(missing[0], columns)
+        raise ValueError(f"{data} must have the columns {', '.join(features)}, got none called {missing[0]!r}{close}")

@@ -1,4 +1,4 @@
-"""Fitted estimators, saved and loaded.
+"""Fitted estimators and networks, saved and loaded; the networks' files are those of `fastbp.model_file`.
 
 An estimator's file is an archive of `fastbp.archive`: its header holds the parameters and the fitted state as JSON, with
 every array, or list of numpy's scalars, as a member of its own, named by where it stands. What JSON has no word for is an
@@ -18,13 +18,17 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from fastbp import archive
+from fastbp import archive, model_file
 from fastbp.archive import Archive, ModelFileError
 from fastbp.estimators import FLOATS, MLPClassifier, MLPRegressor
+from fastbp.neural_network import NeuralNetwork
+from fastbp.tabular import Tabular, TabularClassifier, TabularRegressor
 
 FORMAT = "fastbp estimator"
 FORMAT_VERSION = 1
-CLASSES: dict[str, Any] = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
+CLASSES: dict[str, Any] = {
+    kind.__name__: kind for kind in (MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor)
+}
 # What scikit-learn puts on an estimator beside its state.
 NOT_KEPT = {
     "_metadata_request",
@@ -42,17 +46,17 @@ OUTPUTS = {
 }
 
 
-def save(path: str | Path, estimator: MLPClassifier | MLPRegressor) -> None:
-    """Write a fitted estimator so that `path` holds either what it held before or all of the new file, whatever happens.
+def save(path: str | Path, estimator: MLPClassifier | MLPRegressor | Tabular | NeuralNetwork) -> None:
+    """Write a fitted estimator, or a network, into a file.
 
-    The file holds arrays and JSON with a checksum, and nothing that is run when it is loaded. Callbacks and metadata
-    requests are not kept.
+    `path` holds either what it held before or all of the new file, whatever happens. The file holds arrays and JSON with a
+    checksum, and nothing that is run when it is loaded. Callbacks and metadata requests are not kept.
 
     Parameters
     ----------
     path : str or Path
         A file name, used as it is.
-    estimator : MLPClassifier or MLPRegressor
+    estimator : MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor or NeuralNetwork
 
     Raises
     ------
@@ -83,24 +87,37 @@ def save(path: str | Path, estimator: MLPClassifier | MLPRegressor) -> None:
     >>> bool(np.all(again.predict_proba(X) == est.predict_proba(X)))
     True
     """
+    if isinstance(estimator, NeuralNetwork):
+        model_file.save(path, model_file.Model(estimator))
+        return
+    arrays: dict[str, np.ndarray] = {}
+    header = {"format": FORMAT, "format_version": FORMAT_VERSION} | _described(estimator, "", arrays)
+    archive.write(path, header, arrays)
+
+
+def _described(estimator: Any, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Class, parameters and state for the header; arrays are added under names with the prefix."""
     name = type(estimator).__name__
     if CLASSES.get(name) is not type(estimator):
-        raise TypeError(f"estimator must be an MLPClassifier or MLPRegressor of fastbp, got {type(estimator)!r}")
+        raise TypeError(f"estimator must be one of fastbp's {', '.join(CLASSES)}, got {type(estimator)!r}")
     check_is_fitted(estimator)
     params = estimator.get_params(deep=False)
-    state = {key: value for key, value in vars(estimator).items() if key not in params and key not in NOT_KEPT}
-    for key in state.keys() - STATE.keys():
-        raise TypeError(f"{key} is no attribute of an {name}, so it cannot be saved")
-    arrays: dict[str, np.ndarray] = {}
-    header = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "class": name,
-        "params": {key: _encode(key, value, arrays) for key, value in params.items()},
-        "state": {key: _encode(key, value, arrays) for key, value in state.items()},
-    }
-    _check(estimator)
-    archive.write(path, header, arrays)
+    if isinstance(estimator, Tabular):
+        state = estimator._state()
+    else:
+        state = {key: value for key, value in vars(estimator).items() if key not in params and key not in NOT_KEPT}
+        for key in state.keys() - STATE.keys():
+            raise TypeError(f"{key} is no attribute of an {name}, so it cannot be saved")
+    parts = {"params": params, "state": state}
+    described: dict[str, Any] = {"class": name}
+    for part, values in parts.items():
+        described[part] = {key: _encode(prefix + key, value, arrays) for key, value in values.items()}
+    if isinstance(estimator, Tabular):
+        _check_table(estimator, state, estimator.network_)
+        described["network"] = _described(estimator.network_, f"{prefix}network.", arrays)
+    else:
+        _check(estimator)
+    return described
 
 
 def load(path: str | Path, kind: type | None = None) -> Any:
@@ -111,12 +128,12 @@ def load(path: str | Path, kind: type | None = None) -> Any:
     Parameters
     ----------
     path : str or Path
-    kind : MLPClassifier, MLPRegressor or None, default None
-        What the file must hold; None takes either.
+    kind : class or None, default None
+        What the file must hold; None takes whatever it is.
 
     Returns
     -------
-    MLPClassifier or MLPRegressor
+    MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor or NeuralNetwork
 
     Raises
     ------
@@ -136,6 +153,8 @@ def load(path: str | Path, kind: type | None = None) -> Any:
 
 def _estimator(contents: Archive, kind: type | None) -> Any:
     header = contents.header
+    if header.get("format") == archive.NETWORK:
+        return _network(contents, kind)
     _require(header.get("format") == FORMAT, f"format must be {FORMAT!r}, got {header.get('format')!r}")
     version = header["format_version"]
     _require(
@@ -143,15 +162,40 @@ def _estimator(contents: Archive, kind: type | None) -> Any:
         f"format_version must be at most {FORMAT_VERSION}, got {version!r}",
     )
     _require(contents.sealed, "must end in a checksum")
-    _require(header["class"] in CLASSES, f"class must be one of {', '.join(CLASSES)}, got {header['class']!r}")
-    cls = CLASSES[header["class"]]
-    _require(kind in (None, cls), f"must hold an {getattr(kind, '__name__', kind)}, got an {cls.__name__}")
-    estimator = cls(**{name: _decode(value, contents) for name, value in header["params"].items()})
-    for name, value in header["state"].items():
-        _require(name in STATE, f"{name} is no attribute of an {cls.__name__}")
-        setattr(estimator, name, _decode(value, contents))
+    return _built(header, contents, kind)
+
+
+def _network(contents: Archive, kind: type | None) -> NeuralNetwork:
+    what = "a network, which NeuralNetwork.load and fastbp predict read"
+    _require(kind in (None, NeuralNetwork), f"must hold {_a(kind)}, got {what}")
+    model = model_file.model_of(contents)
+    _require(model.is_bare, "holds a network for scaled rows: fastbp predict reads it, or fastbp.model_file.load")
+    return model.net
+
+
+def _built(described: dict[str, Any], contents: Archive, kind: type | None) -> Any:
+    """The estimator that `_described` described."""
+    name = described["class"]
+    _require(name in CLASSES, f"class must be one of {', '.join(CLASSES)}, got {name!r}")
+    cls = CLASSES[name]
+    _require(kind in (None, cls), f"must hold {_a(kind)}, got {_a(cls)}, which {name}.load reads")
+    estimator = cls(**{key: _decode(value, contents) for key, value in described["params"].items()})
+    state = {key: _decode(value, contents) for key, value in described["state"].items()}
+    if isinstance(estimator, Tabular):
+        network = _built(described["network"], contents, cls._network_type)
+        _check_table(estimator, state, network)
+        estimator._restore(state, network)
+        return estimator
+    for key, value in state.items():
+        _require(key in STATE, f"{key} is no attribute of an {name}")
+        setattr(estimator, key, value)
     _check(estimator)
     return estimator
+
+
+def _a(kind: Any) -> str:
+    name = getattr(kind, "__name__", str(kind))
+    return f"an {name}" if name.startswith("MLP") else f"a {name}"
 
 
 def _require(holds: bool, message: str) -> None:
@@ -357,3 +401,54 @@ def _check_classes(state: dict[str, Any]) -> None:
     outputs = 1 if kind == "binary" and sizes[0] in (1, 2) else sum(sizes)
     if outputs != state["n_outputs_"] or min(sizes) < 1:
         raise ValueError(f"classes_ must go with {state['n_outputs_']} outputs, got {sizes}")
+
+
+# ---- and a fitted table ----------------------------------------------------------------------------------------------
+
+
+def _words_by_column(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, list) and all(map(_word, one)) for one in value.values())
+
+
+def _table(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_word, value)) and all(
+        one is None or type(one) in (str, bool) or (isinstance(one, list) and all(map(_word, one))) for one in value.values()
+    )  # fmt: skip
+
+
+# Every part of the state of a table's estimator but names of kinds, and what it can be.
+TABLE_STATE: dict[str, Callable[[Any], bool]] = {
+    "kinds_": lambda value: isinstance(value, dict) and set(value.values()) <= {"number", "boolean", "category"},
+    "left_out_": lambda value: isinstance(value, dict) and all(map(_word, value.values())),
+    "words_": _words_by_column,
+    "categories_": _words_by_column,
+    "medians": lambda value: isinstance(value, np.ndarray),
+    "means": lambda value: isinstance(value, np.ndarray),
+    "variances": lambda value: isinstance(value, np.ndarray),
+    "scales": lambda value: isinstance(value, np.ndarray) and bool((value > 0).all()),
+    "target": lambda value: isinstance(value, list) and len(value) == 2 and all(map(_number, value)) and value[1] > 0,
+    "table": _table,
+    "n_features_in_": _count,
+    "feature_names_in_": _names,
+}
+
+
+def _check_table(estimator: Any, state: dict[str, Any], network: Any) -> None:
+    """Raise a ValueError where parameters, state and network of a table's estimator do not go together."""
+    estimator._validate_params()
+    for name, value in state.items():
+        if name not in TABLE_STATE or not TABLE_STATE[name](value):
+            raise ValueError(f"{name} must be what a fit leaves, got {value!r}")
+    needed = TABLE_STATE.keys() - {"feature_names_in_"} - (set() if isinstance(estimator, TabularRegressor) else {"target"})
+    if needed - state.keys():
+        raise ValueError(f"{', '.join(sorted(needed - state.keys()))} must be there")
+    kinds, categories = state["kinds_"], state["categories_"]
+    n_numbers = len(kinds) - list(kinds.values()).count("category")
+    if {name for name, kind in kinds.items() if kind == "category"} != categories.keys() or not kinds:
+        raise ValueError(f"categories_ must go with kinds_, got {list(categories)}")
+    for name in ("medians", "means", "variances", "scales"):
+        if state[name].shape != (n_numbers,) or state[name].dtype != np.float64 or not np.isfinite(state[name]).all():
+            raise ValueError(f"{name} must be {n_numbers} finite numbers, got {state[name]!r}")
+    width = n_numbers + sum(map(len, categories.values()))
+    if width != network.n_features_in_:
+        raise ValueError(f"network must have {width} inputs, got {network.n_features_in_}")

@@ -5,18 +5,18 @@ Only the standard library is imported at the top, so that ``--help`` and a misty
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from fastbp.arguments import PICTURE_FORMATS, check_output, check_picture, positive, sizes, units
+from fastbp.arguments import PICTURE_FORMATS, check_output, check_picture, names, positive, sizes, units
 from fastbp.tables import Table
 
 UNITS = (784, 128, 10)
 HIDDEN = (100,)
 DTYPES = ("float32", "float64")
-DATA_HELP = "a CSV file or a named data set to train on; random rows without it"
+DATA_HELP = "a file with a table, or a named data set, to train on; random rows without it"
 ACTIVATION_HELP = "of the hidden layers: identity, logistic, tanh, relu, leaky_relu, elu or softplus (default: relu)"
 # The estimators' words for the solvers.
 SOLVERS: dict[str, dict[str, Any]] = {
@@ -25,6 +25,7 @@ SOLVERS: dict[str, dict[str, Any]] = {
     "nesterov": {"solver": "sgd"},
     "adam": {"solver": "adam"},
 }
+READING = ("target", "task", "header", "decimal", "ignore")
 JSON_HELP = "print one JSON object and nothing else"
 
 
@@ -41,6 +42,20 @@ def _new_command(commands, name: str, run: Callable, **texts: str) -> argparse.A
     parser.set_defaults(run=run)
     parser.add_argument("--json", action="store_true", help=JSON_HELP)
     return parser
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """Add what can be said about a file: `READING`."""
+    parser.add_argument("--target", metavar="COLUMN", help="the column of a file to learn")
+    parser.add_argument(
+        "--task", choices=("classification", "regression"), help="what the target holds (default: found out from the file)"
+    )
+    parser.add_argument(
+        "--header", action=argparse.BooleanOptionalAction,
+        help="whether the first line has the columns' names (default: found out from the file)",
+    )  # fmt: skip
+    parser.add_argument("--decimal", choices=(".", ","), help="what marks decimals in the file (default: .)")
+    parser.add_argument("--ignore", type=names, metavar="COLUMN[,COLUMN...]", help="columns that are no inputs")
 
 
 def _add_network(parser: argparse.ArgumentParser, shape: tuple[int, ...]) -> None:
@@ -66,7 +81,7 @@ def _add_profile(commands) -> None:
         "  fastbp profile flowers.csv --target species --hidden 64,32 --n-jobs 2",
     )
     parser.add_argument("data", metavar="DATA", nargs="?", help=DATA_HELP)
-    parser.add_argument("--target", metavar="COLUMN", help="the column of a CSV file to learn")
+    add_reading(parser)
     parser.add_argument(
         "--hidden", type=sizes, metavar="N[,N...]", help="units of the hidden layers, with DATA (default: 100)"
     )
@@ -126,7 +141,7 @@ def _profile(arguments: argparse.Namespace) -> int:
         check_picture("--plot", arguments.plot, (*PICTURE_FORMATS, ".html"))
     for option in ("plot", "trace"):
         if vars(arguments)[option]:
-            check_output(f"--{option}", vars(arguments)[option])
+            check_output(f"--{option}", vars(arguments)[option], arguments.data)
     what, options = _random(arguments) if arguments.data is None else _estimator(arguments)
     from fastbp.profiler import profile
 
@@ -161,13 +176,13 @@ def _estimator(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
     for option in ("units", "rows"):
         if vars(arguments)[option] is not None:
             raise ValueError(f"--{option} is for random rows, got it with {arguments.data}; see --hidden")
-    data = _load(arguments.data, arguments.target)
+    data = load(arguments)
+    from fastbp.cells import pandas
     from fastbp.estimators import MLPClassifier, MLPRegressor
+    from fastbp.tabular import fit_preprocessing
 
-    X = data.X_train - data.X_train.mean(axis=0)
-    scale = X.std(axis=0)
-    scale[scale == 0] = 1
-    X, batch_size = (X / scale).astype(arguments.dtype), arguments.batch_size
+    X = data.X_train if hasattr(data.X_train, "columns") else pandas().DataFrame(data.X_train)
+    X, batch_size = fit_preprocessing(X).transform(X).astype(arguments.dtype), arguments.batch_size
     if batch_size is not None and batch_size > len(X):
         raise ValueError(f"--batch-size must be at most the number of rows, {len(X)}, got {batch_size}")
     est = (MLPClassifier if data.class_names else MLPRegressor)(
@@ -180,18 +195,21 @@ def _estimator(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
     return (est, X, data.y_train), {}
 
 
-def _load(name: str, target: str | None) -> Any:
-    from fastbp.datasets import PRESETS, load_csv, load_named
+def load(arguments: argparse.Namespace) -> Any:
+    """The data that a command is given: a named data set, or a file read as its options say."""
+    from fastbp.datasets import NAMES, did_you_mean, load_named, load_table
 
-    if name in PRESETS:
-        if target is not None:
-            raise ValueError(f"--target is for CSV files, got {target!r} with {name}")
+    name, given = arguments.data, {option: vars(arguments).get(option) for option in READING}
+    if name in NAMES:
+        for option, value in given.items():
+            if value is not None:
+                raise ValueError(f"--{option} is for files, got {value!r} with {name}")
         return load_named(name)
-    if not Path(name).exists():
-        raise ValueError(f"DATA must be {', '.join(PRESETS)}, or a CSV file, got {name!r}")
-    if target is None:
+    if name != "-" and not os.path.exists(name):
+        raise ValueError(f"DATA must be {', '.join(NAMES)}, or a file with a table, got {name!r}{did_you_mean(name, NAMES)}")
+    if given["target"] is None:
         raise ValueError(f"--target COLUMN is needed to train on {name}")
-    return load_csv(name, target)
+    return load_table(name, **{option: value for option, value in given.items() if value is not None})
 
 
 class _Status:

@@ -1,7 +1,7 @@
 """Trained networks together with what they need to read raw rows, and the files that keep them.
 
 A model file is an archive of `fastbp.archive` with the arrays ``weights_0``, ``weights_1``, ... and, unless the network
-has no biases, ``biases_0``, ..., then ``input_mean`` and ``input_scale``.
+has no biases, ``biases_0``, ..., then ``input_mean`` and ``input_scale``, and the solver's moments, ``moments_0_0``, ...
 """
 
 import itertools
@@ -17,12 +17,14 @@ from fastbp import archive
 from fastbp.archive import Archive, ModelFileError
 from fastbp.neural_network import NeuralNetwork
 
-FORMAT = "fastbp model"
-FORMAT_VERSION = 3
+FORMAT = archive.NETWORK
+FORMAT_VERSION = 4
 # What networks in files of version 1 are, which do not say it.
 VERSION_1 = {"out_activation": "logistic", "loss": "squared_error"}
 # Earlier ones have no checksum.
 FIRST_SEALED = 3
+# What files say of a network from version 4 on, so that it trains on as it would have.
+OPTIONS = ("solver", "momentum", "beta_1", "beta_2", "epsilon", "alpha", "max_norm", "dropout", "n_jobs", "init_scale")
 
 
 @dataclass
@@ -32,25 +34,35 @@ class Model:
     Parameters
     ----------
     net : NeuralNetwork
-    feature_names : tuple of str
-        One name for each input.
-    target_name : str
-    class_names : tuple of str
+    feature_names : tuple of str, default=()
+        One name for each input, or none.
+    target_name : str, default=""
+    class_names : tuple of str, default=()
         Empty for regression. Two classes share one output, more have an output each.
-    input_mean, input_scale : ndarray of shape (n_features,), float64
+    input_mean, input_scale : ndarray of shape (n_features,), float64, default=0 and 1
         The network's inputs are (X - input_mean) / input_scale.
     target_low, target_span : float, default=0.0 and 1.0
         In regression an output a stands for target_low + target_span * a.
     """
 
     net: NeuralNetwork
-    feature_names: tuple[str, ...]
-    target_name: str
-    class_names: tuple[str, ...]
-    input_mean: np.ndarray
-    input_scale: np.ndarray
+    feature_names: tuple[str, ...] = ()
+    target_name: str = ""
+    class_names: tuple[str, ...] = ()
+    input_mean: np.ndarray | None = None
+    input_scale: np.ndarray | None = None
     target_low: float = 0.0
     target_span: float = 1.0
+
+    def __post_init__(self):
+        if self.input_mean is None:
+            self.input_mean, self.input_scale = np.zeros(self.net.units[0]), np.ones(self.net.units[0])
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether rows go into the network, and values come out of it, as they are."""
+        same = np.all(self.input_mean == 0) and np.all(self.input_scale == 1)
+        return bool(same) and (self.target_low, self.target_span) == (0.0, 1.0)
 
     def inputs(self, X: np.ndarray) -> np.ndarray:
         """Return raw rows (n, n_features) as the network reads them, in the network's dtype."""
@@ -121,7 +133,21 @@ def save(path: str | Path, model: Model) -> None:
     arrays = {f"weights_{layer}": W for layer, W in enumerate(model.net.weights)}
     arrays |= {f"biases_{layer}": b for layer, b in enumerate(model.net.biases)}
     arrays |= {"input_mean": model.input_mean, "input_scale": model.input_scale}
+    header["options"] = {name: getattr(model.net, name) for name in OPTIONS}
+    header["dropout_seed"], header["rng"] = model.net._seed, _rng_state(model.net)
+    if model.net._moments is not None:
+        moments, header["steps"] = model.net._moments
+        for place, pair in enumerate(moments):
+            arrays |= {f"moments_{place}_{number}": array for number, array in enumerate(itertools.chain(*pair))}
+        header["moments"] = len(moments)
     archive.write(path, header, arrays)
+
+
+def _rng_state(net: NeuralNetwork) -> dict[str, Any]:
+    state = dict(net._rng.bit_generator.state)
+    if (kind := state["bit_generator"]) != "PCG64":
+        raise TypeError(f"random_state must be an int or numpy's default Generator to be saved, got {kind}")
+    return state
 
 
 def load(path: str | Path) -> Model:
@@ -143,10 +169,11 @@ def load(path: str | Path) -> Model:
         If it is no model file, is truncated or damaged, or was written by a newer fastbp.
     """
     with archive.reading(path) as contents:
-        return _model(contents)
+        return model_of(contents)
 
 
-def _model(contents: Archive) -> Model:
+def model_of(contents: Archive) -> Model:
+    """The model in an open file."""
     header = _checked_header(contents)
     units, dtype = header["units"], np.dtype(header["dtype"])
     # every array is read before a network is built, so that no header can ask for more memory than the file has
@@ -165,10 +192,15 @@ def _model(contents: Archive) -> Model:
         loss=header["loss"],
         bias=header["bias"],
         dtype=header["dtype"],
+        **{name: header["options"][name] for name in OPTIONS if "options" in header},
     )
     net.weights = weights
     if biases:
         net.biases = biases
+    if "rng" in header:
+        net._seed, net._rng.bit_generator.state = header["dropout_seed"], header["rng"]
+    if "moments" in header:
+        _read_moments(contents, net, [*shapes, *([shape[1:] for shape in shapes] if header["bias"] else [])])
     model = Model(
         net,
         tuple(header["feature_names"]),
@@ -179,15 +211,30 @@ def _model(contents: Archive) -> Model:
         float(header["target_low"]),
         float(header["target_span"]),
     )
-    _require(len(model.feature_names) == units[0], "feature_names", model.feature_names)
+    _require(len(model.feature_names) == units[0] or not model.feature_names, "feature_names", model.feature_names)
     n_classes = len(model.class_names)
-    _require(n_classes != 1 and units[-1] == (n_classes if n_classes > 2 else 1), "class_names", model.class_names)
-    _require(bool(np.all(model.input_scale > 0)), "input_scale", model.input_scale)
+    fits = n_classes != 1 and units[-1] == (n_classes if n_classes > 2 else 1)
+    _require(fits or not (n_classes or model.feature_names), "class_names", model.class_names)
+    _require(bool(np.all(scale > 0)), "input_scale", scale)
     return model
+
+
+def _read_moments(contents: Archive, net: NeuralNetwork, shapes: list[Any]) -> None:
+    """What the solver remembers: for each moment, arrays like all weights and then like all biases."""
+    header, layers = contents.header, len(net.weights)
+    _require(type(header["moments"]) is int and 0 <= header["moments"] <= 2, "moments", header["moments"])
+    _require(type(header["steps"]) is int and header["steps"] >= 0, "steps", header["steps"])
+    moments = []
+    for place in range(header["moments"]):
+        arrays = [_array(contents, f"moments_{place}_{n}", shape, net.dtype) for n, shape in enumerate(shapes)]
+        moments.append((arrays[:layers], arrays[layers:]))
+    net._moments = moments, header["steps"]
 
 
 def _checked_header(contents: Archive) -> dict[str, Any]:
     header = contents.header
+    if "class" in header:
+        raise ModelFileError(f"holds an estimator, {header['class']}, which fastbp.load reads")
     _require(header["format"] == FORMAT, "format", header["format"])
     version = header["format_version"]
     _require(type(version) is int, "format_version", version)

@@ -6,6 +6,7 @@ import operator
 
 import numpy as np
 
+import fastbp  # what stands above is reached through the front door
 from fastbp.rule import ACTIVATIONS, HEADS, LOSSES, OUT_ACTIVATIONS, SOLVERS, Rule
 from fastbp.training import Run, predict, watch
 
@@ -367,6 +368,15 @@ class NeuralNetwork:
         history = watch(run, epochs, verbose, progress, None if callback is None else checked)
         self._moments = run.moments
         return history
+
+    def save(self, path):
+        """Write the network, with what its solver remembers, into a file of arrays and JSON; see `fastbp.save`."""
+        fastbp.save(path, self)
+
+    @classmethod
+    def load(cls, path):
+        """Read a network that `save` or ``fastbp train --save`` wrote; it trains on as it would have; see `fastbp.load`."""
+        return fastbp.load(path, cls)
 
     def __repr__(self):
         activations = self.activation if isinstance(self.activation, str) else "/".join(self.activation)

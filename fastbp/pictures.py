@@ -38,12 +38,12 @@ def save_profile(profile: Any, path: Any) -> None:
         Ending in one of `FORMATS`.
     """
     path = Path(path)
-    if path.suffix not in FORMATS:
+    if path.suffix.lower() not in FORMATS:
         raise ValueError(f"path must end in {', '.join(FORMATS)}, got {str(path)!r}")
     plt = pyplot()
     drawn = draw(profile, plt)
     try:
-        if path.suffix == ".html":
+        if path.suffix.lower() == ".html":
             with replacing(path) as stream:
                 stream.write(page(profile, drawn).encode())
         else:

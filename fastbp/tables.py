@@ -5,6 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+def printable(text: str) -> str:
+    """Text whose control characters are escaped, so that it stays on its line and no terminal obeys it."""
+    return text if text.isprintable() else "".join(
+        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Table:
     """Figures under their columns, or names and what they stand for.
@@ -26,7 +33,7 @@ class Table:
 
     def text(self) -> str:
         """Lines that any terminal shows."""
-        lines = [self.columns, *self.rows] if self.columns else self.rows
+        lines = [[printable(cell) for cell in line] for line in ([self.columns] if self.columns else []) + [*self.rows]]
         widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
         justify = [str.ljust if self._left(place) else str.rjust for place in range(len(widths))]
         text = (
@@ -49,7 +56,7 @@ class Table:
         for place, column in enumerate(self.columns or [""] * len(self.rows[0])):
             table.add_column(column, justify="left" if self._left(place) else "right", no_wrap=place == 0)
         for row in self.rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(printable(cell)) for cell in row))
         if self.title:
             Console().print(Text(self.title, "bold"))
         Console().print(table)

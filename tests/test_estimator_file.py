@@ -150,7 +150,7 @@ def test_a_parameter_that_no_file_can_hold_is_named(path, parameter, value):
 def test_only_what_can_be_loaded_is_saved(path):
     with pytest.raises(NotFittedError):
         regressor().save(path)
-    with pytest.raises(TypeError, match="estimator must be an MLPClassifier or MLPRegressor of fastbp, got .*sklearn"):
+    with pytest.raises(TypeError, match="estimator must be one of fastbp's MLPClassifier, MLPRegressor.*, got .*sklearn"):
         fastbp.save(path, TheirRegressor())
     with pytest.raises(TypeError, match=r"got <class '.*Mine'>"):
         fastbp.save(path, type("Mine", (MLPRegressor,), {})())
@@ -220,8 +220,8 @@ def test_somebody_elses_arrays_are_refused(path):
     np.savez(path, coefs_=np.zeros(3))
     with pytest.raises(ModelFileError, match="is not a fastbp model file"):
         fastbp.load(path)
-    archive.write(path, {"format": "fastbp model"}, {})
-    with pytest.raises(ModelFileError, match="format must be 'fastbp estimator', got 'fastbp model'"):
+    archive.write(path, {"format": "cake"}, {})
+    with pytest.raises(ModelFileError, match="format must be 'fastbp estimator', got 'cake'"):
         fastbp.load(path)
 
 
@@ -248,7 +248,7 @@ def test_a_file_without_its_checksum_is_refused(path):
 @pytest.mark.parametrize(
     ("part", "name", "value", "message"),
     [
-        (None, "class", "Pipeline", "class must be one of MLPClassifier, MLPRegressor, got 'Pipeline'"),
+        (None, "class", "Pipeline", "class must be one of MLPClassifier, MLPRegressor, .*, got 'Pipeline'"),
         (None, "format_version", 2, "format_version must be at most 1, got 2"),
         ("params", "mystery", 1, "mystery"),
         ("params", "alpha", "high", "alpha"),

@@ -115,7 +115,7 @@ def test_files_without_a_checksum_are_old_ones(tmp_path, rows):
     model = make_model()
     save(path, model)
     rewrite_unsealed(path)
-    with pytest.raises(ModelFileError, match="3 without a checksum"):
+    with pytest.raises(ModelFileError, match="4 without a checksum"):
         load(path)
     for version in (1, 2):
         rewrite_unsealed(path, format_version=version)
@@ -155,7 +155,7 @@ def test_nothing_is_unpickled(tmp_path):
     ("change", "message"),
     [
         ({"header": {"format": "cake"}}, "format .* got cake"),
-        ({"header": {"format_version": 4}}, "format_version must be at most 3, got 4"),
+        ({"header": {"format_version": 5}}, "format_version must be at most 4, got 5"),
         ({"header": {"format_version": "new"}}, "format_version"),
         ({"header": {"units": [3, 4, 4]}}, r"weights_1 must be float64 of shape \(4, 4\), got float64 \(4, 3\)"),
         ({"header": {"units": [3]}}, "units"),

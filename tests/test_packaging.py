@@ -29,7 +29,7 @@ FLOORS = [
     {"fastbp.turns"},
     {"fastbp.workload"},
     {"fastbp.datasets", "fastbp.display", "fastbp.estimator_file", "fastbp.interchange"},
-    {"fastbp.model_file", "fastbp.profiling"},
+    {"fastbp.model_file", "fastbp.profiling", "fastbp.tabular"},
     {"fastbp.estimators", "fastbp.neural_network"},
     {"fastbp.fitting"},
     {"fastbp.machine", "fastbp.phases"},
@@ -45,7 +45,7 @@ FLOORS = [
     {"fastbp.kernels.tracing"},
     {"fastbp.kernels.jit"},
     {"fastbp.callbacks", "fastbp.history", "fastbp.reference"},
-    {"fastbp.archive", "fastbp.arguments", "fastbp.layout", "fastbp.rule", "fastbp.tables"},
+    {"fastbp.archive", "fastbp.arguments", "fastbp.cells", "fastbp.layout", "fastbp.rule", "fastbp.tables"},
     {"fastbp"},
 ]
 # but for these, which define names of others that are looked up when they are asked for
@@ -59,6 +59,7 @@ LAZY = {
         "fastbp.interchange",
         "fastbp.neural_network",
         "fastbp.profiler",
+        "fastbp.tabular",
     },
     "fastbp.kernels.jit": {
         "fastbp.kernels.ceilings",

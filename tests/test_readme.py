@@ -17,7 +17,7 @@ def shell_blocks():
 
 def test_readme_has_one_command_to_train_and_one_to_test():
     train, check = shell_blocks()
-    assert train.endswith("fastbp train iris --plot\n")
+    assert train.endswith("fastbp train digits --plot\n")
     assert check.endswith("/tox\n")
 
 

@@ -1,0 +1,240 @@
+import io
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import fastbp
+from fastbp import ModelFileError, NeuralNetwork, TabularClassifier, TabularRegressor, archive
+from fastbp.datasets import MISSING, Source, read_table
+from fastbp.tabular import held_out
+
+FEW = {"max_iter": 60, "hidden_layer_sizes": (16,), "random_state": 0}
+BY_CHANCE = "rows of weight 2 are batches other than rows that come twice"
+
+
+def expected_failures(estimator):
+    return {"check_sample_weight_equivalence_on_dense_data": BY_CHANCE}
+
+
+@pytest.mark.compiled
+@parametrize_with_checks(
+    [TabularClassifier(max_iter=100), TabularRegressor(max_iter=100)],
+    expected_failed_checks=expected_failures,
+    xfail_strict=True,
+)
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+def people(n=120):
+    """A table of all kinds, and its two targets."""
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame(
+        {
+            "age": rng.integers(18, 80, n).astype(float),
+            "city": rng.choice(["Bonn", "Köln", "Ulm"], n),
+            "member": rng.random(n) < 0.5,
+            "size": pd.Categorical(rng.choice([38, 40, 42], n)),
+            "steps": pd.array(rng.integers(0, 9, n), "Int64"),
+        }
+    )
+    value = X["age"] / 10 + 3 * (X["city"] == "Ulm") + X["member"]
+    X.loc[::9, "age"] = np.nan
+    X.loc[::7, "city"] = None
+    X.loc[::8, "steps"] = pd.NA
+    return X, np.where(value > value.median(), "old", "young"), value.to_numpy(float)
+
+
+@pytest.fixture(params=[TabularClassifier, TabularRegressor])
+def fitted(request):
+    X, labels, values = people()
+    est = request.param(**FEW)
+    return est.fit(X, labels if request.param is TabularClassifier else values), X
+
+
+def test_columns_are_used_by_their_kinds(fitted):
+    est, X = fitted
+    columns = est.preprocessing_.named_steps["columns"]
+    assert columns.kinds_ == {
+        "age": "number",
+        "city": "category",
+        "member": "boolean",
+        "size": "category",
+        "steps": "number",
+    }
+    assert columns.categories_ == {"city": ["Bonn", "Köln", "Ulm"], "size": ["38", "40", "42"]}
+    Z = est.preprocessing_.transform(X)
+    assert Z.shape == (len(X), 3 + 3 + 3)
+    np.testing.assert_allclose(Z[:, :3].mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_array_equal(Z[:, 3:6].sum(axis=1), X["city"].notna())
+    assert est.feature_names_in_.tolist() == list(X)
+    assert est.score(X, people()[1] if isinstance(est, TabularClassifier) else people()[2]) > 0.8
+
+
+def test_other_tables_are_read_by_name(fitted):
+    est, X = fitted
+    expected = est.predict(X)
+    np.testing.assert_array_equal(est.predict(X[["steps", "size", "member", "city", "age"]]), expected)
+    np.testing.assert_array_equal(est.predict(X.assign(more="x")), expected)
+    np.testing.assert_array_equal(est.predict(X.assign(size=X["size"].astype(str))), expected)
+    np.testing.assert_array_equal(est.predict(X.assign(city="Rom")), est.predict(X.assign(city=None)))
+    with pytest.raises(ValueError, match="X must have the columns .*, got none called 'city'"):
+        est.predict(X.drop(columns="city"))
+    with pytest.raises(ValueError, match="column 'age', row 3: expected a finite number of at most .*, got 'ten'"):
+        est.predict(X.assign(age=["1", "2", "3", "ten"] + ["5"] * (len(X) - 4)))
+    with pytest.raises(ValueError, match="0 sample"):
+        est.predict(X[:0])
+
+
+def test_rows_come_back_from_a_file(fitted, tmp_path):
+    est, X = fitted
+    path = tmp_path / "model.npz"
+    est.save(path)
+    again = type(est).load(path)
+    np.testing.assert_array_equal(again.predict(X), est.predict(X))
+    np.testing.assert_array_equal(again.preprocessing_.transform(X), est.preprocessing_.transform(X))
+    assert again.get_params() == est.get_params()
+    assert again.feature_names_in_.tolist() == est.feature_names_in_.tolist()
+    again.save(tmp_path / "again.npz")
+    assert (tmp_path / "again.npz").read_bytes() == path.read_bytes()
+    assert b"pickle" not in path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("kinds_", {"dict": [["age", "number"]]}),
+        ("kinds_", {"dict": [["age", "secret"]]}),
+        ("categories_", {"dict": [["city", [1]]]}),
+        ("words_", {"dict": [["age", "NA"]]}),
+        ("medians", {"float": "nan"}),
+        ("n_features_in_", -1),
+        ("table", {"dict": [["target", 3]]}),
+        ("surprise", 1),
+    ],
+)
+def test_damaged_state_is_refused(fitted, tmp_path, name, value):
+    path = tmp_path / "model.npz"
+    fitted[0].save(path)
+    with np.load(path) as old:
+        arrays = dict(old)
+    header = json.loads(str(arrays.pop("header")))
+    header["state"][name] = value
+    archive.write(path, header, arrays)
+    with pytest.raises(ModelFileError, match=r"model\.npz"):
+        fastbp.load(path)
+
+
+def test_scikit_learn_gets_a_pipeline(fitted):
+    est, X = fitted
+    theirs = est.to_sklearn()
+    if isinstance(est, TabularRegressor):
+        np.testing.assert_allclose(theirs.predict(X), est.predict(X), rtol=1e-5)
+    else:
+        np.testing.assert_allclose(theirs.predict_proba(X), est.predict_proba(X), atol=1e-5)
+
+
+def test_arrays_and_clones(fitted):
+    est, X = fitted
+    assert not hasattr(clone(est), "network_")
+    X = X.assign(size="no. " + X["size"].astype(str))  # whole numbers among objects are numbers
+    y = people()[1] if isinstance(est, TabularClassifier) else people()[2]
+    Z = X.to_numpy(object)
+    by_place = clone(est).fit(Z, y)
+    np.testing.assert_array_equal(by_place.predict(Z), clone(est).fit(X, y).predict(X))
+    with pytest.raises(ValueError, match="4 features"):
+        by_place.predict(Z[:, :4])
+
+
+def test_search():
+    X, labels, _ = people()
+    search = GridSearchCV(TabularClassifier(**FEW), {"alpha": [1e-4, 1e-2]}, cv=2).fit(X, labels)
+    assert search.best_score_ > 0.6
+
+
+def test_class_weights_and_probabilities():
+    X, labels, _ = people()
+    even = TabularClassifier(**FEW).fit(X, labels)
+    heavy = TabularClassifier(**FEW, class_weight={"old": 20.0, "young": 1.0}).fit(X, labels)
+    assert even.classes_.tolist() == ["old", "young"]
+    assert heavy.predict_proba(X)[:, 0].mean() > even.predict_proba(X)[:, 0].mean()
+
+
+def test_the_rarest_categories_are_unknown():
+    X = pd.DataFrame({"word": ["a"] * 20 + ["b"] * 15 + ["c"] * 5})
+    est = TabularClassifier(**FEW, max_categories=2).fit(X, np.arange(40) % 2)
+    Z = est.preprocessing_.transform(X)
+    assert Z.shape == (40, 2)
+    assert Z[-5:].sum() == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.floats(0, 0.9), st.integers(0, 99))
+def test_every_class_is_held_out_by_its_share(labels, size, seed):
+    labels = np.array(labels)
+    held = held_out(size, len(labels), labels, seed)
+    for label in np.unique(labels):
+        mine = labels == label
+        assert abs(held[mine].sum() - size * mine.sum()) <= 0.5 + 1e-9
+        if size < 0.5:
+            assert not held[mine].all()
+
+
+def test_networks_train_on_from_files(tmp_path):
+    rng = np.random.default_rng(1)
+    X, y = rng.normal(size=(30, 3)), rng.random((30, 2))
+    for options in ({}, {"solver": "adam", "dropout": 0.3}, {"solver": "nesterov", "bias": False, "max_norm": 1.0}):
+        net = NeuralNetwork(3, [5, 4], 2, random_state=2, activation=["tanh", "relu"], **options)
+        net.train(X, y, 3, 0.01, batch_size=7, shuffle=True)
+        net.save(tmp_path / "net.npz")
+        again = NeuralNetwork.load(tmp_path / "net.npz")
+        assert repr(again) == repr(net)
+        for one in (net, again):
+            one.train(X, y, 3, 0.01, batch_size=7, shuffle=True)
+        for ours, theirs in zip(again.weights + again.biases, net.weights + net.biases, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+# ---- the reader, on tables drawn at random -----------------------------------------------------------------------------
+
+WORD = st.text(st.characters(exclude_categories=("C", "Z"), exclude_characters='"'), min_size=1, max_size=6).filter(
+    lambda word: word not in MISSING and word == word.strip()
+)
+COLUMN = st.sampled_from(["number", "word", "flag"])
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_tables_are_read_as_they_were_written(tmp_path, data):
+    kinds = data.draw(st.lists(COLUMN, min_size=2, max_size=5))
+    n = data.draw(st.integers(3, 12))
+    names = data.draw(st.lists(WORD.filter(str.isalpha), min_size=len(kinds), max_size=len(kinds), unique=True))
+    cells = {"number": st.one_of(st.integers(-9, 10**6), st.floats(-1e6, 1e6)), "word": WORD, "flag": st.booleans()}
+    columns = [data.draw(st.lists(st.one_of(cells[kind], st.none()), min_size=n, max_size=n)) for kind in kinds]
+    frame = pd.DataFrame(dict(zip(names, columns, strict=True)), dtype=object)
+    separator = data.draw(st.sampled_from(",;\t|"))
+    end = data.draw(st.sampled_from(["\n", "\r\n"]))
+    text = io.StringIO(newline="")
+    frame.to_csv(text, sep=separator, index=False, lineterminator=end, quoting=data.draw(st.sampled_from([0, 1])))
+    encoding = data.draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
+    path = tmp_path / "drawn.csv"
+    path.write_bytes((text.getvalue() + data.draw(st.sampled_from(["", end, end * 3]))).encode(encoding))
+    read = read_table(path, expected=names, text=names).frame
+    assert list(read) == names
+    for name, column in zip(names, columns, strict=True):
+        assert [None if pd.isna(cell) else cell for cell in read[name]] == [None if c is None else str(c) for c in column]
+
+
+def test_the_reader_says_what_it_found(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("sep=;\na;b\n1;x\n")
+    source = Source(path, ".")
+    source.read((), None, ())
+    assert (source.separator, source.has_header, source.names, source.encoding) == (";", True, ["a", "b"], "utf-8")
