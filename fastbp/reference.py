@@ -16,6 +16,7 @@ default, and W_B is their sum over the batch.
          nesterov  v = mu v - r g;  w += mu v - r g                                            Nesterov 1983
          adam      m = beta_1 m + (1 - beta_1) g;  v = beta_2 v + (1 - beta_2) g**2            Kingma and Ba 2015,
                    w -= r sqrt(1 - beta_2**t) / (1 - beta_1**t) m / (sqrt(v) + epsilon)        section 2, last paragraph
+                   epsilon is the root of the smallest normal number at least: a v below that is 0
 
 (4) to (7) are the delta rule of Rumelhart, Hinton and Williams, "Learning representations by back-propagating errors",
 Nature 323, 1986. `forward`, `loss_grad` and `train` take the same arguments here and in `fastbp.kernels`.
@@ -235,7 +236,8 @@ def update(params, grad, state, rule, step):
         state[0] = first * state[0] + dtype(1 - beta_1) * grad
         state[1] = dtype(beta_2) * state[1] + dtype(1 - beta_2) * grad * grad
         rate = dtype(rule[LEARNING_RATE] * np.sqrt(1 - beta_2**step) / (1 - beta_1**step))
-        params -= rate * state[0] / (np.sqrt(state[1]) + dtype(rule[EPSILON]))
+        epsilon = max(dtype(rule[EPSILON]), np.sqrt(np.finfo(dtype).tiny))
+        params -= rate * state[0] / (np.sqrt(state[1]) + epsilon)
 
 
 def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks, cursor, record, work):

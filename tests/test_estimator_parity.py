@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 import sklearn
+from cases import DTYPES
 from scipy import sparse
 from sklearn import neural_network
 from sklearn.base import is_classifier
@@ -431,6 +432,37 @@ def test_assigned_parameters_are_trained_further():
         estimator.predict(X)
         estimator.fit(X, y)
     assert_same_model(ours, theirs, X)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("epsilon", [1e-12, 1e-40, 1e-60, 1e-300, 1e-320, 5e-324])
+@pytest.mark.parametrize("hidden", [5, 70])
+def test_an_epsilon_of_next_to_nothing(hidden, epsilon, dtype):
+    """Also one that is 0 in the float type: only gradients that are 0 could be divided by it, and these change nothing."""
+    X, y = rows("three outputs")
+    X, y = X.astype(dtype), y.astype(dtype)
+    options = {"hidden_layer_sizes": hidden, "max_iter": 3, "epsilon": epsilon, "activation": "tanh"}
+    ours, theirs = fit(pair("three outputs", **options), X, y)
+    assert np.all(np.isfinite(ours.loss_curve_))
+    same = SAME_PARAMETERS if dtype == "float64" else SAME_SINGLE
+    for name in ("coefs_", "intercepts_", "loss_curve_"):
+        for one, other in zip(getattr(ours, name), getattr(theirs, name), strict=True):
+            np.testing.assert_allclose(one, other, **same)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tiny_gradients_and_a_tiny_epsilon(dtype):
+    """A second moment below the smallest normal number counts as 0; the step stays as long as Adam's steps are."""
+    X, y = rows("three outputs")
+    X, y = X.astype(dtype), y.astype(dtype)
+    X[:, 0], X[:, 1] = 0, np.sqrt(np.finfo(dtype).tiny) * X[:, 1]
+    options = {"max_iter": 3, "epsilon": 5e-324, "activation": "tanh", "alpha": 0, "learning_rate_init": 0.001}
+    ours = pair("three outputs", **options)[0].fit(X, y)
+    start = pair("three outputs", **options | {"learning_rate_init": 1e-30})[0].fit(X, y)
+    moved = ours.coefs_[0] - start.coefs_[0]
+    assert np.all(moved[0] == 0)
+    assert np.all(np.abs(moved) < 3 * 0.0011)
+    assert np.all(moved[2] != 0)
 
 
 # --- random numbers ---------------------------------------------------------------------------------------------------

@@ -12,9 +12,11 @@ from fastbp.kernels.simd import (
     fma,
     in_groups,
     in_place,
+    is_float32,
     lane_count,
     lanes,
     load,
+    select,
     splat,
     square_root,
     store,
@@ -27,6 +29,9 @@ from fastbp.rule import BETA_2, BY_ROWS, LEARNING_RATE, MOMENTUM, SOLVER
 
 SGD, ADAM = 1, 4
 NOTHING = 2.0**-60  # adding it to 1 changes nothing
+# The least epsilon of Adam: the root of the smallest normal number. A second moment below that one is taken for 0, so that a
+# smaller epsilon would divide by next to nothing where gradients are tiny, and by 0 in the padding.
+EPSILON_FLOAT32, EPSILON_FLOAT64 = 2.0**-63, 2.0**-511
 
 
 def over_tile(tile, at, stride):
@@ -51,6 +56,8 @@ def update(solver, over, params, state, size, memory, grad, numbers, decay):
     decay         vector of one value, the factor of the L2 term, or None for no such term
     """
     rate, first, first_gain, second, second_gain, epsilon = numbers
+    least = EPSILON_FLOAT32 if is_float32(memory) else EPSILON_FLOAT64
+    epsilon = select(epsilon > least, epsilon, least)
 
     def keep(g, w, place):
         store(memory, grad + place, g)
