@@ -1,17 +1,23 @@
 """NeuralNetwork: layers of units, trained by backpropagation."""
 
+import functools
 import math
 import numbers
 import operator
+import sys
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 import fastbp  # what stands above is reached through the front door
-from fastbp.rule import ACTIVATIONS, HEADS, LOSSES, OUT_ACTIVATIONS, SOLVERS, Rule
+from fastbp.rule import ACTIVATIONS, HEADS, LOSSES, OUT_ACTIVATIONS, SOLVERS, Rule, check_sum
 from fastbp.training import Run, predict, watch
 
 REDUCTIONS = ("sum", "mean")
 DTYPES = ("float32", "float64")
+# How far targets may be beyond what an output can give: a few roundings of float32 at 1.
+ROUNDED = 1e-6
 
 
 class NeuralNetwork:
@@ -31,7 +37,8 @@ class NeuralNetwork:
     out_activation : {"logistic", "identity", "softmax", "exp"}, default "logistic"
         Activation of the output layer.
     loss : {"squared_error", "log_loss", "clipped_log_loss", "poisson", "absolute_error"}, default "squared_error"
-        "squared_error" is half the sum of the squared errors and goes with every output; "log_loss" goes with "logistic"
+        "squared_error" is half the sum of the squared errors and goes with every output, for targets that the output can
+        give: in [0, 1] for "logistic", >= 0 for "exp", rows that sum to 1 for "softmax"; "log_loss" goes with "logistic"
         (binary, one for each output) and "softmax" (multi-class, targets that sum to 1); "clipped_log_loss" trains alike and
         goes with the same, but is reported from the outputs as they are rounded, kept off 0 and 1 by the spacing of numbers
         at 1, as scikit-learn does, so that it is finite; "poisson", half the Poisson deviance, goes with "exp";
@@ -46,7 +53,8 @@ class NeuralNetwork:
         Strength of the L2 term alpha/2 sum W**2, which leaves biases out. With reduction "mean" it is divided by the batch's
         weight, as scikit-learn does.
     max_norm : float or None, default None
-        Gradients whose Euclidean norm over all parameters exceeds it are shortened to it; against exploding gradients.
+        Gradients whose Euclidean norm over all parameters exceeds it are shortened to it; against exploding gradients. None
+        and infinity leave all as they are.
     dropout : float, default 0.0
         Probability, in [0, 1), with which a hidden unit is left out of a training step; the others are scaled up. Which
         ones depends on `random_state` alone. Against overfitting.
@@ -64,9 +72,12 @@ class NeuralNetwork:
     Attributes
     ----------
     weights : list of ndarray, shapes (n_in, n_out)
-        One per layer; assignable.
+        One per layer. They are what the network computes with: what is written into one counts, and each can be assigned, as
+        can all. Training leaves new arrays in their places, so that those read before it stay as they were.
     biases : list of ndarray, shapes (n_out,)
-        One per layer, or none without biases; assignable.
+        One per layer, or none without biases; likewise.
+
+    All parameters but the sizes can be set later as well, and are checked then as here.
 
     Raises
     ------
@@ -121,39 +132,27 @@ class NeuralNetwork:
             *[at_least(1, "hidden_size", size) for size in hidden],
             at_least(1, "output_size", output_size),
         ]
-        self.activation: str | list[str]
-        if isinstance(activation, (list, tuple)):
-            self.activation = [one_of(ACTIVATIONS, "activation", one) for one in activation]
-            if len(self.activation) != len(hidden):
-                raise ValueError(f"activation must be one word or {len(hidden)}, got {activation!r}")
-        else:
-            self.activation = one_of(ACTIVATIONS, "activation", activation)
-        self.out_activation = one_of(OUT_ACTIVATIONS, "out_activation", out_activation)
-        self.loss = one_of(LOSSES, "loss", loss)
-        if (out_activation, loss) not in HEADS:
-            fitting = ", ".join(repr(one) for one, other in HEADS if other == loss)
-            raise ValueError(f"out_activation must be one of {fitting} for loss {loss!r}, got {out_activation!r}")
-        self.solver = one_of(SOLVERS[1:], "solver", solver)
-        self.momentum = fraction("momentum", momentum)
-        self.beta_1, self.beta_2 = fraction("beta_1", beta_1), fraction("beta_2", beta_2)
-        self.epsilon, self.alpha = above("epsilon", epsilon), above("alpha", alpha, or_zero=True)
-        self.max_norm = None if max_norm is None else above("max_norm", max_norm)
-        self.dropout = fraction("dropout", dropout)
-        self.n_jobs = None if n_jobs is None else jobs(n_jobs)
-        self.bias = bool(bias)
-        self.init_scale = finite_number("init_scale", init_scale)
-        if init_scale < 0:
-            raise ValueError(f"init_scale must be >= 0, got {init_scale}")
-        self.dtype = float_dtype(dtype)
+        self.activation: str | list[str] = activation
+        self.out_activation, self.loss, self.solver = out_activation, loss, solver
+        self.momentum, self.beta_1, self.beta_2, self.epsilon = momentum, beta_1, beta_2, epsilon
+        self.alpha, self.max_norm, self.dropout = alpha, max_norm, dropout
+        self.n_jobs, self.bias, self.init_scale, self.dtype = n_jobs, bias, init_scale, dtype
+        self._activation_codes()
+        self._check_head()
         try:
             self._rng = np.random.default_rng(random_state)
         except (TypeError, ValueError) as error:
             raise type(error)(f"random_state must be an int, a Generator or None, got {random_state!r}") from error
         shapes = list(zip(self.units[:-1], self.units[1:], strict=True))
-        self._weights = [self._rng.normal(0.0, init_scale, shape).astype(self.dtype) for shape in shapes]
+        self._weights = [self._rng.normal(0.0, self.init_scale, shape).astype(self.dtype) for shape in shapes]
         self._biases = [np.zeros(n_out, self.dtype) for _, n_out in shapes] if self.bias else []
-        self._seed = int(self._rng.integers(2**32)) if dropout else 0
+        self._seed = 0
+        self._draw_seed()
         self._moments = None
+
+    def __setattr__(self, name, value):
+        """Parameters are checked wherever they are set."""
+        super().__setattr__(name, CHECKS[name](name, value) if name in CHECKS else value)
 
     @property
     def weights(self):
@@ -163,7 +162,7 @@ class NeuralNetwork:
     @weights.setter
     def weights(self, arrays):
         # the list stays the same: a running training reads it after each callback
-        self._weights[:] = self._checked("weights", arrays, self._weight_shapes())
+        self._weights[:] = map(np.copy, self._checked("weights", arrays, self._weight_shapes()))
 
     @property
     def biases(self):
@@ -172,7 +171,7 @@ class NeuralNetwork:
 
     @biases.setter
     def biases(self, arrays):
-        self._biases[:] = self._checked("biases", arrays, self._bias_shapes())
+        self._biases[:] = map(np.copy, self._checked("biases", arrays, self._bias_shapes()))
 
     def _weight_shapes(self):
         return list(zip(self.units[:-1], self.units[1:], strict=True))
@@ -181,31 +180,48 @@ class NeuralNetwork:
         return [(n_out,) for n_out in self.units[1:]] if self.bias else []
 
     def _checked(self, name, arrays, shapes):
-        """Copies of parameter arrays in the network's dtype; an error for a wrong number, shape or value."""
+        """Parameter arrays in the network's dtype, themselves if they are; an error for a wrong number, shape or value."""
         try:
             arrays = list(arrays)
         except TypeError:
             raise TypeError(f"{name} must be a list of {len(shapes)} arrays, got {arrays!r}") from None
         if len(arrays) != len(shapes):
             raise ValueError(f"{name} must be {len(shapes)} arrays, got {len(arrays)}")
-        copies = []
-        for position, (array, shape) in enumerate(zip(arrays, shapes, strict=True)):
-            copy = numeric(f"{name}[{position}]", array, self.dtype).copy()
-            if copy.shape != shape:
-                raise ValueError(f"{name}[{position}] must have shape {shape}, got {copy.shape}")
-            copies.append(finite(f"{name}[{position}]", copy))
-        return copies
+        for position, shape in enumerate(shapes):
+            array, label = arrays[position], f"{name}[{position}]"
+            if type(array) is not np.ndarray or array.dtype != self.dtype:
+                array = arrays[position] = numeric(label, array, self.dtype)
+            if array.shape != shape:
+                raise ValueError(f"{label} must have shape {shape}, got {array.shape}")
+            finite(label, array)
+        return arrays
 
     def _parameters(self):
         """Both lists, checked anew: an item may have been assigned since."""
-        self.weights, self.biases = self._weights, self._biases
+        self._weights[:] = self._checked("weights", self._weights, self._weight_shapes())
+        self._biases[:] = self._checked("biases", self._biases, self._bias_shapes())
         return self._weights, self._biases
 
     def _activation_codes(self):
-        words = self.activation if isinstance(self.activation, list) else [self.activation] * (len(self.units) - 2)
+        hidden = len(self.units) - 2
+        words = self.activation if isinstance(self.activation, list) else [self.activation] * hidden
+        if len(words) != hidden:
+            raise ValueError(f"activation must be one word or {hidden}, got {words!r}")
         return [ACTIVATIONS.index(word) for word in words]
 
+    def _check_head(self):
+        """Raise a ValueError where the output's activation does not go with the loss."""
+        if (self.out_activation, self.loss) not in HEADS:
+            fitting = ", ".join(repr(one) for one, other in HEADS if other == self.loss)
+            raise ValueError(f"out_activation must be one of {fitting} for loss {self.loss!r}, got {self.out_activation!r}")
+
+    def _draw_seed(self):
+        """Draw the seed of the dropout masks when it is first needed."""
+        if self.dropout and not self._seed:
+            self._seed = int(self._rng.integers(2**32))
+
     def _rule(self, learning_rate, reduction):
+        self._check_head()
         return Rule(
             out_activation=self.out_activation,
             loss=self.loss,
@@ -325,8 +341,8 @@ class NeuralNetwork:
         Raises
         ------
         ValueError, TypeError
-            If an argument is out of its range or of the wrong type, if X or y is not a finite numeric matrix, if the loss is
-            not defined for a target, or if a weight stops being finite. The weights are then as they were before.
+            If an argument is out of its range or of the wrong type, if X or y is not a finite numeric matrix, if a target is
+            beyond what the output can give, or if a weight stops being finite. The weights are then as they were before.
         """
         X = matrix("X", X, self.units[0], self.dtype)
         y = matrix("y", y, self.units[-1], self.dtype)
@@ -352,18 +368,21 @@ class NeuralNetwork:
             return stop
 
         weights, biases = self._parameters()
+        self._draw_seed()
+        rule = self._rule(float(learning_rate), reduction)
         run = Run(
             weights,
             biases,
             X,
             y,
-            rule=self._rule(float(learning_rate), reduction),
+            rule=rule,
             activations=self._activation_codes(),
             batch_size=batch_size,
             row_weights=sample_weight,
             n_jobs=self.n_jobs,
             draw=(lambda: self._rng.permutation(len(X))) if shuffle else None,
-            moments=self._moments,
+            # another solver, set since, begins anew
+            moments=self._moments if self._moments and len(self._moments[0]) == rule.moments else None,
         )
         history = watch(run, epochs, verbose, progress, None if callback is None else checked)
         self._moments = run.moments
@@ -393,18 +412,29 @@ def at_least(least, name, value):
         value = operator.index(value)
     except TypeError:
         raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if value > sys.maxsize:
+        raise ValueError(f"{name} must be <= {sys.maxsize}, got a larger number")
     if value < least:
         raise ValueError(f"{name} must be >= {least}, got {value}")
     return value
 
 
-def finite_number(name, value):
+def number(name, value):
     """`value` as a float."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be finite, got a number beyond float64") from None
+
+
+def finite_number(name, value):
+    """`value` as a float that is neither NaN nor infinite."""
+    value = number(name, value)
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
-    return float(value)
+    return value
 
 
 def above(name, value, or_zero=False):
@@ -423,13 +453,27 @@ def fraction(name, value):
     return value
 
 
-def jobs(n_jobs):
-    """`n_jobs` as an int other than 0."""
-    if isinstance(n_jobs, (bool, np.bool_)) or not isinstance(n_jobs, numbers.Integral):
-        raise TypeError(f"n_jobs must be an integer or None, got {n_jobs!r}")
-    if n_jobs == 0:
-        raise ValueError("n_jobs must not be 0, got 0")
-    return int(n_jobs)
+def limit(name, value):
+    """`value` as a float above 0, or None where it is that or infinite."""
+    return None if value is None or number(name, value) == math.inf else above(name, value)
+
+
+def jobs(name, value):
+    """`value` as None or an int other than 0."""
+    if value is None:
+        return None
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer or None, got {value!r}")
+    if value == 0:
+        raise ValueError(f"{name} must not be 0, got 0")
+    return int(value)
+
+
+def words(name, value):
+    """`value` as an activation or a list of them."""
+    if isinstance(value, (list, tuple)):
+        return [one_of(ACTIVATIONS, name, one) for one in value]
+    return one_of(ACTIVATIONS, name, value)
 
 
 def one_of(allowed, name, value):
@@ -439,15 +483,35 @@ def one_of(allowed, name, value):
     return value
 
 
-def float_dtype(dtype):
-    """`dtype` as numpy's float32 or float64."""
+def float_dtype(name, value):
+    """`value` as numpy's float32 or float64."""
     try:
-        name = np.dtype(dtype).name
+        word = np.dtype(value).name
     except TypeError:
-        name = None
-    if dtype is None or name not in DTYPES:
-        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
-    return np.dtype(name)
+        word = None
+    if value is None or word not in DTYPES:
+        raise ValueError(f"{name} must be 'float32' or 'float64', got {value!r}")
+    return np.dtype(word)
+
+
+# By the name of a parameter of NeuralNetwork: what it must be, as a function that returns what is kept.
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "activation": words,
+    "out_activation": functools.partial(one_of, OUT_ACTIVATIONS),
+    "loss": functools.partial(one_of, LOSSES),
+    "solver": functools.partial(one_of, SOLVERS[1:]),
+    "momentum": fraction,
+    "beta_1": fraction,
+    "beta_2": fraction,
+    "epsilon": above,
+    "alpha": functools.partial(above, or_zero=True),
+    "max_norm": limit,
+    "dropout": fraction,
+    "n_jobs": jobs,
+    "bias": lambda name, value: bool(value),
+    "init_scale": functools.partial(above, or_zero=True),
+    "dtype": float_dtype,
+}
 
 
 def numeric(name, array, dtype):
@@ -459,7 +523,7 @@ def numeric(name, array, dtype):
             if any(isinstance(item, (str, bytes)) for item in array.flat):
                 raise TypeError("got text")
             array = array.astype(dtype)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} must be numeric: {error}") from None
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} must be numeric, got dtype {array.dtype}")
@@ -495,19 +559,25 @@ def row_weights(weights, n_rows, dtype):
         raise ValueError(f"sample_weight must have shape ({n_rows},), got {weights.shape}")
     if weights.min() < 0 or not weights.any():
         raise ValueError(f"sample_weight must be >= 0 and not all 0, got {weights.min()} to {weights.max()}")
+    check_sum("sample_weight", weights)
     return weights
 
 
 def fitting_targets(y, out_activation, loss):
-    """Raise a ValueError for targets that the loss is not defined for."""
-    if loss in ("squared_error", "absolute_error"):
+    """Raise a ValueError for targets beyond what the output can give, with advice."""
+    if out_activation == "identity":
         return
-    if y.min() < 0 or (loss != "poisson" and y.max() > 1):
-        bounds = ">= 0" if loss == "poisson" else "in [0, 1]"
-        raise ValueError(f"y must be {bounds} for loss {loss!r}, got {y.min()} to {y.max()}")
+    what = f"out_activation {out_activation!r}" if loss == "squared_error" else f"loss {loss!r}"
+    least, most = y.min(), y.max()
+    if least < -ROUNDED or (out_activation != "exp" and most > 1 + ROUNDED):
+        bounds, advice = "in [0, 1]", "classes are 0 or 1 in an output each (one-hot), other values are for"
+        if out_activation == "exp":
+            bounds, advice = ">= 0", "values below are for"
+        raise ValueError(f"y must be {bounds} for {what}, got {least} to {most}; {advice} out_activation 'identity'")
     if out_activation == "softmax":
         sums = y.sum(axis=1, dtype=np.float64)
         worst = sums[np.argmax(np.abs(sums - 1))]
-        # as far as rounded fractions may be off
-        if abs(worst - 1) > y.shape[1] * np.finfo(y.dtype).eps:
-            raise ValueError(f"y must have rows that sum to 1 for softmax with loss {loss!r}, got {worst}")
+        if abs(worst - 1) > ROUNDED:
+            what = "softmax" if loss == "squared_error" else f"softmax with loss {loss!r}"
+            advice = "where several classes or none may be right, out_activation 'logistic' is for them"
+            raise ValueError(f"y must have rows that sum to 1 for {what}, got {worst}; {advice}")

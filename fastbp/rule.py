@@ -33,6 +33,16 @@ MOMENTS = (0, 0, 1, 1, 2)  # values that a solver remembers per weight
 HEAD, SOLVER, LEARNING_RATE, MOMENTUM, BETA_2, EPSILON, ALPHA, MAX_NORM, DROPOUT, SEED, PER_ROW, BY_ROWS = range(12)
 
 
+def check_sum(name, weights):
+    """Raise a ValueError for row weights by whose sum gradients cannot be divided: 1 / sum has to keep its digits."""
+    info = np.finfo(weights.dtype)
+    least = float(info.tiny) / float(info.eps)
+    with np.errstate(over="ignore"):
+        total = weights.sum(dtype=np.float64)
+    if not least <= total <= 1 / least:
+        raise ValueError(f"{name} must have a sum from {least:.0e} to {1 / least:.0e}, got {total:g}")
+
+
 @dataclass
 class Rule:
     """Loss, solver and regularisation.

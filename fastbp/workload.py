@@ -328,4 +328,4 @@ def of_data(X: Any, y: Any, *, dtype: str | None = None, **options: Any) -> Work
     kind = MLPRegressor if type_of_target(y).startswith("continuous") else MLPClassifier
     if "rows" in options:
         raise ValueError(f"rows are those of X, got {options['rows']!r}")
-    return of_estimator(kind(**options), X if dtype is None else np.asarray(X, float_dtype(dtype)), y)
+    return of_estimator(kind(**options), X if dtype is None else np.asarray(X, float_dtype("dtype", dtype)), y)

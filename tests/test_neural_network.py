@@ -273,6 +273,25 @@ def test_single_arrays_can_be_assigned_and_changed():
     assert_same_bits(parameters(net), parameters(other))
 
 
+def test_an_array_is_the_networks_own_until_it_trains():
+    """What is written into one counts, whatever has been predicted since it was taken or put there."""
+    net, other = network(), network()
+    W, b = net.weights[0], net.biases[1]
+    assigned = np.asfortranarray(np.full((4, 1), 0.25))
+    net.weights[1] = assigned
+    for value in (1.0, 2.0):
+        W[...], b[...], assigned[...] = value, -value, value / 2
+        other.weights, other.biases = [np.full((2, 4), value), np.full((4, 1), value / 2)], [np.zeros(4), np.full(1, -value)]
+        assert_same_bits([net.feedforward(XOR[0])], [other.feedforward(XOR[0])])
+        assert net.weights[0] is W
+        assert net.biases[1] is b
+        assert net.weights[1] is assigned
+    net.train(*XOR, 2, 0.1)
+    other.train(*XOR, 2, 0.1)
+    assert_same_bits(parameters(net), parameters(other))
+    assert np.all(assigned == 1.0)
+
+
 def test_training_does_not_write_into_arrays_that_were_read():
     net = network()
     W, b = net.weights[0], net.biases[0]
@@ -531,6 +550,37 @@ def test_targets_that_a_loss_is_not_defined_for(options, targets, message):
         net.train(np.ones((2, 2)), targets, 1, 0.1)
 
 
+OUTPUTS = [("logistic", loss) for loss in ("squared_error", "log_loss", "clipped_log_loss")]
+OUTPUTS += [("softmax", loss) for loss in ("squared_error", "log_loss", "clipped_log_loss")]
+OUTPUTS += [("exp", "squared_error"), ("exp", "poisson"), ("identity", "squared_error"), ("identity", "absolute_error")]
+TARGETS = {
+    "numbers of classes": ([[0.0, 4.0], [3.0, 1.0]], {"exp", "identity"}),
+    "signs": ([[-1.0, 1.0], [1.0, -1.0]], {"identity"}),
+    "one negative": ([[0.5, 0.5], [1.0, -0.001]], {"identity"}),
+    "one above 1": ([[0.5, 0.5], [0.0, 1.001]], {"exp", "identity"}),
+    "sums of 0 and 2": ([[0.0, 0.0], [1.0, 1.0]], {"logistic", "exp", "identity"}),
+    "a sum of 1 from beyond": ([[0.5, 0.5], [2.0, -1.0]], {"identity"}),
+    "fractions": ([[0.25, 0.75], [0.5, 0.5]], {"logistic", "softmax", "exp", "identity"}),
+    "bounds": ([[0.0, 1.0], [1.0, 0.0]], {"logistic", "softmax", "exp", "identity"}),
+    "rounded": ([[-1e-7, 1 + 2e-7], [1 / 3, 2 / 3 + 1e-7]], {"logistic", "softmax", "exp", "identity"}),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("out_activation", "loss"), OUTPUTS)
+@pytest.mark.parametrize("targets", TARGETS)
+def test_targets_beyond_what_an_output_can_give(targets, out_activation, loss, dtype):
+    y, fitting = TARGETS[targets]
+    net = NeuralNetwork(2, 4, 2, out_activation=out_activation, loss=loss, dtype=dtype, random_state=0)
+    untouched = copy.deepcopy(net)
+    if out_activation in fitting:
+        assert np.isfinite(net.train(np.ones((2, 2)), y, 2, 0.1).loss).all()
+        return
+    with pytest.raises(ValueError, match=r"^y must (be|have) .* out_activation '(identity|logistic)'"):
+        net.train(np.ones((2, 2)), y, 1, 0.1)
+    assert_same_bits(parameters(net), parameters(untouched))
+
+
 # --- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -566,6 +616,17 @@ BAD_SIZES = {
     "negative scale": ((2, 4, 1), {"init_scale": -1}, ValueError, "init_scale must be >= 0, got -1"),
     "infinite scale": ((2, 4, 1), {"init_scale": np.inf}, ValueError, "init_scale must be finite, got inf"),
     "text scale": ((2, 4, 1), {"init_scale": "1"}, TypeError, "init_scale must be a number, got '1'"),
+    "size beyond integers": ((10**400, 4, 1), {}, ValueError, r"input_size must be <= \d+, got a larger number"),
+    **{
+        f"{name} beyond floats": (
+            (2, 4, 1),
+            {name: 10**400},
+            ValueError,
+            f"{name} must be finite, got a number beyond float64",
+        )
+        for name in ("momentum", "beta_1", "beta_2", "epsilon", "alpha", "max_norm", "dropout", "init_scale")
+    },
+    "no limit at all": ((2, 4, 1), {"max_norm": np.nan}, ValueError, "max_norm must be finite, got nan"),
     "seed": ((2, 4, 1), {"random_state": "x"}, TypeError, "random_state must be .* got 'x'"),
     "negative seed": ((2, 4, 1), {"random_state": -1}, ValueError, "random_state must be .* got -1"),
 }
@@ -576,6 +637,78 @@ def test_bad_construction(bad):
     sizes, options, error, message = BAD_SIZES[bad]
     with pytest.raises(error, match=message):
         NeuralNetwork(*sizes, **options)
+
+
+@pytest.mark.parametrize("bad", [bad for bad in BAD_SIZES if BAD_SIZES[bad][1].keys() - {"random_state"}])
+def test_what_is_set_later_is_checked_as_well(bad):
+    _, options, error, message = BAD_SIZES[bad]
+    sizes = BAD_SIZES[bad][0]
+    net, untouched = (NeuralNetwork(*sizes, random_state=0) for _ in range(2))
+    ((name, value),) = options.items()
+
+    def use():
+        setattr(net, name, value)
+        net.train(np.ones((3, 2)), np.ones((3, 1)), 1, 0.1)
+
+    with pytest.raises(error, match=message):
+        use()
+    assert_same_bits(parameters(net), parameters(untouched))
+
+
+def test_what_is_set_later_is_used():
+    X, y = digits()
+    options = {"activation": ["tanh"], "solver": "nesterov", "alpha": 0.1, "dropout": 0.25, "max_norm": 1, "n_jobs": 2}
+    net = NeuralNetwork(8, 5, 3, random_state=0)
+    for name, value in options.items():
+        setattr(net, name, value)
+    other = NeuralNetwork(8, 5, 3, random_state=0, **options)
+    assert_same_bits(net.train(X, y, 3, 0.01, shuffle=True).loss, other.train(X, y, 3, 0.01, shuffle=True).loss)
+    assert_same_bits(parameters(net), parameters(other))
+    different = NeuralNetwork(8, 5, 3, random_state=1)
+    different.weights = NeuralNetwork(8, 5, 3, random_state=0).weights
+    for name, value in options.items():
+        setattr(different, name, value)
+    assert not np.array_equal(different.train(X, y, 1, 0.01).loss, other.train(X, y, 1, 0.01).loss)
+
+
+@pytest.mark.parametrize("after", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("before", ["sgd", "momentum", "adam"])
+def test_another_solver_begins_anew(before, after):
+    X, y = digits()
+    net, other = NeuralNetwork(8, 5, 3, solver=before, random_state=0), NeuralNetwork(8, 5, 3, solver=after)
+    net.train(X, y, 3, 0.01)
+    other.weights, other.biases = net.weights, net.biases
+    net.solver = after
+    same = np.array_equal(net.train(X, y, 2, 0.01).loss, other.train(X, y, 2, 0.01).loss)
+    assert same == (before != after or before == "sgd")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_limit_is_an_infinite_one(dtype):
+    one, other = network(dtype=dtype), network(dtype=dtype, max_norm=np.inf)
+    assert one.max_norm is other.max_norm is None
+    assert_same_bits(one.train(*XOR, 3, 0.1).loss, other.train(*XOR, 3, 0.1).loss)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("scale", [1e-320, 1e-46, 1e-30, 1.0, 1e30, 1e37, 1e308])
+def test_sample_weights_of_any_size(scale, reduction, dtype):
+    """They train, or are refused by name: never neither."""
+    net, untouched = network(dtype=dtype), network(dtype=dtype)
+    try:
+        loss = net.train(
+            *XOR, 2, 0.1 if reduction == "mean" else 0.1 / scale, reduction=reduction, sample_weight=[scale] * 4
+        ).loss
+    except ValueError as error:
+        assert re.match(r"sample_weight must (have a sum from|be finite|be >= 0 and not all 0)", str(error))  # noqa: PT017
+        assert not 1e-30 <= scale <= 1e30
+        assert_same_bits(parameters(net), parameters(untouched))
+    else:
+        expected = untouched.train(*XOR, 2, 0.1, reduction=reduction)
+        assert dtype == "float64" or 1e-30 <= scale <= 1e30
+        np.testing.assert_allclose(loss / (scale if reduction == "sum" else 1), expected.loss, rtol=1e-5)
+        np.testing.assert_allclose(net.weights[0], untouched.weights[0], rtol=1e-5)
 
 
 def with_one(array, value):
@@ -601,6 +734,7 @@ BAD_MATRICES = {
     "NaN": (lambda A: with_one(A, np.nan), ValueError, "must be finite, got NaN or infinity"),
     "infinity": (lambda A: with_one(A, -np.inf), ValueError, "must be finite, got NaN or infinity"),
     "too large for float32": (lambda A: with_one(A, 1e39), ValueError, "must be finite"),
+    "too large for a float": (lambda A: with_one(A.astype(object), 10**400), ValueError, "must be numeric: int too large"),
     "no rows": (lambda A: A[:0], ValueError, "must have at least one row, got 0"),
     "column too many": (lambda A: np.hstack([A, A]), ValueError, r"must have \d columns?, got \d"),
     "no columns": (lambda A: A[:, :0], ValueError, r"must have \d columns?, got 0"),
@@ -640,6 +774,8 @@ BAD_OPTIONS = {
     "NaN step": ({"learning_rate": np.nan}, ValueError, "learning_rate must be finite, got nan"),
     "infinite step": ({"learning_rate": np.inf}, ValueError, "learning_rate must be finite, got inf"),
     "text step": ({"learning_rate": "0.1"}, TypeError, "learning_rate must be a number, got '0.1'"),
+    "step beyond floats": ({"learning_rate": 10**400}, ValueError, "learning_rate must be finite, got a number beyond"),
+    "epochs beyond integers": ({"epochs": 10**400}, ValueError, r"epochs must be <= \d+, got a larger number"),
     "no number": ({"learning_rate": None}, TypeError, "learning_rate must be a number, got None"),
     "empty batch": ({"batch_size": 0}, ValueError, "batch_size must be >= 1, got 0"),
     "large batch": ({"batch_size": 5}, ValueError, "batch_size must be at most the number of rows, 4, got 5"),
