@@ -1,7 +1,9 @@
 """MLPClassifier and MLPRegressor: scikit-learn's estimators of these names, on compiled kernels."""
 
+import contextlib
 import itertools
 import math
+import sys
 from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -30,11 +32,12 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 import fastbp  # what stands above is reached through the front door
 from fastbp.callbacks import CallbackSupportMixin, Task, with_callbacks
 from fastbp.fitting import Objective, Rows, fit_lbfgs, fit_stochastic
-from fastbp.rule import ACTIVATIONS, MOMENTS, SOLVERS, Rule
+from fastbp.rule import ACTIVATIONS, Rule, check_sum
 from fastbp.training import predict
 
 FLOATS = (np.float64, np.float32)
 SPARSE = ("csr", "csc")
+INDICES = (np.int32, np.int64)
 # Rows that are predicted at a time where each leaves less behind than the outputs it came from.
 PREDICTED_ROWS = 8192
 MULTI_OUTPUT = "multiclass-multioutput"
@@ -77,7 +80,7 @@ hidden layer, default='relu'
     verbose : bool, default=False
         Print a line per epoch.
     warm_start : bool, default=False
-        Let fit go on from the weights of the fit before.
+        Let fit go on from the weights of the fit before, which has to have had the same layers and classes.
     momentum : float, default=0.9
         Of 'sgd', in [0, 1].
     nesterovs_momentum : bool, default=True
@@ -150,6 +153,15 @@ def has_epochs(est):
     return True
 
 
+@contextlib.contextmanager
+def within_floats(names):
+    """Make a ValueError of an integer that no float can hold, by the names of what may be one."""
+    try:
+        yield
+    except OverflowError as error:
+        raise ValueError(f"{names} must be numbers that a float can hold: {error}") from None
+
+
 class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin, BaseEstimator):
     """What both estimators share. A subclass says how targets become outputs and outputs predictions."""
 
@@ -196,14 +208,45 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
 
+    def _validate_params(self):
+        super()._validate_params()
+        for name in ("alpha", "learning_rate_init", "power_t", "tol", "epsilon", "max_norm"):
+            with within_floats(name):
+                float(getattr(self, name))
+
     # --- the network ---
 
     def _hidden_sizes(self):
         sizes = self.hidden_layer_sizes
         sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
-        if np.any(np.array(sizes) <= 0):
+        if not all(isinstance(size, Integral) and 0 < int(size) <= sys.maxsize for size in sizes):
             raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
-        return sizes
+        return [int(size) for size in sizes]
+
+    def _units(self):
+        """All layer sizes, of parameters that fit together: they may have been assigned since the fit."""
+        units = [self.n_features_in_]
+        if len(self.coefs_) != len(self.intercepts_):
+            raise ValueError(f"coefs_ and intercepts_ must be as many, got {len(self.coefs_)} and {len(self.intercepts_)}")
+        for layer, arrays in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
+            W, b = (tuple(getattr(array, "shape", ())) for array in arrays)
+            if len(W) != 2 or W[0] != units[-1] or b != W[1:] or b[0] < 1:
+                shapes = f"({units[-1]}, n) and (n,), got {W} and {b}"
+                raise ValueError(f"coefs_[{layer}] and intercepts_[{layer}] must be arrays of shapes {shapes}")
+            units.append(b[0])
+        if units[-1] != self.n_outputs_:
+            raise ValueError(f"coefs_[-1] must have a column for each of {self.n_outputs_} outputs, got {units[-1]}")
+        return units
+
+    def _check_continuation(self, hidden, n_outputs):
+        """Raise a ValueError where a fit cannot go on from the weights of the one before."""
+        _, *before, n_before = self._units()
+        if hidden != before:
+            raise ValueError(
+                f"hidden_layer_sizes must be {before}, as in the fit before, to go on from its weights, got {hidden}"
+            )
+        if n_outputs != n_before:
+            raise ValueError(f"y must stand for {n_before} output(s), as in the fit before, got {n_outputs}")
 
     def _activation_codes(self):
         """Codes of the hidden layers' activations."""
@@ -215,22 +258,23 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, or {hidden} of them, got {words}")
         return [ACTIVATIONS.index(word) for word in words]
 
-    def _rule(self):
-        """What an optimiser step computes."""
-        solver, momentum = self.solver, self.momentum
+    def _rule(self, solver=None):
+        """What an optimiser step computes, by default of the estimator's own solver."""
+        solver, momentum = solver or self.solver, self.momentum
+        lbfgs = solver == "lbfgs"  # which is given the gradient as it is
         if solver == "sgd" and momentum > 0:
             solver = "nesterov" if self.nesterovs_momentum else "momentum"
         return Rule(
             out_activation=self.out_activation_,
             loss="clipped_log_loss" if self.loss == "log_loss" else self.loss,
-            solver="keep" if solver == "lbfgs" else solver,
+            solver="keep" if lbfgs else solver,
             learning_rate=self.learning_rate_init,
             momentum=self.beta_1 if solver == "adam" else momentum,
             beta_2=self.beta_2,
             epsilon=self.epsilon,
             alpha=self.alpha,
-            max_norm=self.max_norm,
-            dropout=self.dropout,
+            max_norm=np.inf if lbfgs else self.max_norm,
+            dropout=0.0 if lbfgs else self.dropout,
             seed=getattr(self, "_dropout_seed", 0),
             reduction="row",
         )
@@ -247,22 +291,21 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         self.n_layers_, self.n_outputs_ = len(units), units[-1]
         self.out_activation_ = self._output()
         self.coefs_, self.intercepts_ = [], []
-        factor = 2.0 if self.activation == "logistic" else 6.0
+        words = [self.activation] if isinstance(self.activation, str) else self.activation
+        factor = 2.0 if set(words) == {"logistic"} else 6.0
         for n_in, n_out in itertools.pairwise(units):
             bound = np.sqrt(factor / (n_in + n_out))
             self.coefs_.append(random_state.uniform(-bound, bound, (n_in, n_out)).astype(dtype, copy=False))
             self.intercepts_.append(random_state.uniform(-bound, bound, n_out).astype(dtype, copy=False))
-        self._dropout_seed = random_state.randint(2**32, dtype=np.uint32).item() if self.dropout else 0
+        self._dropout_seed = 0
         for name in FOUND_BY_EPOCHS:
             self.__dict__.pop(name, None)
 
-    def _solver_memory(self, rule):
-        """The moments and steps of the solver so far, if this one can go on with them."""
+    def _solver_memory(self):
+        """The moments and steps of the fits so far, or None where this solver cannot go on with them."""
         moments = getattr(self, "_moments", None)
-        if moments is None or len(moments) != MOMENTS[SOLVERS.index(rule.solver)]:
+        if moments is None or len(moments) != self._rule().moments:
             return None
-        if self._learning_rate_start != self.learning_rate_init:
-            self._learning_rate = self._learning_rate_start = float(self.learning_rate_init)
         return moments, self._steps
 
     @property
@@ -270,8 +313,9 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         """The solver's present step length and number of steps, read where scikit-learn's users look for them."""
         if not hasattr(self, "_moments"):
             raise AttributeError("_optimizer exists after a fit with solver 'sgd' or 'adam'")
-        rate, t = self._learning_rate, self._steps
-        if self.solver == "adam":
+        kept = self._learning_rate_start == self.learning_rate_init
+        rate, t = self._learning_rate if kept else float(self.learning_rate_init), self._steps
+        if len(self._moments) == 2 and t > 0:  # those of adam, whatever the solver is by now
             rate *= math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
         return SimpleNamespace(learning_rate=rate, t=t)
 
@@ -280,13 +324,19 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
     def _fit(self, X, y, sample_weight, incremental=False, X_val=None, y_val=None):
         hidden = self._hidden_sizes()
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
-        X, y = self._validated(X, y, reset=first)
-        rows = self._rows(X, y, sample_weight, incremental)
+        with within_floats("X, y and the weights of rows"):
+            X, y = self._validated(X, y, reset=first)
+            rows = self._rows(X, y, sample_weight, incremental, first and not incremental)
         validation = None if X_val is None and y_val is None else self._validation_rows(X_val, y_val, X.dtype)
         random_state = check_random_state(self.random_state)
         if first:
             self._initialize([X.shape[1], *hidden, rows.Y.shape[1]], X.dtype, random_state)
-        self.n_outputs_ = rows.Y.shape[1]
+        else:
+            self._check_continuation(hidden, rows.Y.shape[1])
+        if validation is not None and validation.Y.shape[1] != rows.Y.shape[1]:
+            raise ValueError(f"y_val must have as many columns as y, {rows.Y.shape[1]}, got {validation.Y.shape[1]}")
+        if self.dropout and not self._dropout_seed:
+            self._dropout_seed = random_state.randint(2**32, dtype=np.uint32).item()
         self.coefs_, self.intercepts_ = list(self.coefs_), list(self.intercepts_)
         task = Task(self, X, y, sample_weight, None if self.solver == "lbfgs" else self.max_iter, incremental)
         if self.solver == "lbfgs":
@@ -301,15 +351,20 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         task.close()
         return self
 
-    def _rows(self, X, y, sample_weight, incremental):
-        """X and y as a fit reads them."""
+    def _rows(self, X, y, sample_weight, incremental, fresh):
+        """X and y as a fit reads them; a fresh one learns the classes."""
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, X)
             if not sample_weight.any():  # scikit-learn says so from version 1.9 on
                 raise ValueError("Sample weights must contain at least one non-zero number.")
         weights = self._weights(y, sample_weight, incremental)
-        Y = np.ascontiguousarray(self._encoded(y, incremental), X.dtype)
-        return Rows(contiguous(X), Y, None if weights is None else np.ascontiguousarray(weights, X.dtype))
+        if weights is not None:
+            with np.errstate(over="ignore"):
+                weights = required(weights, X.dtype)
+            names = ["sample_weight"] * (sample_weight is not None)
+            names += ["the rows' class_weight"] * (getattr(self, "class_weight", None) is not None)
+            check_sum(" times ".join(names), weights)
+        return Rows(contiguous(X), required(self._encoded(y, fresh), X.dtype), weights)
 
     def _validation_rows(self, X_val, y_val, dtype):
         """The rows given for validation."""
@@ -317,8 +372,9 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             raise ValueError("X_val and y_val must be given together, got only one of them")
         if self.solver == "lbfgs":
             raise ValueError("X_val and y_val must be left out for solver 'lbfgs', which does not stop by a score")
-        X, y = self._validated(X_val, y_val, reset=False)
-        return Rows(contiguous(X).astype(dtype, copy=False), np.ascontiguousarray(self._encoded(y, True), dtype))
+        with within_floats("X_val and y_val"):
+            X, y = self._validated(X_val, y_val, reset=False)
+        return Rows(contiguous(X).astype(dtype, copy=False), required(self._encoded(y, False, "y_val"), dtype))
 
     def _validated(self, X, y, reset):
         X, y = validate_data(
@@ -333,7 +389,8 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
 
     def _loss_grad_lbfgs(self, packed, X, y, sample_weight, *room):
         """Loss and gradient as functions of the flattened weights and biases; scikit-learn's name and arguments."""
-        rows = Rows(contiguous(X), np.ascontiguousarray(y, X.dtype), sample_weight)
+        self._check_continuation(self._units()[1:-1], y.shape[1])
+        rows = Rows(contiguous(X), required(y, X.dtype), None if sample_weight is None else required(sample_weight, X.dtype))
         return Objective(self, rows)(np.asarray(packed, np.float64))
 
     # --- predicting ---
@@ -341,9 +398,12 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
     def _checked(self, X):
         """X for a prediction, in the float type of the result."""
         check_is_fitted(self)
+        self._units()
         if not self._plain(X):
-            X = validate_data(self, X, accept_sparse=SPARSE, dtype=FLOATS, reset=False)
-        return contiguous(X).astype(np.result_type(X.dtype, self.coefs_[0].dtype), copy=False)
+            with within_floats("X"):
+                X = validate_data(self, X, accept_sparse=SPARSE, dtype=FLOATS, reset=False)
+        single = X.dtype == np.float32 == getattr(self.coefs_[0], "dtype", None)
+        return contiguous(X).astype(np.float32 if single else np.float64, copy=False)
 
     def _plain(self, X):
         """Whether X is obviously what `validate_data` would return: for one row, that takes longer than the prediction."""
@@ -422,14 +482,22 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         return fastbp.from_sklearn(est, cls)
 
 
+def required(array, dtype):
+    """The array as kernels read it: one number after the other, aligned, of a dtype."""
+    return np.require(array, dtype, ["C", "A"])
+
+
 def contiguous(X):
-    """X row by row: as a C-contiguous array, or as a CSR matrix that is sound, which kernels do not look at again."""
+    """X row by row: as an array, or as a CSR matrix that is sound, whose arrays kernels read as they stand."""
     if not scipy.sparse.issparse(X):
-        return np.ascontiguousarray(X)
+        return required(X, X.dtype)
+    arrays = X.data, X.indices, X.indptr
+    index = X.indices.dtype if X.indices.dtype == X.indptr.dtype in INDICES else np.dtype(np.int64)
+    plain = [required(array, dtype) for array, dtype in zip(arrays, (X.dtype, index, index), strict=True)]
+    if any(one is not other for one, other in zip(plain, arrays, strict=True)):
+        X = type(X)(tuple(plain), X.shape)
     X = X.tocsr()
     X.check_format(full_check=True)
-    if X.indices.dtype != X.indptr.dtype:
-        X = type(X)((X.data, X.indices.astype(np.int64), X.indptr.astype(np.int64)), X.shape)
     return X
 
 
@@ -527,6 +595,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         y : array-like of shape (n,) or (n, n_outputs)
             Class labels; or 0s and 1s in columns; or a column of class labels for each output.
         sample_weight : array-like of shape (n,) or None, default=None
+            Factors of the rows' losses, with a sum above 0. A batch whose weights have none is passed over.
         X_val, y_val : of the same kinds, default=None
             Rows for `validation_loss_curve_`, and for early stopping, which then holds back none of X. Not with 'lbfgs'.
 
@@ -537,7 +606,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         Raises
         ------
         ValueError
-            If a parameter, X or y is not of the kind described, or a weight stops being finite.
+            If a parameter, X, y or sample_weight is not of the kind described, or a weight stops being finite.
 
         Warns
         -----
@@ -564,9 +633,12 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         -------
         self
         """
-        columns = isinstance(classes, (list, tuple)) and len(classes) > 0 and np.ndim(classes[0]) == 1
-        if columns:
-            self.classes_, self._y_type = [np.unique(column) for column in classes], MULTI_OUTPUT
+        if isinstance(classes, (list, tuple)) and len(classes) > 0 and np.ndim(classes[0]) == 1:
+            columns = [np.unique(column) for column in classes]
+            known = getattr(self, "classes_", columns)
+            if not isinstance(known, list) or list(map(list, known)) != list(map(list, columns)):
+                raise ValueError(f"classes must be the same as before, {known}, got {classes}")
+            self.classes_, self._y_type = columns, MULTI_OUTPUT
         elif getattr(self, "_y_type", None) == MULTI_OUTPUT:
             pass
         elif _check_partial_fit_first_call(self, classes):
@@ -596,27 +668,34 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         else:  # labels in indicator form, or an error
             self.classes_ = LabelBinarizer().fit(y).classes_
 
-    def _check_classes(self, y):
-        """Raise a ValueError where labels do not go with those of the fit before."""
+    def _check_classes(self, y, name):
+        """Raise a ValueError where labels are of another kind than in the fit before, or others."""
+        if self._y_type in ("binary", "multiclass"):
+            if y.ndim > 1:
+                raise ValueError(f"{name} must be a class label for each row, as in the fit before, got shape {y.shape}")
+        elif y.shape[1:] != (len(self.classes_),) and not (y.ndim == 1 and self._y_type != MULTI_OUTPUT):
+            raise ValueError(f"{name} must have {len(self.classes_)} columns, as in the fit before, got shape {y.shape}")
         pairs = zip(y.T, self.classes_, strict=True) if self._y_type == MULTI_OUTPUT else [(y, self.classes_)]
         for column, known in pairs:
             classes = unique_labels(column)
-            if self.warm_start and set(classes) != set(known):
+            if self.warm_start and name == "y" and set(classes) != set(known):
                 raise ValueError(
                     "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
                     f"Previously got {known}, `y` has {classes}"
                 )
             if len(np.setdiff1d(classes, known, assume_unique=True)):
-                raise ValueError(f"`y` has classes not in `self.classes_`. `self.classes_` has {known}. 'y' has {classes}.")
+                raise ValueError(
+                    f"`{name}` has classes not in `self.classes_`. `self.classes_` has {known}. '{name}' has {classes}."
+                )
 
-    def _encoded(self, y, incremental):
+    def _encoded(self, y, fresh, name="y"):
         """The outputs that the network should give: 0s and 1s."""
-        if not hasattr(self, "classes_") or not (self.warm_start or incremental):
+        if fresh:
             self._learn_classes(y)
         else:
             if not hasattr(self, "_y_type"):
                 self._learn_classes(self.classes_)
-            self._check_classes(y)
+            self._check_classes(y, name)
         if self._y_type == MULTI_OUTPUT:
             return np.hstack([column[:, None] == known for column, known in zip(y.T, self.classes_, strict=True)])
         if self._y_type.startswith("multilabel"):
@@ -782,6 +861,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
         X : {array-like, sparse matrix} of shape (n, n_features)
         y : array-like of shape (n,) or (n, n_outputs)
         sample_weight : array-like of shape (n,) or None, default=None
+            Factors of the rows' losses, with a sum above 0. A batch whose weights have none is passed over.
         X_val, y_val : of the same kinds, default=None
             Rows for `validation_loss_curve_`, and for early stopping, which then holds back none of X. Not with 'lbfgs'.
 
@@ -792,7 +872,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
         Raises
         ------
         ValueError
-            If a parameter, X or y is not of the kind described, or a weight stops being finite.
+            If a parameter, X, y or sample_weight is not of the kind described, or a weight stops being finite.
 
         Warns
         -----
@@ -825,9 +905,9 @@ class MLPRegressor(RegressorMixin, Perceptron):
     def _stratified(self):
         return False
 
-    def _encoded(self, y, incremental):
+    def _encoded(self, y, fresh, name="y"):
         if self.loss == "poisson" and y.min() < 0:
-            raise ValueError(f"y must be >= 0 for loss 'poisson', got {y.min()}")
+            raise ValueError(f"{name} must be >= 0 for loss 'poisson', got {y.min()}")
         return y.reshape(len(y), -1)
 
     def _decoded(self, outputs):

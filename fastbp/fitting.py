@@ -20,7 +20,7 @@ from sklearn.utils.optimize import _check_optimize_result
 from fastbp import kernels
 from fastbp.choice import workspace_for_training
 from fastbp.layout import LOSS, PENALTY, Layout
-from fastbp.rule import LEARNING_RATE
+from fastbp.rule import LEARNING_RATE, check_sum
 from fastbp.training import Run, threads_for
 
 # An adaptive step length this short is not shortened any more.
@@ -46,6 +46,9 @@ def split(est, rows, random_state):
     training, validation = Rows(*parts[::2]), Rows(*parts[1::2])
     if validation.X.shape[0] < 2:
         raise ValueError("The validation set is too small. Increase 'validation_fraction' or the size of your dataset.")
+    if rows.weights is not None:
+        check_sum("weights of the rows that early stopping leaves for training", training.weights)
+        check_sum("weights of the rows that early stopping holds back", validation.weights)
     return training, validation
 
 
@@ -225,8 +228,8 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task):
     if est.early_stopping and validation is None:
         rows, validation = split(est, rows, random_state)
     rule, n = est._rule(), rows.X.shape[0]
-    moments = est._solver_memory(rule) if incremental else None
-    if moments is None:
+    moments = est._solver_memory() if incremental else None
+    if moments is None or est._learning_rate_start != est.learning_rate_init:
         est._learning_rate = est._learning_rate_start = float(est.learning_rate_init)
     run = Run(
         est.coefs_,
@@ -275,7 +278,7 @@ class Objective:
         sparse = not isinstance(rows.X, np.ndarray)
         self.work = workspace_for_training(self.layout, n, n, sparse, shuffled=False, threads=threads)
         self.grad = np.empty(self.layout.size, rows.X.dtype)
-        self.rule = est._rule().numbers(rows.Y.shape[1])
+        self.rule = est._rule("lbfgs").numbers(rows.Y.shape[1])
         self.weights = np.empty(0, rows.X.dtype) if rows.weights is None else rows.weights
         self.weight = n if rows.weights is None else float(rows.weights.sum(dtype=np.float64))
         self.outputs = rows.Y.shape[1] if est.loss in ("squared_error", "absolute_error") else 1

@@ -100,8 +100,9 @@ def to_sklearn(estimator: MLPClassifier | MLPRegressor) -> Any:
     if name == "MLPClassifier":
         theirs._label_binarizer = _label_binarizer(estimator)
     _share(estimator, theirs)
-    if hasattr(estimator, "_moments"):
-        theirs._optimizer = _their_optimizer(estimator)
+    memory = estimator._solver_memory()
+    if memory is not None:
+        theirs._optimizer = _their_optimizer(estimator, *memory)
     return theirs
 
 
@@ -141,15 +142,15 @@ def _label_binarizer(estimator: Any) -> LabelBinarizer:
     return binarizer
 
 
-def _their_optimizer(estimator: Any) -> Any:
+def _their_optimizer(estimator: Any, memory: list, steps: int) -> Any:
     """What partial_fit goes on with: the solver's moments, in lists of those of all coefs_ and of all intercepts_."""
     params = estimator.coefs_ + estimator.intercepts_
-    moments = [[np.array(one) for one in weights + biases] for weights, biases in estimator._moments]
-    start = estimator._learning_rate_start
+    moments = [[np.array(one) for one in weights + biases] for weights, biases in memory]
+    start = float(estimator.learning_rate_init)
     if estimator.solver == "adam":
         optimizer = AdamOptimizer(params, start, estimator.beta_1, estimator.beta_2, estimator.epsilon)
         optimizer.ms, optimizer.vs = moments
-        optimizer.t = estimator._steps
+        optimizer.t = steps
     else:
         optimizer = SGDOptimizer(
             params, start, estimator.learning_rate, estimator.momentum, estimator.nesterovs_momentum, estimator.power_t

@@ -276,7 +276,7 @@ def of_estimator(est: Perceptron, X: Any, y: Any, sample_weight: Any = None) -> 
     est._validate_params()
     hidden = est._hidden_sizes()
     X, y = est._validated(X, y, reset=True)
-    rows = est._rows(X, y, sample_weight, False)
+    rows = est._rows(X, y, sample_weight, incremental=False, fresh=True)
     est._initialize([X.shape[1], *hidden, rows.Y.shape[1]], X.dtype, np.random.RandomState(0))
     lbfgs = est.solver == "lbfgs"
     return Workload(

@@ -2,7 +2,9 @@
 
 import inspect
 import re
+import tempfile
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -383,6 +385,259 @@ def test_wrong_uses(name, wrong):
         pytest.skip("scikit-learn before 1.9 divides by the sum of the weights")
     assert ours == theirs
     assert theirs != ([], None), "not wrong"
+
+
+OUR_ERRORS = {
+    "an alpha beyond floats": (
+        lambda est: fit(est.set_params(alpha=10**400)),
+        "alpha must be numbers that a float can hold",
+    ),
+    "a tol beyond floats": (lambda est: fit(est.set_params(tol=10**400)), "tol must be numbers that a float can hold"),
+    "a layer beyond integers": (
+        lambda est: fit(est.set_params(hidden_layer_sizes=10**400)),
+        "hidden_layer_sizes must be > 0",
+    ),
+    "rows beyond floats": (lambda est: fit(est, [[10**400] * 4] * 30), "X, y and the weights .* float can hold"),
+    "rows to predict beyond floats": (lambda est: fitted(est).predict([[10**400] * 4]), "X must be numbers that a float"),
+    "weights beyond floats": (lambda est: fit(est, sample_weight=[10**400] * 30), "X, y and the weights .* float can hold"),
+    **{
+        f"weights of {weight:g}": (
+            lambda est, weight=weight: fit(est, sample_weight=np.full(30, weight)),
+            "sample_weight must have a sum from",
+        )
+        for weight in (-1.0, 1e308, 1e-320)
+    },
+    "weights of sum 0": (
+        lambda est: fit(est, sample_weight=np.tile([1.0, -1.0], 15)),
+        "sample_weight must have a sum .* got 0",
+    ),
+    "weights too large for float32": (
+        lambda est: fit(est, X.astype("f4"), sample_weight=np.full(30, 1e39)),
+        "sample_weight must have a sum from 1e-31 to 1e.31, got inf",
+    ),
+    "no weight among those held back": (
+        lambda est: fit(est.set_params(early_stopping=True, shuffle=False), sample_weight=np.arange(30) == 7),
+        "weights of the rows that early stopping .* must have a sum",
+    ),
+    "warm start with other layers": (
+        lambda est: fit(fitted(est.set_params(warm_start=True)).set_params(hidden_layer_sizes=(5, 2))),
+        r"hidden_layer_sizes must be \[3\], as in the fit before, .*, got \[5, 2\]",
+    ),
+    "partial_fit with other layers": (
+        lambda est: partial_fit(partial_fit(est).set_params(hidden_layer_sizes=4)),
+        r"hidden_layer_sizes must be \[3\], as in the fit before, .*, got \[4\]",
+    ),
+    "validation rows for lbfgs": (
+        lambda est: fit(est.set_params(solver="lbfgs"), X_val=X, y_val=target(est)),
+        "X_val and y_val must be left out for solver 'lbfgs'",
+    ),
+    **{
+        f"{attribute}[{place}] of shape {shape}": (
+            lambda est, attribute=attribute, place=place, shape=shape: assigned(est, attribute, place, shape).predict(X),
+            r"coefs_\[\d\] and intercepts_\[\d\] must be arrays of shapes \(\d, n\) and \(n,\), got \(",
+        )
+        for attribute, place, shape in [
+            ("coefs_", 0, (4, 300)),
+            ("coefs_", 0, (1, 3)),
+            ("coefs_", 0, (3,)),
+            ("coefs_", 1, (300, 1)),
+            ("coefs_", 1, ()),
+            ("intercepts_", 0, (1,)),
+            ("intercepts_", 0, (3, 1)),
+            ("intercepts_", 1, (77,)),
+            ("intercepts_", 1, ()),
+        ]
+    },
+    "lists": (
+        lambda est: vars(fitted(est)).update(coefs_=[[[1.0] * 3] * 4, [[1.0]] * 3]) or est.predict(X),
+        r"coefs_\[0\] and intercepts_\[0\] must be arrays of shapes",
+    ),
+    "a layer less": (lambda est: fewer(est).predict(X), "coefs_ and intercepts_ must be as many, got 1 and 2"),
+    "more outputs": (
+        lambda est: with_outputs(est, 9).predict(X),
+        "coefs_.* must have a column for each of . outputs, got 9",
+    ),
+    "more outputs for a score": (lambda est: with_outputs(est, 9).score(X, target(est)), "coefs_.* must have a column"),
+    "more outputs for a warm start": (
+        lambda est: fit(with_outputs(est.set_params(warm_start=True), 9)),
+        "coefs_.* must have a column",
+    ),
+    "more outputs for partial_fit": (
+        lambda est: with_outputs(est, 9).partial_fit(X, target(est)),
+        "coefs_.* must have a column",
+    ),
+}
+OUR_ERRORS_OF_A_CLASSIFIER = {
+    "class weights of sum 0": (
+        lambda est: fit(est.set_params(class_weight={0: 0.0, 1: 0.0, 2: 0.0})),
+        "the rows' class_weight must have a sum .* got 0",
+    ),
+    "negative class weights": (
+        lambda est: fit(est.set_params(class_weight={0: -1.0}), sample_weight=LABELS == 0),
+        "sample_weight times the rows' class_weight must have a sum .* got -",
+    ),
+    "huge class weights": (
+        lambda est: fit(est.set_params(class_weight={1: 1e308})),
+        "the rows' class_weight must have a sum",
+    ),
+    "class weights beyond floats": (
+        lambda est: fit(est.set_params(class_weight={1: 10**400})),
+        "X, y and the weights .* float can hold",
+    ),
+    "indicators after labels": (
+        lambda est: fitted(est).partial_fit(X, np.eye(3, dtype=int)[LABELS]),
+        r"y must be a class label for each row, as in the fit before, got shape \(30, 3\)",
+    ),
+    "indicators after two labels": (
+        lambda est: fit(est, X, LABELS > 0).partial_fit(X, np.eye(2, dtype=int)[(LABELS > 0) * 1]),
+        r"y must be a class label for each row, as in the fit before, got shape \(30, 2\)",
+    ),
+    "indicators after labels, warm start": (
+        lambda est: fit(fitted(est.set_params(warm_start=True)), X, np.eye(3, dtype=int)[LABELS]),
+        "y must be a class label for each row",
+    ),
+    "indicators for validation": (
+        lambda est: fit(est, X_val=X, y_val=np.eye(3, dtype=int)[LABELS]),
+        "y_val must be a class label for each row",
+    ),
+    "classes for validation that are no others": (
+        lambda est: fit(est, X_val=X, y_val=LABELS + 1),
+        "`y_val` has classes not in",
+    ),
+    "fewer indicators": (
+        lambda est: fit(est, X, np.eye(3, dtype=int)[LABELS]).partial_fit(X, np.eye(3, dtype=int)[LABELS][:, :2]),
+        r"y must have 3 columns, as in the fit before, got shape \(30, 2\)",
+    ),
+    "fewer columns of classes": (
+        lambda est: fit(est, X, np.c_[LABELS, LABELS]).partial_fit(X, LABELS),
+        r"y must have 2 columns, as in the fit before, got shape \(30,\)",
+    ),
+    "other columns of classes": (
+        lambda est: fit(est, X, np.c_[LABELS, LABELS]).partial_fit(
+            X, np.c_[LABELS, LABELS], classes=[[0, 1, 2, 3], [0, 1, 2]]
+        ),
+        "classes must be the same as before",
+    ),
+    "columns of classes after labels": (
+        lambda est: fitted(est).partial_fit(X, np.c_[LABELS, LABELS], classes=[[0, 1, 2], [0, 1, 2]]),
+        "classes must be the same as before",
+    ),
+}
+TWO_VALUES = np.c_[X[:, 0], X[:, 1]]
+OUR_ERRORS_OF_A_REGRESSOR = {
+    **{
+        f"{after} columns after {before}, {how}": (
+            lambda est, before=before, after=after, how=how: go_on(est, np.ones((30, before)), np.ones((30, after)), how),
+            rf"y must stand for {before} output\(s\), as in the fit before, got {after}",
+        )
+        for before, after in ((2, 1), (1, 2), (40, 1), (40, 39), (3, 40))
+        for how in ("partial_fit", "warm_start", "loaded")
+    },
+    "fewer columns for validation": (
+        lambda est: fit(est, X, TWO_VALUES, X_val=X, y_val=X[:, 0]),
+        "y_val must have as many columns as y, 2, got 1",
+    ),
+}
+
+
+def assigned(est, attribute, place, shape):
+    """A fitted estimator, one array of which is another."""
+    getattr(fitted(est), attribute)[place] = np.ones(shape)
+    return est
+
+
+def fewer(est):
+    del fitted(est).coefs_[0]
+    return est
+
+
+def with_outputs(est, n):
+    """A fitted estimator whose last layer fits the one below, and has n units."""
+    fitted(est).coefs_[-1], est.intercepts_[-1] = np.ones((3, n)), np.ones(n)
+    return est
+
+
+def go_on(est, before, after, how):
+    """Fit one y, then go on with another."""
+    before, after = (y.ravel() if y.shape[1] == 1 else y for y in (before, after))
+    if how == "warm_start":
+        return fit(fit(est.set_params(warm_start=True), X, before), X, after)
+    est = fit(est, X, before)
+    if how == "loaded":
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "model.npz")
+            fastbp.save(path, est)
+            est = fastbp.load(path)
+    return est.partial_fit(X, after)
+
+
+OUR_ERRORS_OF = {
+    "MLPClassifier": OUR_ERRORS | OUR_ERRORS_OF_A_CLASSIFIER,
+    "MLPRegressor": OUR_ERRORS | OUR_ERRORS_OF_A_REGRESSOR,
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize(("name", "wrong"), [(name, wrong) for name in CLASSES for wrong in OUR_ERRORS_OF[name]])
+def test_errors_name_the_argument(name, wrong):
+    """What scikit-learn fails at with an error of numpy's, or goes on with."""
+    use, message = OUR_ERRORS_OF[name][wrong]
+    with pytest.raises(ValueError, match=f"^{message}"):
+        use(CLASSES[name](hidden_layer_sizes=3, max_iter=1, random_state=0))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_validation_rows_may_lack_a_class_after_a_warm_start():
+    est = MLPClassifier(3, max_iter=2, random_state=0, warm_start=True)
+    for _ in range(2):
+        est.fit(X, LABELS, X_val=X[LABELS != 1], y_val=LABELS[LABELS != 1])
+    assert len(est.validation_loss_curve_) == 4
+    with pytest.raises(ValueError, match="warm_start can only be used where `y` has the same classes"):
+        est.fit(X[LABELS != 1], LABELS[LABELS != 1])
+
+
+def test_a_warm_start_after_a_failed_fit_is_a_first_one():
+    est = MLPClassifier(3, max_iter=1, random_state=0, warm_start=True)
+    with pytest.raises(ValueError, match="y_val"):
+        est.fit(X, LABELS, X_val=X, y_val=LABELS + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert list(est.fit(X, LABELS > 0).classes_) == [False, True]
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", [np.float16, np.longdouble, int, object])
+def test_assigned_coefficients_of_other_kinds(kind, dtype):
+    """They are taken as numbers of the type of X, or as float64."""
+    est = fitted(MLPRegressor(hidden_layer_sizes=3, max_iter=1, random_state=0))
+    est.coefs_ = [np.round(W * 4) for W in est.coefs_]
+    expected = est.predict(X.astype(dtype))
+    est.coefs_ = [W.astype(kind) for W in est.coefs_]
+    found = est.predict(X.astype(dtype))
+    np.testing.assert_array_equal(found, expected)
+    assert found.dtype == np.float64
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("hidden", [(3,), (3, 2)])
+def test_a_list_of_one_activation_draws_what_the_word_does(hidden, name):
+    for word in ("logistic", "tanh"):
+        one, other = (
+            fitted(CLASSES[name](hidden_layer_sizes=hidden, activation=activation, max_iter=1, random_state=0))
+            for activation in (word, [word] * len(hidden))
+        )
+        for array, expected in zip(other.coefs_, one.coefs_, strict=True):
+            np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_clipping_and_dropout_leave_lbfgs_alone():
+    options = {"hidden_layer_sizes": 3, "solver": "lbfgs", "max_iter": 20, "random_state": 0}
+    plain = fit(MLPRegressor(**options))
+    other = fit(MLPRegressor(**options, max_norm=1e-5, dropout=0.5))
+    assert other.n_iter_ == plain.n_iter_ > 1
+    np.testing.assert_array_equal(other.coefs_[0], plain.coefs_[0])
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -102,6 +102,28 @@ def test_our_models_become_theirs(name):
     assert not np.shares_memory(ours.coefs_[0], theirs.coefs_[0])
 
 
+@pytest.mark.parametrize("before", ["sgd", "plain", "adam"])
+@pytest.mark.parametrize("after", ["sgd", "plain", "adam", "lbfgs"])
+def test_a_solver_that_is_set_after_the_fit(before, after):
+    """Another solver begins anew, in either package, with the same numbers; the step length that is set is taken."""
+    momentum = {"sgd": 0.9, "plain": 0.0}
+    options = {"solver": "sgd", "momentum": momentum[before]} if before in momentum else {"solver": before}
+    ours = fitted(MLPRegressor, VALUES, **options)
+    back = from_sklearn(to_sklearn(ours))
+    options = {"solver": "sgd", "momentum": momentum[after]} if after in momentum else {"solver": after}
+    for est in (ours, back):
+        est.set_params(**options, learning_rate_init=0.01)
+        assert est._optimizer.learning_rate > 0
+    theirs = to_sklearn(ours)
+    same_predictions(ours, theirs)
+    if after != "lbfgs":
+        for est in (ours, back, theirs):
+            est.partial_fit(X, VALUES)
+        assert theirs._optimizer.learning_rate == pytest.approx(ours._optimizer.learning_rate, rel=1e-12)
+    same_predictions(ours, theirs)
+    same_predictions(ours, back)
+
+
 @pytest.mark.one_of(3)
 @pytest.mark.parametrize("name", GOING_ON)
 @pytest.mark.parametrize("to_theirs", [False, True])
