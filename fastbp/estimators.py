@@ -8,10 +8,8 @@ from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-import joblib
 import numpy as np
 import scipy.sparse
-from joblib.parallel import get_active_backend
 from sklearn.base import (
     BaseEstimator,
     ClassifierMixin,
@@ -33,7 +31,7 @@ import fastbp  # what stands above is reached through the front door
 from fastbp.callbacks import CallbackSupportMixin, Task, with_callbacks
 from fastbp.fitting import Objective, Rows, fit_lbfgs, fit_stochastic
 from fastbp.rule import ACTIVATIONS, Rule, check_sum
-from fastbp.training import predict
+from fastbp.training import predict, usable_threads
 
 FLOATS = (np.float64, np.float32)
 SPARSE = ("csr", "csc")
@@ -280,10 +278,8 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         )
 
     def _threads(self):
-        """Threads of a step; one within a worker of joblib, whose fellows are at work on the other processors."""
-        if self.n_jobs is None or get_active_backend()[0].nesting_level:
-            return 1
-        return joblib.effective_n_jobs(self.n_jobs)
+        """Threads of a step."""
+        return usable_threads(self.n_jobs)
 
     def _initialize(self, units, dtype, random_state):
         """Draw the weights of Glorot and Bengio, and forget what an earlier fit has left."""

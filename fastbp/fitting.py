@@ -243,6 +243,10 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task):
         n_jobs=est._threads(),
         draw=cumulative_shuffle(n, random_state) if est.shuffle else None,
         moments=moments,
+        # one call, in which no signal's handler runs, for what belongs together
+        keep=lambda weights, biases, moments, steps: vars(est).update(
+            coefs_=weights, intercepts_=biases, _moments=moments, _steps=steps
+        ),
     )
     open_curves(est, validation)
     epochs = Epochs(est, run, validation, task)
@@ -250,6 +254,7 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task):
     try:
         while not stop and est.n_iter_ < (1 if incremental else est.max_iter):
             stop = epochs.some(est.max_iter - est.n_iter_ if not incremental else 1)
+        run.scatter()
         if not stop and not incremental:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the optimization hasn't "
@@ -258,10 +263,11 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task):
                 stacklevel=2,
             )
     except KeyboardInterrupt:
-        warnings.warn("Training interrupted by user.", stacklevel=2)
-    finally:
         run.scatter()
-        est._moments, est._steps = run.moments
+        warnings.warn("Training interrupted by user.", stacklevel=2)
+    except BaseException:
+        run.scatter()
+        raise
     if est.early_stopping:
         est.coefs_, est.intercepts_ = list(est._best_coefs), list(est._best_intercepts)
 

@@ -383,10 +383,14 @@ class NeuralNetwork:
             draw=(lambda: self._rng.permutation(len(X))) if shuffle else None,
             # another solver, set since, begins anew
             moments=self._moments if self._moments and len(self._moments[0]) == rule.moments else None,
+            keep=self._keep,
         )
-        history = watch(run, epochs, verbose, progress, None if callback is None else checked)
-        self._moments = run.moments
-        return history
+        return watch(run, epochs, verbose, progress, None if callback is None else checked)
+
+    def _keep(self, weights, biases, moments, steps):
+        """Take what belongs together: in one line without a call, after which a signal's handler could raise."""
+        attributes = vars(self)
+        self._weights[:], self._biases[:], attributes["_moments"] = weights, biases, (moments, steps)
 
     def save(self, path):
         """Write the network, with what its solver remembers, into a file of arrays and JSON; see `fastbp.save`."""

@@ -2,10 +2,12 @@
 
 A call into the kernel runs as many blocks of rows as fit into about CALL_SECONDS, then Python looks: an interrupt, a
 progress bar, lines to print, a callback. Where a call ends never changes a result.
+
+A signal's handler may raise an exception at any line. A call of the kernel changes parameters, solver memory and cursor
+together, and `Run.scatter` hands them over together: whoever is interrupted keeps what was handed over last.
 """
 
 import contextlib
-import os
 import sys
 import time
 import warnings
@@ -15,6 +17,7 @@ import numpy as np
 from fastbp import kernels
 from fastbp.choice import workspace_for_prediction, workspace_for_training
 from fastbp.history import History
+from fastbp.kernels import gate
 from fastbp.layout import BLOCK, CURSOR_SIZE, EPOCH, N_IN, N_OUT, RECORD_SIZE, STEP, Layout
 from fastbp.rule import Rule
 from fastbp.workspace import THREAD_FLOPS, weights_of
@@ -23,16 +26,22 @@ from fastbp.workspace import THREAD_FLOPS, weights_of
 CALL_SECONDS = 0.05
 # Length of the first call, before anything is known: no longer than the others on a core that manages 1 GFLOP/s.
 FIRST_CALL_FLOPS = 4e7
+# Epochs that the record has room for at first; then for twice as many, as often as need be.
+ROOM_EPOCHS = 1024
 
 
 def usable_threads(n_jobs):
-    """Joblib's meaning of n_jobs: None is 1, -1 all processors, -2 all but one, and so on."""
-    if n_jobs is None:
+    """Joblib's meaning of n_jobs: None is 1, -1 all processors, and so on; never more than there are.
+
+    Processors are those that affinity, a container's quota and LOKY_MAX_CPU_COUNT leave. Within a worker of joblib, whose
+    fellows are at work on the others, there is one.
+    """
+    if n_jobs in (None, 1):
         return 1
-    if n_jobs > 0:
-        return n_jobs
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, processors + 1 + n_jobs)
+    import joblib  # takes longer than a small training
+    from joblib.parallel import get_active_backend
+
+    return 1 if get_active_backend()[0].nesting_level else min(joblib.effective_n_jobs(n_jobs), joblib.cpu_count())
 
 
 def threads_for(layout, rows, n_jobs, X=None):
@@ -44,8 +53,8 @@ def threads_for(layout, rows, n_jobs, X=None):
     weights = weights_of(layout)
     if X is not None and not isinstance(X, np.ndarray):
         weights += (X.nnz / max(1, X.shape[0]) + first[N_IN] / rows - first[N_IN]) * first[N_OUT]
-    flops = 6 * rows * weights
-    return max(1, min(usable_threads(n_jobs), int(flops / THREAD_FLOPS)))
+    worth = int(6 * rows * weights / THREAD_FLOPS)
+    return min(usable_threads(n_jobs), worth) if worth > 1 else 1
 
 
 class Run:
@@ -54,7 +63,7 @@ class Run:
     Parameters
     ----------
     weights, biases : lists of ndarray
-        The parameters, whose items `scatter` replaces; all of the dtype of X.
+        The parameters, of the dtype of X, whose items `scatter` replaces unless it is told what to `keep` them by.
     X, Y : ndarray
         C-contiguous (n, n_in) and (n, n_out), float32 or float64. X may also be a CSR matrix of scipy, as
         `fastbp.reference` describes it.
@@ -69,17 +78,21 @@ class Run:
         Returns the order of the rows for the next epoch, as int64; None visits them as they stand.
     moments : pair of list and int, or None
         What the solver remembers from an earlier run, and the steps it has taken; see `moments`.
+    keep : callable or None
+        keep(weights, biases, moments, steps) takes new arrays that belong together: all of them, or, where an exception
+        comes from a signal, none.
     workspace : callable
         What gives the workspace, and with it the kernel.
     """
 
     def __init__(
         self, weights, biases, X, Y, *, rule, activations, batch_size, row_weights=None, n_jobs=None, draw=None,
-        moments=None, workspace=workspace_for_training,
+        moments=None, keep=None, workspace=workspace_for_training,
     ):  # fmt: skip
         self.weights, self.biases, self.X, self.Y = weights, biases, X, Y
         self.n_rows = X.shape[0]
         self.rule, self.batch_size, self.draw = rule, batch_size, draw
+        self.keep = keep
         self.numbers = rule.numbers(Y.shape[1])
         self.row_weights = np.empty(0, X.dtype) if row_weights is None else row_weights
         self.layout = Layout([X.shape[1]] + [w.shape[1] for w in weights], X.dtype, bool(biases), activations)
@@ -93,8 +106,9 @@ class Run:
             dropout=rule.dropout > 0,
             threads=threads_for(self.layout, batch_size, n_jobs, X),
         )
+        gate.belongs(self.work.arrays, self.layout.layers)
         self.params = self.work.params
-        self.gather()
+        self.layout.gather(weights, biases, self.params)
         self.cursor = np.zeros(CURSOR_SIZE, np.int64)
         if moments is not None:
             arrays, self.cursor[STEP] = moments
@@ -128,12 +142,30 @@ class Run:
         return History(self.record[:done], self.n_rows, weight, self.Y.shape[1], self.rule)
 
     def scatter(self):
-        """Put the current parameters into the lists, as new arrays."""
-        self.weights[:], self.biases[:] = self.copies(self.params)
+        """Hand over the current parameters, and what the solver remembers, as new arrays."""
+        weights, biases = self.copies(self.params)
+        if self.keep is None:
+            self.weights[:], self.biases[:] = weights, biases
+        else:
+            self.keep(weights, biases, *self.moments)
 
     def gather(self):
-        """Take the parameters from the lists."""
-        self.layout.gather(self.weights, self.biases, self.params)
+        """Take the parameters from the lists: all of them or, where an exception comes from a signal, none."""
+        self.params[:] = self.layout.gather(self.weights, self.biases, np.zeros_like(self.params))
+
+    def state(self):
+        """Copies of what a call changes for good, for `put_back`."""
+        return self.params.copy(), self.work.state.copy(), int(self.cursor[STEP])
+
+    def put_back(self, state):
+        """Be as when `state` was asked for."""
+        self.params[:], self.work.state[:], self.cursor[STEP] = state
+
+    def first_wild_epoch(self):
+        """Number of the first epoch whose record is not finite; of the last one that was begun, if all are."""
+        begun = self.epochs_done + int(self.cursor[BLOCK] > 0)
+        wild = np.flatnonzero(~np.isfinite(self.record[:begun]).all(axis=1))
+        return int(wild[0]) + 1 if len(wild) else begun
 
     def draw_orders(self, blocks):
         """Row orders of the current epoch, where it has begun, and of those that the next `blocks` blocks will reach."""
@@ -159,18 +191,24 @@ class Run:
 
     def calls(self, epochs, each_epoch=False):
         """Run some epochs, yielding after every call: each about CALL_SECONDS long, and no longer than an epoch if asked."""
-        self.record = np.zeros((epochs, RECORD_SIZE))
+        self.record = np.zeros((min(epochs, ROOM_EPOCHS), RECORD_SIZE))
         self.cursor[EPOCH] = 0
         per_epoch = self.work.blocks_per_epoch
         while self.epochs_done < epochs:
             stop = self.epochs_done + 1 if each_epoch else epochs
-            left = (stop - self.epochs_done) * per_epoch - int(self.cursor[BLOCK])
+            position = int(self.cursor[BLOCK])
+            left = (stop - self.epochs_done) * per_epoch - position
+            blocks = min(self.blocks, left)
+            reached = self.epochs_done - (-(position + blocks) // per_epoch)
+            if reached > len(self.record):
+                more = min(epochs, max(reached, 2 * len(self.record))) - len(self.record)
+                self.record = np.concatenate([self.record, np.zeros((more, RECORD_SIZE))])
             start = time.perf_counter()
-            self.advance(min(self.blocks, left))
+            self.advance(blocks)
             seconds = time.perf_counter() - start
             if self.blocks <= left or seconds > CALL_SECONDS:
                 # no more than fourfold: one fast call must not make the next one too long
-                self.blocks = max(1, int(min(self.blocks, left) * min(4, CALL_SECONDS / seconds)))
+                self.blocks = max(1, int(blocks * min(4, CALL_SECONDS / seconds)))
             yield
 
 
@@ -190,6 +228,7 @@ def predict(weights, biases, X, out_activation, activations, n_jobs=None):
     if room is None:
         layout = Layout(units, X.dtype, bool(biases), activations)
         work = workspace_for_prediction(layout, n, threads_for(layout, n, n_jobs, X), sparse)
+        gate.belongs(work.arrays, layout.layers)
         room = layout, work, Rule(out_activation=out_activation).numbers(units[-1])
     layout, work, numbers = room
     layout.gather(weights, biases, work.params)
@@ -221,17 +260,18 @@ def watch(run, epochs, verbose=0, progress=False, callback=None):
     Raises
     ------
     ValueError
-        If a weight stops being finite; the parameters are then as they were before the run.
+        If a weight stops being finite; parameters and solver memory are then as they were before the run.
     """
     printed = called = 0
-    start = run.params.copy()
+    before = run.state()
     with ProgressBar(epochs, progress) as bar:
         try:
             for _ in run.calls(epochs, each_epoch=callback is not None):
                 if not np.isfinite(run.params).all():
-                    run.params[:] = start
+                    epoch = run.first_wild_epoch()
+                    run.put_back(before)
                     raise ValueError(
-                        f"weights stopped being finite in epoch {run.epochs_done + 1} with "
+                        f"weights stopped being finite in epoch {epoch} with "
                         f"learning_rate={run.rule.learning_rate:g}; they are left as they were before this training"
                     )
                 bar.update(run.epochs_done)
@@ -244,10 +284,13 @@ def watch(run, epochs, verbose=0, progress=False, callback=None):
                     run.gather()
                     if stop:
                         break
-        except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=3)
-        finally:
             run.scatter()
+        except KeyboardInterrupt:
+            run.scatter()
+            warnings.warn("Training interrupted by user.", stacklevel=3)
+        except BaseException:
+            run.scatter()
+            raise
     return run.history()
 
 

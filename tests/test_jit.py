@@ -381,3 +381,138 @@ def test_a_process_with_a_warm_cache_loads_no_compiler():
     assert outputs == first
     assert {"fastbp", "llvmlite", "numpy"} <= modules
     assert not modules & {"numba", "sklearn", "pandas", "matplotlib", "rich", "scipy"}
+
+
+# Three kernels are loaded at once, first thing in a process.
+RACE = """
+import threading
+import numpy as np
+from fastbp import NeuralNetwork
+
+nets = [NeuralNetwork(2, 4, 1, random_state=0), NeuralNetwork(64, 128, 10, random_state=0),
+        NeuralNetwork(4, 3, 2, dtype="float32", random_state=0)]
+start = threading.Barrier(3)
+
+def train(net, rows):
+    X, y = np.ones((rows, net.units[0])), np.ones((rows, net.units[-1]))
+    start.wait()
+    net.train(X, y, 2, 0.01)
+
+threads = [threading.Thread(target=train, args=pair) for pair in zip(nets, (4, 50, 30))]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(sum(map(np.sum, nets[1].weights)))
+"""
+
+
+def test_threads_that_load_kernels_first_thing_do_not_crash():
+    results = [subprocess.run([sys.executable, "-c", RACE], capture_output=True, text=True) for _ in range(15)]
+    assert [(result.returncode, result.stderr) for result in results] == [(0, "")] * len(results)
+    assert len({result.stdout for result in results}) == 1
+
+
+def test_threads_that_link_at_once_get_addresses(folder):
+    assert times_compiled() == 1
+    kernels, arrays = [CountingKernel() for _ in range(8)], [np.ones(3) for _ in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda kernel, x: kernel(x, len(x), 3.0), kernels, arrays))
+    assert [kernel.compiled for kernel in kernels] == [0] * 8
+    assert all(list(x) == [3, 3, 3] for x in arrays)
+
+
+def test_files_with_one_symbol_are_not_taken_for_each_other(folder):
+    """Two processes give two kernels the same name, which are loaded together in a third."""
+
+    def doubled(x, n, factor):
+        for i in range(n):
+            x[i] *= 2 * factor
+
+    doubled.__name__, doubled.__qualname__ = scale.__name__, scale.__qualname__
+    kernels = CountingKernel(), CountingKernel()
+    kernels[1].name, kernels[1].function = "doubled", lambda: doubled
+    for kernel in kernels:
+        kernel(np.ones(1), 1, 1.0)
+    codes = [list(jit.read_object(kernel.file("float64", 64))) for kernel in kernels]
+    symbols = [code[1].encode() for code in codes]
+    assert len(symbols[0]) == len(symbols[1])
+    codes[1][0] = codes[1][0].replace(symbols[1], symbols[0])
+    results = []
+    for code, *_ in codes:
+        x = np.ones(1)
+        kernels[0].prototype(jit.link(code, codes[0][1]))(x.ctypes.data, 1, 3.0)
+        results.append(x[0])
+    assert results == [3, 6]
+
+
+def test_a_file_without_the_function_means_compiling_again(folder, monkeypatch):
+    assert times_compiled() == 1
+    read = jit.read_object
+
+    def renamed(name):
+        code, symbol, seconds = read(name)
+        return code, symbol + "_of_another", seconds
+
+    monkeypatch.setattr(jit, "read_object", renamed)
+    assert times_compiled() == 1
+
+
+def test_an_address_of_0_is_never_called(folder, monkeypatch):
+    class NoLibrary:
+        def get_pointer_to_function(self, symbol):
+            return 0
+
+    kernel = CountingKernel()
+    monkeypatch.setattr(kernel, "compile", lambda dtype, width: (NoLibrary(), "nothing"))
+    with pytest.raises(RuntimeError, match="no machine code was found for nothing"):
+        kernel(np.ones(3), 3, 2.0)
+
+
+# --- forks ------------------------------------------------------------------------------------------------------------
+
+FORK = """
+import multiprocessing, os, sys, threading, time, warnings
+import numpy as np
+from fastbp import NeuralNetwork
+from fastbp.kernels import jit
+
+warnings.simplefilter("ignore")  # that a process with threads should not fork
+
+def train(net):
+    return net.train(np.ones((4, net.units[0])), np.ones((4, net.units[-1])), 2, 0.01).mse[-1]
+
+def go(pipe):
+    pipe.send(train(NeuralNetwork(3, 4, 1, random_state=0, dtype="float32")))
+
+held, compiling = threading.Event(), jit.Kernel.compile
+
+def compile(self, dtype, width):  # holds whatever is held meanwhile, and compiles on
+    held.set()
+    time.sleep(0.2)
+    return compiling(self, dtype, width)
+
+jit.Kernel.compile = compile
+thread = threading.Thread(target=train, args=(NeuralNetwork(2, 4, 1, random_state=0),))
+thread.start()
+assert held.wait(60)
+jit.Kernel.compile = compiling
+if sys.argv[1] == "late":
+    time.sleep(0.5)  # by now LLVM is at work
+context = multiprocessing.get_context("fork")
+receiver, sender = context.Pipe(duplex=False)
+child = context.Process(target=go, args=(sender,), daemon=True)
+child.start()
+assert receiver.poll(60), "the child hangs"
+theirs = receiver.recv()
+thread.join()
+assert theirs == train(NeuralNetwork(3, 4, 1, random_state=0, dtype="float32"))
+print("same")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a fork that is safe")
+@pytest.mark.parametrize("moment", ["early", "late"])
+def test_a_process_that_forks_while_a_thread_compiles_has_a_child_that_goes_on(moment, folder):
+    result = subprocess.run([sys.executable, "-c", FORK, moment], capture_output=True, text=True, timeout=SECONDS)
+    assert result.stdout == "same\n", result.stderr[-2000:]

@@ -9,13 +9,15 @@ import threading
 import time
 
 import by_hand
+import joblib
 import numpy as np
 import pytest
 from cases import assert_close, assert_same_bits
 
 import fastbp
-from fastbp import NeuralNetwork, training
+from fastbp import MLPClassifier, NeuralNetwork, kernels, training
 from fastbp.kernels.jit import PLAIN_PYTHON
+from fastbp.rule import Rule
 
 # 10,000 steps of one set of equations in two orders of evaluation: what the two founding networks have to agree to.
 AGREEMENT = 1e-9
@@ -522,12 +524,31 @@ def test_the_number_of_threads_changes_no_bit(n_jobs, monkeypatch):
     assert_same_bits(*results)
 
 
-def test_jobs_are_counted_as_joblib_does():
-    processors = training.usable_threads(-1)
+@pytest.mark.parametrize("n_jobs", [-1, -2, -3, 1, 2, 3, 64])
+def test_jobs_are_counted_as_joblib_does(n_jobs, monkeypatch):
+    processors = joblib.cpu_count()
+    assert training.usable_threads(n_jobs) == min(joblib.effective_n_jobs(n_jobs), processors)
     assert training.usable_threads(None) == 1
-    assert training.usable_threads(3) == 3
-    assert processors >= 1
-    assert training.usable_threads(-1 - processors) == 1
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    assert training.usable_threads(n_jobs) == 1
+
+
+def test_estimators_count_jobs_alike(monkeypatch):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 64)
+    for n_jobs in (None, 1, 3, -1):
+        assert MLPClassifier(n_jobs=n_jobs)._threads() == training.usable_threads(n_jobs)
+
+
+@pytest.mark.compiled
+def test_no_more_threads_than_processors_wait_for_each_other(monkeypatch):
+    """With more, those that wait take the processors of those that they wait for."""
+    monkeypatch.setattr(training, "THREAD_FLOPS", 1.0)
+    used, (X, y) = [], digits()
+    together = kernels.in_threads
+    monkeypatch.setattr(kernels, "in_threads", lambda size, run: (used.append(size), together(size, run)))
+    net = NeuralNetwork(8, [64, 40], 3, n_jobs=64, random_state=0)
+    net.train(X, y, 2, 0.01, batch_size=40)
+    assert set(used) <= {joblib.cpu_count()}
 
 
 @pytest.mark.parametrize(
@@ -823,6 +844,42 @@ def test_weights_that_stop_being_finite(dtype, callback):
     assert_same_bits(parameters(net), parameters(untouched))
 
 
+@pytest.mark.parametrize("solver", ["sgd", "momentum", "adam"])
+def test_what_diverges_leaves_the_solver_as_it_was(solver):
+    net, untouched = network(solver=solver), network(solver=solver)
+    for one in (net, untouched):
+        one.train(*XOR, 3, 0.1)
+    with pytest.raises(ValueError, match="stopped being finite"):
+        net.train(np.ones((100, 2)), np.zeros((100, 1)), 10, 1e308, callback=lambda epoch, history: None)
+    for one in (net, untouched):
+        one.train(*XOR, 3, 0.1)
+    assert_same_bits(parameters(net), parameters(untouched))
+
+
+@pytest.mark.parametrize("looked", [False, True])
+@pytest.mark.parametrize("rate", [0.6, 0.7, 0.9, 3.0])
+def test_the_error_of_a_divergence_names_the_first_epoch_whose_record_is_not_finite(rate, looked):
+    X, y = np.arange(1.0, 5)[:, None], np.full((4, 1), 2.0)
+
+    def linear():
+        return NeuralNetwork(1, [], 1, out_activation="identity", random_state=0)
+
+    epochs, net = 0, linear()
+    with np.errstate(all="ignore"):  # by hand
+        (w,), (b,) = (array.ravel().copy() for array in (net.weights[0], net.biases[0]))
+        while np.isfinite(np.sum((X * w + b - y) ** 2)):
+            epochs, error = epochs + 1, X * w + b - y
+            w, b = w - rate * np.sum(error * X), b - rate * np.sum(error)
+    callback = (lambda epoch, history: None) if looked else None
+    with pytest.raises(ValueError, match=rf"finite in epoch {epochs + 1} with"):
+        linear().train(X, y, 10_000, rate, callback=callback)
+    # where the weights are the first that are not finite, it is the last epoch that was run
+    with pytest.raises(ValueError, match="finite in epoch 1 with"):
+        linear().train(X, y, 1, 1e308, callback=callback)
+    with pytest.raises(ValueError, match="finite in epoch 1 with"):
+        linear().train(X, y * 8e307, 1, 10.0, callback=callback)
+
+
 # --- callbacks, printing and progress ---------------------------------------------------------------------------------
 
 
@@ -1015,7 +1072,58 @@ def test_interrupt_keeps_weights_and_history(shuffle):
     assert_same_bits([again.mse], [expected.mse])
 
 
+@pytest.mark.parametrize("solver", ["sgd", "momentum", "adam"])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_a_callback_that_raises_leaves_weights_and_solver_memory_of_its_epoch(solver, error):
+    net, other = (NeuralNetwork(2, 4, 1, solver=solver, random_state=0) for _ in range(2))
+
+    def callback(epoch, history):
+        if epoch == 3:
+            raise error
+
+    with pytest.warns(UserWarning, match="interrupted") if error is KeyboardInterrupt else pytest.raises(error):
+        net.train(*XOR, 10, 0.1, batch_size=2, callback=callback)
+    other.train(*XOR, 3, 0.1, batch_size=2)
+    assert_same_bits(parameters(net), parameters(other))
+    for one in (net, other):
+        one.train(*XOR, 5, 0.1, batch_size=2)
+    assert_same_bits(parameters(net), parameters(other))
+
+
+@pytest.mark.parametrize("solver", ["momentum", "adam"])
+def test_a_callback_sees_weights_and_solver_memory_of_its_epoch(solver):
+    net, other = (NeuralNetwork(2, 4, 1, solver=solver, random_state=0) for _ in range(2))
+    copies = []
+    net.train(*XOR, 5, 0.1, callback=lambda epoch, history: copies.append(copy.deepcopy(net)))
+    other.train(*XOR, 2, 0.1)
+    for one in (copies[1], other):
+        one.train(*XOR, 3, 0.1)
+    assert_same_bits(parameters(copies[1]), parameters(other))
+    assert_same_bits(parameters(copies[4]), parameters(net))
+
+
+def test_what_an_interrupt_cuts_from_a_callback_s_weights_is_none_of_them():
+    """They are taken all at once."""
+    run = training.Run([np.ones((2, 3)), np.ones((3, 1))], [], *XOR, rule=Rule(), activations=[1], batch_size=4)
+    before = run.params.copy()
+    run.weights[:] = [np.zeros((2, 3)), "no array"]
+    with pytest.raises(ValueError, match="no array"):
+        run.gather()
+    assert_same_bits([run.params], [before])
+
+
 # --- history ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_record_grows_with_the_epochs():
+    """A thousand million of them are no reason to run out of memory before the first."""
+    net, other = network(), network()
+    history = net.train(*XOR, 10**9, 0.1, callback=lambda epoch, history: epoch == 3000)
+    expected = other.train(*XOR, 3000, 0.1)
+    assert len(history) == 3000
+    assert_same_bits([history.mse, history.loss, history.accuracy], [expected.mse, expected.loss, expected.accuracy])
+    assert_same_bits(parameters(net), parameters(other))
+    assert net.train(*XOR, sys.maxsize, 0.1, callback=lambda epoch, history: True).epoch == [1]
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """X in CSR form: the same results as of a dense X, and nothing as large as one."""
 
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -18,10 +19,10 @@ from cases import (
     train,
     with_indices,
 )
-from scipy.sparse import csr_array, csr_matrix
+from scipy.sparse import csc_array, csr_array, csr_matrix
 from test_kernels import cases_to_run
 
-from fastbp import kernels, reference
+from fastbp import MLPRegressor, kernels, reference
 from fastbp.choice import workspace_for_prediction, workspace_for_training
 from fastbp.layout import Layout
 from fastbp.rule import Rule
@@ -160,12 +161,32 @@ def test_nothing_is_as_large_as_a_dense_batch(units):
     assert workspace.arrays[0].size < layout.size + 100_000
 
 
-def test_threads_are_for_stored_values():
+def test_threads_are_for_stored_values(monkeypatch):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 8)
     layout, rows = Layout((10_000, 50, 1), "float64", True, [0]), 1000
     empty, full = csr_array((rows, 10_000)), every_value(np.ones((10, 10_000)))
     assert threads_for(layout, rows, 8, np.empty((rows, 10_000))) == threads_for(layout, rows, 8) == 8
     assert threads_for(layout, rows, 8, full) == 8
     assert threads_for(layout, rows, 8, empty) == 1
+
+
+# --- how its values stand in memory -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [("data",), ("indices",), ("indptr",), ("data", "indices", "indptr")])
+@pytest.mark.parametrize("kind", [csr_array, csc_array])
+def test_values_that_do_not_stand_side_by_side(kind, names):
+    rng = np.random.default_rng(0)
+    dense = rng.normal(size=(60, 12)) * (rng.uniform(size=(60, 12)) < 0.3)
+    y, X, views = rng.normal(size=60), kind(dense), kind(dense)
+    for name in names:
+        setattr(views, name, np.repeat(getattr(views, name), 2)[::2])
+        assert not getattr(views, name).flags.c_contiguous
+    for solver in ("adam", "lbfgs"):
+        theirs, ours = (MLPRegressor(hidden_layer_sizes=20, solver=solver, max_iter=5, random_state=0) for _ in range(2))
+        with warnings.catch_warnings(action="ignore"):  # that 5 iterations are few
+            theirs.fit(X, y), ours.fit(views, y)
+        assert_same_bits([*ours.coefs_, ours.predict(views)], [*theirs.coefs_, theirs.predict(X)])
 
 
 # --- whole runs -------------------------------------------------------------------------------------------------------

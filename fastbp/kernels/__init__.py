@@ -22,17 +22,19 @@ L1 cache::
 
 so that a gradient never goes to memory where one block of rows is the whole batch, and nothing is computed that is not
 needed: the first layer has no D_0. A batch of more rows than fit the caches is cut into blocks, whose gradients are added up
-before the solver sees them. A call runs as many steps, and epochs, as it is told; it never allocates, checks or raises.
+before the solver sees them. A call runs as many steps, and epochs, as it is told; it never allocates, checks or raises. What
+it relies on is checked before, in `gate`.
 
 `narrow` fills the vectors with samples, for layers too narrow to fill them with units; `wide` fills them with units. Both
 compute the equations of `fastbp.reference`, whose functions have the same arguments. All code is written in the words of
 `simd`, which mean vectors and tiles of LLVM when compiled and numpy arrays when run as plain Python.
 """
 
-import threading
+import _thread
 
 import numpy as np
 
+from fastbp.kernels import gate
 from fastbp.kernels.jit import PLAIN_PYTHON, Kernel
 from fastbp.layout import (
     BLOCK_ROWS,
@@ -46,7 +48,6 @@ from fastbp.layout import (
     SIZE,
     SQUARES,
     THREADS,
-    WIDE,
     WIDTH,
 )
 from fastbp.rule import BY_ROWS, DROPOUT, SOLVER
@@ -72,16 +73,21 @@ LOSS_GRAD_FLOPS = 5e8
 def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks, cursor, record, work, marked=False):
     """As `fastbp.reference.train`; `work` says which kernel, and how many threads.
 
-    Where `marked`, its last array has room for the counters of `fastbp.layout`.
+    Where `marked`, its last array has room for the counters of `fastbp.layout`. An exception that a signal's handler raises
+    meanwhile is raised after the call.
     """
-    together(MARKED if marked else TRAIN, work, layers, len(layers), params, state, *pointers(X, work), Y,
+    arrays = gate.training(
+        layers, params, state, X, Y, weights, order, batch_size, rule, blocks, cursor, record, work, marked
+    )
+    together(MARKED if marked else TRAIN, work, layers, len(layers), params, state, *arrays, Y,
              weights, weights.size > 0, X.shape[0], order, order.size > 0, batch_size, rule, blocks, cursor,
              record)  # fmt: skip
 
 
 def forward(layers, params, X, out, rule, work):
     """As `fastbp.reference.forward`; `work` says which kernel, and how many threads."""
-    together(FORWARD, work, layers, len(layers), params, *pointers(X, work), X.shape[0], out, rule)
+    arrays = gate.prediction(layers, params, X, out, rule, work)
+    together(FORWARD, work, layers, len(layers), params, *arrays, X.shape[0], out, rule)
 
 
 def loss_grad(layers, params, X, Y, weights, rule, grad, work):
@@ -100,55 +106,93 @@ def loss_grad(layers, params, X, Y, weights, rule, grad, work):
     return float(squares), float(loss), int(right), float(penalty)
 
 
-def pointers(X, work):
-    """X as the kernel of the workspace takes it; the wide one also takes where listed values stand."""
-    if isinstance(X, np.ndarray):
-        return (X, X, X) if work[1][KERNEL] == WIDE else (X,)
-    return X.data, X.indices, X.indptr
-
-
 def together(kernels, work, *args):
     """Call a kernel once in each thread of the workspace; they wait for each other, so all of them start or none does."""
     plan = work[1]
     kernel, size, width = kernels[plan[KERNEL]], int(plan[THREADS]), int(plan[WIDTH])
-    if not PLAIN_PYTHON:
-        work = getattr(work, "addresses", work)
-    if size == 1 or PLAIN_PYTHON:
-        kernel(*args, *work, 0, 1, width=width)
-        return
-    kernel.prepare(args, width)  # so that nothing can fail in a thread that others wait for
-    ranks, go = 0, threading.Event()
 
-    def run(rank):
-        go.wait()
-        if rank < ranks:
-            kernel(*args, *work, rank, ranks, width=width)
+    def run(rank, ranks):  # whoever runs it holds the arrays, of which the kernel has only the addresses
+        kernel(*args, *(work if PLAIN_PYTHON else getattr(work, "addresses", work)), rank, ranks, width=width)
 
-    threads = []
+    if size > 1 and not PLAIN_PYTHON:
+        kernel.prepare(args, width)  # so that nothing can fail in a thread that others wait for
+        if undisturbed(lambda: in_threads(size, run)):
+            return
+    run(0, 1)
+
+
+def in_threads(size, run):
+    """Call run(rank, ranks) in as many threads as can be had, at most `size`, of which this is the first."""
+    go, others, ranks = locked(), [], 1
+
+    def follow(rank, ended):
+        with go:  # it is known how many there are
+            pass
+        run(rank, ranks)
+        ended.release()
+
     try:
-        for rank in range(size):
-            thread = threading.Thread(target=run, args=(rank,), daemon=True)
-            thread.start()
-            threads.append(thread)
-        ranks = size
+        for rank in range(1, size):
+            ended = locked()
+            _thread.start_new_thread(follow, (rank, ended))
+            others.append(ended)
     except RuntimeError:  # no more threads: those there are do all the work
-        ranks = len(threads)
-    finally:
-        go.set()
-        interrupt = wait_for(threads)
-    if ranks == 0:
-        kernel(*args, *work, 0, 1, width=width)
-    if interrupt:
-        raise interrupt
+        pass
+    ranks += len(others)
+    go.release()
+    run(0, ranks)
+    for ended in others:
+        ended.acquire()
 
 
-def wait_for(threads):
-    """Join all threads; a keyboard interrupt meanwhile is returned instead of raised."""
-    interrupt = None
-    for thread in threads:
-        while thread.is_alive():
+def locked():
+    """A lock that is taken."""
+    lock = _thread.allocate_lock()
+    lock.acquire()
+    return lock
+
+
+def undisturbed(work):
+    """Do some work in another thread, where no signal's handler runs, and wait for its end; False if no thread can be had.
+
+    A handler may raise an exception at any place here, and others after it. The last one is raised when the work is done; if
+    the work has not begun by then, it never will. A call may have done its work and raise all the same, so that no line
+    relies on the one before it.
+    """
+    first, outcome, end, error = [], [], locked(), None
+
+    def lead():
+        first.append(True)
+        if first[0]:
             try:
-                thread.join()
-            except KeyboardInterrupt as error:
-                interrupt = error
-    return interrupt
+                work()
+                outcome.append(None)
+            except BaseException as failure:
+                outcome.append(failure)
+            end.release()
+
+    while True:
+        try:
+            while True:
+                try:
+                    if error is None:
+                        _thread.start_new_thread(lead, ())
+                    while not outcome and first[:1] != [False]:
+                        end.acquire()
+                    break
+                except BaseException as raised:
+                    error = raised
+                    first.append(False)
+            break
+        except BaseException as raised:  # where the inner loop goes back to its start
+            error = raised
+            first.append(False)
+    if not first[0] and isinstance(error, RuntimeError) and error.__traceback__.tb_next is None:
+        return False  # it is the start's own
+    error = error or outcome[0]
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # whose traceback holds this frame
+    return True

@@ -25,6 +25,7 @@ import functools
 import hashlib
 import importlib.metadata
 import importlib.resources
+import logging  # noqa: F401, see at `register_at_fork`
 import os
 import pathlib
 import platform
@@ -46,7 +47,12 @@ PLAIN_PYTHON = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 vector_bytes = 64
 # Whether marks count time meanwhile (`fastbp.kernels.phases`); otherwise they are no instructions at all.
 marks = False
-VOCABULARY = threading.RLock()
+# Whoever compiles, links or speaks of vectors holds it: LLVM and the two words above are one for all threads. Whoever waits
+# for numba's own lock holds this one already.
+BUILDING = threading.RLock()
+# A fork goes on after so long where whoever compiles waits for the one that forks.
+FORK_SECONDS = 60
+engines: list = []  # what owns machine code, and lives as long as the process
 # Symbol under which kernels call the system's function that gives the rest of a time slice away.
 YIELD = "fastbp_yield"
 # Kernels for vectors of so many bytes and so many registers of them, as in "16x32", instead of the processor's own. Every
@@ -59,13 +65,19 @@ NUMBA_SETTINGS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT", "NUMBA_LO
 @functools.cache
 def features():
     """What the processor that is compiled for offers, as far as it is known."""
-    import llvmlite.binding as llvm
-
     chosen = os.environ.get("NUMBA_CPU_FEATURES")
     if chosen is None:
         other = os.environ.get("NUMBA_CPU_NAME") not in (None, "", "host")
-        chosen = "" if other else llvm.get_host_cpu_features().flatten()
+        chosen = "" if other else host_features()
     return {word[1:] for word in chosen.split(",") if word.startswith("+")}
+
+
+def host_features():
+    """What this processor offers, as LLVM writes it."""
+    with BUILDING:
+        import llvmlite.binding as llvm
+
+        return llvm.get_host_cpu_features().flatten()
 
 
 def x86():
@@ -227,24 +239,30 @@ def write_object(name, symbol, seconds, code):
                 os.unlink(temporary)
 
 
-@functools.cache
-def engine():
-    """The linker of cached object files; it lives as long as the process."""
-    import llvmlite.binding as llvm
-
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    machine = llvm.Target.from_default_triple().create_target_machine()
-    return llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-
-
 def link(code, symbol):
-    """Address of a symbol of an object file, made executable."""
-    import llvmlite.binding as llvm
+    """Address of a symbol of an object file, made executable; a RuntimeError where there is none.
 
-    engine().add_object_file(llvm.ObjectFileRef.from_data(code))
-    engine().finalize_object()
-    return engine().get_function_address(symbol)
+    Each file has a linker of its own, so that no two of them can be taken for each other.
+    """
+    with BUILDING:
+        import llvmlite.binding as llvm
+
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        add_yield()
+        machine = llvm.Target.from_default_triple().create_target_machine()
+        engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        engine.finalize_object()
+        engines.append(engine)
+        return sound(engine.get_function_address(symbol), symbol)
+
+
+def sound(address, symbol):
+    """The address, which is never 0: calling that would end the process."""
+    if not address:
+        raise RuntimeError(f"no machine code was found for {symbol}")
+    return address
 
 
 @functools.cache
@@ -256,16 +274,55 @@ def add_yield():
     llvm.add_symbol(YIELD, ctypes.cast(system, ctypes.c_void_p).value)
 
 
-@contextlib.contextmanager
-def vectors_of(width, marked=False):
-    """Let the vector vocabulary speak of vectors of `width` bytes, and of marks that count, one kernel at a time."""
+def with_vectors_of(width, marked, work):
+    """Do some work while the vector vocabulary speaks of vectors of `width` bytes, and of marks that count, if `marked`."""
     global vector_bytes, marks
-    with VOCABULARY:
+    with BUILDING:
         before, (vector_bytes, marks) = (vector_bytes, marks), (width, marked)
         try:
-            yield
+            return work()
         finally:
             vector_bytes, marks = before
+
+
+held: list = []  # what a fork holds
+
+
+def before_fork():
+    """Wait for the threads that compile: what they are changing would stay half changed in the new process, and locked."""
+    numba_s = getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None)
+    if BUILDING.acquire(timeout=FORK_SECONDS):
+        held.append(BUILDING)
+        if numba_s is not None:
+            numba_s.acquire()
+            held.append(numba_s)
+
+
+def after_fork():
+    """Let both processes go on."""
+    locks = held[::-1]
+    held.clear()  # before another thread that forks may come here
+    for lock in locks:
+        lock.release()
+
+
+def after_fork_in_child():
+    """The same, whatever became of the lock: nobody else is here."""
+    global BUILDING
+    after_fork()
+    BUILDING = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    # Before a fork, what was registered last is called first: logging takes its lock, which numba's imports need, later.
+    os.register_at_fork(before=before_fork, after_in_parent=after_fork, after_in_child=after_fork_in_child)
+
+
+def address_of(array):
+    """Where an array begins."""
+    if array.size and array.flags.writeable:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a third of the other's time
+    return array.ctypes.data
 
 
 class Kernel:
@@ -294,16 +351,16 @@ class Kernel:
         self.module, self.name, self.signature, self.marked = module, name, signature.split(), marked
         self.typed_by = [self.signature.index(kind) for kind in ("T*", "I*") if kind in self.signature]
         self._calls, self._prepared, self.compile_seconds = {}, {}, {}
-        self._lock = threading.Lock()
 
     def __call__(self, *args, width=64):
         if PLAIN_PYTHON:
             pairs = zip(args, self.signature, strict=True)
-            with vectors_of(width, self.marked), np.errstate(all="ignore"):
-                self.function()(*[arg.reshape(-1) if kind.endswith("*") else arg for arg, kind in pairs])
+            plain = [arg.reshape(-1) if kind.endswith("*") else arg for arg, kind in pairs]
+            with np.errstate(all="ignore"):
+                with_vectors_of(width, self.marked, lambda: self.function()(*plain))
             return
         call = self.prepare(args, width)
-        call(*[arg.__array_interface__["data"][0] if isinstance(arg, np.ndarray) else arg for arg in args])
+        call(*[address_of(arg) if isinstance(arg, np.ndarray) else arg for arg in args])
 
     def prepare(self, args, width):
         """What is called with such arguments, compiled if need be."""
@@ -327,23 +384,33 @@ class Kernel:
 
     def loaded(self, dtype, width):
         """The C function for the types of a call and a vector width: from disk, or compiled and then kept on disk."""
-        if (dtype, width) in self._calls:
+        with BUILDING:
+            if (dtype, width) not in self._calls:
+                address, seconds = self.found(dtype, width) or self.built(dtype, width)
+                self.compile_seconds[dtype, width] = seconds
+                self._calls[dtype, width] = self.prototype(address)
             return self._calls[dtype, width]
-        with self._lock:
-            add_yield()
-            file = self.file(dtype, width)
-            stored = read_object(file)
-            if stored is None:
-                start = time.perf_counter()
-                library, symbol = self.compile(dtype, width)
-                address = library.get_pointer_to_function(symbol)
-                seconds = time.perf_counter() - start
-                write_object(file, symbol, seconds, library.serialize_using_object_code()[2][0])
-            else:
-                code, symbol, seconds = stored
-                address = link(code, symbol)
-            self.compile_seconds[dtype, width] = seconds
-            return self._calls.setdefault((dtype, width), self.prototype(address))
+
+    def found(self, dtype, width):
+        """The address of the function, and what compiling it took, from disk; None if there is none that is sound."""
+        stored = read_object(self.file(dtype, width))
+        if stored is None:
+            return None
+        code, symbol, seconds = stored
+        try:
+            return link(code, symbol), seconds
+        except RuntimeError:  # it is no object file, or another one's
+            return None
+
+    def built(self, dtype, width):
+        """The same, compiled and kept on disk."""
+        start = time.perf_counter()
+        library, symbol = self.compile(dtype, width)
+        address = sound(library.get_pointer_to_function(symbol), symbol)
+        engines.append(library)
+        seconds = time.perf_counter() - start
+        write_object(self.file(dtype, width), symbol, seconds, library.serialize_using_object_code()[2][0])
+        return address, seconds
 
     def load_seconds(self, dtype, width):
         """How long loading from disk takes; None where nothing is there."""
@@ -361,11 +428,14 @@ class Kernel:
 
     def compile(self, dtype, width):
         """Numba's code library and the symbol of the function in it."""
+        return with_vectors_of(width, self.marked, lambda: self.library(dtype.split("-")))
+
+    def library(self, names):
+        """The same, for vectors of the present length."""
         import numba
         from numba.core import types
 
         add_yield()
-        names = dtype.split("-")
         kinds = {
             "int": types.int64, "double": types.float64, "T": getattr(types, names[0]), "I": getattr(types, names[-1])
         }  # fmt: skip
@@ -373,8 +443,7 @@ class Kernel:
             types.CPointer(kinds[kind[:-1]]) if kind.endswith("*") else kinds[kind] for kind in self.signature
         )
         dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(self.function())
-        with vectors_of(width, self.marked):
-            dispatcher.compile(argument_types)
+        dispatcher.compile(argument_types)
         result = dispatcher.overloads[argument_types]
         return result.library, result.fndesc.llvm_func_name
 
