@@ -32,7 +32,6 @@ from fastbp.layout import (
     SEEN,
     SHARES,
     SIZE,
-    SQUARE,
     STRIDE,
     SUMS,
     SYNC_SIZE,
@@ -215,12 +214,12 @@ class WideWorkspace(Workspace):
         plan[ROW_WEIGHTS] = memory.take(rows)
         plan[PACK_SIZE] = round_up((PACKED_DEPTH + height) * cols * width, ALIGNMENT_BYTES) // layout.dtype.itemsize
         plan[PACK] = memory.take(plan[PACK_SIZE] * self.threads)
-        most = round_up(-(-max(layout.layers[self.sparse :, N_IN], default=0) // self.threads), SQUARE)
-        plan[PANELS_SIZE] = rows * round_up(most, height)
-        plan[PANELS] = memory.take(plan[PANELS_SIZE] * self.threads)
+        most = int(max(layout.layers[self.sparse :, N_IN], default=0))
+        plan[PANELS_SIZE] = rows * (most + height * self.threads)
+        plan[PANELS] = memory.take(plan[PANELS_SIZE])
         plan[SUMS] = memory.take(2 * rows // GROUP * memory.lanes)
-        # Of every row of a block, where it stands in X (which the kernel writes) and in each A_l; then, of every row of a
-        # thread's weights, where its factors stand in panels: rows by `height`, those of a panel side by side.
+        # Of every row of a block, where it stands in X (which the kernel writes) and in each A_l; then, of every row of
+        # weights, where its factors stand in panels: rows by `height`, those of a panel side by side.
         panel, row = np.divmod(np.arange(most), height)
         self.table = np.concatenate([*np.outer([0, *strides], np.arange(rows)), panel * height * rows + row])
 

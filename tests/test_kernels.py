@@ -138,6 +138,27 @@ def test_the_number_of_threads_changes_no_bit(case):
 
 
 @pytest.mark.compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kernel", WORKSPACES)
+@pytest.mark.parametrize("started", [1, 2, 3])
+def test_fewer_threads_than_there_is_room_for_change_no_bit(started, kernel, dtype, monkeypatch):
+    case = Case((130, 300, 3), 320, 320, kernel=kernel, activations="tanh", dtype=dtype, epochs=2)
+    once, start, left = train(kernels, case), kernels._thread.start_new_thread, []
+
+    def start_some(*arguments):
+        if left and not left.pop():
+            raise RuntimeError("can't start new thread")
+        return start(*arguments)
+
+    for _ in range(5):
+        # the first one of them leads
+        left[:] = [False, *[True] * started]
+        monkeypatch.setattr(kernels._thread, "start_new_thread", start_some)
+        assert_same_bits(train(kernels, replace(case, threads=5)), once)
+        assert not left
+
+
+@pytest.mark.compiled
 @pytest.mark.parametrize("kernel", TRAINING)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_trainings_at_the_same_time_do_not_disturb_each_other(kernel, threads):

@@ -8,6 +8,7 @@ import bisect
 
 import numpy as np
 
+from fastbp.kernels import jit
 from fastbp.layout import (
     ALIGNMENT_BYTES,
     BLOCK_ROWS,
@@ -243,7 +244,7 @@ def rooms(layers, plan, places, size, lanes):
         ),
         WIDE: (
             (TARGETS, rows * last), (ROW_WEIGHTS, rows), (PACK, threads * plan[PACK_SIZE]),
-            (PANELS, threads * plan[PANELS_SIZE]), (SUMS, 2 * rows // GROUP * lanes), (ZEROS, widest),
+            (PANELS, plan[PANELS_SIZE]), (SUMS, 2 * rows // GROUP * lanes), (ZEROS, widest),
         ),
         ONLINE: ((TARGETS, last), (ZEROS, widest)),
     }[kernel] + ((GRAD, plan[SIZE]),):  # fmt: skip
@@ -262,8 +263,8 @@ def batches(layers, work, n_rows, batch_size, sparse, drops, marked):
         require(room, "X", "of no more rows than this workspace was made for", n_rows)
     elif kernel == WIDE:
         most, rows = max(layers[sparse:, N_IN], default=0), int(plan[BLOCK_ROWS])
-        panels = -(-most // int(plan[THREADS])) * rows <= plan[PANELS_SIZE]
-        room = panels and (len(layers) + 1) * rows - (-most // int(plan[THREADS])) <= table.size
+        panels = (most + jit.tile_shape()[0] * int(plan[THREADS])) * rows <= plan[PANELS_SIZE]
+        room = panels and (len(layers) + 1) * rows + most <= table.size
         require(room, "X", "sparse for this workspace", "a dense one")
     if drops:
         room = kernel != ONLINE and (places[:, SEEN] != places[:, A]).all()
