@@ -20,9 +20,9 @@ from fastbp.layout import (
     PACK_SIZE,
     PACKED_DEPTH,
     PANEL,
+    PANEL_ROWS,
     PANEL_SIZE,
     PANELS,
-    PANELS_SIZE,
     PARTS,
     PLACES,
     PLAN_SIZE,
@@ -32,6 +32,7 @@ from fastbp.layout import (
     SEEN,
     SHARES,
     SIZE,
+    SQUARE,
     STRIDE,
     SUMS,
     SYNC_SIZE,
@@ -214,9 +215,9 @@ class WideWorkspace(Workspace):
         plan[ROW_WEIGHTS] = memory.take(rows)
         plan[PACK_SIZE] = round_up((PACKED_DEPTH + height) * cols * width, ALIGNMENT_BYTES) // layout.dtype.itemsize
         plan[PACK] = memory.take(plan[PACK_SIZE] * self.threads)
-        most = int(max(layout.layers[self.sparse :, N_IN], default=0))
-        plan[PANELS_SIZE] = rows * (most + height * self.threads)
-        plan[PANELS] = memory.take(plan[PANELS_SIZE])
+        plan[PANEL_ROWS] = most = int(max(layout.layers[self.sparse :, N_IN], default=0))
+        # a thread may have a square more than its part, and begin a panel that it does not fill
+        plan[PANELS] = memory.take(rows * (most + (SQUARE + height) * self.threads))
         plan[SUMS] = memory.take(2 * rows // GROUP * memory.lanes)
         # Of every row of a block, where it stands in X (which the kernel writes) and in each A_l; then, of every row of
         # weights, where its factors stand in panels: rows by `height`, those of a panel side by side.

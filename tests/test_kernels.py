@@ -142,7 +142,7 @@ def test_the_number_of_threads_changes_no_bit(case):
 @pytest.mark.parametrize("kernel", WORKSPACES)
 @pytest.mark.parametrize("started", [1, 2, 3])
 def test_fewer_threads_than_there_is_room_for_change_no_bit(started, kernel, dtype, monkeypatch):
-    case = Case((130, 300, 3), 320, 320, kernel=kernel, activations="tanh", dtype=dtype, epochs=2)
+    case = Case((130, 300, 500, 3), 320, 320, kernel=kernel, activations="tanh", dtype=dtype, epochs=2)
     once, start, left = train(kernels, case), kernels._thread.start_new_thread, []
 
     def start_some(*arguments):

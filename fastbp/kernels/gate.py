@@ -25,9 +25,9 @@ from fastbp.layout import (
     PACK,
     PACK_SIZE,
     PANEL,
+    PANEL_ROWS,
     PANEL_SIZE,
     PANELS,
-    PANELS_SIZE,
     PARTS,
     PLACES,
     PLAN_SIZE,
@@ -38,6 +38,7 @@ from fastbp.layout import (
     SEEN,
     SHARES,
     SIZE,
+    SQUARE,
     STRIDE,
     SUMS,
     SYNC_SIZE,
@@ -244,7 +245,8 @@ def rooms(layers, plan, places, size, lanes):
         ),
         WIDE: (
             (TARGETS, rows * last), (ROW_WEIGHTS, rows), (PACK, threads * plan[PACK_SIZE]),
-            (PANELS, plan[PANELS_SIZE]), (SUMS, 2 * rows // GROUP * lanes), (ZEROS, widest),
+            (PANELS, rows * (plan[PANEL_ROWS] + (SQUARE + jit.tile_shape()[0]) * threads)),
+            (SUMS, 2 * rows // GROUP * lanes), (ZEROS, widest),
         ),
         ONLINE: ((TARGETS, last), (ZEROS, widest)),
     }[kernel] + ((GRAD, plan[SIZE]),):  # fmt: skip
@@ -263,8 +265,7 @@ def batches(layers, work, n_rows, batch_size, sparse, drops, marked):
         require(room, "X", "of no more rows than this workspace was made for", n_rows)
     elif kernel == WIDE:
         most, rows = max(layers[sparse:, N_IN], default=0), int(plan[BLOCK_ROWS])
-        panels = (most + jit.tile_shape()[0] * int(plan[THREADS])) * rows <= plan[PANELS_SIZE]
-        room = panels and (len(layers) + 1) * rows + most <= table.size
+        room = most <= plan[PANEL_ROWS] and (len(layers) + 1) * rows + most <= table.size
         require(room, "X", "sparse for this workspace", "a dense one")
     if drops:
         room = kernel != ONLINE and (places[:, SEEN] != places[:, A]).all()

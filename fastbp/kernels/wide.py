@@ -123,6 +123,7 @@ from fastbp.layout import (
     PACK,
     PACK_SIZE,
     PACKED_DEPTH,
+    PANEL_ROWS,
     PANELS,
     PENALTY,
     PLACES,
@@ -709,10 +710,8 @@ def learn(
             a, a_at = either_place(hidden, (memory, below + begin), (X, begin))
             many = vectors >= PANEL_VECTORS
             panel_rows, rows = (n_layers + 1) * block_rows, stop - begin
-            # apart from those of the other threads, however many there are: each may begin a panel that it does not fill
-            here = panels + (begin + rank * HEIGHT) * block_rows
-            either(many, lambda: gather_panels(a, a_at, table, lines, count, memory, here, panel_rows, rows), lambda: None)
-            gradients(a, a_at, table, lines, many, here, panel_rows, memory, d, stride, vectors, count,
+            either(many, lambda: gather_panels(a, a_at, table, lines, count, memory, panels, panel_rows, rows), lambda: None)
+            gradients(a, a_at, table, lines, many, panels, panel_rows, memory, d, stride, vectors, count,
                       choose(fresh, zeros, grad + at), choose(fresh, fresh * 0, stride),
                       params, at, state, n_params, grad, solver, *numbers, decay, rows, pack, aside)  # fmt: skip
 
@@ -787,6 +786,9 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
     beta_1, beta_2, epsilon = splat(memory, rule[MOMENTUM]), splat(memory, rule[BETA_2]), splat(memory, rule[EPSILON])
     gain_1, gain_2 = splat(memory, 1.0 - rule[MOMENTUM]), splat(memory, 1.0 - rule[BETA_2])
     drops, seed, keep = int(rule[DROPOUT] * 4294967296.0), int(rule[SEED]), splat(memory, 1.0 / (1.0 - rule[DROPOUT]))
+    # of the layer that has the most, by how many threads there are: no other layer's share of rows is larger
+    most_rows = (plan[PANEL_ROWS] + SQUARE * size - 1) // (SQUARE * size) * SQUARE + HEIGHT
+    panels = plan[PANELS] + rank * most_rows * block_rows
     for _ in range(blocks):
         next_block(sync, counters)
         wait_for_all(sync, size, counters)  # all have finished the block before, or read the cursor
@@ -839,7 +841,7 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
             # beside the call: numba allows a call of so many arguments no branch in them
             solver_now, decay = solver if at_once else 0, splat(memory, l2 if stop == batch_stop else 0.0)
             learn(layers, n_layers, params, state, plan[SIZE], X, indices, starts, memory, places, table, block_rows,
-                  plan[GRAD], plan[ZEROS], plan[PANELS], count, int(row == batch), int(stop == batch_stop),
+                  plan[GRAD], plan[ZEROS], panels, count, int(row == batch), int(stop == batch_stop),
                   solver_now, rate, beta_1, gain_1, beta_2, gain_2, epsilon, decay, pack, aside, drops, rank, size,
                   sync, counters)  # fmt: skip
             if not at_once and stop == batch_stop:
