@@ -268,7 +268,7 @@ MUTANTS = {
         "cursor[STEP] += 1\n            update(params, grad, state, rule, cursor[STEP] + 1)",
         solves("adam"),
     ),
-    "no epsilon": ("+ dtype(rule[EPSILON])", "+ dtype(1e-30)", solves("adam")),
+    "no epsilon": ("np.sqrt(state[1]) + epsilon", "np.sqrt(state[1]) + dtype(1e-30)", solves("adam")),
 }  # fmt: skip
 
 
