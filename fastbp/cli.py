@@ -70,17 +70,26 @@ def main(argv: list[str] | None = None) -> int:
             if sys.stdout is not None:
                 sys.stdout.flush()
     except BrokenPipeError:
-        # the interpreter flushes once more on its way out
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return EXIT_BROKEN_PIPE
     except KeyboardInterrupt:
         return _complain("interrupted", EXIT_INTERRUPTED)
     except OSError as error:
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError:
+            _drop_output()
         return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error), EXIT_USAGE)
     except MemoryError as error:
         return _complain(f"out of memory: {error}", EXIT_USAGE)
     except (ImportError, ValueError) as error:
         return _complain(str(error), EXIT_USAGE)
+
+
+def _drop_output() -> None:
+    """Let what standard output cannot take go nowhere: the interpreter flushes once more on its way out."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(message: str, status: int) -> int:

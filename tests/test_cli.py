@@ -284,7 +284,7 @@ def test_plot_needs_matplotlib(run, monkeypatch):
         ("train flowers.csv --target x", "target must be a column of flowers.csv .* got 'x'"),
         ("train iris --target x", "--target is for files, got 'x' with iris"),
         ("train iris --epochs 0", "--epochs: must be a whole number > 0, got '0'"),
-        ("train iris --epochs 10000000000000", "Unable to allocate"),
+        ("train iris --hidden 10000000000000", "out of memory: Unable to allocate"),
         ("train iris --hidden 3,x", "--hidden: must be a whole number > 0, got 'x'"),
         ("train iris --lr nan", "learning_rate must be finite, got nan"),
         ("train iris --lr=-1", "learning_rate must be > 0, got -1"),

@@ -37,7 +37,7 @@ FLOORS = [
     {"fastbp.choice"},
     {"fastbp.workspace"},
     {"fastbp.kernels"},
-    {"fastbp.kernels.ceilings", "fastbp.kernels.narrow", "fastbp.kernels.online", "fastbp.kernels.wide"},
+    {"fastbp.kernels.ceilings", "fastbp.kernels.gate", "fastbp.kernels.narrow", "fastbp.kernels.online", "fastbp.kernels.wide"},
     {"fastbp.kernels.losses"},
     {"fastbp.kernels.pointwise", "fastbp.kernels.threads", "fastbp.kernels.updates"},
     {"fastbp.kernels.phases"},
