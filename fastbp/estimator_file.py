@@ -422,10 +422,8 @@ TABLE_STATE: dict[str, Callable[[Any], bool]] = {
     "left_out_": lambda value: isinstance(value, dict) and all(map(_word, value.values())),
     "words_": _words_by_column,
     "categories_": _words_by_column,
-    "medians": lambda value: isinstance(value, np.ndarray),
-    "means": lambda value: isinstance(value, np.ndarray),
-    "variances": lambda value: isinstance(value, np.ndarray),
-    "scales": lambda value: isinstance(value, np.ndarray) and bool((value > 0).all()),
+    "centers": lambda value: isinstance(value, np.ndarray),
+    "factors": lambda value: isinstance(value, np.ndarray) and bool((value >= 0).all()),
     "target": lambda value: isinstance(value, list) and len(value) == 2 and all(map(_number, value)) and value[1] > 0,
     "table": _table,
     "n_features_in_": _count,
@@ -446,7 +444,7 @@ def _check_table(estimator: Any, state: dict[str, Any], network: Any) -> None:
     n_numbers = len(kinds) - list(kinds.values()).count("category")
     if {name for name, kind in kinds.items() if kind == "category"} != categories.keys() or not kinds:
         raise ValueError(f"categories_ must go with kinds_, got {list(categories)}")
-    for name in ("medians", "means", "variances", "scales"):
+    for name in ("centers", "factors"):
         if state[name].shape != (n_numbers,) or state[name].dtype != np.float64 or not np.isfinite(state[name]).all():
             raise ValueError(f"{name} must be {n_numbers} finite numbers, got {state[name]!r}")
     width = n_numbers + sum(map(len, categories.values()))

@@ -1,21 +1,20 @@
 """TabularClassifier and TabularRegressor: networks for tables whose columns hold numbers, categories and gaps.
 
-`Columns` decides what each column is and gives numbers and categories a clean form; scikit-learn's transformers make inputs
-of them; `MLPClassifier` and `MLPRegressor` learn.
+`Columns` decides what each column is and gives numbers and categories a clean form; `SmoothClip` and scikit-learn's
+OneHotEncoder make inputs of them; `MLPClassifier` and `MLPRegressor` learn, as `fastbp.recipe` says.
 """
 
 import re
 import shlex
 import warnings
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin, _fit_context
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -31,6 +30,7 @@ from sklearn.utils.validation import (
 import fastbp  # what stands above is reached through the front door
 from fastbp.cells import DATE, NUMBER, NUMBER_LIKE, numbers, pandas, spelling_advice
 from fastbp.estimators import MLPClassifier, MLPRegressor, Perceptron, store
+from fastbp.recipe import BETA_2, Recipe, Watch, epochs_for
 
 # A column of text is of one kind when this share of its filled cells is.
 MOST = 0.9
@@ -100,11 +100,10 @@ class Columns(TransformerMixin, BaseEstimator):
 
     def _decide(self, name, column):
         filled = column.dropna()
-        text = filled.astype(str)
         if filled.empty:
             self.left_out_[name] = "has no values"
         elif column.dtype.kind in "mM":
-            raise ValueError(_about_dates(name, text.iloc[0]))
+            raise ValueError(_about_dates(name, str(filled.iloc[0])))
         elif pandas().api.types.infer_dtype(column, skipna=True) == "boolean":
             self.kinds_[name] = "boolean"
         elif pandas().api.types.is_numeric_dtype(column):
@@ -114,7 +113,7 @@ class Columns(TransformerMixin, BaseEstimator):
             else:
                 self.kinds_[name] = "number"
         else:
-            self._decide_text(name, text, isinstance(column.dtype, pandas().CategoricalDtype))
+            self._decide_text(name, filled.astype(str), isinstance(column.dtype, pandas().CategoricalDtype))
 
     def _decide_text(self, name, text, is_category):
         counts = text.value_counts()
@@ -171,6 +170,38 @@ class Columns(TransformerMixin, BaseEstimator):
         return [name for name, kind in self.kinds_.items() if kind != "category"]
 
 
+class SmoothClip(TransformerMixin, BaseEstimator):
+    """Makes inputs of numbers: x = (value - median) / (quartile range), then x / sqrt(1 + (x / 3)**2), within -3 and 3.
+
+    Where the quartiles are equal, half the whole range takes the place of theirs; constant columns become 0, as missing
+    values do. After Holzmüller, Grinsztajn and Steinwart, "Better by default", NeurIPS 2024.
+
+    Attributes
+    ----------
+    center_, factor_ : ndarray of shape (n_features,)
+        The median, and what the distance from it is multiplied by.
+    """
+
+    def fit(self, X, y=None):
+        """Learn medians and ranges of columns of numbers, without their missing values."""
+        X = np.asarray(X, float)
+        X = np.where(np.isnan(X).all(axis=0), 0, X)
+        self.n_features_in_ = X.shape[1]
+        low, lower, self.center_, upper, high = np.nanquantile(X, (0, 0.25, 0.5, 0.75, 1), axis=0)
+        spread = np.where(upper > lower, upper - lower, (high - low) / 2)
+        # what is left of a constant after rounding is no spread
+        constant = high - low <= 10 * np.finfo(float).eps * np.maximum(np.abs(high), np.abs(low))
+        with np.errstate(divide="ignore", over="ignore"):
+            factor = 1 / spread
+        self.factor_ = np.where(constant | ~np.isfinite(factor), 0, factor)
+        return self
+
+    def transform(self, X):
+        """Return the inputs, float64."""
+        x = (np.asarray(X, float) - self.center_) * self.factor_
+        return np.nan_to_num(x / np.hypot(1, x / 3), nan=0.0)
+
+
 def _about_dates(name, cell):
     return (
         f"column {name!r} holds dates or times such as {cell!r}: put numbers in their place (a year, a month, days since a "
@@ -186,43 +217,46 @@ def fit_preprocessing(X, max_categories=100):
 
 
 def new_preprocessing(columns):
-    """Decided columns, and scikit-learn's transformers that have not seen them yet.
+    """Decided columns, and transformers that have not seen them yet.
 
-    Numbers: missing ones are the median, then all are standardised. Categories: one-hot; a missing or unknown one is all
-    zeros.
+    Numbers: scaled by median and quartiles, clipped smoothly. Categories: one-hot; a missing or unknown one is all zeros.
     """
-    scaled = make_pipeline(SimpleImputer(strategy="median", keep_empty_features=True), StandardScaler())
     known = [columns.categories_[name] for name in columns.categories_]
     encoder = OneHotEncoder(
         categories=[np.array(one, object) for one in known], handle_unknown="ignore", sparse_output=False
     )
     names = list(map(str, columns.numbers_)), list(map(str, columns.categories_))
-    parts = ColumnTransformer([("numbers", scaled, names[0]), ("categories", encoder, names[1])])
+    parts = ColumnTransformer([("numbers", SmoothClip(), names[0]), ("categories", encoder, names[1])])
     return Pipeline([("columns", columns), ("inputs", parts)])
 
 
 PARAMETERS = """\
-    hidden_layer_sizes : array-like of int, default=(100,)
+    hidden_layer_sizes : array-like of int, default=(128, 128)
         Units of each hidden layer.
-    activation : str or list, default='relu'
+    activation : str or list, default='selu'
         Of the hidden layers, as for `MLPClassifier`.
     solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
-    alpha : float, default=0.0001
+        By epochs with waves of step lengths, see `fastbp.recipe`; 'lbfgs' takes all rows at once.
+    alpha : float, default=0.0
         Strength of the L2 term.
-    batch_size : int or 'auto', default=32
+    batch_size : int or 'auto', default=64
         Rows per step; the training rows, if there are fewer.
-    learning_rate_init : float, default=0.003
-    max_iter : int, default=200
-        Most epochs.
+    learning_rate_init : float, default=0.0035
+        The longest step.
+    max_iter : int or 'auto', default='auto'
+        Most epochs; 'auto' is 128, and fewer where there are more than 31,000 rows, down to 32.
+    max_seconds : float or None, default=None
+        When the training ends, by the clock; the waves of step lengths end with it. Results then depend on the machine. Not
+        of 'lbfgs'.
     dropout : float, default=0.0
         Probability with which a hidden unit is left out of a training step.
     early_stopping : bool, default=True
-        Stop by the score of rows that are held back, and keep the weights that had the best one; not with fewer than 100
-        rows, nor with solver 'lbfgs'.
+        Hold rows back, and keep the weights of the epoch with the least loss on them; not with fewer than 100 rows, nor with
+        solver 'lbfgs'.
     validation_fraction : float, default=0.1
         How many rows early stopping holds back, of every class.
-    n_iter_no_change : int, default=20
-        Epochs without improvement that are put up with.
+    n_iter_no_change : int or inf, default=inf
+        Epochs without a lesser loss on these rows that are put up with. Waves of steps may well help after long.
     max_categories : int, default=100
         How many categories a column can have; rarer ones are treated as unknown.
     dtype : {'float32', 'float64'}, default='float32'
@@ -230,13 +264,15 @@ PARAMETERS = """\
     random_state : int, RandomState instance or None, default=None
         Draws the rows that are held back, the initial weights and the order of the rows.
     verbose : bool, default=False
-        Print a line per epoch.
+        Print a line per epoch; the first says how long it will take.
     n_jobs : int or None, default=None
         Threads, as joblib counts."""
 
 ATTRIBUTES = """\
     preprocessing_ : Pipeline
-        `Columns`, whose `kinds_` and `left_out_` say what was made of each column, and scikit-learn's transformers.
+        `Columns`, whose `kinds_` and `left_out_` say what was made of each column, and what makes inputs of them.
+    columns_ : dict
+        How each column is used: "number", "boolean", "category", or "left out: " with the reason.
     network_ : MLPClassifier or MLPRegressor
         What was trained, with its `loss_curve_` and `validation_scores_`.
     table_ : dict
@@ -252,7 +288,9 @@ class Tabular(BaseEstimator):
     _parameter_constraints: ClassVar[dict] = {
         "hidden_layer_sizes": "no_validation", "activation": "no_validation", "solver": "no_validation",
         "alpha": "no_validation", "batch_size": "no_validation", "learning_rate_init": "no_validation",
-        "max_iter": "no_validation", "dropout": "no_validation", "n_iter_no_change": "no_validation",
+        "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "max_seconds": [Interval(Real, 0, None, closed="neither"), None],
+        "dropout": "no_validation", "n_iter_no_change": "no_validation",
         "verbose": "no_validation", "n_jobs": "no_validation", "random_state": ["random_state"],
         "early_stopping": ["boolean"],
         "validation_fraction": Perceptron._parameter_constraints["validation_fraction"],
@@ -300,7 +338,7 @@ class Tabular(BaseEstimator):
         return getattr(self, "feature_names_in_", range(width))
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None):
+    def fit(self, X, y, sample_weight=None, *, progress=False, callback=None):
         """Decide what the columns are, and train.
 
         Parameters
@@ -309,6 +347,11 @@ class Tabular(BaseEstimator):
             Numbers, booleans, text or categories; cells may be missing.
         y : array-like of shape (n,)
         sample_weight : array-like of shape (n,) or None, default=None
+        progress : bool, default=False
+            Show a progress bar. Not of 'lbfgs'.
+        callback : callable or None, default=None
+            callback(epoch, network) after each epoch, with the network as it is; the training ends where it returns True.
+            Not of 'lbfgs'.
 
         Returns
         -------
@@ -327,6 +370,7 @@ class Tabular(BaseEstimator):
             For columns that are left out, and cells that are taken for missing ones; if interrupted from the keyboard, when
             the best weights so far are kept.
         """
+        watch = Watch(self.max_seconds, bool(self.verbose), progress, callback)
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         X = self._frame(X, reset=True)
@@ -336,8 +380,15 @@ class Tabular(BaseEstimator):
             sample_weight = _check_sample_weight(sample_weight, np.empty((len(X), 1)))
         self.preprocessing_ = fit_preprocessing(X, self.max_categories)
         self.table_ = {}
-        self._fit_network(self._inputs(X), y, sample_weight)
+        self._fit_network(self._inputs(X), y, sample_weight, watch)
         return self
+
+    @property
+    def columns_(self):
+        """How each column is used, or why not."""
+        check_is_fitted(self)
+        columns = self.preprocessing_.named_steps["columns"]
+        return columns.kinds_ | {name: f"left out: it {reason}" for name, reason in columns.left_out_.items()}
 
     @property
     def n_iter_(self):
@@ -347,26 +398,29 @@ class Tabular(BaseEstimator):
     def _inputs(self, X):
         return self.preprocessing_.transform(X).astype(self.dtype)
 
-    def _fit_network(self, Z, y, sample_weight):
+    def _fit_network(self, Z, y, sample_weight, watch):
         random_state = check_random_state(self.random_state)
         classes = y if isinstance(self, ClassifierMixin) else None
         held = np.zeros(len(Z), bool)
         if self.early_stopping and self.solver != "lbfgs" and len(Z) >= EARLY_STOPPING_ROWS:
             held = held_out(self.validation_fraction, len(Z), classes, random_state)
-        targets, validation = self._targets(y, ~held), {}
-        if held.any():
-            validation = {"X_val": Z[held], "y_val": targets[held]}
+        targets = self._targets(y, ~held)
+        parts = [(Z[rows], targets[rows], None if sample_weight is None else sample_weight[rows]) for rows in (~held, held)]
         batch_size = self.batch_size
         if not isinstance(batch_size, str):
             batch_size = min(batch_size, int((~held).sum()))
         given = {name: value for name, value in self.get_params(deep=False).items() if name in self._shared_parameters()}
-        given |= {"batch_size": batch_size, "early_stopping": bool(validation), "random_state": random_state}
+        given |= {"batch_size": batch_size, "early_stopping": bool(held.any()), "random_state": random_state}
+        given |= {"max_iter": epochs_for(self.max_iter, int((~held).sum())), "beta_2": BETA_2}
         self.network_ = self._network_type(**given)
-        weights = None if sample_weight is None else sample_weight[~held]
-        with warnings.catch_warnings():
-            # the number of epochs is a choice here, not a failure
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            self.network_.fit(Z[~held], targets[~held], weights, **validation)
+        if self.solver != "lbfgs":
+            validation = parts[1] if held.any() else None
+            Recipe(self.network_, *parts[0], validation, random_state, watch).train()
+        else:
+            with warnings.catch_warnings():
+                # the number of iterations is a choice here, not a failure
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                self.network_.fit(*parts[0])
         # which a RandomState could not be saved with
         self.network_.random_state = self.random_state
 
@@ -377,6 +431,13 @@ class Tabular(BaseEstimator):
         """Inputs of the network for rows to predict."""
         check_is_fitted(self)
         return self._inputs(self._frame(X, reset=False))
+
+    def _pipeline_network(self):
+        """The network as scikit-learn's own where that has its activations, else as it is, which pipelines take as well."""
+        try:
+            return self.network_.to_sklearn()
+        except ValueError:
+            return self.network_
 
     def save(self, path):
         """Write the estimator into a file of arrays and JSON, whole or not at all; see `fastbp.save`."""
@@ -392,13 +453,11 @@ class Tabular(BaseEstimator):
     def _state(self):
         """What was learnt, but the network, as plain values and arrays."""
         columns, parts = self.preprocessing_.named_steps.values()
-        scaled = parts.named_transformers_["numbers"]
         state = {name: vars(columns)[name] for name in COLUMNS_STATE}
-        state |= dict.fromkeys(("medians", "means", "variances", "scales"), np.empty(0))
+        state |= dict.fromkeys(("centers", "factors"), np.empty(0))
         if columns.numbers_:
-            imputer, scaler = scaled.named_steps.values()
-            state |= {"medians": imputer.statistics_, "means": scaler.mean_}
-            state |= {"variances": scaler.var_, "scales": scaler.scale_}
+            scaled = parts.named_transformers_["numbers"]
+            state |= {"centers": scaled.center_, "factors": scaled.factor_}
         state["table"], state["n_features_in_"] = self.table_, self.n_features_in_
         if hasattr(self, "feature_names_in_"):
             state["feature_names_in_"] = self.feature_names_in_
@@ -409,14 +468,14 @@ class Tabular(BaseEstimator):
         columns = Columns(self.max_categories)
         for name in COLUMNS_STATE:
             setattr(columns, name, state[name])
-        # a row of medians and no category leaves what was learnt of medians, and all but means and variances
-        row = dict(zip(map(str, columns.numbers_), state["medians"], strict=True))
+        # a row of medians and no category leaves what was learnt, but for the factors
+        row = dict(zip(map(str, columns.numbers_), state["centers"], strict=True))
         row |= {str(name): "" for name in columns.categories_}
         preprocessing = new_preprocessing(columns)
         preprocessing.named_steps["inputs"].fit(pandas().DataFrame([row]))
         if columns.numbers_:
-            scaler = preprocessing.named_steps["inputs"].named_transformers_["numbers"].named_steps["standardscaler"]
-            scaler.mean_, scaler.var_, scaler.scale_ = state["means"], state["variances"], state["scales"]
+            scaled = preprocessing.named_steps["inputs"].named_transformers_["numbers"]
+            scaled.center_, scaled.factor_ = state["centers"], state["factors"]
         self.preprocessing_, self.network_, self.table_ = preprocessing, network, state["table"]
         self.n_features_in_ = state["n_features_in_"]
         if "feature_names_in_" in state:
@@ -434,8 +493,9 @@ def _require_rows(X):
 class TabularClassifier(ClassifierMixin, Tabular):
     """Multi-layer perceptron that classifies the rows of a table.
 
-    Each column is used by its kind: numbers and booleans are imputed and standardised, categories one-hot; a category that
-    is missing or was never seen is all zeros. Columns that number the rows, ids and prose are left out with a warning.
+    Each column is used by its kind: numbers and booleans are scaled and clipped smoothly, categories one-hot; a number that
+    is missing is the median, a category that is missing or was never seen is all zeros. Columns that number the rows, ids
+    and prose are left out with a warning.
 
     Parameters
     ----------
@@ -463,18 +523,19 @@ class TabularClassifier(ClassifierMixin, Tabular):
 
     def __init__(
         self,
-        hidden_layer_sizes=(100,),
-        activation="relu",
+        hidden_layer_sizes=(128, 128),
+        activation="selu",
         *,
         solver="adam",
-        alpha=0.0001,
-        batch_size=32,
-        learning_rate_init=0.003,
-        max_iter=200,
+        alpha=0.0,
+        batch_size=64,
+        learning_rate_init=0.0035,
+        max_iter="auto",
+        max_seconds=None,
         dropout=0.0,
         early_stopping=True,
         validation_fraction=0.1,
-        n_iter_no_change=20,
+        n_iter_no_change=np.inf,
         max_categories=100,
         dtype="float32",
         class_weight=None,
@@ -533,17 +594,20 @@ class TabularClassifier(ClassifierMixin, Tabular):
         return self.network_.predict_proba(Z)
 
     def to_sklearn(self):
-        """A fitted Pipeline of scikit-learn that predicts the same, with `Columns` as its first step."""
+        """A fitted Pipeline of scikit-learn that predicts the same, with `Columns` as its first step.
+
+        Its last step is scikit-learn's own network where that has the activation, so not for SELU.
+        """
         check_is_fitted(self)
-        return Pipeline([*self.preprocessing_.steps, ("network", self.network_.to_sklearn())])
+        return Pipeline([*self.preprocessing_.steps, ("network", self._pipeline_network())])
 
 
 class TabularRegressor(RegressorMixin, Tabular):
     """Multi-layer perceptron that predicts a number for each row of a table.
 
-    Each column is used by its kind: numbers and booleans are imputed and standardised, categories one-hot; a category that
-    is missing or was never seen is all zeros. Columns that number the rows, ids and prose are left out with a warning. The
-    target is standardised for the network.
+    Each column is used by its kind: numbers and booleans are scaled and clipped smoothly, categories one-hot; a number that
+    is missing is the median, a category that is missing or was never seen is all zeros. Columns that number the rows, ids
+    and prose are left out with a warning. The target is standardised for the network.
 
     Parameters
     ----------
@@ -569,18 +633,19 @@ class TabularRegressor(RegressorMixin, Tabular):
 
     def __init__(
         self,
-        hidden_layer_sizes=(100,),
-        activation="relu",
+        hidden_layer_sizes=(128, 128),
+        activation="selu",
         *,
         solver="adam",
-        alpha=0.0001,
-        batch_size=32,
-        learning_rate_init=0.003,
-        max_iter=200,
+        alpha=0.0,
+        batch_size=64,
+        learning_rate_init=0.0035,
+        max_iter="auto",
+        max_seconds=None,
         dropout=0.0,
         early_stopping=True,
         validation_fraction=0.1,
-        n_iter_no_change=20,
+        n_iter_no_change=np.inf,
         max_categories=100,
         dtype="float32",
         random_state=None,
@@ -624,8 +689,11 @@ class TabularRegressor(RegressorMixin, Tabular):
         self.scaler_.var_ = self.scaler_.scale_**2
 
     def to_sklearn(self):
-        """A fitted Pipeline of scikit-learn that predicts the same, with `Columns` as its first step."""
+        """A fitted Pipeline of scikit-learn that predicts the same, with `Columns` as its first step.
+
+        Its last step is scikit-learn's own network where that has the activation, so not for SELU.
+        """
         check_is_fitted(self)
-        network = TransformedTargetRegressor(self.network_.to_sklearn(), transformer=self.scaler_)
+        network = TransformedTargetRegressor(self._pipeline_network(), transformer=self.scaler_)
         network.regressor_, network.transformer_, network._training_dim = network.regressor, self.scaler_, 1
         return Pipeline([*self.preprocessing_.steps, ("network", network)])

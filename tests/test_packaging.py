@@ -30,6 +30,7 @@ FLOORS = [
     {"fastbp.workload"},
     {"fastbp.datasets", "fastbp.display", "fastbp.estimator_file", "fastbp.interchange"},
     {"fastbp.model_file", "fastbp.profiling", "fastbp.tabular"},
+    {"fastbp.recipe"},
     {"fastbp.estimators", "fastbp.neural_network"},
     {"fastbp.fitting"},
     {"fastbp.machine", "fastbp.phases"},

@@ -72,7 +72,9 @@ def test_columns_are_used_by_their_kinds(fitted):
     assert columns.categories_ == {"city": ["Bonn", "Köln", "Ulm"], "size": ["38", "40", "42"]}
     Z = est.preprocessing_.transform(X)
     assert Z.shape == (len(X), 3 + 3 + 3)
-    np.testing.assert_allclose(Z[:, :3].mean(axis=0), 0, atol=1e-12)
+    assert np.median(Z[X["age"].notna(), 0]) == 0
+    np.testing.assert_array_equal(Z[X["age"].isna(), 0], 0)
+    assert np.abs(Z[:, :3]).max() < 3
     np.testing.assert_array_equal(Z[:, 3:6].sum(axis=1), X["city"].notna())
     assert est.feature_names_in_.tolist() == list(X)
     assert est.score(X, people()[1] if isinstance(est, TabularClassifier) else people()[2]) > 0.8
@@ -114,7 +116,7 @@ def test_rows_come_back_from_a_file(fitted, tmp_path):
         ("kinds_", {"dict": [["age", "secret"]]}),
         ("categories_", {"dict": [["city", [1]]]}),
         ("words_", {"dict": [["age", "NA"]]}),
-        ("medians", {"float": "nan"}),
+        ("centers", {"float": "nan"}),
         ("n_features_in_", -1),
         ("table", {"dict": [["target", 3]]}),
         ("surprise", 1),
@@ -132,9 +134,13 @@ def test_damaged_state_is_refused(fitted, tmp_path, name, value):
         fastbp.load(path)
 
 
-def test_scikit_learn_gets_a_pipeline(fitted):
+@pytest.mark.parametrize("activation", ["selu", "relu"])
+def test_scikit_learn_gets_a_pipeline(fitted, activation):
     est, X = fitted
+    est.set_params(activation=activation).fit(X, people()[1 if isinstance(est, TabularClassifier) else 2])
     theirs = est.to_sklearn()
+    last = theirs[-1] if isinstance(est, TabularClassifier) else theirs[-1].regressor_
+    assert type(last).__module__.startswith("sklearn") == (activation == "relu")
     if isinstance(est, TabularRegressor):
         np.testing.assert_allclose(theirs.predict(X), est.predict(X), rtol=1e-5)
     else:
