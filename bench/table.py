@@ -43,7 +43,7 @@ def side_by_side(implementations, quick=(), **case):
 
 PEERS = ("torch", "jax")
 
-FUNCTIONS = ("logistic", "tanh", "relu", "leaky_relu", "elu", "softplus", "exp", "log")
+FUNCTIONS = ("logistic", "tanh", "relu", "leaky_relu", "elu", "softplus", "selu", "exp", "log")
 ELEMENTS = 65_536  # in and out stay in the L2 cache, and a call's own cost is a tenth
 POINTWISE = [
     case

@@ -17,7 +17,7 @@ UNITS = (784, 128, 10)
 HIDDEN = (100,)
 DTYPES = ("float32", "float64")
 DATA_HELP = "a file with a table, or a named data set, to train on; random rows without it"
-ACTIVATION_HELP = "of the hidden layers: identity, logistic, tanh, relu, leaky_relu, elu or softplus (default: relu)"
+ACTIVATION_HELP = "of the hidden layers: identity, logistic, tanh, relu, leaky_relu, elu, softplus or selu (default: relu)"
 # The estimators' words for the solvers.
 SOLVERS: dict[str, dict[str, Any]] = {
     "sgd": {"solver": "sgd", "momentum": 0.0},

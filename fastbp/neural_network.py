@@ -31,8 +31,8 @@ class NeuralNetwork:
         Units of the hidden layer, or of each hidden layer.
     output_size : int
         Number of outputs.
-    activation : {"identity", "logistic", "tanh", "relu", "leaky_relu", "elu", "softplus"} or list of them, \
-            default "logistic"
+    activation : {"identity", "logistic", "tanh", "relu", "leaky_relu", "elu", "softplus", "selu"} or list of \
+            them, default "logistic"
         Activation of the hidden layers, or of each hidden layer.
     out_activation : {"logistic", "identity", "softmax", "exp"}, default "logistic"
         Activation of the output layer.

@@ -50,6 +50,8 @@ from fastbp.rule import (
 )
 
 LEAKY_SLOPE = 0.01
+# Slope of SELU where z is positive, and minus its limit far below 0.
+SELU_SLOPE, SELU_LIMIT = 1.0507009873554805, 1.7580993408473768
 
 
 def logistic(z):
@@ -68,6 +70,12 @@ def elu(z):
     return np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
 
 
+def selu(z):
+    """ELU with two factors that keep means near 0 and variances near 1 (Klambauer et al. 2017)."""
+    slope, limit = z.dtype.type(SELU_SLOPE), z.dtype.type(SELU_LIMIT)
+    return np.where(z > 0, slope * z, limit * np.expm1(np.minimum(z, 0)))
+
+
 def softmax(z):
     """e**z of each row, divided by its sum."""
     e = np.exp(z - z.max(axis=1, keepdims=True))
@@ -83,6 +91,7 @@ ACTIVATIONS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     lambda z: np.where(z > 0, z, z.dtype.type(LEAKY_SLOPE) * z),
     elu,
     softplus,
+    selu,
 )
 DERIVATIVES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     np.ones_like,
@@ -92,6 +101,7 @@ DERIVATIVES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     lambda a: np.where(a > 0, 1, LEAKY_SLOPE).astype(a.dtype),
     lambda a: np.where(a > 0, 1, a + 1),
     lambda a: -np.expm1(-a),
+    lambda a: np.where(a > 0, SELU_SLOPE, a + SELU_LIMIT).astype(a.dtype),
 )
 OUT_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "identity": lambda z: z,

@@ -124,7 +124,7 @@ def torch_eager(workload: Workload, threads: int) -> Callable[[], Any]:
     F = torch.nn.functional
     activations: dict[str, Any] = {
         "identity": lambda z: z, "logistic": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu,
-        "leaky_relu": F.leaky_relu, "elu": F.elu, "softplus": F.softplus,
+        "leaky_relu": F.leaky_relu, "elu": F.elu, "softplus": F.softplus, "selu": F.selu,
     }  # fmt: skip
     losses: dict[tuple[str, str], Any] = {
         ("softmax", "log_loss"): lambda z, y: F.cross_entropy(z, y, reduction="sum"),
@@ -186,7 +186,7 @@ def jax_loop(workload: Workload, threads: int) -> Callable[[], Any]:
         raise NotPossible(f"solver {rule.solver} is not written for it")
     activations: dict[str, Any] = {
         "identity": lambda z: z, "logistic": jax.nn.sigmoid, "tanh": jnp.tanh, "relu": jax.nn.relu,
-        "leaky_relu": jax.nn.leaky_relu, "elu": jax.nn.elu, "softplus": jax.nn.softplus,
+        "leaky_relu": jax.nn.leaky_relu, "elu": jax.nn.elu, "softplus": jax.nn.softplus, "selu": jax.nn.selu,
     }  # fmt: skip
     losses: dict[tuple[str, str], Any] = {
         ("softmax", "log_loss"): lambda z, y: -jnp.sum(y * jax.nn.log_softmax(z)),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # Of hidden layers.
-ACTIVATIONS = ("identity", "logistic", "tanh", "relu", "leaky_relu", "elu", "softplus")
+ACTIVATIONS = ("identity", "logistic", "tanh", "relu", "leaky_relu", "elu", "softplus", "selu")
 # What an output layer can be together with a loss; the first loss of an activation is the one that goes with every one.
 HEADS = (
     ("logistic", "squared_error"),

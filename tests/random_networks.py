@@ -49,7 +49,7 @@ NARROW_PRODUCTS = 1e7  # of one that is chosen for the narrow kernel by chance: 
 DIVERGED = 10
 # So many times as far from the exact result as numpy is, in float32. Both round as often, in another order.
 TIMES_NUMPY = 8
-KINKED = tuple(ACTIVATIONS.index(name) for name in ("relu", "leaky_relu"))
+KINKED = tuple(ACTIVATIONS.index(name) for name in ("relu", "leaky_relu", "selu"))
 
 
 def draw(rng):

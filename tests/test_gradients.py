@@ -169,7 +169,7 @@ def jax_loss(jax, case, X, Y, w):
     nn, jnp = jax.nn, jax.numpy
     known = {
         "identity": lambda z: z, "logistic": nn.sigmoid, "tanh": jnp.tanh, "relu": nn.relu, "elu": nn.elu,
-        "leaky_relu": lambda z: nn.leaky_relu(z, 0.01), "softplus": nn.softplus, "exp": jnp.exp,
+        "leaky_relu": lambda z: nn.leaky_relu(z, 0.01), "softplus": nn.softplus, "selu": nn.selu, "exp": jnp.exp,
         "softmax": lambda z: nn.softmax(z, axis=1),
     }  # fmt: skip
 

@@ -24,6 +24,7 @@ LARGEST_ERROR = {
     "leaky_relu": 1,  # the slope is rounded, and the product
     "elu": 1.5,
     "softplus": 2,
+    "selu": 3,  # an ulp of e**z - 1 may be nearly two of the product, which is rounded again
     "identity_derivative": 0,
     "logistic_derivative": 1.5,
     "tanh_derivative": 2,
@@ -31,6 +32,7 @@ LARGEST_ERROR = {
     "leaky_relu_derivative": 0.5,
     "elu_derivative": 0.5,
     "softplus_derivative": 1.5,
+    "selu_derivative": 1.5,
     "exp": 1.5,
     "log": 1,
 }
@@ -42,6 +44,7 @@ DOMAIN = {
     "relu_derivative": (0, np.inf),
     "elu_derivative": (-1, np.inf),
     "softplus_derivative": (0, np.inf),
+    "selu_derivative": (-1.25, np.inf),  # below, the limit's own rounding error shows in the small difference
 }
 
 
@@ -70,6 +73,8 @@ def tanh(z):
     return (-t / (2 + t)).copy_sign(z)
 
 
+SELU_SLOPE = Decimal("1.0507009873554804934193349852946")
+SELU_LIMIT = SELU_SLOPE * Decimal("1.6732632423543772848170429916717")
 EXACT = {
     "identity": lambda z: z,
     "logistic": lambda z: (1 if z >= 0 else z.exp()) / (1 + (-abs(z)).exp()),
@@ -78,6 +83,7 @@ EXACT = {
     "leaky_relu": lambda z: z if z > 0 else z / 100,
     "elu": lambda z: z if z > 0 else expm1(z),
     "softplus": lambda z: max(z, Decimal(0)) + log1p((-abs(z)).exp()),
+    "selu": lambda z: SELU_SLOPE * z if z > 0 else SELU_LIMIT * expm1(z),
     "identity_derivative": lambda a: Decimal(1),
     "logistic_derivative": lambda a: a * (1 - a),
     "tanh_derivative": lambda a: 1 - a * a,
@@ -85,6 +91,7 @@ EXACT = {
     "leaky_relu_derivative": lambda a: Decimal(1) if a >= 0 else Decimal("0.01"),
     "elu_derivative": lambda a: Decimal(1) if a > 0 else 1 + a,
     "softplus_derivative": lambda a: -expm1(-a),
+    "selu_derivative": lambda a: SELU_SLOPE if a > 0 else SELU_LIMIT + a,
     "exp": lambda x: min(x, Decimal(1000)).exp(),
     "log": lambda x: x.ln(),
 }
@@ -106,7 +113,7 @@ def test_the_exact_derivative_is_the_slope_of_the_exact_function(activation):
 
 def test_each_activation_has_its_derivative():
     names = [function.__name__ for function in pointwise.ACTIVATIONS]
-    assert names == ["identity", "logistic", "tanh", "relu", "leaky_relu", "elu", "softplus"]
+    assert names == ["identity", "logistic", "tanh", "relu", "leaky_relu", "elu", "softplus", "selu"]
     assert [function.__name__ for function in pointwise.DERIVATIVES] == [f"{name}_derivative" for name in names]
 
 
@@ -195,7 +202,7 @@ def test_the_length_of_a_vector_changes_no_bit(name, dtype):
 
 # --- limits -----------------------------------------------------------------------------------------------------------
 
-INF, MAX, TINY = np.inf, "max", "tiny"
+INF, MAX, TINY, SELU = np.inf, "max", "tiny", float(SELU_LIMIT)
 LIMITS = {
     "identity": [(-INF, -INF), (0, 0), (MAX, MAX), (INF, INF)],
     "logistic": [(-INF, 0), ("-max", 0), (-1e4, 0), (-0.0, 0.5), (0, 0.5), (1e4, 1), (MAX, 1), (INF, 1)],
@@ -204,6 +211,7 @@ LIMITS = {
     "leaky_relu": [(-INF, -INF), (0, 0), (TINY, TINY), (MAX, MAX), (INF, INF)],
     "elu": [(-INF, -1), ("-max", -1), (-50, -1), (0, 0), ("-tiny", "-tiny"), (TINY, TINY), (MAX, MAX), (INF, INF)],
     "softplus": [(-INF, 0), ("-max", 0), (-1e4, 0), (1e4, 1e4), (MAX, MAX), (INF, INF)],
+    "selu": [(-INF, -SELU), ("-max", -SELU), (-50, -SELU), (0, 0), (MAX, INF), (INF, INF)],
     "identity_derivative": [(-INF, 1), (0, 1), (INF, 1)],
     "logistic_derivative": [(0, 0), (0.5, 0.25), (1, 0)],
     "tanh_derivative": [(-1, 0), (0, 1), (1, 0)],
@@ -211,6 +219,7 @@ LIMITS = {
     "leaky_relu_derivative": [(-INF, 0.01), ("-tiny", 0.01), (0, 1), (TINY, 1), (INF, 1)],
     "elu_derivative": [(-1, 0), (0, 1), (TINY, 1), (INF, 1)],
     "softplus_derivative": [(0, 0), (TINY, TINY), (50, 1), (MAX, 1), (INF, 1)],
+    "selu_derivative": [(-SELU, 0), (0, SELU), (TINY, float(SELU_SLOPE)), (INF, float(SELU_SLOPE))],
     "exp": [(-INF, 0), ("-max", 0), (-1e4, 0), (-0.0, 1), (0, 1), (1e4, INF), (MAX, INF), (INF, INF)],
     "log": [(-INF, np.nan), ("-tiny", np.nan), (-0.0, -INF), (0, -INF), (1, 0), (INF, INF)],
 }

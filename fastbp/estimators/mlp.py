@@ -50,8 +50,8 @@ FOUND_BY_EPOCHS = (
 SHARED_PARAMETERS = """\
     hidden_layer_sizes : array-like of int, default=(100,)
         Units of each hidden layer.
-    activation : {'identity', 'logistic', 'tanh', 'relu', 'leaky_relu', 'elu', 'softplus'}, or a list of one for each \
-hidden layer, default='relu'
+    activation : {'identity', 'logistic', 'tanh', 'relu', 'leaky_relu', 'elu', 'softplus', 'selu'}, or a list of one for \
+each hidden layer, default='relu'
         Activation of the hidden layers.
     solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
         L-BFGS takes all rows at once, the others step from batch to batch.

@@ -93,6 +93,7 @@ LOGISTIC_RANGE_FLOAT64 = (-708.3964185322641, 708.0)
 FAR_FLOAT32, FAR_FLOAT64 = 20.0, 40.0
 
 LEAKY_SLOPE = 0.01
+SELU_SLOPE, SELU_LIMIT = 1.0507009873554805, 1.7580993408473768
 
 
 # --- elementary functions ---------------------------------------------------------------------------------------------
@@ -213,6 +214,12 @@ def softplus(z):
     return relu(z) + log1p(finite_exp(select(z > negative, negative, z)))
 
 
+def selu(z):
+    """A multiple of z, or of e**z - 1 if it is negative; at most 3 ULP."""
+    far = -(FAR_FLOAT32 if is_float32(z) else FAR_FLOAT64)
+    return select(z > 0, z * SELU_SLOPE, expm1(select(z < far, far, z)) * SELU_LIMIT)
+
+
 # --- derivatives, from the result a = s(z) ----------------------------------------------------------------------------
 
 
@@ -249,8 +256,12 @@ def softplus_derivative(a):
     return expm1(select(a > far, far, a), -1)
 
 
+def selu_derivative(a):
+    return select(a > 0, SELU_SLOPE, a + SELU_LIMIT)
+
+
 # in the order of the codes of the activations
-ACTIVATIONS = identity, logistic, tanh, relu, leaky_relu, elu, softplus
+ACTIVATIONS = identity, logistic, tanh, relu, leaky_relu, elu, softplus, selu
 DERIVATIVES = (
     identity_derivative,
     logistic_derivative,
@@ -259,6 +270,7 @@ DERIVATIVES = (
     leaky_relu_derivative,
     elu_derivative,
     softplus_derivative,
+    selu_derivative,
 )
 FUNCTIONS = (*ACTIVATIONS, *DERIVATIVES, exp, log)
 
