@@ -42,7 +42,7 @@ def _home(name):
 
             return archive
         case "LossCurveDisplay":
-            from fastbp import display
+            from fastbp.estimators import display
 
             return display
         case "load" | "save":
@@ -50,15 +50,15 @@ def _home(name):
 
             return estimator_file
         case "MLPClassifier" | "MLPRegressor":
-            from fastbp import estimators
+            from fastbp.estimators import mlp
 
-            return estimators
+            return mlp
         case "History":
             from fastbp import history
 
             return history
         case "from_sklearn" | "patch_sklearn" | "to_sklearn" | "unpatch_sklearn":
-            from fastbp import interchange
+            from fastbp.estimators import interchange
 
             return interchange
         case "NeuralNetwork":
@@ -70,7 +70,7 @@ def _home(name):
 
             return profiler
         case "TabularClassifier" | "TabularRegressor":
-            from fastbp import tabular
+            from fastbp.estimators import tabular
 
             return tabular
 

@@ -125,7 +125,7 @@ def _run_script(script: str, arguments: list[str]) -> int:
     """Run a script as ``python script.py`` does, with fastbp's networks in the place of scikit-learn's."""
     if not os.path.isfile(script):
         return _complain(f"no such script: {script}", EXIT_USAGE)
-    from fastbp.interchange import patch_sklearn
+    from fastbp.estimators.interchange import patch_sklearn
 
     patch_sklearn()
     sys.argv = [script, *arguments]
@@ -312,7 +312,7 @@ def _train_table(data: "Dataset", arguments: argparse.Namespace) -> Trained:
     import numpy as np
     from sklearn.metrics import root_mean_squared_error
 
-    from fastbp.tabular import TabularClassifier, TabularRegressor
+    from fastbp.estimators.tabular import TabularClassifier, TabularRegressor
 
     for option in ("reduction", "bias"):
         if option in arguments:

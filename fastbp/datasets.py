@@ -134,7 +134,7 @@ def load_named(name: str) -> Dataset:
 
 
 def _split(name, X, y, target, classes, table) -> Dataset:
-    from fastbp.tabular import held_out
+    from fastbp.estimators.tabular import held_out
 
     test = held_out(TEST_SIZE, len(y), y if classes else None)
     if len(set(y[~test])) < 2:

@@ -20,9 +20,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastbp import archive, model_file
 from fastbp.archive import Archive, ModelFileError
-from fastbp.estimators import FLOATS, MLPClassifier, MLPRegressor
+from fastbp.estimators.mlp import FLOATS, MLPClassifier, MLPRegressor
+from fastbp.estimators.tabular import Tabular, TabularClassifier, TabularRegressor
 from fastbp.neural_network import NeuralNetwork
-from fastbp.tabular import Tabular, TabularClassifier, TabularRegressor
 
 FORMAT = "fastbp estimator"
 FORMAT_VERSION = 1

@@ -178,8 +178,8 @@ def _estimator(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
             raise ValueError(f"--{option} is for random rows, got it with {arguments.data}; see --hidden")
     data = load(arguments)
     from fastbp.cells import pandas
-    from fastbp.estimators import MLPClassifier, MLPRegressor
-    from fastbp.tabular import fit_preprocessing
+    from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
+    from fastbp.estimators.tabular import fit_preprocessing
 
     X = data.X_train if hasattr(data.X_train, "columns") else pandas().DataFrame(data.X_train)
     X, batch_size = fit_preprocessing(X).transform(X).astype(arguments.dtype), arguments.batch_size

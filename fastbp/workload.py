@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from fastbp.choice import workspace_for_training
-from fastbp.estimators import MLPClassifier, MLPRegressor, Perceptron
-from fastbp.fitting import clipped_batch_size
+from fastbp.estimators.fitting import clipped_batch_size
+from fastbp.estimators.mlp import MLPClassifier, MLPRegressor, Perceptron
 from fastbp.neural_network import NeuralNetwork, at_least, float_dtype
 from fastbp.rule import ACTIVATIONS, Rule
 from fastbp.training import Run

@@ -232,7 +232,7 @@ def test_only_fitted_networks_are_taken():
         to_sklearn(MLPClassifier())
     with pytest.raises(TypeError, match="of fastbp, got .*LinearRegression"):
         to_sklearn(LinearRegression())
-    with pytest.raises(TypeError, match=r"of scikit-learn, got .*fastbp\.estimators\.MLPRegressor"):
+    with pytest.raises(TypeError, match=r"of scikit-learn, got .*fastbp\.estimators\.mlp\.MLPRegressor"):
         from_sklearn(our("values"))
 
 
@@ -302,7 +302,7 @@ def test_a_script_runs_with_ours_in_place_of_theirs(tmp_path):
     script = tmp_path / "scripts" / "script.py"
     script.write_text(SCRIPT)
     done = run("scripts/script.py", "train", "--help", cwd=tmp_path)
-    expected = "fastbp.estimators __main__ ['scripts/script.py', 'train', '--help'] beside"
+    expected = "fastbp.estimators.mlp __main__ ['scripts/script.py', 'train', '--help'] beside"
     assert done.stdout.startswith(expected), done.stderr
     assert done.stdout.strip().endswith("script.py")
     assert done.returncode == 3

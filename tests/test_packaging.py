@@ -28,11 +28,10 @@ FLOORS = [
     {"fastbp.profile_tables"},
     {"fastbp.turns"},
     {"fastbp.workload"},
-    {"fastbp.datasets", "fastbp.display", "fastbp.estimator_file", "fastbp.interchange"},
-    {"fastbp.model_file", "fastbp.profiling", "fastbp.tabular"},
-    {"fastbp.recipe"},
-    {"fastbp.estimators", "fastbp.neural_network"},
-    {"fastbp.fitting"},
+    {"fastbp.datasets", "fastbp.estimator_file", "fastbp.estimators", "fastbp.estimators.interchange"},
+    {"fastbp.estimators.display", "fastbp.estimators.tabular", "fastbp.model_file", "fastbp.profiling"},
+    {"fastbp.estimators.mlp", "fastbp.estimators.recipe", "fastbp.neural_network"},
+    {"fastbp.estimators.fitting"},
     {"fastbp.machine", "fastbp.phases"},
     {"fastbp.training"},
     {"fastbp.choice"},
@@ -51,7 +50,7 @@ FLOORS = [
     {"fastbp.kernels.simd"},
     {"fastbp.kernels.tracing"},
     {"fastbp.kernels.jit"},
-    {"fastbp.callbacks", "fastbp.history", "fastbp.reference"},
+    {"fastbp.estimators.callbacks", "fastbp.history", "fastbp.reference"},
     {"fastbp.archive", "fastbp.arguments", "fastbp.cells", "fastbp.layout", "fastbp.rule", "fastbp.tables"},
     {"fastbp"},
 ]
@@ -59,14 +58,14 @@ FLOORS = [
 LAZY = {
     "fastbp": {
         "fastbp.archive",
-        "fastbp.display",
         "fastbp.estimator_file",
-        "fastbp.estimators",
+        "fastbp.estimators.display",
+        "fastbp.estimators.interchange",
+        "fastbp.estimators.mlp",
+        "fastbp.estimators.tabular",
         "fastbp.history",
-        "fastbp.interchange",
         "fastbp.neural_network",
         "fastbp.profiler",
-        "fastbp.tabular",
     },
     "fastbp.kernels.jit": {
         "fastbp.kernels.ceilings",
@@ -149,7 +148,7 @@ def test_public_names_resolve():
 def test_an_error_of_an_import_is_not_hidden(cause, tmp_path):
     """Python takes an AttributeError for a missing name, and says nothing of what was wrong."""
     shutil.copytree(PACKAGE, tmp_path / "fastbp")
-    (tmp_path / "fastbp" / "estimators.py").write_text(f"raise {cause}")
+    (tmp_path / "fastbp" / "estimators" / "mlp.py").write_text(f"raise {cause}")
     command = [sys.executable, "-c", "from fastbp import MLPClassifier"]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)

@@ -9,8 +9,8 @@ from hypothesis.extra.numpy import arrays
 from sklearn.utils import check_random_state
 
 from fastbp import TabularClassifier, TabularRegressor
-from fastbp.recipe import LABEL_SMOOTHING, epochs_for, initial, soft, wave
-from fastbp.tabular import SmoothClip, held_out
+from fastbp.estimators.recipe import LABEL_SMOOTHING, epochs_for, initial, soft, wave
+from fastbp.estimators.tabular import SmoothClip, held_out
 
 FEW = {"max_iter": 30, "hidden_layer_sizes": (16,), "random_state": 0}
 

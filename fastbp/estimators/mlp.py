@@ -28,8 +28,8 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 import fastbp  # what stands above is reached through the front door
-from fastbp.callbacks import CallbackSupportMixin, Task, with_callbacks
-from fastbp.fitting import Objective, Rows, fit_lbfgs, fit_stochastic
+from fastbp.estimators.callbacks import CallbackSupportMixin, Task, with_callbacks
+from fastbp.estimators.fitting import Objective, Rows, fit_lbfgs, fit_stochastic
 from fastbp.rule import ACTIVATIONS, Rule, check_sum
 from fastbp.training import predict, usable_threads
 

@@ -15,7 +15,7 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOpti
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
-from fastbp.estimators import MLPClassifier, MLPRegressor
+from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 
 OURS: dict[str, type] = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
 # Taken before anybody can call `patch_sklearn`.

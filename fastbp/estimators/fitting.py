@@ -94,7 +94,7 @@ class Epochs:
     est : estimator
     run : fastbp.training.Run
     validation : Rows or None
-    task : fastbp.callbacks.Task
+    task : fastbp.estimators.callbacks.Task
     """
 
     def __init__(self, est, run, validation, task):

@@ -1,7 +1,7 @@
 """TabularClassifier and TabularRegressor: networks for tables whose columns hold numbers, categories and gaps.
 
 `Columns` decides what each column is and gives numbers and categories a clean form; `SmoothClip` and scikit-learn's
-OneHotEncoder make inputs of them; `MLPClassifier` and `MLPRegressor` learn, as `fastbp.recipe` says.
+OneHotEncoder make inputs of them; `MLPClassifier` and `MLPRegressor` learn, as `fastbp.estimators.recipe` says.
 """
 
 import re
@@ -29,8 +29,8 @@ from sklearn.utils.validation import (
 
 import fastbp  # what stands above is reached through the front door
 from fastbp.cells import DATE, NUMBER, NUMBER_LIKE, numbers, pandas, spelling_advice
-from fastbp.estimators import MLPClassifier, MLPRegressor, Perceptron, store
-from fastbp.recipe import BETA_2, Recipe, Watch, epochs_for
+from fastbp.estimators.mlp import MLPClassifier, MLPRegressor, Perceptron, store
+from fastbp.estimators.recipe import BETA_2, Recipe, Watch, epochs_for
 
 # A column of text is of one kind when this share of its filled cells is.
 MOST = 0.9
@@ -236,7 +236,7 @@ PARAMETERS = """\
     activation : str or list, default='selu'
         Of the hidden layers, as for `MLPClassifier`.
     solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
-        By epochs with waves of step lengths, see `fastbp.recipe`; 'lbfgs' takes all rows at once.
+        By epochs with waves of step lengths, see `fastbp.estimators.recipe`; 'lbfgs' takes all rows at once.
     alpha : float, default=0.0
         Strength of the L2 term.
     batch_size : int or 'auto', default=64
@@ -246,8 +246,8 @@ PARAMETERS = """\
     max_iter : int or 'auto', default='auto'
         Most epochs; 'auto' is 128, and fewer where there are more than 31,000 rows, down to 32.
     max_seconds : float or None, default=None
-        When the training ends, by the clock; the waves of step lengths end with it. Results then depend on the machine. Not
-        of 'lbfgs'.
+        When the training ends, by the clock; the waves of step lengths end with it. One epoch is had in
+        any case. Results then depend on the machine. Not of 'lbfgs'.
     dropout : float, default=0.0
         Probability with which a hidden unit is left out of a training step.
     early_stopping : bool, default=True
@@ -255,8 +255,8 @@ PARAMETERS = """\
         solver 'lbfgs'.
     validation_fraction : float, default=0.1
         How many rows early stopping holds back, of every class.
-    n_iter_no_change : int or inf, default=inf
-        Epochs without a lesser loss on these rows that are put up with. Waves of steps may well help after long.
+    n_iter_no_change : int or inf, default=40
+        Epochs without a lesser loss on these rows that are put up with.
     max_categories : int, default=100
         How many categories a column can have; rarer ones are treated as unknown.
     dtype : {'float32', 'float64'}, default='float32'
@@ -535,7 +535,7 @@ class TabularClassifier(ClassifierMixin, Tabular):
         dropout=0.0,
         early_stopping=True,
         validation_fraction=0.1,
-        n_iter_no_change=np.inf,
+        n_iter_no_change=40,
         max_categories=100,
         dtype="float32",
         class_weight=None,
@@ -645,7 +645,7 @@ class TabularRegressor(RegressorMixin, Tabular):
         dropout=0.0,
         early_stopping=True,
         validation_fraction=0.1,
-        n_iter_no_change=np.inf,
+        n_iter_no_change=40,
         max_categories=100,
         dtype="float32",
         random_state=None,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.base import is_classifier
 
-from fastbp.fitting import Rows, clipped_batch_size, mean_loss
+from fastbp.estimators.fitting import Rows, clipped_batch_size, mean_loss
 from fastbp.layout import LOSS, PENALTY
 from fastbp.rule import LEARNING_RATE, check_sum
 from fastbp.training import ProgressBar, Run
@@ -60,6 +60,7 @@ class Watch:
     Parameters
     ----------
     max_seconds : float or None
+        One epoch is had in any case.
     verbose : bool
         Print a line per epoch.
     progress : bool
@@ -150,7 +151,7 @@ class Recipe:
                 for _ in run.calls(est.max_iter, each_epoch=True):
                     ended = run.epochs_done > done
                     done = run.epochs_done
-                    stop = self.end() if ended else self.watch.share(0) >= 1
+                    stop = self.end() if ended else done > 0 and self.watch.share(0) >= 1
                     bar.update(done)
                     if stop:
                         break
@@ -161,7 +162,9 @@ class Recipe:
 
     def set_step(self):
         """Set the step length of the next epoch, by the middle of it."""
-        t = self.watch.share((self.est.n_iter_ + 0.5) / self.est.max_iter)
+        t = (self.est.n_iter_ + 0.5) / self.est.max_iter
+        # compiling, before the first epoch, is no training
+        t = self.watch.share(t) if self.est.n_iter_ else t
         self.run.numbers[LEARNING_RATE] = self.est.learning_rate_init * wave(min(t, 1))
 
     def end(self):
