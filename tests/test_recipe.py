@@ -117,6 +117,7 @@ def test_the_epoch_of_the_least_loss_is_kept(kind_and_rows):
     else:
         loss = ((est.predict(X[held]) - y[held]) ** 2).mean() / est.scaler_.var_[0] / 2
     assert loss == pytest.approx(network.validation_loss_curve_[best], rel=1e-5)
+    assert est.score(X[held], y[held]) == pytest.approx(network.best_validation_score_, rel=1e-5)
 
 
 def test_no_result_depends_on_threads_or_on_who_looks(kind_and_rows):

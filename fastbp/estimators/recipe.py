@@ -131,11 +131,12 @@ class Recipe:
             row_weights=rows.weights,
             n_jobs=est._threads(),
             draw=lambda: random_state.permutation(n),
-            keep=self.keep,
         )
 
-    def keep(self, weights, biases, moments, steps):
-        """Take weights and biases that belong together, in one call, in which no signal's handler runs."""
+    def take(self):
+        """Give the estimator the present weights."""
+        weights, biases = self.run.copies(self.run.params)
+        # in one call, in which no signal's handler runs
         vars(self.est).update(coefs_=weights, intercepts_=biases)
 
     def train(self):
@@ -176,7 +177,7 @@ class Recipe:
                 f"learning_rate_init={est.learning_rate_init:g}: try a smaller one"
             )
         rows, penalty = run.record[run.epochs_done - 1, [LOSS, PENALTY]]
-        run.scatter()
+        self.take()
         est.n_iter_ += 1
         est.t_ += run.n_rows
         est.loss_ = float((rows / self.outputs + float(est.alpha) / 2 * penalty) / run.n_rows)
@@ -196,9 +197,19 @@ class Recipe:
         outputs = est._outputs(rows.X)
         loss = mean_loss(est, rows, outputs)
         est.validation_loss_curve_.append(loss)
-        est.validation_scores_.append(est._score_of(est._decoded(rows.Y), est._decoded(outputs), rows.weights))
+        est.validation_scores_.append(self.score(rows, outputs))
         if loss <= self.least:
             self.least, self.best, self.best_epoch = loss, (est.coefs_, est.intercepts_), est.n_iter_
+
+    def score(self, rows, outputs):
+        """Accuracy or R2, as `est._score_of` has them: scikit-learn's checks take longer than a small table's epoch."""
+        if is_classifier(self.est):
+            right = self.est._decoded(outputs) == self.est._decoded(rows.Y)
+            return float(np.average(right, weights=rows.weights))
+        Y, A = rows.Y.astype(float), outputs.astype(float)
+        mean = np.average(Y, axis=0, weights=rows.weights)
+        missed, spread = (float(np.average((part**2).sum(axis=1), weights=rows.weights)) for part in (Y - A, Y - mean))
+        return 1 - missed / spread if spread else float(missed == 0)
 
     def print_line(self):
         """Say how the epoch went, and after the first one how long the others will take."""
@@ -215,7 +226,7 @@ class Recipe:
     def close(self):
         """Keep the best weights, or the present ones where no epoch was judged."""
         est = self.est
-        self.run.scatter()
+        self.take()
         if not all(np.isfinite(array).all() for array in est.coefs_ + est.intercepts_):
             raise ValueError(f"weights stopped being finite with learning_rate_init={est.learning_rate_init:g}: try less")
         if self.best_epoch:
