@@ -510,8 +510,8 @@ class TabularClassifier(ClassifierMixin, Tabular):
 
     References
     ----------
-    Holzmüller, Grinsztajn and Steinwart, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data", NeurIPS
-    2024. What was taken from it, and what was not, stands in `fastbp.estimators.recipe`.
+    Holzmüller, Grinsztajn and Steinwart, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data",
+    NeurIPS 2024. What was taken from it, and what was not, stands in `fastbp.estimators.recipe`.
 
     Examples
     --------
@@ -626,8 +626,8 @@ class TabularRegressor(RegressorMixin, Tabular):
 
     References
     ----------
-    Holzmüller, Grinsztajn and Steinwart, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data", NeurIPS
-    2024. What was taken from it, and what was not, stands in `fastbp.estimators.recipe`.
+    Holzmüller, Grinsztajn and Steinwart, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data",
+    NeurIPS 2024. What was taken from it, and what was not, stands in `fastbp.estimators.recipe`.
 
     Examples
     --------
