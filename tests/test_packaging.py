@@ -28,8 +28,14 @@ FLOORS = [
     {"fastbp.profile_tables"},
     {"fastbp.turns"},
     {"fastbp.workload"},
-    {"fastbp.datasets", "fastbp.estimator_file", "fastbp.estimators", "fastbp.estimators.interchange"},
-    {"fastbp.estimators.display", "fastbp.estimators.tabular", "fastbp.model_file", "fastbp.profiling"},
+    {"fastbp.datasets", "fastbp.files", "fastbp.estimators", "fastbp.estimators.interchange"},
+    {
+        "fastbp.estimators.display",
+        "fastbp.estimators.tabular",
+        "fastbp.estimators.fitted",
+        "fastbp.lessons",
+        "fastbp.profiling",
+    },
     {"fastbp.estimators.mlp", "fastbp.neural_network"},
     {"fastbp.estimators.fitting"},
     {"fastbp.machine", "fastbp.phases"},
@@ -51,18 +57,17 @@ FLOORS = [
     {"fastbp.kernels.tracing"},
     {"fastbp.kernels.jit"},
     {"fastbp.estimators.callbacks", "fastbp.history", "fastbp.reference"},
-    {"fastbp.archive", "fastbp.arguments", "fastbp.cells", "fastbp.layout", "fastbp.rule", "fastbp.tables"},
+    {"fastbp.arguments", "fastbp.cells", "fastbp.layout", "fastbp.rule", "fastbp.tables"},
     {"fastbp"},
 ]
 # but for these, which define names of others that are looked up when they are asked for
 LAZY = {
     "fastbp": {
-        "fastbp.archive",
-        "fastbp.estimator_file",
         "fastbp.estimators.display",
         "fastbp.estimators.interchange",
         "fastbp.estimators.mlp",
         "fastbp.estimators.tabular",
+        "fastbp.files",
         "fastbp.history",
         "fastbp.neural_network",
         "fastbp.profiler",
