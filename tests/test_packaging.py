@@ -36,7 +36,8 @@ FLOORS = [
         "fastbp.lessons",
         "fastbp.profiling",
     },
-    {"fastbp.estimators.mlp", "fastbp.neural_network"},
+    {"fastbp.estimators.mlp"},
+    {"fastbp.estimators.perceptron", "fastbp.neural_network"},
     {"fastbp.estimators.fitting"},
     {"fastbp.machine", "fastbp.phases"},
     {"fastbp.training"},
@@ -56,11 +57,11 @@ FLOORS = [
     {"fastbp.kernels.simd"},
     {"fastbp.kernels.tracing"},
     {"fastbp.kernels.jit"},
-    {"fastbp.estimators.callbacks", "fastbp.history", "fastbp.reference"},
+    {"fastbp.estimators.callbacks", "fastbp.estimators.labels", "fastbp.history", "fastbp.reference"},
     {"fastbp.arguments", "fastbp.cells", "fastbp.layout", "fastbp.rule", "fastbp.tables"},
     {"fastbp"},
 ]
-# but for these, which define names of others that are looked up when they are asked for
+# but for these: names of others that are looked up when they are asked for, and methods that save and convert
 LAZY = {
     "fastbp": {
         "fastbp.estimators.display",
@@ -72,6 +73,8 @@ LAZY = {
         "fastbp.neural_network",
         "fastbp.profiler",
     },
+    "fastbp.estimators.perceptron": {"fastbp.estimators.interchange", "fastbp.files"},
+    "fastbp.neural_network": {"fastbp.files"},
     "fastbp.kernels.jit": {
         "fastbp.kernels.ceilings",
         "fastbp.kernels.narrow",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
 
-from fastbp.estimators.mlp import FLOATS
+from fastbp.estimators.perceptron import FLOATS
 
 
 def _is(*kinds: type) -> Callable[[Any], bool]:
