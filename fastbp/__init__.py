@@ -37,18 +37,14 @@ def __getattr__(name):
 def _home(name):
     """The module that defines a name; by import statements, which tools that freeze programs follow."""
     match name:
-        case "ModelFileError":
-            from fastbp import archive
-
-            return archive
         case "LossCurveDisplay":
             from fastbp.estimators import display
 
             return display
-        case "load" | "save":
-            from fastbp import estimator_file
+        case "ModelFileError" | "load" | "save":
+            from fastbp import files
 
-            return estimator_file
+            return files
         case "MLPClassifier" | "MLPRegressor":
             from fastbp.estimators import mlp
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fastbp.datasets import Dataset
-    from fastbp.model_file import Model
+    from fastbp.lessons import Model
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -265,8 +265,9 @@ def _given(arguments: argparse.Namespace, names: dict[str, str]) -> dict[str, An
 
 
 def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
-    from fastbp import model_file
     from fastbp.datasets import PRESETS
+    from fastbp.files import save_model
+    from fastbp.lessons import Model
     from fastbp.neural_network import NeuralNetwork
 
     preset = PRESETS[data.name]
@@ -281,7 +282,7 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
         dtype=vars(arguments).get("dtype", "float64"),
         random_state=arguments.seed,
     )
-    model = model_file.Model(net, data.feature_names, data.target_name, data.class_names)
+    model = Model(net, data.feature_names, data.target_name, data.class_names)
     untrained = copy.deepcopy(net)
     rows = model.inputs(data.X_train), model.targets(data.y_train), settings.epochs, settings.learning_rate
     how = {"batch_size": settings.batch_size, "reduction": settings.reduction, "shuffle": settings.batch_size is not None}
@@ -305,7 +306,7 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
                 "reference_epochs": found.reference_epochs, "speedup_over_numpy": found.speedup,
                 "reference_epochs_per_second": found.reference_epochs_per_second}  # fmt: skip
 
-    return Trained(report, history.columns(), lambda path: model_file.save(path, model), speed)
+    return Trained(report, history.columns(), lambda path: save_model(path, model), speed)
 
 
 def _train_table(data: "Dataset", arguments: argparse.Namespace) -> Trained:
@@ -427,13 +428,13 @@ def _shown(score: float | None) -> str:
 
 def _predict(arguments: argparse.Namespace) -> int:
     import fastbp
-    from fastbp import archive, model_file
+    from fastbp import files
     from fastbp.cells import CellError
     from fastbp.datasets import load_rows
 
-    with archive.reading(arguments.model) as contents:
-        is_network = contents.header.get("format") == archive.NETWORK
-    model: Any = (model_file.load if is_network else fastbp.load)(arguments.model)
+    with files.reading(arguments.model) as contents:
+        is_network = contents.header.get("format") == files.NETWORK
+    model: Any = (files.load_model if is_network else fastbp.load)(arguments.model)
     known: dict[str, Any]
     if is_network and model.feature_names:
         known, features, text = {"target": model.target_name}, list(model.feature_names), []

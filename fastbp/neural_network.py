@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-import fastbp  # what stands above is reached through the front door
 from fastbp.rule import ACTIVATIONS, HEADS, LOSSES, OUT_ACTIVATIONS, SOLVERS, Rule, check_sum
 from fastbp.training import Run, predict, watch
 
@@ -394,12 +393,16 @@ class NeuralNetwork:
 
     def save(self, path):
         """Write the network, with what its solver remembers, into a file of arrays and JSON; see `fastbp.save`."""
-        fastbp.save(path, self)
+        from fastbp.files import save
+
+        save(path, self)
 
     @classmethod
     def load(cls, path):
         """Read a network that `save` or ``fastbp train --save`` wrote; it trains on as it would have; see `fastbp.load`."""
-        return fastbp.load(path, cls)
+        from fastbp.files import load
+
+        return load(path, cls)
 
     def __repr__(self):
         activations = self.activation if isinstance(self.activation, str) else "/".join(self.activation)

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fastbp.archive import replacing
+from fastbp.files import replacing
 from fastbp.profile_tables import BOUND_BY, figure, tables, title_of
 from fastbp.tables import Table
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from fastbp.choice import workspace_for_training
 from fastbp.estimators.fitting import clipped_batch_size
-from fastbp.estimators.mlp import MLPClassifier, MLPRegressor, Perceptron
+from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
+from fastbp.estimators.perceptron import Perceptron
 from fastbp.neural_network import NeuralNetwork, at_least, float_dtype
 from fastbp.rule import ACTIVATIONS, Rule
 from fastbp.training import Run

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastbp import archive
-from fastbp.archive import ModelFileError
+from fastbp import files
+from fastbp.files import ModelFileError
 
 ARRAYS = {
     "matrix": np.arange(6.0).reshape(2, 3),
@@ -29,12 +29,12 @@ ARRAYS = {
 
 @pytest.fixture
 def path(tmp_path):
-    archive.write(tmp_path / "file.npz", {"answer": 42}, ARRAYS)
+    files.write(tmp_path / "file.npz", {"answer": 42}, ARRAYS)
     return tmp_path / "file.npz"
 
 
 def read(path, *names):
-    with archive.reading(path) as contents:
+    with files.reading(path) as contents:
         return [contents.array(name) for name in names]
 
 
@@ -54,7 +54,7 @@ def npy(shape, dtype="<f8", data=b""):
 
 
 def test_arrays_come_back_as_they_were(path):
-    with archive.reading(path) as contents:
+    with files.reading(path) as contents:
         assert contents.header == {"answer": 42}
         assert contents.sealed
         for name, array in ARRAYS.items():
@@ -73,7 +73,7 @@ def test_numpy_opens_it_too(path):
 
 def test_the_same_contents_are_the_same_bytes(path):
     before = path.read_bytes()
-    archive.write(path, {"answer": 42}, ARRAYS)
+    files.write(path, {"answer": 42}, ARRAYS)
     assert path.read_bytes() == before
 
 
@@ -102,12 +102,12 @@ def test_arrays_that_are_none_are_refused(tmp_path, content, message):
 
 def test_objects_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="Object arrays cannot be saved"):
-        archive.write(tmp_path / "file.npz", {}, {"x": np.array([None])})
+        files.write(tmp_path / "file.npz", {}, {"x": np.array([None])})
     assert not list(tmp_path.iterdir())
 
 
 def test_a_header_that_is_no_object_is_refused(tmp_path):
-    archive.write(tmp_path / "file.npz", ["a"], {})
+    files.write(tmp_path / "file.npz", ["a"], {})
     with pytest.raises(ModelFileError, match="header"):
         read(tmp_path / "file.npz")
 
@@ -126,23 +126,23 @@ def test_threads_may_write_to_one_path_at_once(tmp_path):
     path = tmp_path / "file.npz"
     headers = [{"thread": number} for number in range(80)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda header: archive.write(path, header, ARRAYS), headers))
-    with archive.reading(path) as contents:
+        list(pool.map(lambda header: files.write(path, header, ARRAYS), headers))
+    with files.reading(path) as contents:
         assert contents.header in headers
     assert list(tmp_path.iterdir()) == [path]
 
 
 PROCESS = """
 import sys
-from fastbp import archive
+from fastbp import files
 for number in range(20):
-    archive.write(sys.argv[1], {"number": number}, {})
+    files.write(sys.argv[1], {"number": number}, {})
 """
 
 
 def test_processes_may_write_to_one_path_at_once(tmp_path):
     path = tmp_path / "file.npz"
-    root = Path(archive.__file__).parent.parent
+    root = Path(files.__file__).parent.parent
     command = [sys.executable, "-c", PROCESS, path]
     running = [subprocess.Popen(command, cwd=root, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     assert [(process.communicate()[1], process.returncode) for process in running] == [("", 0)] * 3
@@ -154,13 +154,13 @@ def test_what_a_killed_process_left_behind_is_not_in_the_way(tmp_path):
     path = tmp_path / "file.npz"
     (tmp_path / f".{path.name}.{os.getpid()}.tmp").touch()
     before = set(tmp_path.iterdir())
-    archive.write(path, {}, ARRAYS)
+    files.write(path, {}, ARRAYS)
     assert set(tmp_path.iterdir()) == before | {path}
 
 
 def test_a_name_may_be_as_long_as_the_system_lets_it(tmp_path):
     path = tmp_path / ("x" * 255)
-    archive.write(path, {}, {})
+    files.write(path, {}, {})
     read(path)
 
 
@@ -171,14 +171,14 @@ modes = pytest.mark.skipif(os.name == "nt", reason="the system has no modes of f
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o644, 0o666, 0o444])
 def test_a_file_keeps_its_mode(path, mode):
     path.chmod(mode)
-    archive.write(path, {}, {})
+    files.write(path, {}, {})
     assert stat.S_IMODE(path.stat().st_mode) == mode
 
 
 @modes
 def test_nobody_else_reads_a_private_file_while_it_is_written(path):
     path.chmod(0o600)
-    with archive.replacing(path) as stream:
+    with files.replacing(path) as stream:
         assert stat.S_IMODE(os.fstat(stream.fileno()).st_mode) == 0o600
 
 
@@ -187,7 +187,7 @@ def test_nobody_else_reads_a_private_file_while_it_is_written(path):
 def test_a_new_file_has_the_usual_mode(tmp_path, mask):
     before = os.umask(mask)
     try:
-        archive.write(tmp_path / "ours", {}, {})
+        files.write(tmp_path / "ours", {}, {})
         (tmp_path / "any").touch()
     finally:
         os.umask(before)
@@ -197,7 +197,7 @@ def test_a_new_file_has_the_usual_mode(tmp_path, mask):
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files to others")
 def test_root_leaves_a_file_to_its_owner(path):
     os.chown(path, 12345, 12346)
-    archive.write(path, {}, {})
+    files.write(path, {}, {})
     assert (path.stat().st_uid, path.stat().st_gid) == (12345, 12346)
 
 
@@ -205,9 +205,9 @@ def test_a_link_goes_on_pointing_where_it_pointed(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder/file.npz")  # which is not there yet
     for number in range(2):
-        archive.write(tmp_path / "link", {"number": number}, {})
+        files.write(tmp_path / "link", {"number": number}, {})
         assert (tmp_path / "link").is_symlink()
-        with archive.reading(tmp_path / "folder" / "file.npz") as contents:
+        with files.reading(tmp_path / "folder" / "file.npz") as contents:
             assert contents.header == {"number": number}
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["file.npz"]
 
@@ -251,8 +251,8 @@ def test_an_interrupt_at_any_line_comes_out_as_it_is_and_leaves_a_whole_file(pat
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # which is slow
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)  # zipfile on archives that were not even made
     old, found, line = path.read_bytes(), set(), random.randrange(-2, 1)
-    while stopped_at(line := line + 3, lambda: archive.write(path, {"new": True}, {"x": np.ones(3)})):  # others next time
-        with archive.reading(path) as contents:
+    while stopped_at(line := line + 3, lambda: files.write(path, {"new": True}, {"x": np.ones(3)})):  # others next time
+        with files.reading(path) as contents:
             found.add("new" in contents.header)
         assert list(path.parent.iterdir()) == [path]
         path.write_bytes(old)
@@ -261,7 +261,7 @@ def test_an_interrupt_at_any_line_comes_out_as_it_is_and_leaves_a_whole_file(pat
 
 
 def replace_half(path):
-    with archive.replacing(path) as stream:
+    with files.replacing(path) as stream:
         stream.write(b"half")
         raise KeyError("half")
 

@@ -12,8 +12,8 @@ from test_estimator_file import MODELS
 from test_model_file import make_model
 
 import fastbp
-from fastbp import archive, model_file
-from fastbp.archive import DIGITS, ModelFileError
+from fastbp import files
+from fastbp.files import DIGITS, ModelFileError
 
 KINDS = ("a network", "multiclass", "frame", "columns of text", "class weights", "validation", "lbfgs", "adaptive")
 EXAMPLES = settings(
@@ -30,7 +30,7 @@ def whole(tmp_path_factory):
 
     def saved(kind):
         if kind == "a network":
-            model_file.save(path, make_model())
+            files.save_model(path, make_model())
         else:
             MODELS[kind]().save(path)
         return path.read_bytes()
@@ -43,7 +43,7 @@ def is_refused(path, kind):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy on headers of arrays that are none
-            loaded = model_file.load(path) if kind == "a network" else fastbp.load(path)
+            loaded = files.load_model(path) if kind == "a network" else fastbp.load(path)
     except ModelFileError as error:
         return str(path) in str(error)
     features = len(loaded.feature_names) if kind == "a network" else loaded.n_features_in_
@@ -156,7 +156,7 @@ def test_other_contents(whole, tmp_path, data, kind):
     with np.load(path) as contents:
         arrays = dict(contents)
     header = json.loads(str(arrays.pop("header")))
-    archive.write(path, data.draw(other_headers(header)), data.draw(other_arrays(arrays)))
+    files.write(path, data.draw(other_headers(header)), data.draw(other_arrays(arrays)))
     is_refused(path, kind)
 
 
@@ -168,6 +168,6 @@ def test_a_small_file_never_asks_for_much(whole, tmp_path):
     header = json.loads(str(arrays.pop("header")))
     for shape in [(10**9, 0), (10**9, 0, 10**9), (0, 10**9)]:
         header["state"]["loss_curve_"] = {"scalars": "many"}
-        archive.write(path, header, arrays | {"many": np.zeros(shape)})
+        files.write(path, header, arrays | {"many": np.zeros(shape)})
         with pytest.raises(ModelFileError, match="many is damaged: 0 bytes for float64 of shape"):
             fastbp.load(path)

@@ -13,8 +13,8 @@ from sklearn.metrics import make_scorer, r2_score
 from sklearn.neural_network import MLPRegressor as TheirRegressor
 
 import fastbp
-from fastbp import MLPClassifier, MLPRegressor, archive
-from fastbp.archive import ModelFileError
+from fastbp import MLPClassifier, MLPRegressor, files
+from fastbp.files import ModelFileError
 
 rng = np.random.default_rng(0)
 X = rng.normal(size=(60, 3))
@@ -220,7 +220,7 @@ def test_somebody_elses_arrays_are_refused(path):
     np.savez(path, coefs_=np.zeros(3))
     with pytest.raises(ModelFileError, match="is not a fastbp model file"):
         fastbp.load(path)
-    archive.write(path, {"format": "cake"}, {})
+    files.write(path, {"format": "cake"}, {})
     with pytest.raises(ModelFileError, match="format must be 'fastbp estimator', got 'cake'"):
         fastbp.load(path)
 
@@ -283,7 +283,7 @@ def test_contents_that_do_not_fit_are_refused(path, part, name, value, message):
     fit(classifier(), X, LABELS).save(path)
     header, arrays = contents(path)
     (header if part is None else header[part])[name] = value
-    archive.write(path, header, arrays)
+    files.write(path, header, arrays)
     with pytest.raises(ModelFileError, match=message):
         fastbp.load(path)
 
@@ -293,7 +293,7 @@ def test_what_prediction_needs_must_be_there(path, name):
     fit(classifier(), X, LABELS).save(path)
     header, arrays = contents(path)
     del header["state"][name]
-    archive.write(path, header, arrays)
+    files.write(path, header, arrays)
     with pytest.raises(ModelFileError, match="model"):
         fastbp.load(path)
 
@@ -304,7 +304,7 @@ def test_what_prediction_needs_must_be_there(path, name):
 def test_weights_that_do_not_fit_are_refused(path, array):
     fit(classifier(), X, LABELS).save(path)
     header, arrays = contents(path)
-    archive.write(path, header, arrays | {"coefs_.0": array})
+    files.write(path, header, arrays | {"coefs_.0": array})
     with pytest.raises(ModelFileError, match="coefs_"):
         fastbp.load(path)
 
@@ -334,7 +334,7 @@ def test_a_file_with_any_other_value_is_refused_or_predicts(path, monkeypatch):
         found = list(places(changed))
         node, key = found[chosen.integers(len(found))]
         node[key] = JUNK[chosen.integers(len(JUNK))]
-        archive.write(path, changed, arrays)
+        files.write(path, changed, arrays)
         try:
             again = fastbp.load(path)
         except ModelFileError:
@@ -351,7 +351,7 @@ def test_a_deep_header_is_refused(path, monkeypatch):
     text = json.dumps(header).replace('"DEEP"', "[" * 100_000 + "]" * 100_000)
     with monkeypatch.context() as patch:
         patch.setattr(json, "dumps", lambda *arguments, **options: text)
-        archive.write(path, header, arrays)
+        files.write(path, header, arrays)
     with pytest.raises(ModelFileError, match="recursion"):
         fastbp.load(path)
 
@@ -388,6 +388,6 @@ def test_a_layer_without_units_is_refused(path):
     fit(regressor(solver="lbfgs"), X, VALUES).save(path)
     header, arrays = contents(path)
     without = {"coefs_.0": np.zeros((3, 0)), "intercepts_.0": np.zeros(0), "coefs_.1": np.zeros((0, 1))}
-    archive.write(path, header, arrays | without)
+    files.write(path, header, arrays | without)
     with pytest.raises(ModelFileError, match=r"must go with units \[3, 0, 1\]"):
         fastbp.load(path)

@@ -5,9 +5,11 @@ import zipfile
 import numpy as np
 import pytest
 
-from fastbp import NeuralNetwork, archive
-from fastbp.archive import ModelFileError
-from fastbp.model_file import Model, load, save
+from fastbp import NeuralNetwork, files
+from fastbp.files import ModelFileError
+from fastbp.files import load_model as load
+from fastbp.files import save_model as save
+from fastbp.lessons import Model
 
 
 def make_model(*, units=(3, 4, 3), bias=True, dtype="float64", classes=("a", "b", "c")):
@@ -29,7 +31,7 @@ def rewrite(path, header=None, **arrays):
     contents["header"] = np.array(json.dumps(json.loads(str(contents["header"])) | (header or {})))
     contents |= arrays
     contents = {name: array for name, array in contents.items() if array is not None}
-    archive.write(path, json.loads(str(contents.pop("header"))), contents)
+    files.write(path, json.loads(str(contents.pop("header"))), contents)
 
 
 def rewrite_unsealed(path, **header):
@@ -154,7 +156,7 @@ def test_nothing_is_unpickled(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"header": {"format": "cake"}}, "format .* got cake"),
+        ({"header": {"format": "cake"}}, "format .* got 'cake'"),
         ({"header": {"format_version": 5}}, "format_version must be at most 4, got 5"),
         ({"header": {"format_version": "new"}}, "format_version"),
         ({"header": {"units": [3, 4, 4]}}, r"weights_1 must be float64 of shape \(4, 4\), got float64 \(4, 3\)"),
@@ -164,7 +166,7 @@ def test_nothing_is_unpickled(tmp_path):
         ({"header": {"activation": "mystery"}}, "mystery"),
         ({"header": {"class_names": ["a"]}}, "class_names"),
         ({"header": {"feature_names": ["a"]}}, "feature_names"),
-        ({"header": {"feature_names": "abc"}}, "feature_names .* got abc"),
+        ({"header": {"feature_names": "abc"}}, "feature_names .* got 'abc'"),
         ({"header": {"class_names": [1, 2, 3]}}, "class_names"),
         ({"header": {"target_name": None}}, "target_name"),
         ({"header": {"target_low": "nan"}}, "target_low"),

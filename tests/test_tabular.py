@@ -11,7 +11,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastbp
-from fastbp import ModelFileError, NeuralNetwork, TabularClassifier, TabularRegressor, archive
+from fastbp import ModelFileError, NeuralNetwork, TabularClassifier, TabularRegressor, files
 from fastbp.datasets import MISSING, Source, read_table
 from fastbp.estimators.tabular import held_out
 
@@ -129,7 +129,7 @@ def test_damaged_state_is_refused(fitted, tmp_path, name, value):
         arrays = dict(old)
     header = json.loads(str(arrays.pop("header")))
     header["state"][name] = value
-    archive.write(path, header, arrays)
+    files.write(path, header, arrays)
     with pytest.raises(ModelFileError, match=r"model\.npz"):
         fastbp.load(path)
 

@@ -100,9 +100,11 @@ class Epochs:
     def __init__(self, est, run, validation, task):
         self.est, self.run, self.validation, self.task = est, run, validation, task
         self.n = run.X.shape[0]
-        self.scorer = None
+        self.scorer = self.targets = None
         if validation is not None and est.scoring is not None:
             self.scorer = check_scoring(est, est.scoring)
+        if est.early_stopping:
+            self.targets = est._decoded(validation.Y)
         self.watched = est.early_stopping or validation is not None or task.watched
         self.alpha = float(est.alpha)
         self.outputs = run.Y.shape[1] if est.loss in ("squared_error", "absolute_error") else 1
@@ -180,13 +182,12 @@ class Epochs:
     def score(self, outputs):
         """What early stopping compares."""
         est, rows = self.est, self.validation
-        targets = est._decoded(rows.Y)
         if self.scorer is None:
-            return est._score_of(targets, est._decoded(outputs), rows.weights)
+            return est._score_of(self.targets, est._decoded(outputs), rows.weights)
         judged = copy.copy(est)  # which has not seen names of features, as the rows have none
         vars(judged).pop("feature_names_in_", None)
         extra = {} if rows.weights is None else {"sample_weight": rows.weights}
-        return float(self.scorer(judged, rows.X, targets, **extra))
+        return float(self.scorer(judged, rows.X, self.targets, **extra))
 
     def converged(self):
         """Whether to stop, now that there was no improvement for long enough; else the step gets shorter."""

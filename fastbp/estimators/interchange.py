@@ -15,6 +15,7 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOpti
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
+from fastbp.estimators.labels import Labels
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 
 OURS: dict[str, type] = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
@@ -211,8 +212,8 @@ def from_sklearn(estimator: Any, kind: type | None = None) -> Any:
     ours: Any = kind(**copy.deepcopy(estimator.get_params(deep=False)))
     _share(estimator, ours)
     if name == "MLPClassifier":
-        ours._y_type = estimator._label_binarizer.y_type_
-        ours._sparse_labels = bool(estimator._label_binarizer.sparse_input_)
+        binarizer = estimator._label_binarizer
+        ours._labels = Labels(binarizer.y_type_, ours.classes_, bool(binarizer.sparse_input_))
     ours._dropout_seed = 0
     if hasattr(estimator, "_optimizer"):
         _take_optimizer(ours, estimator._optimizer)

@@ -29,7 +29,8 @@ from sklearn.utils.validation import (
 
 import fastbp  # what stands above is reached through the front door
 from fastbp.cells import DATE, NUMBER, NUMBER_LIKE, numbers, pandas, spelling_advice
-from fastbp.estimators.mlp import MLPClassifier, MLPRegressor, Perceptron, store
+from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
+from fastbp.estimators.perceptron import Perceptron, store
 from fastbp.estimators.recipe import BETA_2, Recipe, Watch, epochs_for
 
 # A column of text is of one kind when this share of its filled cells is.

@@ -1,0 +1,536 @@
+"""Perceptron: parameters, weights, fit and predict of both estimators."""
+
+import contextlib
+import itertools
+import math
+import sys
+from numbers import Integral, Real
+from types import SimpleNamespace
+from typing import ClassVar
+
+import numpy as np
+import scipy.sparse
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    _fit_context,
+)
+from sklearn.metrics import get_scorer_names
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils._param_validation import Interval, Options, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from fastbp.estimators.callbacks import CallbackSupportMixin, Task, with_callbacks
+from fastbp.estimators.fitting import Objective, Rows, fit_lbfgs, fit_stochastic
+from fastbp.rule import ACTIVATIONS, Rule, check_sum
+from fastbp.training import predict, usable_threads
+
+FLOATS = (np.float64, np.float32)
+SPARSE = ("csr", "csc")
+INDICES = (np.int32, np.int64)
+# Rows that are predicted at a time where each leaves less behind than the outputs it came from.
+PREDICTED_ROWS = 8192
+
+# What only fits by epochs leave behind, and not all of them.
+FOUND_BY_EPOCHS = (
+    "loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_", "validation_loss_curve_",
+    "_no_improvement_count", "_best_coefs", "_best_intercepts", "_moments", "_steps", "_learning_rate",
+    "_learning_rate_start",
+)  # fmt: skip
+
+SHARED_PARAMETERS = """\
+    hidden_layer_sizes : array-like of int, default=(100,)
+        Units of each hidden layer.
+    activation : {'identity', 'logistic', 'tanh', 'relu', 'leaky_relu', 'elu', 'softplus', 'selu'}, or a list of one for \
+each hidden layer, default='relu'
+        Activation of the hidden layers.
+    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
+        L-BFGS takes all rows at once, the others step from batch to batch.
+    alpha : float, default=0.0001
+        Strength of the L2 term alpha/2 sum W**2, which is divided by the weight of the batch; intercepts are left out.
+    batch_size : int or 'auto', default='auto'
+        Rows per step; 'auto' is min(200, n_samples).
+    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
+        Of 'sgd'. 'invscaling' divides the step by (t_ + 1)**power_t after each epoch, 'adaptive' by 5 wherever training
+        would stop, down to 1e-6.
+    learning_rate_init : float, default=0.001
+        Step length at the start.
+    power_t : float, default=0.5
+        Exponent of 'invscaling'.
+    max_iter : int, default=200
+        Most epochs of 'sgd' and 'adam', most iterations of 'lbfgs'.
+    shuffle : bool, default=True
+        Visit the rows in a new random order in each epoch.
+    random_state : int, RandomState instance or None, default=None
+        Draws the initial weights, the rows of early stopping, the order of the rows and the dropout masks.
+    tol : float, default=1e-4
+        Training stops when loss or score does not improve by this for more than n_iter_no_change epochs on end; for 'lbfgs'
+        when no element of the gradient exceeds it.
+    verbose : bool, default=False
+        Print a line per epoch.
+    warm_start : bool, default=False
+        Let fit go on from the weights of the fit before, which has to have had the same layers and classes.
+    momentum : float, default=0.9
+        Of 'sgd', in [0, 1].
+    nesterovs_momentum : bool, default=True
+        Whether the momentum of 'sgd' is Nesterov's.
+    early_stopping : bool, default=False
+        Stop by the score of rows that are held back, and keep the weights that had the best one.
+    validation_fraction : float, default=0.1
+        How many rows early stopping holds back; classes keep their shares where there is one output.
+    beta_1, beta_2 : float, default=0.9 and 0.999
+        Decay of the moments of 'adam', in [0, 1).
+    epsilon : float, default=1e-8
+        Of 'adam', added to the root of the second moment.
+    n_iter_no_change : int or inf, default=10
+        Epochs without improvement that are put up with.
+    max_fun : int, default=15000
+        Most evaluations of the loss by 'lbfgs'.
+    dropout : float, default=0.0
+        Probability, in [0, 1), with which a hidden unit is left out of a training step of 'sgd' or 'adam'; the others are
+        scaled up.
+    max_norm : float, default=inf
+        Gradients of 'sgd' and 'adam' whose Euclidean norm over all parameters exceeds it are shortened to it."""
+
+SHARED_PARAMETERS_LAST = """\
+    n_jobs : int or None, default=None
+        Threads, as joblib counts: None is 1, -1 all processors. Small steps stay on one. No result depends on it.
+    scoring : str, callable or None, default=None
+        What early stopping goes by instead of `score`."""
+
+SHARED_ATTRIBUTES = """\
+    coefs_, intercepts_ : list of ndarray, shapes (n_in, n_out) and (n_out,)
+        Weights and biases of each layer, of the float type of X.
+    n_iter_ : int
+        Epochs or iterations of the last fit.
+    t_ : int
+        Rows that training has visited so far.
+    loss_ : float
+        The last value of the loss, with its L2 term.
+    loss_curve_ : list of float
+        The loss of each epoch, taken while it runs; not of 'lbfgs'.
+    best_loss_ : float or None
+        The smallest of them; None with early stopping.
+    validation_scores_ : list of float or None
+        The score of each epoch on the rows that early stopping holds back.
+    best_validation_score_ : float or None
+        The largest of them.
+    validation_loss_curve_ : list of float
+        The loss, without its L2 term, of each epoch on the validation rows, where there are any.
+    n_layers_, n_outputs_ : int
+        Layers with the input, and units of the last one.
+    out_activation_ : str
+        Activation of the output layer.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of str
+        Where X had names for its features."""
+
+
+def documented(cls):
+    """Put what both estimators share into the docstring of one of them, unless Python leaves docstrings out."""
+    if cls.__doc__ is None:
+        return cls
+    for name in ("SHARED_PARAMETERS_LAST", "SHARED_PARAMETERS", "SHARED_ATTRIBUTES"):
+        cls.__doc__ = cls.__doc__.replace(f"    <{name}>", globals()[name])
+    return cls
+
+
+def has_epochs(est):
+    """Whether the solver goes by epochs; an AttributeError if not."""
+    if est.solver not in ("sgd", "adam"):
+        raise AttributeError(f"partial_fit is only available for stochastic optimizers. {est.solver} is not stochastic.")
+    return True
+
+
+@contextlib.contextmanager
+def within_floats(names):
+    """Make a ValueError of an integer that no float can hold, by the names of what may be one."""
+    try:
+        yield
+    except OverflowError as error:
+        raise ValueError(f"{names} must be numbers that a float can hold: {error}") from None
+
+
+class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin, BaseEstimator):
+    """What both estimators share. A subclass says how targets become outputs and outputs predictions."""
+
+    _parameter_constraints: ClassVar[dict] = {
+        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        "activation": [StrOptions(set(ACTIVATIONS)), list, tuple],
+        "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
+        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "power_t": [Interval(Real, 0, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "shuffle": ["boolean"],
+        "random_state": ["random_state"],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "verbose": ["verbose"],
+        "warm_start": ["boolean"],
+        "momentum": [Interval(Real, 0, 1, closed="both")],
+        "nesterovs_momentum": ["boolean"],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
+        "beta_1": [Interval(Real, 0, 1, closed="left")],
+        "beta_2": [Interval(Real, 0, 1, closed="left")],
+        "epsilon": [Interval(Real, 0, None, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+        "max_fun": [Interval(Integral, 1, None, closed="left")],
+        "dropout": [Interval(Real, 0, 1, closed="left")],
+        "max_norm": [Interval(Real, 0, None, closed="neither"), Options(Real, {np.inf})],
+        "n_jobs": [Integral, None],
+        "scoring": [StrOptions(set(get_scorer_names())), callable, None],
+    }
+    coefs_: list
+    intercepts_: list
+    validation_scores_: list | None
+    _learning_rate_start: float
+    # The parameters that people look up are those of scikit-learn.
+    _doc_link_module = "fastbp"
+    _doc_link_template = "https://scikit-learn.org/stable/modules/generated/sklearn.neural_network.{estimator_name}.html"
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+    def _validate_params(self):
+        super()._validate_params()
+        for name in ("alpha", "learning_rate_init", "power_t", "tol", "epsilon", "max_norm"):
+            with within_floats(name):
+                float(getattr(self, name))
+
+    # --- the network ---
+
+    def _hidden_sizes(self):
+        sizes = self.hidden_layer_sizes
+        sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+        if not all(isinstance(size, Integral) and 0 < int(size) <= sys.maxsize for size in sizes):
+            raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+        return [int(size) for size in sizes]
+
+    def _units(self):
+        """All layer sizes, of parameters that fit together: they may have been assigned since the fit."""
+        units = [self.n_features_in_]
+        if len(self.coefs_) != len(self.intercepts_):
+            raise ValueError(f"coefs_ and intercepts_ must be as many, got {len(self.coefs_)} and {len(self.intercepts_)}")
+        for layer, arrays in enumerate(zip(self.coefs_, self.intercepts_, strict=True)):
+            W, b = (tuple(getattr(array, "shape", ())) for array in arrays)
+            if len(W) != 2 or W[0] != units[-1] or b != W[1:] or b[0] < 1:
+                shapes = f"({units[-1]}, n) and (n,), got {W} and {b}"
+                raise ValueError(f"coefs_[{layer}] and intercepts_[{layer}] must be arrays of shapes {shapes}")
+            units.append(b[0])
+        if units[-1] != self.n_outputs_:
+            raise ValueError(f"coefs_[-1] must have a column for each of {self.n_outputs_} outputs, got {units[-1]}")
+        return units
+
+    def _check_continuation(self, hidden, n_outputs):
+        """Raise a ValueError where a fit cannot go on from the weights of the one before."""
+        _, *before, n_before = self._units()
+        if hidden != before:
+            raise ValueError(
+                f"hidden_layer_sizes must be {before}, as in the fit before, to go on from its weights, got {hidden}"
+            )
+        if n_outputs != n_before:
+            raise ValueError(f"y must stand for {n_before} output(s), as in the fit before, got {n_outputs}")
+
+    def _activation_codes(self):
+        """Codes of the hidden layers' activations."""
+        hidden = len(self.coefs_) - 1
+        if isinstance(self.activation, str):
+            return [ACTIVATIONS.index(self.activation)] * hidden
+        words = list(self.activation)
+        if len(words) != hidden or not set(words) <= set(ACTIVATIONS):
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, or {hidden} of them, got {words}")
+        return [ACTIVATIONS.index(word) for word in words]
+
+    def _rule(self, solver=None):
+        """What an optimiser step computes, by default of the estimator's own solver."""
+        solver, momentum = solver or self.solver, self.momentum
+        lbfgs = solver == "lbfgs"  # which is given the gradient as it is
+        if solver == "sgd" and momentum > 0:
+            solver = "nesterov" if self.nesterovs_momentum else "momentum"
+        return Rule(
+            out_activation=self.out_activation_,
+            loss="clipped_log_loss" if self.loss == "log_loss" else self.loss,
+            solver="keep" if lbfgs else solver,
+            learning_rate=self.learning_rate_init,
+            momentum=self.beta_1 if solver == "adam" else momentum,
+            beta_2=self.beta_2,
+            epsilon=self.epsilon,
+            alpha=self.alpha,
+            max_norm=np.inf if lbfgs else self.max_norm,
+            dropout=0.0 if lbfgs else self.dropout,
+            seed=getattr(self, "_dropout_seed", 0),
+            reduction="row",
+        )
+
+    def _threads(self):
+        """Threads of a step."""
+        return usable_threads(self.n_jobs)
+
+    def _initialize(self, units, dtype, random_state):
+        """Draw the weights of Glorot and Bengio, and forget what an earlier fit has left."""
+        self.n_iter_ = self.t_ = 0
+        self.n_layers_, self.n_outputs_ = len(units), units[-1]
+        self.out_activation_ = self._output()
+        self.coefs_, self.intercepts_ = [], []
+        words = [self.activation] if isinstance(self.activation, str) else self.activation
+        factor = 2.0 if set(words) == {"logistic"} else 6.0
+        for n_in, n_out in itertools.pairwise(units):
+            bound = np.sqrt(factor / (n_in + n_out))
+            self.coefs_.append(random_state.uniform(-bound, bound, (n_in, n_out)).astype(dtype, copy=False))
+            self.intercepts_.append(random_state.uniform(-bound, bound, n_out).astype(dtype, copy=False))
+        self._dropout_seed = 0
+        for name in FOUND_BY_EPOCHS:
+            self.__dict__.pop(name, None)
+
+    def _solver_memory(self):
+        """The moments and steps of the fits so far, or None where this solver cannot go on with them."""
+        moments = getattr(self, "_moments", None)
+        if moments is None or len(moments) != self._rule().moments:
+            return None
+        return moments, self._steps
+
+    @property
+    def _optimizer(self):
+        """The solver's present step length and number of steps, read where scikit-learn's users look for them."""
+        if not hasattr(self, "_moments"):
+            raise AttributeError("_optimizer exists after a fit with solver 'sgd' or 'adam'")
+        kept = self._learning_rate_start == self.learning_rate_init
+        rate, t = self._learning_rate if kept else float(self.learning_rate_init), self._steps
+        if len(self._moments) == 2 and t > 0:  # those of adam, whatever the solver is by now
+            rate *= math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
+        return SimpleNamespace(learning_rate=rate, t=t)
+
+    # --- fitting ---
+
+    @with_callbacks
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None):
+        """Train on rows and their classes or values.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n, n_features)
+        y : array-like of shape (n,) or (n, n_outputs)
+            Values of a regressor; class labels of a classifier, or 0s and 1s in columns, or a column of class labels for
+            each output.
+        sample_weight : array-like of shape (n,) or None, default=None
+            Factors of the rows' losses, with a sum above 0. A batch whose weights have none is passed over.
+        X_val, y_val : of the same kinds, default=None
+            Rows for `validation_loss_curve_`, and for early stopping, which then holds back none of X. Not with 'lbfgs'.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If a parameter, X, y or sample_weight is not of the kind described, or a weight stops being finite.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If max_iter is reached.
+        UserWarning
+            If interrupted from the keyboard; the best weights so far are kept.
+        """
+        return self._fit(X, y, sample_weight, X_val=X_val, y_val=y_val)
+
+    def _fit(self, X, y, sample_weight, incremental=False, X_val=None, y_val=None):
+        hidden = self._hidden_sizes()
+        first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+        with within_floats("X, y and the weights of rows"):
+            X, y = self._validated(X, y, reset=first)
+            rows = self._rows(X, y, sample_weight, incremental, first and not incremental)
+        validation = None if X_val is None and y_val is None else self._validation_rows(X_val, y_val, X.dtype)
+        random_state = check_random_state(self.random_state)
+        if first:
+            self._initialize([X.shape[1], *hidden, rows.Y.shape[1]], X.dtype, random_state)
+        else:
+            self._check_continuation(hidden, rows.Y.shape[1])
+        if validation is not None and validation.Y.shape[1] != rows.Y.shape[1]:
+            raise ValueError(f"y_val must have as many columns as y, {rows.Y.shape[1]}, got {validation.Y.shape[1]}")
+        if self.dropout and not self._dropout_seed:
+            self._dropout_seed = random_state.randint(2**32, dtype=np.uint32).item()
+        self.coefs_, self.intercepts_ = list(self.coefs_), list(self.intercepts_)
+        task = Task(self, X, y, sample_weight, None if self.solver == "lbfgs" else self.max_iter, incremental)
+        if self.solver == "lbfgs":
+            fit_lbfgs(self, rows, task)
+        else:
+            fit_stochastic(self, rows, validation, random_state, incremental, task)
+        if not all(np.isfinite(array).all() for array in self.coefs_ + self.intercepts_):
+            raise ValueError(
+                "Solver produced non-finite parameter weights. The input data may"
+                " contain large values and need to be preprocessed."
+            )
+        task.close()
+        return self
+
+    def _rows(self, X, y, sample_weight, incremental, fresh):
+        """X and y as a fit reads them; a fresh one learns the classes."""
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X)
+            if not sample_weight.any():  # scikit-learn says so from version 1.9 on
+                raise ValueError("Sample weights must contain at least one non-zero number.")
+        weights = self._weights(y, sample_weight, incremental)
+        if weights is not None:
+            with np.errstate(over="ignore"):
+                weights = required(weights, X.dtype)
+            names = ["sample_weight"] * (sample_weight is not None)
+            names += ["the rows' class_weight"] * (getattr(self, "class_weight", None) is not None)
+            check_sum(" times ".join(names), weights)
+        return Rows(contiguous(X), required(self._encoded(y, fresh), X.dtype), weights)
+
+    def _validation_rows(self, X_val, y_val, dtype):
+        """The rows given for validation."""
+        if X_val is None or y_val is None:
+            raise ValueError("X_val and y_val must be given together, got only one of them")
+        if self.solver == "lbfgs":
+            raise ValueError("X_val and y_val must be left out for solver 'lbfgs', which does not stop by a score")
+        with within_floats("X_val and y_val"):
+            X, y = self._validated(X_val, y_val, reset=False)
+        return Rows(contiguous(X).astype(dtype, copy=False), required(self._encoded(y, False, "y_val"), dtype))
+
+    def _validated(self, X, y, reset):
+        X, y = validate_data(
+            self, X, y, accept_sparse=SPARSE, multi_output=True, dtype=FLOATS, reset=reset, **self._y_options
+        )
+        if y.ndim == 2 and y.shape[1] == 1:
+            y = column_or_1d(y, warn=True)
+        return X, y
+
+    def _weights(self, y, sample_weight, incremental):
+        return sample_weight
+
+    def _loss_grad_lbfgs(self, packed, X, y, sample_weight, *room):
+        """Loss and gradient as functions of the flattened weights and biases; scikit-learn's name and arguments."""
+        self._check_continuation(self._units()[1:-1], y.shape[1])
+        rows = Rows(contiguous(X), required(y, X.dtype), None if sample_weight is None else required(sample_weight, X.dtype))
+        return Objective(self, rows)(np.asarray(packed, np.float64))
+
+    # --- predicting ---
+
+    def _checked(self, X):
+        """X for a prediction, in the float type of the result."""
+        check_is_fitted(self)
+        self._units()
+        if not self._plain(X):
+            with within_floats("X"):
+                X = validate_data(self, X, accept_sparse=SPARSE, dtype=FLOATS, reset=False)
+        single = X.dtype == np.float32 == getattr(self.coefs_[0], "dtype", None)
+        return contiguous(X).astype(np.float32 if single else np.float64, copy=False)
+
+    def _plain(self, X):
+        """Whether X is obviously what `validate_data` would return: for one row, that takes longer than the prediction."""
+        with np.errstate(all="ignore"):
+            return (
+                type(X) is np.ndarray
+                and X.dtype in FLOATS
+                and X.ndim == 2
+                and X.shape[0] > 0
+                and X.shape[1] == self.n_features_in_
+                and not hasattr(self, "feature_names_in_")
+                and math.isfinite(X.sum())
+            )
+
+    def _outputs(self, X):
+        """Activations of the output layer for checked rows."""
+        return predict(self.coefs_, self.intercepts_, X, self.out_activation_, self._activation_codes(), self._threads())
+
+    def predict(self, X):
+        """Classes or values for the rows of X.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n,) or (n, n_outputs)
+            A row's result does not depend on the other rows.
+        """
+        X = self._checked(X)
+        parts = [self._decoded(self._outputs(X[i : i + PREDICTED_ROWS])) for i in range(0, X.shape[0], PREDICTED_ROWS)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def transform(self, X):
+        """Activations of the last hidden layer.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n, hidden_layer_sizes[-1])
+        """
+        X = self._checked(X)
+        if len(self.coefs_) == 1:
+            raise ValueError("transform needs a hidden layer, got hidden_layer_sizes=()")
+        # One more layer that changes nothing: x * 1 + 0 is x.
+        width = self._n_features_out
+        weights, biases = [*self.coefs_[:-1], np.eye(width)], [*self.intercepts_[:-1], np.zeros(width)]
+        return predict(weights, biases, X, "identity", self._activation_codes(), self._threads())
+
+    @property
+    def _n_features_out(self):
+        return self.coefs_[-1].shape[0]
+
+    # --- files and other libraries ---
+
+    def save(self, path):
+        """Write the estimator into a file of arrays and JSON, whole or not at all; see `fastbp.save`."""
+        from fastbp.files import save
+
+        save(path, self)
+
+    @classmethod
+    def load(cls, path):
+        """Read an estimator of this class that `save` wrote; see `fastbp.load`."""
+        from fastbp.files import load
+
+        return load(path, cls)
+
+    def to_sklearn(self):
+        """A fitted estimator of scikit-learn that predicts the same; see `fastbp.to_sklearn`."""
+        from fastbp.estimators.interchange import to_sklearn
+
+        return to_sklearn(self)
+
+    @classmethod
+    def from_sklearn(cls, est):
+        """The same model as a fitted estimator of scikit-learn; see `fastbp.from_sklearn`."""
+        from fastbp.estimators.interchange import from_sklearn
+
+        return from_sklearn(est, cls)
+
+
+def required(array, dtype):
+    """The array as kernels read it: one number after the other, aligned, of a dtype."""
+    return np.require(array, dtype, ["C", "A"])
+
+
+def contiguous(X):
+    """X row by row: as an array, or as a CSR matrix that is sound, whose arrays kernels read as they stand."""
+    if not scipy.sparse.issparse(X):
+        return required(X, X.dtype)
+    arrays = X.data, X.indices, X.indptr
+    index = X.indices.dtype if X.indices.dtype == X.indptr.dtype in INDICES else np.dtype(np.int64)
+    plain = [required(array, dtype) for array, dtype in zip(arrays, (X.dtype, index, index), strict=True)]
+    if any(one is not other for one, other in zip(plain, arrays, strict=True)):
+        X = type(X)(tuple(plain), X.shape)
+    X = X.tocsr()
+    X.check_format(full_check=True)
+    return X
+
+
+def store(est, parameters):
+    """Keep the parameters of a constructor as they are, which is all that scikit-learn lets one do."""
+    vars(est).update((name, value) for name, value in parameters.items() if name not in ("self", "__class__"))

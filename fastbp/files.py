@@ -1,0 +1,530 @@
+"""Saved models: one codec of a tree of arrays and JSON, in files that are whole or not there at all.
+
+A file is an uncompressed ``.npz``, which numpy opens too: a JSON text called ``header``, and arrays by name. Its last 71
+bytes, the comment of the zip format, are ``sha256:`` and the digest of everything before the digits. Nothing in a file is
+ever unpickled, and memory is asked for in proportion to the file's size, whatever the file says.
+
+An estimator's header holds its parameters and its fitted state; every array, or list of numpy's scalars, is a member of its
+own, named by where it stands. Objects with one key stand for what JSON has no word for: ``{"array": member}``,
+``{"scalar": member}``, ``{"scalars": member}``, ``{"float": "inf"}``, ``{"tuple": [...]}``, ``{"dict": [[key, value],
+...]}``, ``{"objects": [...]}`` (an array of Python's strings or numbers, as the classes are that come from a data frame).
+Only names that a fitted estimator has are taken from a file, and only values of the kind, size and shape that go with them.
+
+A network's header is flat; its arrays are ``weights_0``, ..., ``biases_0``, ..., ``input_mean``, ``input_scale`` and the
+solver's moments, ``moments_0_0``, ...
+"""
+
+import contextlib
+import hashlib
+import io
+import itertools
+import json
+import math
+import os
+import stat
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from fastbp.estimators.fitted import NOT_KEPT, STATE, check_estimator, check_parts, check_table, word, words
+from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
+from fastbp.estimators.tabular import Tabular, TabularClassifier, TabularRegressor
+from fastbp.lessons import Model
+from fastbp.neural_network import NeuralNetwork
+
+SEAL, DIGITS, BLOCK = b"sha256:", 64, 1 << 20
+NETWORK, ESTIMATOR = "fastbp model", "fastbp estimator"
+# The version that is written, and the first one with a checksum.
+VERSIONS = {NETWORK: (4, 3), ESTIMATOR: (1, 1)}
+# Of arrays that mean the same everywhere: booleans, numbers, text, bytes, dates and times.
+KINDS = "biufcUSMm"
+CLASSES: dict[str, Any] = {
+    kind.__name__: kind for kind in (MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor)
+}
+
+
+class ModelFileError(ValueError):
+    """A file is not a model file or is damaged, or what should become one is not whole."""
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ModelFileError(message)
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """Write a file so that `path` holds either what it held before or all of the new contents, whatever happens.
+
+    Any number of threads and processes may write to one path at once; the last to finish stays. The mode of a file that is
+    replaced stays, and its owner where that can be; a link goes on pointing where it pointed.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file name, used as it is.
+
+    Yields
+    ------
+    binary file
+        A file without that name yet, for reading and writing, which takes it where the block ends without an error.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    ValueError
+        If `path` is something else than a file, a device for instance.
+    """
+    target = Path(path).resolve()
+    if target.exists() and not target.is_file():
+        raise ValueError(f"path must be a file, got {path}")
+    before = target.stat() if target.exists() else None
+    # of its own for every call, and short whatever the name
+    temporary = target.with_name(f".{os.urandom(8).hex()}.tmp")
+    try:
+        # nobody reads meanwhile what will not be for them to read
+        with open(temporary, "x+b", opener=_private if before else None) as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        if before:
+            with contextlib.suppress(OSError, AttributeError):  # only root gives files to others, and not on every system
+                os.chown(temporary, before.st_uid, before.st_gid)
+            temporary.chmod(stat.S_IMODE(before.st_mode))
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name itself durable, where the system lets a folder be opened."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def write(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write a header, which JSON can express, and arrays by `replacing` what is at `path`."""
+    text = np.array(json.dumps(header, allow_nan=False))
+    with replacing(path) as stream:
+        _write_members(stream, {"header": text, **arrays})
+        stream.seek(0)
+        digest = _digest(stream, stream.seek(0, io.SEEK_END) - DIGITS)
+        stream.seek(-DIGITS, io.SEEK_END)
+        stream.write(digest)
+
+
+def _write_members(stream: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
+    archive = zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED)
+    try:
+        for name, array in arrays.items():
+            # a ZipInfo without a date: the same contents are the same bytes
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+        archive.comment = SEAL + b"0" * DIGITS
+        archive.close()
+    except BaseException:
+        archive.fp = None  # closing an archive that is thrown away would raise an error of its own about it
+        raise
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def reading(path: str | Path) -> "Iterator[Archive]":
+    """Open a file as an `Archive`; errors about its contents in the block become a `ModelFileError` that names it."""
+    with Path(path).open("rb") as stream:
+        try:
+            yield Archive(stream)
+        except ModelFileError as error:
+            raise ModelFileError(f"{path}: {error}") from None
+        # zipfile, json and numpy raise a dozen kinds of error on bytes that are not theirs
+        except Exception as error:
+            raise ModelFileError(f"{path} is not a fastbp model file, or is damaged: {error}") from error
+
+
+class Archive:
+    """An open file.
+
+    Attributes
+    ----------
+    header : dict
+    sealed : bool
+        Whether the file ends in a digest, which then is the right one.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        size = stream.seek(0, io.SEEK_END)
+        self.sealed = _sealed(stream, size)
+        self._zip = zipfile.ZipFile(stream)
+        damaged = self._zip.comment.startswith(SEAL) and not self.sealed
+        _require(not damaged, "is damaged: it goes on after its checksum")
+        self._unread = {info.filename: info for info in self._zip.infolist()}
+        # members that overlap could add up to far more than the file
+        total = sum(info.compress_size for info in self._unread.values())
+        _require(total <= size, "is damaged: its members are larger than the file")
+        header = json.loads(str(self.array("header")))
+        _require(isinstance(header, dict), "is not a fastbp model file, or is damaged: header")
+        self.header: dict[str, Any] = header
+
+    def array(self, name: str) -> np.ndarray:
+        """Return an array of the file, which can be read once."""
+        info = self._unread.pop(f"{name}.npy", None)
+        if info is None:
+            raise ModelFileError(f"is not a fastbp model file, or is damaged: no {name}")
+        # stored members cannot be larger than the file, so a small damaged file never asks for much memory
+        _require(info.compress_type == zipfile.ZIP_STORED, f"{name} must not be compressed")
+        return _parsed(name, self._zip.read(info))
+
+    def finite(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Return an array of a shape and type, without NaN and infinity."""
+        array, shape, dtype = self.array(name), tuple(shape), np.dtype(dtype)
+        got = f"{array.dtype} {array.shape}"
+        _require(array.shape == shape and array.dtype == dtype, f"{name} must be {dtype} of shape {shape}, got {got}")
+        _require(bool(np.isfinite(array).all()), f"{name} must be finite")
+        return array
+
+    def check_format(self, name: str) -> None:
+        """Raise a ModelFileError for another format, a newer version, or a checksum that is not there."""
+        found, version, (newest, first_sealed) = self.header.get("format"), self.header.get("format_version"), VERSIONS[name]
+        _require(found == name, f"format must be {name!r}, got {found!r}")
+        known = type(version) is int and 1 <= version <= newest
+        _require(known, f"format_version must be at most {newest}, got {version!r}")
+        sealed = self.sealed or self.header["format_version"] < first_sealed
+        _require(sealed, f"must end in a checksum, got format_version {version} without a checksum")
+
+
+def _sealed(stream: BinaryIO, size: int) -> bool:
+    """Whether a file of `size` bytes ends in a seal; an error where that is the wrong one."""
+    length = len(SEAL) + DIGITS
+    stream.seek(max(0, size - length))
+    end = stream.read(length)
+    if not end.startswith(SEAL):
+        return False
+    _require(_digest(stream, size - DIGITS) == end[len(SEAL) :], "is damaged: its checksum does not fit its contents")
+    return True
+
+
+def _digest(stream: BinaryIO, length: int) -> bytes:
+    """Hexadecimal digest of the first `length` bytes."""
+    stream.seek(0)
+    digest = hashlib.sha256()
+    for start in range(0, length, BLOCK):
+        digest.update(stream.read(min(BLOCK, length - start)))
+    return digest.hexdigest().encode()
+
+
+def _parsed(name: str, content: bytes) -> np.ndarray:
+    """Array of an ``.npy`` file, whose size is compared with its shape before anything is allocated."""
+    stream = io.BytesIO(content)
+    version = np.lib.format.read_magic(stream)
+    read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
+    shape, fortran_order, dtype = read_header(stream)
+    _require(dtype.kind in KINDS, f"{name} must hold numbers or text, got {dtype}")
+    data = memoryview(content)[stream.tell() :]
+    # what has no elements could have any shape, and be as long as a list of all its rows
+    fits = math.prod(shape) * dtype.itemsize == len(data) and max(shape, default=0) <= len(content)
+    _require(fits, f"{name} is damaged: {len(data)} bytes for {dtype} of shape {shape}")
+    flat = np.frombuffer(data, dtype) if data else np.empty(0, dtype)
+    return flat.reshape(shape, order="F" if fortran_order else "C").copy(order="K")
+
+
+# ---- the tree --------------------------------------------------------------------------------------------------------
+
+
+def encode(name: str, value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """Return a value for JSON; what belongs in a member of its own is added to `arrays`."""
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else {"float": str(value)}
+    if isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1:
+        return {"objects": _items(name, value.tolist(), arrays)}
+    if isinstance(value, (np.ndarray, np.generic)) or _alike(value):
+        if (array := np.asarray(value)).dtype.kind not in KINDS:
+            raise TypeError(f"{name} must hold numbers or text to be saved, got an array of {array.dtype}")
+        arrays[name] = array
+        return {"array" if isinstance(value, np.ndarray) else "scalars" if isinstance(value, list) else "scalar": name}
+    if isinstance(value, list):
+        return _items(name, value, arrays)
+    if isinstance(value, tuple):
+        return {"tuple": _items(name, value, arrays)}
+    if isinstance(value, dict):
+        keys = [encode(f"{name}.{place}.key", one, arrays) for place, one in enumerate(value)]
+        return {"dict": list(zip(keys, _items(name, value.values(), arrays), strict=True))}
+    raise TypeError(f"{name} must be None, a number, text, or arrays, lists or dicts of them to be saved, got {value!r}")
+
+
+def _items(name: str, values: Any, arrays: dict[str, np.ndarray]) -> list[Any]:
+    return [encode(f"{name}.{place}", one, arrays) for place, one in enumerate(values)]
+
+
+def _alike(value: Any) -> bool:
+    """Whether this is a list of numpy's scalars of one type, as a curve may be."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], np.generic) and len(set(map(type, value))) == 1
+
+
+def decode(value: Any, contents: Archive) -> Any:
+    """Return the value that `encode` was given."""
+    if isinstance(value, list):
+        return [decode(one, contents) for one in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    return DECODERS[kind](content, contents)
+
+
+def _objects(content: Any, contents: Archive) -> np.ndarray:
+    array = np.empty(len(content), object)
+    for place, one in enumerate(content):
+        array[place] = decode(one, contents)
+    return array
+
+
+DECODERS: dict[str, Callable[[Any, Archive], Any]] = {
+    "float": lambda content, contents: {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[content],
+    "array": lambda content, contents: contents.array(content),
+    "scalar": lambda content, contents: contents.array(content)[()],
+    "scalars": lambda content, contents: list(contents.array(content)),
+    "tuple": lambda content, contents: tuple(decode(one, contents) for one in content),
+    "dict": lambda content, contents: {decode(key, contents): decode(one, contents) for key, one in content},
+    "objects": _objects,
+}
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+
+
+def save(path: str | Path, estimator: MLPClassifier | MLPRegressor | Tabular | NeuralNetwork) -> None:
+    """Write a fitted estimator, or a network, into a file.
+
+    `path` holds either what it held before or all of the new file, whatever happens. The file holds arrays and JSON with a
+    checksum, and nothing that is run when it is loaded. Callbacks and metadata requests are not kept.
+
+    Parameters
+    ----------
+    path : str or Path
+        A file name, used as it is.
+    estimator : MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor or NeuralNetwork
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        If the estimator is not fitted.
+    TypeError
+        If it is of another class, or a parameter or attribute is something that a file cannot hold, such as a function or a
+        RandomState.
+    ValueError
+        If the fitted attributes do not fit together, or `path` is something else than a file.
+    OSError
+        If the file cannot be written.
+
+    See Also
+    --------
+    load : The way back.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import numpy as np
+    >>> import fastbp
+    >>> X, y = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), np.array(["no", "yes", "yes", "no"])
+    >>> est = fastbp.MLPClassifier(8, solver="lbfgs", random_state=0).fit(X, y)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     fastbp.save(os.path.join(folder, "xor.npz"), est)
+    ...     again = fastbp.load(os.path.join(folder, "xor.npz"))
+    >>> bool(np.all(again.predict_proba(X) == est.predict_proba(X)))
+    True
+    """
+    if isinstance(estimator, NeuralNetwork):
+        save_model(path, Model(estimator))
+        return
+    arrays: dict[str, np.ndarray] = {}
+    header = {"format": ESTIMATOR, "format_version": VERSIONS[ESTIMATOR][0]} | _described(estimator, "", arrays)
+    write(path, header, arrays)
+
+
+def load(path: str | Path, kind: type | None = None) -> Any:
+    """Read an estimator that `save` wrote: it predicts the same bits, and trains on as the saved one would.
+
+    Nothing in the file is run, and memory is asked for in proportion to the file's size, whatever the file says.
+
+    Parameters
+    ----------
+    path : str or Path
+    kind : class or None, default None
+        What the file must hold; None takes whatever it is.
+
+    Returns
+    -------
+    MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor or NeuralNetwork
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    ModelFileError
+        If it is no estimator's file, is truncated or damaged, holds another kind of estimator, or was written by a newer
+        fastbp. It is a ValueError.
+
+    See Also
+    --------
+    save : The way there, with an example.
+    """
+    with reading(path) as contents:
+        if contents.header.get("format") != NETWORK:
+            contents.check_format(ESTIMATOR)
+            return _built(contents.header, contents, kind)
+        what = "a network, which NeuralNetwork.load and fastbp predict read"
+        _require(kind in (None, NeuralNetwork), f"must hold {_a(kind)}, got {what}")
+        model = _model(contents)
+        _require(model.is_bare, "holds a network for scaled rows: fastbp predict reads it, or fastbp.files.load_model")
+        return model.net
+
+
+def _a(kind: Any) -> str:
+    name = getattr(kind, "__name__", str(kind))
+    return f"an {name}" if name.startswith("MLP") else f"a {name}"
+
+
+def _described(estimator: Any, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Class, parameters and state for the header; arrays are added under names with the prefix."""
+    name = type(estimator).__name__
+    if CLASSES.get(name) is not type(estimator):
+        raise TypeError(f"estimator must be one of fastbp's {', '.join(CLASSES)}, got {type(estimator)!r}")
+    check_is_fitted(estimator)
+    params = estimator.get_params(deep=False)
+    if isinstance(estimator, Tabular):
+        state = estimator._state()
+        check_table(estimator, state, estimator.network_)
+    else:
+        state = {key: value for key, value in vars(estimator).items() if key not in params and key not in NOT_KEPT}
+        for key in state.keys() - STATE.keys():
+            raise TypeError(f"{key} is no attribute of an {name}, so it cannot be saved")
+    described: dict[str, Any] = {"class": name}
+    for part, values in {"params": params, "state": state}.items():
+        described[part] = {key: encode(prefix + key, value, arrays) for key, value in values.items()}
+    if isinstance(estimator, Tabular):
+        described["network"] = _described(estimator.network_, f"{prefix}network.", arrays)
+    else:
+        check_estimator(estimator)
+    return described
+
+
+def _built(described: dict[str, Any], contents: Archive, kind: type | None) -> Any:
+    """The estimator that `_described` described."""
+    name = described["class"]
+    _require(name in CLASSES, f"class must be one of {', '.join(CLASSES)}, got {name!r}")
+    cls = CLASSES[name]
+    _require(kind in (None, cls), f"must hold {_a(kind)}, got {_a(cls)}, which {name}.load reads")
+    estimator = cls(**{key: decode(value, contents) for key, value in described["params"].items()})
+    state = {key: decode(value, contents) for key, value in described["state"].items()}
+    if isinstance(estimator, Tabular):
+        network = _built(described["network"], contents, cls._network_type)
+        check_table(estimator, state, network)
+        estimator._restore(state, network)
+        return estimator
+    for key, value in state.items():
+        _require(key in STATE, f"{key} is no attribute of an {name}")
+        setattr(estimator, key, value)
+    check_estimator(estimator)
+    return estimator
+
+
+# ---- networks --------------------------------------------------------------------------------------------------------
+
+# Words of NeuralNetwork in its file; OPTIONS from version 4 on, so that it trains on as it would have.
+NAMED = ("units", "activation", "out_activation", "loss", "bias")
+OPTIONS = ("solver", "momentum", "beta_1", "beta_2", "epsilon", "alpha", "max_norm", "dropout", "n_jobs", "init_scale")
+# Files of version 1 do not say this.
+VERSION_1 = {"out_activation": "logistic", "loss": "squared_error"}
+NETWORK_STATE: dict[str, Callable[[Any], bool]] = {
+    "units": lambda value: len(value) >= 2 and all(type(n) is int and n > 0 for n in value),
+    **dict.fromkeys(("feature_names", "class_names"), words),
+    "target_name": word,
+    **dict.fromkeys(("target_low", "target_span"), lambda value: type(value) is float and math.isfinite(value)),
+    "moments": lambda value: type(value) is int and 0 <= value <= 2,
+    "steps": lambda value: type(value) is int and value >= 0,
+}
+
+
+def save_model(path: str | Path, model: Model) -> None:
+    """Write a model as `save` writes estimators; a TypeError for a random_state that is not numpy's default Generator."""
+    net = model.net
+    rng = dict(net._rng.bit_generator.state)
+    if (kind := rng["bit_generator"]) != "PCG64":
+        raise TypeError(f"random_state must be an int or numpy's default Generator to be saved, got {kind}")
+    header = {"format": NETWORK, "format_version": VERSIONS[NETWORK][0], **{name: getattr(net, name) for name in NAMED}}
+    header |= {"dtype": net.dtype.name, "feature_names": list(model.feature_names), "target_name": model.target_name}
+    header |= {"class_names": list(model.class_names)}
+    header |= {"target_low": float(model.target_low), "target_span": float(model.target_span)}
+    header |= {"options": {name: getattr(net, name) for name in OPTIONS}, "dropout_seed": net._seed, "rng": rng}
+    arrays = {f"weights_{layer}": W for layer, W in enumerate(net.weights)}
+    arrays |= {f"biases_{layer}": b for layer, b in enumerate(net.biases)}
+    arrays |= {"input_mean": model.input_mean, "input_scale": model.input_scale}
+    if net._moments is not None:
+        moments, header["steps"] = net._moments
+        header["moments"] = len(moments)
+        for place, pair in enumerate(moments):
+            arrays |= {f"moments_{place}_{number}": array for number, array in enumerate(itertools.chain(*pair))}
+    write(path, header, arrays)
+
+
+def load_model(path: str | Path) -> Model:
+    """Read a model that `save_model` wrote; an OSError or a ModelFileError as of `load`."""
+    with reading(path) as contents:
+        return _model(contents)
+
+
+def _model(contents: Archive) -> Model:
+    """The model in an open file."""
+    header = contents.header
+    _require("class" not in header, f"holds an estimator, {header.get('class')}, which fastbp.load reads")
+    contents.check_format(NETWORK)
+    if header["format_version"] == 1:
+        header |= VERSION_1
+    check_parts(NETWORK_STATE, NETWORK_STATE.keys() - {"moments", "steps"}, header)
+    units, dtype = header["units"], np.dtype(header["dtype"])
+    # every array is read before a network is built, so that no header can ask for more memory than the file has
+    shapes = list(itertools.pairwise(units))
+    bias_shapes = [shape[1:] for shape in shapes] if header["bias"] else []
+    weights = [contents.finite(f"weights_{layer}", shape, dtype) for layer, shape in enumerate(shapes)]
+    biases = [contents.finite(f"biases_{layer}", shape, dtype) for layer, shape in enumerate(bias_shapes)]
+    mean, scale = (contents.finite(name, units[:1], np.float64) for name in ("input_mean", "input_scale"))
+    options = {name: header["options"][name] for name in OPTIONS if "options" in header}
+    options |= {name: header[name] for name in (*NAMED[1:], "dtype")}
+    net = NeuralNetwork(units[0], units[1:-1], units[-1], **options)
+    net.weights, net.biases = weights, biases
+    if "rng" in header:
+        net._seed, net._rng.bit_generator.state = header["dropout_seed"], header["rng"]
+    if "moments" in header:
+        moments = []
+        for place in range(header["moments"]):
+            found = enumerate([*shapes, *bias_shapes])
+            arrays = [contents.finite(f"moments_{place}_{number}", shape, dtype) for number, shape in found]
+            moments.append((arrays[: len(shapes)], arrays[len(shapes) :]))
+        net._moments = moments, header["steps"]
+    features, classes = tuple(header["feature_names"]), tuple(header["class_names"])
+    _require(len(features) in (0, units[0]), f"feature_names must be {units[0]}, got {features}")
+    fits = len(classes) != 1 and units[-1] == (len(classes) if len(classes) > 2 else 1)
+    _require(fits or not (classes or features), f"class_names must go with {units[-1]} outputs, got {classes}")
+    _require(bool(np.all(scale > 0)), f"input_scale must be > 0, got {scale}")
+    return Model(net, features, header["target_name"], classes, mean, scale, header["target_low"], header["target_span"])
