@@ -21,6 +21,7 @@ import plots  # noqa: E402
 import report  # noqa: E402
 import startup  # noqa: E402
 import tables  # noqa: E402
+import tabular  # noqa: E402
 from table import CASES  # noqa: E402
 from work import Work  # noqa: E402
 
@@ -284,3 +285,49 @@ def test_no_blas_kernel_that_was_chosen_by_hand_is_published(monkeypatch, capsys
     with pytest.raises(SystemExit):
         report.parse(["--write"])
     assert "OPENBLAS_CORETYPE must not be set" in capsys.readouterr().err
+
+
+# --- real tables ------------------------------------------------------------------------------------------------------
+
+
+def test_a_constant_guess_has_the_score_0_and_the_truth_1():
+    rng = np.random.default_rng(0)
+    values, labels = rng.normal(5, 2, 40), rng.choice(["a", "b", "b", "c"], 40)
+    train = labels[:30]
+    common = max(set(train), key=list(train).count)
+    assert tabular.normalised(values, np.full(40, values.mean()), values, True) == pytest.approx(0)
+    assert tabular.normalised(labels, np.full(40, common), train, False) == 0
+    for y, is_value in ((values, True), (labels, False)):
+        assert tabular.normalised(y, y, y, is_value) == 1
+        wrong = y[::-1].copy()
+        assert tabular.normalised(y, wrong, y, is_value) < 1
+
+
+@pytest.mark.parametrize("name", ["wine", "diabetes"])
+def test_every_contender_is_measured_on_the_same_splits(name, tmp_path):
+    table = next(table for table in tabular.TABLES if table.name == name)
+    frame, y = table.read()
+    assert table.target not in frame
+    for (train, test), (again, _) in zip(tabular.splits(table, y), tabular.splits(table, y), strict=True):
+        assert np.array_equal(train, again)
+        assert len(np.union1d(train, test)) == len(y) == len(train) + len(test)
+    row = tabular.measure(table, 1)
+    assert all(0 < row[who]["score"] <= 1 and row[who]["seconds"] > 0 for who in tabular.CONTENDERS)
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{tabular.MARKS[0]}\nold\n{tabular.MARKS[1]}\nafter\n")
+    tabular.write(tabular.as_markdown([row]), path)
+    text = path.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert f"| {name} | {len(y)} |" in text
+    assert "old" not in text
+    path.write_text("nothing")
+    with pytest.raises(SystemExit, match="marks"):
+        tabular.write("", path)
+
+
+def test_tables_that_decide_are_not_those_that_were_chosen_on():
+    chosen_on = [table.chosen_on for table in tabular.TABLES]
+    assert len(chosen_on) >= 15
+    assert abs(sum(chosen_on) - len(chosen_on) / 2) <= 1
+    assert len({table.name for table in tabular.TABLES}) == len(chosen_on)

@@ -508,6 +508,11 @@ class TabularClassifier(ClassifierMixin, Tabular):
     classes_ : ndarray of shape (n_classes,)
     <ATTRIBUTES>
 
+    References
+    ----------
+    Holzmüller, Grinsztajn and Steinwart, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data",
+    NeurIPS 2024. What was taken from it, and what was not, stands in `fastbp.estimators.recipe`.
+
     Examples
     --------
     >>> import pandas
@@ -618,6 +623,11 @@ class TabularRegressor(RegressorMixin, Tabular):
     <ATTRIBUTES>
     scaler_ : StandardScaler
         Of the target.
+
+    References
+    ----------
+    Holzmüller, Grinsztajn and Steinwart, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data",
+    NeurIPS 2024. What was taken from it, and what was not, stands in `fastbp.estimators.recipe`.
 
     Examples
     --------
