@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -37,6 +38,22 @@ MILESTONES = 10
 COMMANDS = ("train", "predict", "profile", "sweep", "info", "warmup")
 DATA_HELP = "xor, iris, digits, wine, breast_cancer, diabetes, or a file with a table"
 PLURALS = {"number": "numbers", "boolean": "booleans", "category": "categories"}
+MOST_NAMES, MOST_CLASSES = 6, 10
+MUCH_SKEW, MUCH_OVERFITTING, COMMON = 2, 0.15, 0.9
+# Options for tables: the estimators' parameter, and what the parser is told.
+TABLE_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "activation": ("activation", {"metavar": "NAME", "help": "of the hidden layers, such as selu, relu or tanh"}),
+    "solver": ("solver", {"choices": ("adam", "sgd", "lbfgs"), "help": "how weights are updated"}),
+    "dropout": ("dropout", {"type": float, "metavar": "P", "help": "probability of leaving a hidden unit out of a step"}),
+    "alpha": ("alpha", {"type": float, "metavar": "A", "help": "strength of the L2 penalty"}),
+    "patience": (
+        "n_iter_no_change",
+        {"type": positive, "metavar": "N", "help": "epochs without improvement to put up with"},
+    ),
+    "class_weight": ("class_weight", {"choices": ("balanced",), "help": "give rare classes as much weight as common ones"}),
+    "seconds": ("max_seconds", {"type": float, "metavar": "S", "help": "end the training after so long"}),
+    "n_jobs": ("n_jobs", {"type": int, "metavar": "N", "help": "threads, -1 for all processors"}),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -176,6 +193,9 @@ def _add_train(commands) -> None:
     parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the training rows, at most")
     parser.add_argument("--lr", type=float, metavar="RATE", dest="learning_rate", help="learning rate")
     parser.add_argument("--batch-size", type=batch_size, metavar="N", help="rows per update, or 'full'")
+    for option, (_, settings) in TABLE_OPTIONS.items():
+        settings = settings | {"help": f"{settings['help']} (tables)"}
+        parser.add_argument(f"--{option.replace('_', '-')}", **settings)
     parser.add_argument("--reduction", choices=("sum", "mean"), help="how a batch's gradients are combined (xor, iris)")
     parser.add_argument("--bias", action=argparse.BooleanOptionalAction, help="give every unit a bias (xor, iris)")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="default: float32 for tables, else float64")
@@ -223,7 +243,6 @@ def _train(arguments: argparse.Namespace) -> int:
     report = {"data": data.name, "task": "classification" if data.class_names else "regression"} | trained.report
     report["interrupted"] = any("interrupted" in str(warning.message) for warning in caught)
     if arguments.save:
-        trained.save(arguments.save)
         report["save"] = arguments.save
     if "plot" in arguments:
         _plot(trained.curves, data.name, arguments.plot)
@@ -239,11 +258,10 @@ def _train(arguments: argparse.Namespace) -> int:
 
 @dataclass
 class Trained:
-    """A report, curves by name with the epoch first, and what can be done with the model."""
+    """A report, curves by name with the epoch first, and what can be measured further."""
 
     report: dict[str, Any]
     curves: "dict[str, np.ndarray]"
-    save: Callable[[str], None]
     speed: Callable[[], dict[str, Any]]
 
 
@@ -270,6 +288,9 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
     from fastbp.lessons import Model
     from fastbp.neural_network import NeuralNetwork
 
+    for option in TABLE_OPTIONS:
+        if option in arguments:
+            raise ValueError(f"--{option.replace('_', '-')} is for tables, got it with {arguments.data}")
     preset = PRESETS[data.name]
     settings = replace(preset, **_given(arguments, {field.name: field.name for field in fields(preset)}))
     n_classes, n_inputs = len(data.class_names), data.X_train.shape[1]
@@ -287,6 +308,9 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
     rows = model.inputs(data.X_train), model.targets(data.y_train), settings.epochs, settings.learning_rate
     how = {"batch_size": settings.batch_size, "reduction": settings.reduction, "shuffle": settings.batch_size is not None}
     history = net.train(*rows, progress=_is_terminal(sys.stderr), **how)
+    if arguments.save:
+        # before anything that an interrupt could end
+        save_model(arguments.save, model)
     report = {"units": net.units, "bias": net.bias, "dtype": net.dtype.name, "learning_rate": settings.learning_rate,
               "batch_size": settings.batch_size, "reduction": settings.reduction, "seed": arguments.seed,
               "train_rows": len(data.X_train), "test_rows": len(data.X_test), "epochs": len(history),
@@ -306,53 +330,110 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
                 "reference_epochs": found.reference_epochs, "speedup_over_numpy": found.speedup,
                 "reference_epochs_per_second": found.reference_epochs_per_second}  # fmt: skip
 
-    return Trained(report, history.columns(), lambda path: save_model(path, model), speed)
+    return Trained(report, history.columns(), speed)
 
 
 def _train_table(data: "Dataset", arguments: argparse.Namespace) -> Trained:
     import numpy as np
-    from sklearn.metrics import root_mean_squared_error
 
     from fastbp.estimators.tabular import TabularClassifier, TabularRegressor
 
+    options, n_rows = _tabular_options(data, arguments), len(data.X_train)
+    est = (TabularClassifier if data.class_names else TabularRegressor)(random_state=arguments.seed, **options)
+    est.fit(data.X_train, data.labels(data.y_train), progress=_is_terminal(sys.stderr))
+    est.table_ = data.table or {"target": data.target_name}
+    network, columns = est.network_, est.preprocessing_.named_steps["columns"]
+    # the file is one table, whatever rows are held out
+    columns.learn_words(data.X_test)
+    if arguments.save:
+        # before anything that an interrupt could end
+        est.save(arguments.save)
+    curves = {"epoch": np.arange(1, len(network.loss_curve_) + 1), "loss": np.array(network.loss_curve_)}
+    if network.validation_scores_:
+        curves["validation accuracy" if data.class_names else "validation R2"] = np.array(network.validation_scores_)
+    kinds = {str(name): kind for name, kind in columns.kinds_.items()}
+    report = {"units": [network.n_features_in_, *(len(b) for b in network.intercepts_)], "bias": True, "dtype": est.dtype,
+              "learning_rate": est.learning_rate_init, "batch_size": network.batch_size, "seed": arguments.seed,
+              "columns": dict(Counter(kinds.values())), "used": kinds, "left_out": columns.left_out_,
+              "train_rows": n_rows, "test_rows": len(data.X_test), "epochs": network.n_iter_,
+              "milestones": _milestones(curves)}  # fmt: skip
+    truth = data.labels(data.y_train)
+    report |= {f"train_{name}": value for name, value in _scores(truth, est.predict(data.X_train)).items()}
+    if len(data.X_test):
+        report |= _test_scores(est, data)
+    report["hints"] = _hints(report, data)
+    return Trained(report, curves, dict)
+
+
+def _tabular_options(data: "Dataset", arguments: argparse.Namespace) -> dict[str, Any]:
+    """Parameters of an estimator that were given as options."""
     for option in ("reduction", "bias"):
         if option in arguments:
             raise ValueError(f"--{option} is for xor and iris, got it with {arguments.data}")
     if arguments.compare:
         raise ValueError(f"--compare is for xor and iris, got it with {arguments.data}; see fastbp profile")
-    options = _given(arguments, {"hidden": "hidden_layer_sizes", "epochs": "max_iter", "learning_rate": "learning_rate_init",
-                                 "batch_size": "batch_size", "dtype": "dtype"})  # fmt: skip
-    n_rows = len(data.X_train)
+    if "class_weight" in arguments and not data.class_names:
+        raise ValueError(f"--class-weight is for classes, but {data.target_name!r} holds numbers")
+    names = {"hidden": "hidden_layer_sizes", "epochs": "max_iter", "learning_rate": "learning_rate_init"}
+    names |= {"batch_size": "batch_size", "dtype": "dtype"} | {name: to for name, (to, _) in TABLE_OPTIONS.items()}
+    options, n_rows = _given(arguments, names), len(data.X_train)
     if "batch_size" in options:
         options["batch_size"] = n_rows if options["batch_size"] is None else options["batch_size"]
         if options["batch_size"] > n_rows:
             raise ValueError(f"--batch-size must be at most the number of rows, {n_rows}, got {arguments.batch_size}")
-    est = (TabularClassifier if data.class_names else TabularRegressor)(random_state=arguments.seed, **options)
-    est.fit(data.X_train, data.labels(data.y_train))
-    est.table_ = data.table or {"target": data.target_name}
-    network, columns = est.network_, est.preprocessing_.named_steps["columns"]
-    # the file is one table, whatever rows are held out
-    columns.learn_words(data.X_test)
-    curves = {"epoch": np.arange(1, len(network.loss_curve_) + 1), "loss": np.array(network.loss_curve_)}
-    if network.validation_scores_:
-        curves["validation accuracy" if data.class_names else "validation R2"] = np.array(network.validation_scores_)
-    kinds = list(columns.kinds_.values())
-    report = {"units": [network.n_features_in_, *(len(b) for b in network.intercepts_)], "bias": True, "dtype": est.dtype,
-              "learning_rate": est.learning_rate_init, "batch_size": network.batch_size, "seed": arguments.seed,
-              "columns": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}, "left_out": columns.left_out_,
-              "train_rows": n_rows, "test_rows": len(data.X_test), "epochs": network.n_iter_,
-              "milestones": _milestones(curves)}  # fmt: skip
-    for part, X, y in (("train", data.X_train, data.y_train), ("test", data.X_test, data.y_test)):
-        if not len(X):
-            continue
-        truth, predicted = data.labels(y), est.predict(X)
-        report |= {f"{part}_{name}": value for name, value in _scores(truth, predicted).items()}
-        if part == "test" and data.class_names:
-            report["baseline_accuracy"] = float(np.mean(y == np.bincount(data.y_train).argmax()))
-        elif part == "test":
-            for name, guess in (("test", predicted), ("baseline", np.full(len(y), data.y_train.mean()))):
-                report[f"{name}_rmse"] = float(root_mean_squared_error(y, guess))
-    return Trained(report, curves, est.save, dict)
+    return options
+
+
+def _test_scores(est: Any, data: "Dataset") -> dict[str, Any]:
+    """Scores on the test rows, and those of guessing the same for every row."""
+    import numpy as np
+    from sklearn import metrics
+
+    truth, predicted = data.labels(data.y_test), est.predict(data.X_test)
+    found: dict[str, Any] = {f"test_{name}": value for name, value in _scores(truth, predicted).items()}
+    if not data.class_names:
+        for part, guess in (("test", predicted), ("baseline", np.full(len(truth), data.y_train.mean()))):
+            found[f"{part}_rmse"] = float(metrics.root_mean_squared_error(truth, guess))
+            found[f"{part}_mae"] = float(metrics.mean_absolute_error(truth, guess))
+        return found
+    classes, chances = est.classes_, est.predict_proba(data.X_test)
+    shares = np.bincount(data.y_train, minlength=len(data.class_names)) / len(data.y_train)
+    found["test_log_loss"] = float(metrics.log_loss(truth, chances, labels=classes))
+    found["baseline_accuracy"] = float(np.mean(data.y_test == shares.argmax()))
+    found["baseline_log_loss"] = float(-np.log(shares[data.y_test]).mean())
+    if set(truth) == set(classes):
+        # of a class against all others, in the mean over the classes
+        areas = [metrics.roc_auc_score(truth == name, chance) for name, chance in zip(classes, chances.T, strict=True)]
+        found |= {"test_roc_auc": float(np.mean(areas)), "baseline_roc_auc": 0.5}
+    if len(data.class_names) <= MOST_CLASSES:
+        matrix = metrics.confusion_matrix(truth, predicted, labels=list(data.class_names))
+        found["confusion"] = {"classes": list(data.class_names), "counts": matrix.tolist()}
+    return found
+
+
+def _hints(report: dict[str, Any], data: "Dataset") -> list[str]:
+    """Advice where the target is skewed, or the model learnt its rows by heart."""
+    import numpy as np
+
+    hints, score = [], "accuracy" if data.class_names else "r2"
+    if data.class_names:
+        counts = np.bincount(data.y_train)
+        if (share := counts.max() / counts.sum()) > COMMON:
+            common = data.class_names[counts.argmax()]
+            hints.append(f"{share:.0%} of the rows are {common!r}: look at the log loss, and try --class-weight balanced")
+    else:
+        values = data.y_train - data.y_train.mean()
+        skew = float(np.mean((values / values.std()) ** 3))
+        if data.y_train.min() > 0 and skew > MUCH_SKEW:
+            hints.append(
+                f"{data.target_name!r} is skewed, a few values are very large: its logarithm may be easier to learn"
+            )
+    train, test = report[f"train_{score}"], report.get(f"test_{score}")
+    if None not in (train, test) and train - test > MUCH_OVERFITTING:
+        hints.append(
+            "the training rows are predicted much better than others (overfitting): try --dropout 0.2, or less --hidden"
+        )
+    return hints
 
 
 def _milestones(curves: "dict[str, np.ndarray]") -> list[dict[str, float]]:
@@ -389,20 +470,31 @@ def _show(report: dict[str, Any]) -> None:
         rows = [[f"{row['epoch']:,}", *(f"{row[column]:.6f}" for column in columns[1:])] for row in report["milestones"]]
         Table(rows, columns).show()
     Table(_summary(report)).show()
+    if "confusion" in report:
+        classes, counts = report["confusion"].values()
+        rows = [[name, *map(str, row)] for name, row in zip(classes, counts, strict=True)]
+        Table(rows, ["true \\ predicted", *classes], "Test rows by class", words=1).show()
+    for hint in report.get("hints", ()):
+        print(printable(f"hint: {hint}"))
 
 
 def _summary(report: dict[str, Any]) -> list[list[str]]:
     summary = []
-    if "columns" in report:
-        counts = [f"{count} {kind if count == 1 else PLURALS[kind]}" for kind, count in report["columns"].items()]
-        summary.append(["columns", ", ".join(counts)])
+    for kind in report.get("columns", {}):
+        names = [name for name, one in report["used"].items() if one == kind]
+        shown = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
+        summary.append(["columns", f"{len(names)} {kind if len(names) == 1 else PLURALS[kind]}: {shown}"])
+    summary += [["left out", f"{name}: it {reason}"] for name, reason in report.get("left_out", {}).items()]
+    if report["test_rows"]:
+        summary.append(["split", f"{report['train_rows']} rows to train on, {report['test_rows']} to test, always the same"])
+    summary.append(["seed", str(report["seed"])])
+    scores = {"accuracy": "accuracy", "log_loss": "log loss", "roc_auc": "ROC AUC", "r2": "R2", "rmse": "RMSE", "mae": "MAE"}
     for part in ("train", "test"):
-        for score, name in (("accuracy", "accuracy"), ("r2", "R2"), ("rmse", "RMSE")):
+        for score, name in scores.items():
             if f"{part}_{score}" in report:
                 baseline = ""
                 if part == "test" and f"baseline_{score}" in report:
-                    what = "the commonest class" if score == "accuracy" else "the mean"
-                    baseline = f", {what}: {report[f'baseline_{score}']:.3f}"
+                    baseline = f", {_guess(score)}: {report[f'baseline_{score}']:.3f}"
                 shown = f"{_shown(report[f'{part}_{score}'])} on {report[f'{part}_rows']} rows{baseline}"
                 summary.append([f"{part} {name}", shown])
     if "outputs" in report:
@@ -417,6 +509,12 @@ def _summary(report: dict[str, Any]) -> list[list[str]]:
         if key in report:
             summary.append([name, report[key]])
     return summary
+
+
+def _guess(score: str) -> str:
+    """What a constant guess is for a score."""
+    guesses = {"accuracy": "the commonest class", "log_loss": "the shares of the classes", "roc_auc": "any constant"}
+    return guesses.get(score, "the mean")
 
 
 def _shown(score: float | None) -> str:

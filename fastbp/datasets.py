@@ -448,6 +448,7 @@ def load_table(path: str | Path, target: str, task: str = "auto", header: bool |
     """
     table = read_table(path, (target, *ignore), header, decimal, (target,))
     frame, name = table.frame, "stdin" if str(path) == "-" else Path(path).name.split(".")[0]
+    _refuse_spaces(table)
     for option, column in (("target", target), *(("ignore", one) for one in ignore)):
         if column not in frame.columns:
             hint = did_you_mean(column, frame.columns) + ("" if header is not None else _header_hint(table))
@@ -468,6 +469,14 @@ def load_table(path: str | Path, target: str, task: str = "auto", header: bool |
         lost = f"{(~filled).sum()} of {len(filled)} rows are left out, because {target!r} is missing there"
         warnings.warn(lost, stacklevel=2)
     return _split(name, X[filled].reset_index(drop=True), y, target, classes, about)
+
+
+def _refuse_spaces(table: Table) -> None:
+    """Refuse one column whose cells all are as many words: spaces separate nothing, as they may be part of words."""
+    if table.frame.shape[1] == 1:
+        lengths = {len(str(cell).split()) for cell in table.frame.iloc[:, 0].dropna().head(SAMPLED_ROWS)}
+        if len(lengths) == 1 and lengths.pop() > 1:
+            raise ValueError(f"{table.source.path} has one column, and spaces in it: put commas where columns end")
 
 
 def _header_hint(table: Table) -> str:

@@ -257,15 +257,38 @@ class NeuralNetwork:
         weights, biases = self._parameters()
         return predict(weights, biases, X, self.out_activation, self._activation_codes(), self.n_jobs)
 
-    def backward(self, X, y, learning_rate, reduction="sum", *, sample_weight=None):
+    def predict(self, X):
+        """Class numbers of the rows of X; of an output "identity" or "exp", its values.
+
+        Parameters
+        ----------
+        X : array-like, shape (n, input_size)
+
+        Returns
+        -------
+        ndarray, shape (n,)
+            The number of the largest output; with one output, 1 where it is above 1/2. Values have one column for each of
+            several outputs.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `feedforward`.
+        """
+        outputs = self.feedforward(X)
+        if self.out_activation in ("identity", "exp"):
+            return outputs[:, 0] if outputs.shape[1] == 1 else outputs
+        return outputs.argmax(axis=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0.5).astype(int)
+
+    def backward(self, X, y, learning_rate=0.1, reduction="sum", *, sample_weight=None):
         """One step of the solver on all rows at once, in place.
 
         Parameters
         ----------
         X : array-like, shape (n, input_size)
         y : array-like, shape (n, output_size)
-            Target of every output: one-hot class labels, or continuous values.
-        learning_rate : float
+            Target of every output: one-hot class labels, or continuous values. With one output, shape (n,) will do.
+        learning_rate : float, default 0.1
             Step length, > 0.
         reduction : {"sum", "mean"}, default "sum"
             Whether the gradient is summed over the rows, or divided by the number of target elements.
@@ -289,7 +312,7 @@ class NeuralNetwork:
         X,
         y,
         epochs,
-        learning_rate,
+        learning_rate=0.1,
         *,
         batch_size=None,
         reduction="sum",
@@ -305,10 +328,10 @@ class NeuralNetwork:
         ----------
         X : array-like, shape (n, input_size)
         y : array-like, shape (n, output_size)
-            Target of every output: one-hot class labels, or continuous values.
+            Target of every output: one-hot class labels, or continuous values. With one output, shape (n,) will do.
         epochs : int
             Passes over the rows, >= 0.
-        learning_rate : float
+        learning_rate : float, default 0.1
             Step length, > 0.
         batch_size : int or None, default None
             Rows per update, from 1 ("online") to n; None takes all of them. The last batch of an epoch may be smaller.
@@ -344,6 +367,14 @@ class NeuralNetwork:
             beyond what the output can give, or if a weight stops being finite. The weights are then as they were before.
         """
         X = matrix("X", X, self.units[0], self.dtype)
+        y = numeric("y", y, self.dtype)
+        if y.ndim == 1 and self.units[-1] == 1:
+            y = y[:, np.newaxis]
+        elif y.ndim == 1:
+            raise ValueError(
+                f"y must have {self.units[-1]} columns, one for each output, got shape {y.shape}: of class numbers, "
+                f"numpy.eye({self.units[-1]})[y] makes them"
+            )
         y = matrix("y", y, self.units[-1], self.dtype)
         if len(X) != len(y):
             raise ValueError(f"X and y must have the same number of rows, got {len(X)} and {len(y)}")

@@ -164,15 +164,16 @@ def test_the_seed_decides_the_result(report):
 
 def test_a_csv_file_is_learned_saved_and_predicted(run, report, flowers):
     shown = report(flowers, "--target", "species", "--epochs", 20 // SHORTER, "--save", "flowers.npz")
-    assert shown["units"] == [4, 100, 3]
     assert shown["test_rows"] == 30
     model = fastbp.load("flowers.npz")
+    assert shown["units"] == [4, *model.hidden_layer_sizes, 3]
     assert model.classes_.tolist() == ["setosa", "versicolor", "virginica"]
 
     data = datasets.load_table(flowers, "species")
     inputs = model.preprocessing_.transform(data.X_train)
-    np.testing.assert_allclose(inputs.mean(axis=0), 0, atol=1e-12)
-    np.testing.assert_allclose(inputs.std(axis=0), 1, atol=1e-12)
+    lower, median, upper = np.quantile(data.X_train, (0.25, 0.5, 0.75), axis=0)
+    scaled = (data.X_train.to_numpy() - median) / (upper - lower)
+    np.testing.assert_allclose(inputs, scaled / np.sqrt(1 + (scaled / 3) ** 2), atol=1e-12)
     assert shown["test_accuracy"] == model.score(data.X_test, data.labels(data.y_test))
 
     status, out, err = run("predict", "flowers.npz", flowers)
@@ -203,7 +204,7 @@ def test_columns_are_found_by_name_or_by_place(run, report, flowers, tmp_path):
 def test_regression_predicts_in_original_units(run, report, tmp_path):
     path = tmp_path / "line.csv"
     path.write_text("x,y\n" + "".join(f"{x},{1000 + 3.5 * x}\n" for x in range(40)))
-    shown = report(path, "--target", "y", "--epochs", 30, "--lr", 0.01, "--save", "line.npz")
+    shown = report(path, "--target", "y", "--save", "line.npz")
     assert shown["task"] == "regression"
     assert "accuracy" not in shown["milestones"][0]
     status, out, err = run("predict", "line.npz", path)
@@ -229,7 +230,7 @@ def test_tables(run, monkeypatch, with_rich):
     assert (status, err) == (0, "")
     assert ("─" in out) == with_rich
     for text in (
-        "breast_cancer: 30-100-1 with biases, float32\n",
+        "breast_cancer: 30-128-128-1 with biases, float32\n",
         "epoch",
         "loss",
         "validation accuracy",
@@ -391,3 +392,99 @@ def test_a_model_is_saved_where_a_link_points(run, tmp_path):
         assert (tmp_path / f"link-{name}").is_symlink()
         assert (tmp_path / name).stat().st_size > 0
     assert len(list(tmp_path.iterdir())) == 4
+
+
+GIVEN = {
+    "--activation": ("activation", "tanh"),
+    "--solver": ("solver", "sgd"),
+    "--dropout": ("dropout", 0.25),
+    "--alpha": ("alpha", 0.01),
+    "--patience": ("n_iter_no_change", 7),
+    "--class-weight": ("class_weight", "balanced"),
+    "--seconds": ("max_seconds", 60.0),
+    "--n-jobs": ("n_jobs", 1),
+    "--batch-size": ("batch_size", 16),
+    "--epochs": ("max_iter", 2),
+}
+
+
+def test_options_are_parameters_of_the_estimators(run, report):
+    assert set(cli.TABLE_OPTIONS) < {option[2:].replace("-", "_") for option in GIVEN}
+    given = [str(part) for option, (_, value) in GIVEN.items() for part in (option, value)]
+    report("wine", *given, "--save", "wine.npz")
+    model = fastbp.load("wine.npz")
+    for parameter, value in GIVEN.values():
+        assert getattr(model, parameter) == value
+    for option, (_, value) in GIVEN.items():
+        if option not in ("--batch-size", "--epochs"):
+            status, out, err = run("train", "xor", option, value)
+            assert (status, out, err) == (2, "", f"fastbp: error: {option} is for tables, got it with xor\n")
+    status, out, err = run("train", "diabetes", "--class-weight", "balanced")
+    assert (status, out) == (2, "")
+    assert "--class-weight is for classes, but 'target' holds numbers" in err
+
+
+@pytest.mark.parametrize("name", ["wine", "breast_cancer"])
+def test_scores_of_classes(report, name):
+    shown = report(name, "--epochs", 2, "--save", "model.npz")
+    model, data = fastbp.load("model.npz"), datasets.load_named(name)
+    chances, truth = model.predict_proba(data.X_test).astype(float), data.labels(data.y_test)
+    places = [model.classes_.tolist().index(label) for label in truth]
+    assert shown["test_log_loss"] == pytest.approx(-np.log(chances[np.arange(len(truth)), places]).mean(), rel=1e-5)
+    areas = []
+    for place, label in enumerate(model.classes_):
+        inside, outside = chances[truth == label, place], chances[truth != label, place]
+        difference = inside[:, np.newaxis] - outside
+        areas.append(np.mean((difference > 0) + 0.5 * (difference == 0)))
+    assert shown["test_roc_auc"] == pytest.approx(np.mean(areas))
+    shares = np.array([np.mean(data.y_train == place) for place in range(len(data.class_names))])
+    assert shown["baseline_log_loss"] == pytest.approx(-np.log(shares[data.y_test]).mean())
+    predicted, counts = model.predict(data.X_test), shown["confusion"]["counts"]
+    for row, right in zip(counts, shown["confusion"]["classes"], strict=True):
+        assert row == [int(np.sum((truth == right) & (predicted == guess))) for guess in shown["confusion"]["classes"]]
+
+
+def test_scores_of_values(report):
+    shown = report("diabetes", "--epochs", 2, "--save", "model.npz")
+    model, data = fastbp.load("model.npz"), datasets.load_named("diabetes")
+    for part, guess in (("test", model.predict(data.X_test)), ("baseline", data.y_train.mean())):
+        error = data.y_test - guess
+        assert shown[f"{part}_rmse"] == pytest.approx(np.sqrt(np.mean(error**2)))
+        assert shown[f"{part}_mae"] == pytest.approx(np.mean(np.abs(error)))
+
+
+def test_the_report_says_what_was_used(run, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [f"{i},{rng.normal():.3f},{'red' if i % 3 else 'blue'},{np.exp(3 * rng.normal()):.4f}" for i in range(200)]
+    (tmp_path / "prices.csv").write_text("\n".join(["id,size,colour,price", *rows]))
+    status, out, _ = run("train", "prices.csv", "--target", "price", "--epochs", 2, "--seed", 5)
+    assert status == 0
+    shown = " ".join(out.split())
+    for text in ("1 number: size", "1 category: colour", "id: it numbers the rows", "160 rows to train on, 40 to test"):
+        assert text in shown
+    for text in ("seed 5", "test RMSE", "test MAE", "the mean:", "hint: 'price' is skewed"):
+        assert text in shown
+    _, out, _ = run("train", "wine", "--epochs", 2)
+    assert "true \\ predicted" in out
+    assert "hint" not in out
+
+
+def test_much_learnt_by_heart_and_rare_classes_get_a_hint(report, tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [f"{','.join(f'{x:.3f}' for x in rng.normal(size=20))},{rng.integers(2)}" for _ in range(90)]
+    (tmp_path / "noise.csv").write_text("\n".join([f"{','.join(f'x{i}' for i in range(20))},answer", *rows]))
+    shown = report("noise.csv", "--target", "answer")
+    assert any("overfitting" in hint for hint in shown["hints"]) == (shown["train_accuracy"] - shown["test_accuracy"] > 0.15)
+    assert shown["train_accuracy"] > 0.9
+    rows = [f"{rng.normal():.3f},{'yes' if i % 20 == 0 else 'no'}" for i in range(200)]
+    (tmp_path / "rare.csv").write_text("\n".join(["x,answer", *rows]))
+    assert "95% of the rows are 'no'" in report("rare.csv", "--target", "answer", "--epochs", 2)["hints"][0]
+
+
+def test_the_model_is_saved_before_it_is_scored(run, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_scores", interrupt)
+    assert run("train", "wine", "--epochs", 2, "--save", "wine.npz")[0] == 130
+    assert fastbp.load("wine.npz").n_iter_ == 2

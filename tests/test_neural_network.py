@@ -767,13 +767,17 @@ BAD_MATRICES = {
 @pytest.mark.parametrize("bad", BAD_MATRICES)
 def test_bad_matrices(bad, name):
     spoil, error, message = BAD_MATRICES[bad]
+    message = f"{name} {message}"
+    if (bad, name) == ("one dimension", "y"):
+        # a vector is good for one output, but not of one row
+        message = "X and y must have the same number of rows, got 4 and 1"
     net, untouched = network(dtype="float32"), network(dtype="float32")
     X, y = (spoil(XOR[0]), XOR[1]) if name == "X" else (XOR[0], spoil(XOR[1]))
     uses = [lambda: net.train(X, y, 3, 0.1), lambda: net.backward(X, y, 0.1)]
     if name == "X":
         uses.append(lambda: net.feedforward(X))
     for use in uses:
-        with pytest.raises(error, match=f"{name} {message}"):
+        with pytest.raises(error, match=message):
             use()
     assert_same_bits(parameters(net), parameters(untouched))
 
@@ -1199,3 +1203,39 @@ def test_an_empty_history_can_be_shown():
     axes = history.plot()
     axes[0].figure.draw_without_rendering()
     pyplot.close(axes[0].figure)
+
+
+@pytest.mark.parametrize(
+    ("n_outputs", "out_activation", "loss"),
+    [
+        (1, "logistic", "squared_error"),
+        (3, "logistic", "squared_error"),
+        (3, "softmax", "log_loss"),
+        (1, "identity", "squared_error"),
+        (2, "identity", "squared_error"),
+    ],
+)
+def test_predictions_are_the_likeliest_class_or_the_values(n_outputs, out_activation, loss):
+    X = np.random.default_rng(0).normal(size=(200, 3))
+    net = NeuralNetwork(3, 4, n_outputs, activation="tanh", out_activation=out_activation, loss=loss, random_state=1)
+    net.weights = [4 * (W - 0.5) for W in net.weights]
+    net.biases = [b - 0.5 for b in net.biases]
+    outputs, predicted = net.feedforward(X), net.predict(X)
+    if out_activation == "identity":
+        np.testing.assert_array_equal(predicted, outputs[:, 0] if n_outputs == 1 else outputs)
+    else:
+        by_hand = [int(row[0] > 0.5) if n_outputs == 1 else max(range(n_outputs), key=row.__getitem__) for row in outputs]
+        assert predicted.tolist() == by_hand
+        assert len(set(by_hand)) > 1
+
+
+def test_targets_of_one_output_may_be_a_vector():
+    X = np.random.default_rng(0).normal(size=(20, 3))
+    y = (X[:, 0] > 0).astype(float)
+    vector, column = (NeuralNetwork(3, 4, 1, random_state=1) for _ in range(2))
+    vector.train(X, y, 5)
+    column.train(X, y[:, np.newaxis], 5, 0.1)
+    for one, other in zip(vector.weights + vector.biases, column.weights + column.biases, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match=r"y must have 3 columns, .* got shape \(20,\): .* numpy.eye\(3\)\[y\]"):
+        NeuralNetwork(3, 4, 3).train(X, y, 5)

@@ -444,6 +444,25 @@ def test_files_that_are_no_tables(refused, text, message):
     assert message in refused(text, "y")
 
 
+@pytest.mark.parametrize("first", ["length width city\n", ""])
+def test_spaces_are_no_separators(refused, first):
+    rows = "".join(f"{i % 9}.5  {i % 4} {('Rome', 'Paris')[i % 2]}\n" for i in range(40))
+    assert "has one column, and spaces in it: put commas where columns end" in refused(first + rows, "city")
+
+
+def test_parquet(train):
+    pytest.importorskip("pyarrow")
+    import io
+
+    import pandas
+
+    content = io.BytesIO()
+    pandas.read_csv(io.StringIO(CITIES)).to_parquet(content)
+    report = train(content.getvalue(), "city")
+    assert rows_of(report) == 40
+    assert (report["task"], report["columns"]) == ("classification", {"number": 2})
+
+
 def test_more_rows_than_pandas_reads_at_a_time(train):
     # where a column is numbers in one part, and words in another
     rows = [f"{i % 9},{'a' if i > 150_000 else i % 5:},{i % 2}" for i in range(200_000)]
