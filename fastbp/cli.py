@@ -1,4 +1,4 @@
-"""The command line: ``fastbp train``, ``predict``, scripts with fastbp's networks; `fastbp.profiling.commands` adds the rest.
+"""The command line: ``fastbp train``, ``predict``, scripts with fastbp's networks; `profiling.commands` adds the rest.
 
 Only the standard library is imported at the top, so that ``--help`` and a mistyped option answer at once.
 """
