@@ -16,7 +16,7 @@ import pytest
 import startup
 from threadpoolctl import threadpool_info
 
-from fastbp.machine import peak_gflops
+from fastbp.profiling.machine import peak_gflops
 
 WORK_OF = {
     "pointwise": pointwise.work,

@@ -62,9 +62,9 @@ def _home(name):
 
             return neural_network
         case "profile":
-            from fastbp import profiler
+            from fastbp.profiling import report
 
-            return profiler
+            return report
         case "TabularClassifier" | "TabularRegressor":
             from fastbp.estimators import tabular
 

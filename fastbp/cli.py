@@ -1,4 +1,4 @@
-"""The command line: ``fastbp train``, ``fastbp predict``, what `fastbp.measuring` adds, and scripts with fastbp's networks.
+"""The command line: ``fastbp train``, ``predict``, scripts with fastbp's networks; `profiling.commands` adds the rest.
 
 Only the standard library is imported at the top, so that ``--help`` and a mistyped option answer at once.
 """
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastbp import __version__
 from fastbp.arguments import EXIT_USAGE, Parser, batch_size, check_output, check_picture, positive, seed, sizes
-from fastbp.measuring import add_commands, add_reading, load
+from fastbp.profiling.commands import add_commands, add_reading, load
 from fastbp.tables import Table, printable
 
 if TYPE_CHECKING:
@@ -323,7 +323,7 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
         report["outputs"] = net.feedforward(rows[0])[:, 0].tolist()
 
     def speed() -> dict[str, Any]:
-        from fastbp.profiling import throughput
+        from fastbp.profiling.throughput import throughput
 
         found = throughput(untrained, *rows, **how)
         return {"epochs_per_second": found.epochs_per_second, "samples_per_second": found.samples_per_second,
@@ -445,7 +445,7 @@ def _milestones(curves: "dict[str, np.ndarray]") -> list[dict[str, float]]:
 
 
 def _plot(curves: "dict[str, np.ndarray]", name: str, path: str) -> None:
-    from fastbp.pictures import pyplot, save_picture
+    from fastbp.profiling.pictures import pyplot, save_picture
 
     epoch, shown = curves["epoch"], {curve: values for curve, values in curves.items() if curve not in ("epoch", "mse")}
     figure, axes = pyplot().subplots(1, len(shown), figsize=(5 * len(shown), 4), layout="constrained", squeeze=False)

@@ -118,7 +118,7 @@ class Run:
         self.order = np.empty((0, self.n_rows), np.int64)
         rows = min(batch_size, self.work.block_rows)
         self.blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * rows)))  # of the next call
-        self.counters = None  # where calls count the time of their phases, see `fastbp.phases`
+        self.counters = None  # where calls count the time of their phases, see `fastbp.profiling.phases`
 
     @property
     def moments(self):

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from fastbp import kernels, machine
+from fastbp import kernels
 from fastbp.kernels import jit
+from fastbp.profiling import machine
 from fastbp.workspace import SMALL_WIDTH
 
 INDICES = "int32"  # scipy's, unless a matrix is very large

@@ -12,10 +12,11 @@ import cases
 import numpy as np
 import pytest
 
-from fastbp import kernels, phases
+from fastbp import kernels
 from fastbp.kernels.jit import PLAIN_PYTHON, Kernel
 from fastbp.layout import PHASES, RESIDENT, UNCOUNTED
-from fastbp.phases import MARKS_PART, Counters, counting, phases_of
+from fastbp.profiling import phases
+from fastbp.profiling.phases import MARKS_PART, Counters, counting, phases_of
 from fastbp.rule import ACTIVATIONS, Rule
 from fastbp.training import Run
 from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace

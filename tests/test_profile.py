@@ -18,20 +18,21 @@ import pytest
 import scipy.sparse
 
 import fastbp
-from fastbp import MLPClassifier, MLPRegressor, NeuralNetwork, cli, profiler, workload
+from fastbp import MLPClassifier, MLPRegressor, NeuralNetwork, cli
 from fastbp.choice import choice_for_training, workspace_for_training
 from fastbp.kernels import pointwise
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import RECORD_SIZE
-from fastbp.machine import Ceiling, Ceilings, ceilings, core_counts, facts, repeated
-from fastbp.profile_tables import figure
-from fastbp.profiler import Profile, Trainer, profile
-from fastbp.rivals import RIVALS, NotPossible, rivals
-from fastbp.roofline import phases_from
+from fastbp.profiling import report, workload
+from fastbp.profiling.clock import Rate, rate_of, take_turns
+from fastbp.profiling.machine import Ceiling, Ceilings, ceilings, core_counts, facts, repeated
+from fastbp.profiling.report import Profile, Trainer, profile
+from fastbp.profiling.rivals import RIVALS, NotPossible, rivals
+from fastbp.profiling.roofline import phases_from
+from fastbp.profiling.sweep import sweep
+from fastbp.profiling.tables import figure
+from fastbp.profiling.workload import of_anything, of_units
 from fastbp.rule import ACTIVATIONS
-from fastbp.sweeping import sweep
-from fastbp.turns import Rate, rate_of, take_turns
-from fastbp.workload import of_anything, of_units
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MAKE = {name: make for name, _, make in RIVALS}
@@ -57,7 +58,7 @@ def profiled(request):
         {"float32": {function.__name__: Ceiling(0.2, 0.3) for function in functions}},
         1.0,
     )
-    with mock.patch("fastbp.profiler.ceilings", return_value=made_up):
+    with mock.patch("fastbp.profiling.report.ceilings", return_value=made_up):
         return profile(UNITS, batch_size=BATCH, rows=2 * BATCH, seconds=SECONDS)
 
 
@@ -158,7 +159,7 @@ def test_phases_sum_to_the_whole(found):
 @pytest.mark.compiled
 def test_the_wide_kernel_has_its_own_order():
     work = of_units([40, 300, 3], batch_size=20)
-    times, tracks, _ = profiler.counted(work, Trainer(work), 0.05)
+    times, tracks, _ = report.counted(work, Trainer(work), 0.05)
     labels = [label for label, _ in tracks[0] if label not in ("wait", "overhead")]
     expected = ["gather", "forward[0]", "forward[1]", "loss", "transpose[1]", "delta[1]", "gradient[0]", "gradient[1]"]
     assert labels == [*expected, "outside"]
@@ -183,7 +184,7 @@ def test_ceilings():
 
 def test_an_interruption_does_not_shorten_the_repeats(monkeypatch):
     amounts, interruptions, now = [], iter([0.01]), [0.0]
-    monkeypatch.setattr("fastbp.machine.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("fastbp.profiling.machine.time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def work(rank, amount):
         amounts.append(amount)
@@ -260,24 +261,22 @@ class Turns:
     ],
 )
 def test_nothing_below_the_spread_is_advised(rates, advised):
-    trial = profiler.trial_of("batch_size", 400, Turns(*rates), Turns(100, 101, 99))
+    trial = report.trial_of("batch_size", 400, Turns(*rates), Turns(100, 101, 99))
     spread = rate_of(rates).spread
     assert trial.advised == (advised and trial.gain > spread)
     assert trial.gain == pytest.approx(np.median(np.divide(rates, [100, 101, 99])) - 1)
 
 
 def test_a_still_machine_advises_no_trifle():
-    assert not profiler.trial_of("n_jobs", 2, Turns(102, 102), Turns(100, 100)).advised
-    assert profiler.trial_of("n_jobs", 2, Turns(104, 104), Turns(100, 100)).advised
+    assert not report.trial_of("n_jobs", 2, Turns(102, 102), Turns(100, 100)).advised
+    assert report.trial_of("n_jobs", 2, Turns(104, 104), Turns(100, 100)).advised
 
 
 @pytest.mark.compiled
 def test_what_is_tried():
-    tried = {
-        (name, value) for name, value, _ in profiler.trials_of(of_units(UNITS, batch_size=20, rows=80, dtype="float64"))
-    }
+    tried = {(name, value) for name, value, _ in report.trials_of(of_units(UNITS, batch_size=20, rows=80, dtype="float64"))}
     assert {("batch_size", 10), ("batch_size", 40), ("batch_size", 80), ("dtype", "float32")} == tried
-    assert not [one for one in profiler.trials_of(of_units(UNITS, batch_size=1, rows=1)) if one[0] == "batch_size"]
+    assert not [one for one in report.trials_of(of_units(UNITS, batch_size=1, rows=1)) if one[0] == "batch_size"]
 
 
 def test_turns_are_taken_in_turn():
@@ -481,7 +480,7 @@ def test_pictures(profiled, tmp_path):
 def test_nothing_overlaps_in_the_picture(profiled):
     import matplotlib.pyplot as plt
 
-    from fastbp.pictures import draw
+    from fastbp.profiling.pictures import draw
 
     drawn = draw(profiled, plt)
     drawn.canvas.draw()
@@ -573,7 +572,8 @@ def test_the_command_info(run):
 
 @pytest.mark.compiled
 def test_the_command_warmup(run, monkeypatch, tmp_path):
-    from fastbp import machine, warmup
+    from fastbp import warmup
+    from fastbp.profiling import machine
 
     everything = warmup.kernels_for(["float32", "float64"])
     files = {kernel.file(types, width) for kernel, types, width in everything}
@@ -643,7 +643,7 @@ def test_ctrl_c_leaves_one_line(run, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(profiler, "profile", interrupt)
+    monkeypatch.setattr(report, "profile", interrupt)
     assert run("profile") == (130, "", "fastbp: error: interrupted\n")
 
 

@@ -610,12 +610,12 @@ def test_other_files_are_no_scripts(run):
 
 @pytest.mark.compiled
 def test_the_model_is_saved_before_numpy_is_timed(run, monkeypatch):
-    from fastbp import profiling
+    from fastbp.profiling import throughput
 
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(profiling, "throughput", interrupt)
+    monkeypatch.setattr(throughput, "throughput", interrupt)
     assert run("train", "xor", "--epochs", 5, "--save", "xor.npz")[0] == 0
     assert run("train", "iris", "--epochs", 5, "--compare", "--save", "iris.npz")[0] == 130
     assert run("predict", "iris.npz", "iris")[0] == 0

@@ -1,9 +1,9 @@
-"""A profile in tables. Profiles are those of `fastbp.profiler`, which imports this."""
+"""A profile in tables. Profiles are those of `fastbp.profiling.report`, which imports this."""
 
 from typing import Any
 
+from fastbp.profiling.clock import Rate
 from fastbp.tables import Table
-from fastbp.turns import Rate
 
 BOUND_BY = {"compute": "arithmetic", "memory": "memory", "latency": "latency", "overhead": "overhead"}
 

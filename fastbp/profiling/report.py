@@ -10,17 +10,17 @@ from fastbp import kernels
 from fastbp.choice import choice_for_training
 from fastbp.kernels import jit
 from fastbp.layout import KERNEL, WIDTH
-from fastbp.machine import Ceilings, ceilings, facts, load_kernels
 from fastbp.neural_network import above
-from fastbp.phases import counting
-from fastbp.pictures import save_profile, save_trace
-from fastbp.profile_tables import tables
-from fastbp.rivals import rivals
-from fastbp.roofline import Phase, label_of, phases_from
+from fastbp.profiling.clock import Rate, Trainer, rate_of, take_turns
+from fastbp.profiling.machine import Ceilings, ceilings, facts, load_kernels
+from fastbp.profiling.phases import counting
+from fastbp.profiling.pictures import save_profile, save_trace
+from fastbp.profiling.rivals import rivals
+from fastbp.profiling.roofline import Phase, label_of, phases_from
+from fastbp.profiling.tables import tables
+from fastbp.profiling.workload import Workload, of_anything
 from fastbp.tables import Table
 from fastbp.training import Run, usable_threads
-from fastbp.turns import Rate, Trainer, rate_of, take_turns
-from fastbp.workload import Workload, of_anything
 from fastbp.workspace import NarrowWorkspace, WideWorkspace
 
 SECONDS = 2.0
@@ -90,11 +90,11 @@ class Profile:
     Parameters
     ----------
     network : dict
-        What was trained, see `fastbp.workload.Workload.describe`; with `threads`, the number that one step is worth.
+        What was trained, see `Workload.describe`; with `threads`, the number that one step is worth.
     samples_per_second : Rate
-    ceilings : fastbp.machine.Ceilings
+    ceilings : fastbp.profiling.machine.Ceilings
     choice : Choice
-    phases : list of fastbp.roofline.Phase
+    phases : list of fastbp.profiling.roofline.Phase
         Where the time goes; empty where kernels run as plain Python.
     threads : list of list
         Of each thread, seconds per step of each phase in the order of a step.
@@ -274,7 +274,7 @@ def profile(
     Notes
     -----
     GFLOP/s count two operations for every multiply-add of the three products of a layer (forward, delta, gradient; the first
-    layer has no delta), and nothing else. `fastbp.roofline` says how a phase gets its name.
+    layer has no delta), and nothing else. `fastbp.profiling.roofline` says how a phase gets its name.
 
     References
     ----------

@@ -143,7 +143,7 @@ def _profile(arguments: argparse.Namespace) -> int:
         if vars(arguments)[option]:
             check_output(f"--{option}", vars(arguments)[option], arguments.data)
     what, options = _random(arguments) if arguments.data is None else _estimator(arguments)
-    from fastbp.profiler import profile
+    from fastbp.profiling.report import profile
 
     with _Status(sys.stderr.isatty()) as status:
         found = profile(*what, **options, seconds=arguments.seconds, compare=arguments.compare, progress=status.say)
@@ -238,7 +238,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         check_picture("--plot", arguments.plot)
         check_output("--plot", arguments.plot)
-    from fastbp.sweeping import sweep
+    from fastbp.profiling.sweep import sweep
 
     with _Status(sys.stderr.isatty()) as status:
         found = sweep(
@@ -253,7 +253,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _info(arguments: argparse.Namespace) -> int:
-    from fastbp.machine import facts
+    from fastbp.profiling.machine import facts
 
     found = facts()
     _print(arguments, found, [Table(_facts_rows(found))])
@@ -278,7 +278,7 @@ def _facts_rows(found: dict[str, Any]) -> list[list[str]]:
 
 
 def _warmup(arguments: argparse.Namespace) -> int:
-    from fastbp.machine import cache_contents
+    from fastbp.profiling.machine import cache_contents
     from fastbp.training import ProgressBar
     from fastbp.warmup import kernels_for, warm
 

@@ -117,7 +117,7 @@ def ceilings(dtypes: tuple[str, ...] = DTYPES, cores: list[int] | None = None) -
 
     Examples
     --------
-    >>> from fastbp.machine import ceilings
+    >>> from fastbp.profiling.machine import ceilings
     >>> measured = ceilings(("float32",), [1])  # doctest: +SKIP
     >>> measured.peak_gflops["float32"][1].best  # doctest: +SKIP
     147.9
@@ -344,7 +344,7 @@ def facts() -> dict[str, Any]:
 
     Examples
     --------
-    >>> from fastbp.machine import facts
+    >>> from fastbp.profiling.machine import facts
     >>> sorted(facts())
     ['blas', 'cache', 'caches', 'processor', 'processors', 'target', 'threads', 'vector_bytes', 'versions']
     """

@@ -182,7 +182,7 @@ def of_units(
 
     Examples
     --------
-    >>> from fastbp.workload import of_units
+    >>> from fastbp.profiling.workload import of_units
     >>> work = of_units([64, 100, 10], batch_size=200)
     >>> work.rows, work.flops_per_sample
     (4000, 31600)

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastbp.neural_network import above
-from fastbp.pictures import save_sweep
-from fastbp.profile_tables import figure
-from fastbp.profiler import kernel_name
+from fastbp.profiling.clock import Rate, Trainer, rate_of, take_turns
+from fastbp.profiling.pictures import save_sweep
+from fastbp.profiling.report import kernel_name
+from fastbp.profiling.tables import figure
+from fastbp.profiling.workload import checked_units, of_units
 from fastbp.tables import Table
-from fastbp.turns import Rate, Trainer, rate_of, take_turns
-from fastbp.workload import checked_units, of_units
 
 TURNS = 5
 SECONDS = 5.0
@@ -151,7 +151,7 @@ def sweep(
 
     Examples
     --------
-    >>> from fastbp.sweeping import sweep
+    >>> from fastbp.profiling.sweep import sweep
     >>> found = sweep([8, 16, 2], [20, 40], [4, 16], seconds=0.1)
     >>> found.widths, found.batch_sizes
     ([4, 16], [20, 40])

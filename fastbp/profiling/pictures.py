@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastbp.files import replacing
-from fastbp.profile_tables import BOUND_BY, figure, tables, title_of
+from fastbp.profiling.tables import BOUND_BY, figure, tables, title_of
 from fastbp.tables import Table
 
 FORMATS = (".png", ".pdf", ".svg", ".html")
@@ -33,7 +33,7 @@ def save_profile(profile: Any, path: Any) -> None:
 
     Parameters
     ----------
-    profile : fastbp.profiler.Profile
+    profile : fastbp.profiling.report.Profile
     path : str or Path
         Ending in one of `FORMATS`.
     """

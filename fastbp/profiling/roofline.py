@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 
 from fastbp.layout import N_IN, N_OUT, RESIDENT
-from fastbp.machine import Ceilings, cache_bytes
+from fastbp.profiling.machine import Ceilings, cache_bytes
+from fastbp.profiling.workload import Workload
 from fastbp.training import Run
-from fastbp.workload import Workload
 from fastbp.workspace import NarrowWorkspace, OnlineWorkspace
 
 BUSY = 0.25  # the share of a ceiling from which on a phase is bound by it
@@ -173,7 +173,7 @@ def phases_from(
     workload : Workload
     run : fastbp.training.Run
         Of the workload.
-    ceilings : fastbp.machine.Ceilings
+    ceilings : fastbp.profiling.machine.Ceilings
 
     Returns
     -------

@@ -18,7 +18,7 @@ import numpy as np
 
 from fastbp import reference
 from fastbp.layout import RECORD_SIZE
-from fastbp.workload import Workload
+from fastbp.profiling.workload import Workload
 
 MOST_BATCHES = 20  # of an epoch, which has to be short beside the time that there is
 MOMENTUM_SOLVERS = {"sgd": (0, False), "momentum": (1, False), "nesterov": (1, True)}

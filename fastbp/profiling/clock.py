@@ -14,8 +14,8 @@ import numpy as np
 
 from fastbp.choice import workspace_for_training
 from fastbp.layout import BLOCK, EPOCH, RECORD_SIZE, ROW
+from fastbp.profiling.workload import Workload
 from fastbp.training import CALL_SECONDS
-from fastbp.workload import Workload
 
 TURNS = 9  # of everything that is compared
 LEAST_TURN = 2e-3  # seconds, far above what starting a call takes
