@@ -31,11 +31,7 @@ def test_every_module_is_on_the_map():
     text = README.read_text(encoding="utf-8")
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "fastbp").rglob("*.py")}
     unlisted = {path for path in modules if f"`{path}`" not in text}
-    assert unlisted == {
-        "fastbp/__init__.py",
-        "fastbp/__main__.py",
-        "fastbp/estimators/__init__.py",
-        "fastbp/kernels/__init__.py",
-    }
+    # a package's own file needs no line: its modules have them
+    assert unlisted == {path for path in modules if path.endswith(("/__init__.py", "/__main__.py"))}
     for path in re.findall(r"`((?:fastbp|bench|\.ci)/[\w/.]+|tox\.ini)`", text):
         assert (ROOT / path).exists(), path
