@@ -2,8 +2,8 @@
 
 Each function takes a `Workload` and returns a function that trains for one epoch, or raises `NotPossible`. A library that is
 not installed is named as such. Weights, rows, whole batches, loss and solver are the same, but that torch and jax leave an
-L2 term out, and that torch places Adam's epsilon otherwise. torch runs step by step with as many threads as fastbp, jax a whole
-epoch in one compiled loop with as many as it likes.
+L2 term out, and that torch places Adam's epsilon otherwise. torch runs step by step with as many threads as fastbp, jax a
+whole epoch in one compiled loop with as many as it likes.
 """
 
 import importlib.util
