@@ -129,6 +129,7 @@ def draw_bars(profile: Any, axes: Any) -> None:
 
 STYLE = (
     "body{font:15px sans-serif;margin:2em auto;max-width:75em;padding:0 1em}img{max-width:100%}"
+    "table{display:block;overflow-x:auto}"
     "table{border-collapse:collapse;margin:1em 0 2em}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:right}"
     "td.w,th.w{text-align:left}caption{text-align:left;font-weight:bold;padding:.3em 0}"
 )
@@ -142,7 +143,8 @@ def page(profile: Any, drawn: Any) -> str:
     title = html.escape(title_of(profile.network))
     body = "\n".join(html_table(table) for table in tables(profile))
     return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>fastbp: {title}</title><style>{STYLE}</style>'
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>fastbp: {title}</title><style>{STYLE}</style>"
         f'</head>\n<body><h1>{title}</h1>\n<img alt="roofline and phases" src="data:image/png;base64,{data}">\n{body}\n'
         "</body></html>\n"
     )
@@ -200,8 +202,9 @@ def named(kind: str, thread: int, name: str) -> dict[str, Any]:
 def save_sweep(found: Any, path: Any) -> None:
     """Draw a heat map of samples per second, with the figures in it."""
     import numpy as np
+    from matplotlib.ticker import EngFormatter
 
-    plt = pyplot()
+    plt, short = pyplot(), EngFormatter(places=1)
     widths, sizes = found.widths, found.batch_sizes
     rates = np.array([cell.samples_per_second.median for cell in found.cells]).reshape(len(widths), len(sizes))
     drawn, axes = plt.subplots(figsize=(2.6 + 1.25 * len(sizes), 2.4 + 0.65 * len(widths)), layout="constrained")
@@ -211,12 +214,12 @@ def save_sweep(found: Any, path: Any) -> None:
     for (row, column), rate in np.ndenumerate(rates):
         kernel = found.cells[row * len(sizes) + column].kernel
         colour = "white" if logs[row, column] < middle else "black"
-        axes.text(column, row, f"{rate / 1e6:.3g} M\n{kernel}", ha="center", va="center", color=colour, fontsize=9)
+        axes.text(column, row, f"{short(rate)}\n{kernel}", ha="center", va="center", color=colour, fontsize=9)
     axes.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
     axes.set_yticks(range(len(widths)), [f"{width:,}" for width in widths])
     axes.set(xlabel="batch size (rows per step)", ylabel="width w of the hidden layers (units)")
     axes.set_title(f"{found.name}, {found.settings['dtype']}: samples/s, and which kernel", fontsize=10)
-    ticks = drawn.colorbar(image, ax=axes, label="samples/s (millions)")
-    ticks.ax.yaxis.set_major_formatter(lambda value, _: f"{10**value / 1e6:.3g}")
+    ticks = drawn.colorbar(image, ax=axes, label="samples/s")
+    ticks.ax.yaxis.set_major_formatter(lambda value, _: short(10**value))
     save_picture(drawn, path)
     plt.close(drawn)

@@ -43,7 +43,7 @@ class Trial:
     value : int or str
     samples_per_second : Rate
     gain : float
-        By which part it was faster: the median over turns that were taken one after the other.
+        By which part its median is above that of the training itself, in turns that were taken one after the other.
     advised : bool
         Whether it was faster in every turn, and the gain is larger than the spread of the two.
     """
@@ -318,7 +318,7 @@ def profile(
         comparison = compared(workload, base, rivals_seconds)
     return Profile(
         network=workload.describe() | {"threads": base.run.work.threads},
-        samples_per_second=rate_of(base.rates + plain.rates),
+        samples_per_second=rate_of(base.rates),
         ceilings=measured,
         choice=choice_of(workload, base, other),
         phases=phases_from(times, workload, base.run, measured),
@@ -357,7 +357,7 @@ def choice_of(workload: Workload, base: Trainer, other: Trainer | None) -> Choic
         reason,
         None if other is None else kernel_name(other.run),
         None if other is None else rate_of(other.rates),
-        None if other is None else paired(base, other),
+        None if other is None else rate_of(base.rates).median / rate_of(other.rates).median,
         kernel.compile_seconds.get((types, width)),
         None if jit.PLAIN_PYTHON else kernel.load_seconds(types, width),
     )
@@ -391,7 +391,7 @@ def paired(first: Trainer, second: Trainer) -> float:
 
 def trial_of(setting: str, value: Any, trainer: Trainer, base: Trainer) -> Trial:
     """What it gave, and whether that is more than chance."""
-    rate, gain = rate_of(trainer.rates), paired(trainer, base) - 1
+    rate, gain = rate_of(trainer.rates), rate_of(trainer.rates).median / rate_of(base.rates).median - 1
     always = all(ours > before for ours, before in zip(trainer.rates, base.rates, strict=True))
     advised = always and gain > max(MORE_THAN_NOISE, rate_of(base.rates).spread, rate.spread)
     return Trial(setting, value, rate, gain, advised)

@@ -1,9 +1,9 @@
 """The same training by the numpy reference, scikit-learn, torch and jax, a moment at a time.
 
 Each function takes a `Workload` and returns a function that trains for one epoch, or raises `NotPossible`. A library that is
-not installed is left out. Weights, rows, whole batches, loss and solver are the same, but that torch and jax leave an L2
-term out, and that torch places Adam's epsilon otherwise. torch runs step by step with as many threads as fastbp, jax a whole
-epoch in one compiled loop with as many as it likes.
+not installed is named as such. Weights, rows, whole batches, loss and solver are the same, but that torch and jax leave an
+L2 term out, and that torch places Adam's epsilon otherwise. torch runs step by step with as many threads as fastbp, jax a
+whole epoch in one compiled loop with as many as it likes.
 """
 
 import importlib.util
@@ -20,6 +20,7 @@ from fastbp import reference
 from fastbp.layout import RECORD_SIZE
 from fastbp.profiling.workload import Workload
 
+NOT_INSTALLED = "not installed"
 MOST_BATCHES = 20  # of an epoch, which has to be short beside the time that there is
 MOMENTUM_SOLVERS = {"sgd": (0, False), "momentum": (1, False), "nesterov": (1, True)}
 
@@ -54,7 +55,7 @@ class Rival:
 
 
 def rivals(workload: Workload, threads: int) -> Iterator[tuple[str, Rival | str]]:
-    """Each rival that is installed, ready to take its turns, or why it cannot."""
+    """Each rival, ready to take its turns, or why it cannot."""
     if workload.sparse:
         return
     rows = min(workload.rows // workload.batch_size, MOST_BATCHES) * workload.batch_size
@@ -62,6 +63,7 @@ def rivals(workload: Workload, threads: int) -> Iterator[tuple[str, Rival | str]
     some = replace(workload, X=workload.X[:rows], Y=workload.Y[:rows], row_weights=weights)
     for name, module, make in RIVALS:
         if importlib.util.find_spec(module) is None:
+            yield name, NOT_INSTALLED
             continue
         try:
             yield name, Rival(make(some, threads), rows)

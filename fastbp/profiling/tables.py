@@ -45,6 +45,9 @@ def summary(profile: Any) -> Table:
     if profile.advice:
         best = profile.advice[0]
         rows.append(["try", f"{best.setting}={best.value}: {best.gain:.0%} more samples/s, measured"])
+        if best.setting == "batch_size":
+            times = best.value / network["batch_size"]
+            rows.append(["", f"which makes {1 / times:.3g} times as many updates per epoch: it may learn less in each"])
     else:
         rows.append(["try", "nothing: no other setting was faster by more than the spread"])
     return Table(rows)
