@@ -23,7 +23,7 @@ import tables
 ROOT = Path(__file__).resolve().parent.parent
 README, STORED, PICTURE = ROOT / "README.md", ROOT / "bench" / "figures.json", ROOT / "bench" / "figures.svg"
 RESULTS = ROOT / ".benchmarks"
-START, END = "<!-- figures, written by bench/report.py -->", "<!-- end of figures -->"
+MARKS = "<!-- figures, written by bench/report.py -->", "<!-- end of figures -->"
 BLAS_SETTINGS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
 LIBRARIES = ("numpy", "numba", "scikit-learn", "torch", "jax")
 # What is stored of each bench that README tells of.
@@ -92,8 +92,7 @@ def dumped(figures):
 
 def with_figures(text, figures):
     """README's text with other figures in it."""
-    before, rest = text.split(START)
-    return f"{before}{START}\n{tables.readme(figures)}\n{END}{rest.split(END)[1]}"
+    return tables.between(text, MARKS, tables.readme(figures))
 
 
 def store(figures):

@@ -22,6 +22,15 @@ def duration(seconds):
     return f"{seconds * factor:.3g} {unit}" if seconds * factor < 999.5 else f"{seconds * factor:,.0f} {unit}"
 
 
+def between(text, marks, new):
+    """A text with a new one between two marks, which it must have."""
+    before, found, rest = text.partition(marks[0])
+    _, ending, after = rest.partition(marks[1])
+    if not (found and ending):
+        raise SystemExit(f"the text must have the marks {' and '.join(marks)}")
+    return f"{before}{found}\n{new}\n{ending}{after}"
+
+
 def megabytes(size):
     return f"{size / 1e6:.2f} MB"
 

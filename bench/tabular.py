@@ -238,16 +238,6 @@ def as_markdown(rows):
     return tables.table(lines[0], lines[1:])
 
 
-def write(text, path):
-    """Put text between the marks of a file."""
-    old = path.read_text(encoding="utf-8")
-    before, _, rest = old.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    if not after:
-        raise SystemExit(f"{path} must have the marks {' and '.join(MARKS)}")
-    path.write_text(f"{before}{MARKS[0]}\n{text}\n{MARKS[1]}{after}", encoding="utf-8")
-
-
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", help="names of tables")
@@ -269,7 +259,8 @@ def main(arguments=None):
     text = as_markdown(rows)
     print(text)
     if options.readme:
-        write(text, options.readme)
+        old = options.readme.read_text(encoding="utf-8")
+        options.readme.write_text(tables.between(old, MARKS, text), encoding="utf-8")
 
 
 if __name__ == "__main__":

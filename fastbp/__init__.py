@@ -41,10 +41,14 @@ def _home(name):
             from fastbp.estimators import display
 
             return display
-        case "ModelFileError" | "load" | "save":
+        case "ModelFileError":
             from fastbp import files
 
             return files
+        case "load" | "save":
+            from fastbp.estimators import fitted
+
+            return fitted
         case "MLPClassifier" | "MLPRegressor":
             from fastbp.estimators import mlp
 

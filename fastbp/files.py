@@ -21,6 +21,7 @@ import itertools
 import json
 import math
 import os
+import reprlib
 import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -28,30 +29,24 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from sklearn.utils.validation import check_is_fitted
 
-from fastbp.estimators.fitted import NOT_KEPT, STATE, check_estimator, check_parts, check_table, word, words
-from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
-from fastbp.estimators.tabular import Tabular, TabularClassifier, TabularRegressor
 from fastbp.lessons import Model
 from fastbp.neural_network import NeuralNetwork
 
 SEAL, DIGITS, BLOCK = b"sha256:", 64, 1 << 20
 NETWORK, ESTIMATOR = "fastbp model", "fastbp estimator"
 # The version that is written, and the first one with a checksum.
-VERSIONS = {NETWORK: (4, 3), ESTIMATOR: (1, 1)}
+VERSIONS = {NETWORK: (4, 3), ESTIMATOR: (2, 1)}
 # Of arrays that mean the same everywhere: booleans, numbers, text, bytes, dates and times.
 KINDS = "biufcUSMm"
-CLASSES: dict[str, Any] = {
-    kind.__name__: kind for kind in (MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor)
-}
 
 
 class ModelFileError(ValueError):
     """A file is not a model file or is damaged, or what should become one is not whole."""
 
 
-def _require(holds: bool, message: str) -> None:
+def require(holds: bool, message: str) -> None:
+    """Raise a ModelFileError unless something holds."""
     if not holds:
         raise ModelFileError(message)
 
@@ -176,13 +171,13 @@ class Archive:
         self.sealed = _sealed(stream, size)
         self._zip = zipfile.ZipFile(stream)
         damaged = self._zip.comment.startswith(SEAL) and not self.sealed
-        _require(not damaged, "is damaged: it goes on after its checksum")
+        require(not damaged, "is damaged: it goes on after its checksum")
         self._unread = {info.filename: info for info in self._zip.infolist()}
         # members that overlap could add up to far more than the file
         total = sum(info.compress_size for info in self._unread.values())
-        _require(total <= size, "is damaged: its members are larger than the file")
+        require(total <= size, "is damaged: its members are larger than the file")
         header = json.loads(str(self.array("header")))
-        _require(isinstance(header, dict), "is not a fastbp model file, or is damaged: header")
+        require(isinstance(header, dict), "is not a fastbp model file, or is damaged: header")
         self.header: dict[str, Any] = header
 
     def array(self, name: str) -> np.ndarray:
@@ -191,25 +186,25 @@ class Archive:
         if info is None:
             raise ModelFileError(f"is not a fastbp model file, or is damaged: no {name}")
         # stored members cannot be larger than the file, so a small damaged file never asks for much memory
-        _require(info.compress_type == zipfile.ZIP_STORED, f"{name} must not be compressed")
+        require(info.compress_type == zipfile.ZIP_STORED, f"{name} must not be compressed")
         return _parsed(name, self._zip.read(info))
 
     def finite(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Return an array of a shape and type, without NaN and infinity."""
         array, shape, dtype = self.array(name), tuple(shape), np.dtype(dtype)
         got = f"{array.dtype} {array.shape}"
-        _require(array.shape == shape and array.dtype == dtype, f"{name} must be {dtype} of shape {shape}, got {got}")
-        _require(bool(np.isfinite(array).all()), f"{name} must be finite")
+        require(array.shape == shape and array.dtype == dtype, f"{name} must be {dtype} of shape {shape}, got {got}")
+        require(bool(np.isfinite(array).all()), f"{name} must be finite")
         return array
 
     def check_format(self, name: str) -> None:
         """Raise a ModelFileError for another format, a newer version, or a checksum that is not there."""
         found, version, (newest, first_sealed) = self.header.get("format"), self.header.get("format_version"), VERSIONS[name]
-        _require(found == name, f"format must be {name!r}, got {found!r}")
+        require(found == name, f"format must be {name!r}, got {found!r}")
         known = type(version) is int and 1 <= version <= newest
-        _require(known, f"format_version must be at most {newest}, got {version!r}")
+        require(known, f"format_version must be at most {newest}, got {version!r}")
         sealed = self.sealed or self.header["format_version"] < first_sealed
-        _require(sealed, f"must end in a checksum, got format_version {version} without a checksum")
+        require(sealed, f"must end in a checksum, got format_version {version} without a checksum")
 
 
 def _sealed(stream: BinaryIO, size: int) -> bool:
@@ -219,7 +214,7 @@ def _sealed(stream: BinaryIO, size: int) -> bool:
     end = stream.read(length)
     if not end.startswith(SEAL):
         return False
-    _require(_digest(stream, size - DIGITS) == end[len(SEAL) :], "is damaged: its checksum does not fit its contents")
+    require(_digest(stream, size - DIGITS) == end[len(SEAL) :], "is damaged: its checksum does not fit its contents")
     return True
 
 
@@ -238,11 +233,11 @@ def _parsed(name: str, content: bytes) -> np.ndarray:
     version = np.lib.format.read_magic(stream)
     read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
     shape, fortran_order, dtype = read_header(stream)
-    _require(dtype.kind in KINDS, f"{name} must hold numbers or text, got {dtype}")
+    require(dtype.kind in KINDS, f"{name} must hold numbers or text, got {dtype}")
     data = memoryview(content)[stream.tell() :]
     # what has no elements could have any shape, and be as long as a list of all its rows
     fits = math.prod(shape) * dtype.itemsize == len(data) and max(shape, default=0) <= len(content)
-    _require(fits, f"{name} is damaged: {len(data)} bytes for {dtype} of shape {shape}")
+    require(fits, f"{name} is damaged: {len(data)} bytes for {dtype} of shape {shape}")
     flat = np.frombuffer(data, dtype) if data else np.empty(0, dtype)
     return flat.reshape(shape, order="F" if fortran_order else "C").copy(order="K")
 
@@ -310,143 +305,28 @@ DECODERS: dict[str, Callable[[Any, Archive], Any]] = {
 }
 
 
-# ---- models ----------------------------------------------------------------------------------------------------------
+# ---- what parts can be -----------------------------------------------------------------------------------------------
 
 
-def save(path: str | Path, estimator: MLPClassifier | MLPRegressor | Tabular | NeuralNetwork) -> None:
-    """Write a fitted estimator, or a network, into a file.
-
-    `path` holds either what it held before or all of the new file, whatever happens. The file holds arrays and JSON with a
-    checksum, and nothing that is run when it is loaded. Callbacks and metadata requests are not kept.
-
-    Parameters
-    ----------
-    path : str or Path
-        A file name, used as it is.
-    estimator : MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor or NeuralNetwork
-
-    Raises
-    ------
-    sklearn.exceptions.NotFittedError
-        If the estimator is not fitted.
-    TypeError
-        If it is of another class, or a parameter or attribute is something that a file cannot hold, such as a function or a
-        RandomState.
-    ValueError
-        If the fitted attributes do not fit together, or `path` is something else than a file.
-    OSError
-        If the file cannot be written.
-
-    See Also
-    --------
-    load : The way back.
-
-    Examples
-    --------
-    >>> import os, tempfile
-    >>> import numpy as np
-    >>> import fastbp
-    >>> X, y = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), np.array(["no", "yes", "yes", "no"])
-    >>> est = fastbp.MLPClassifier(8, solver="lbfgs", random_state=0).fit(X, y)
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     fastbp.save(os.path.join(folder, "xor.npz"), est)
-    ...     again = fastbp.load(os.path.join(folder, "xor.npz"))
-    >>> bool(np.all(again.predict_proba(X) == est.predict_proba(X)))
-    True
-    """
-    if isinstance(estimator, NeuralNetwork):
-        save_model(path, Model(estimator))
-        return
-    arrays: dict[str, np.ndarray] = {}
-    header = {"format": ESTIMATOR, "format_version": VERSIONS[ESTIMATOR][0]} | _described(estimator, "", arrays)
-    write(path, header, arrays)
+def is_a(*kinds: type) -> Callable[[Any], bool]:
+    """Whether a value is of one of these types; True and False are no numbers."""
+    return lambda value: isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
 
 
-def load(path: str | Path, kind: type | None = None) -> Any:
-    """Read an estimator that `save` wrote: it predicts the same bits, and trains on as the saved one would.
-
-    Nothing in the file is run, and memory is asked for in proportion to the file's size, whatever the file says.
-
-    Parameters
-    ----------
-    path : str or Path
-    kind : class or None, default None
-        What the file must hold; None takes whatever it is.
-
-    Returns
-    -------
-    MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor or NeuralNetwork
-
-    Raises
-    ------
-    OSError
-        If the file cannot be opened.
-    ModelFileError
-        If it is no estimator's file, is truncated or damaged, holds another kind of estimator, or was written by a newer
-        fastbp. It is a ValueError.
-
-    See Also
-    --------
-    save : The way there, with an example.
-    """
-    with reading(path) as contents:
-        if contents.header.get("format") != NETWORK:
-            contents.check_format(ESTIMATOR)
-            return _built(contents.header, contents, kind)
-        what = "a network, which NeuralNetwork.load and fastbp predict read"
-        _require(kind in (None, NeuralNetwork), f"must hold {_a(kind)}, got {what}")
-        model = _model(contents)
-        _require(model.is_bare, "holds a network for scaled rows: fastbp predict reads it, or fastbp.files.load_model")
-        return model.net
+def list_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Whether a value is a list of such."""
+    return lambda value: isinstance(value, list) and all(map(holds, value))
 
 
-def _a(kind: Any) -> str:
-    name = getattr(kind, "__name__", str(kind))
-    return f"an {name}" if name.startswith("MLP") else f"a {name}"
+word = is_a(str)
+words = list_of(word)
 
 
-def _described(estimator: Any, prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Class, parameters and state for the header; arrays are added under names with the prefix."""
-    name = type(estimator).__name__
-    if CLASSES.get(name) is not type(estimator):
-        raise TypeError(f"estimator must be one of fastbp's {', '.join(CLASSES)}, got {type(estimator)!r}")
-    check_is_fitted(estimator)
-    params = estimator.get_params(deep=False)
-    if isinstance(estimator, Tabular):
-        state = estimator._state()
-        check_table(estimator, state, estimator.network_)
-    else:
-        state = {key: value for key, value in vars(estimator).items() if key not in params and key not in NOT_KEPT}
-        for key in state.keys() - STATE.keys():
-            raise TypeError(f"{key} is no attribute of an {name}, so it cannot be saved")
-    described: dict[str, Any] = {"class": name}
-    for part, values in {"params": params, "state": state}.items():
-        described[part] = {key: encode(prefix + key, value, arrays) for key, value in values.items()}
-    if isinstance(estimator, Tabular):
-        described["network"] = _described(estimator.network_, f"{prefix}network.", arrays)
-    else:
-        check_estimator(estimator)
-    return described
-
-
-def _built(described: dict[str, Any], contents: Archive, kind: type | None) -> Any:
-    """The estimator that `_described` described."""
-    name = described["class"]
-    _require(name in CLASSES, f"class must be one of {', '.join(CLASSES)}, got {name!r}")
-    cls = CLASSES[name]
-    _require(kind in (None, cls), f"must hold {_a(kind)}, got {_a(cls)}, which {name}.load reads")
-    estimator = cls(**{key: decode(value, contents) for key, value in described["params"].items()})
-    state = {key: decode(value, contents) for key, value in described["state"].items()}
-    if isinstance(estimator, Tabular):
-        network = _built(described["network"], contents, cls._network_type)
-        check_table(estimator, state, network)
-        estimator._restore(state, network)
-        return estimator
-    for key, value in state.items():
-        _require(key in STATE, f"{key} is no attribute of an {name}")
-        setattr(estimator, key, value)
-    check_estimator(estimator)
-    return estimator
+def check_parts(table: dict[str, Callable[[Any], bool]], needed: set[str], state: Mapping[str, Any]) -> None:
+    """Raise a ValueError where a part is missing, or not of the kind that the table says."""
+    for name, value in state.items():
+        require(name not in table or table[name](value), f"{name} must be what a fit leaves, got {reprlib.repr(value)}")
+    require(needed <= state.keys(), f"{', '.join(sorted(needed - state.keys()))} must be there")
 
 
 # ---- networks --------------------------------------------------------------------------------------------------------
@@ -491,13 +371,13 @@ def save_model(path: str | Path, model: Model) -> None:
 def load_model(path: str | Path) -> Model:
     """Read a model that `save_model` wrote; an OSError or a ModelFileError as of `load`."""
     with reading(path) as contents:
-        return _model(contents)
+        return read_model(contents)
 
 
-def _model(contents: Archive) -> Model:
+def read_model(contents: Archive) -> Model:
     """The model in an open file."""
     header = contents.header
-    _require("class" not in header, f"holds an estimator, {header.get('class')}, which fastbp.load reads")
+    require("class" not in header, f"holds an estimator, {header.get('class')}, which fastbp.load reads")
     contents.check_format(NETWORK)
     if header["format_version"] == 1:
         header |= VERSION_1
@@ -523,8 +403,8 @@ def _model(contents: Archive) -> Model:
             moments.append((arrays[: len(shapes)], arrays[len(shapes) :]))
         net._moments = moments, header["steps"]
     features, classes = tuple(header["feature_names"]), tuple(header["class_names"])
-    _require(len(features) in (0, units[0]), f"feature_names must be {units[0]}, got {features}")
+    require(len(features) in (0, units[0]), f"feature_names must be {units[0]}, got {features}")
     fits = len(classes) != 1 and units[-1] == (len(classes) if len(classes) > 2 else 1)
-    _require(fits or not (classes or features), f"class_names must go with {units[-1]} outputs, got {classes}")
-    _require(bool(np.all(scale > 0)), f"input_scale must be > 0, got {scale}")
+    require(fits or not (classes or features), f"class_names must go with {units[-1]} outputs, got {classes}")
+    require(bool(np.all(scale > 0)), f"input_scale must be > 0, got {scale}")
     return Model(net, features, header["target_name"], classes, mean, scale, header["target_low"], header["target_span"])

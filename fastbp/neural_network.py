@@ -424,14 +424,14 @@ class NeuralNetwork:
 
     def save(self, path):
         """Write the network, with what its solver remembers, into a file of arrays and JSON; see `fastbp.save`."""
-        from fastbp.files import save
+        from fastbp.estimators.fitted import save
 
         save(path, self)
 
     @classmethod
     def load(cls, path):
         """Read a network that `save` or ``fastbp train --save`` wrote; it trains on as it would have; see `fastbp.load`."""
-        from fastbp.files import load
+        from fastbp.estimators.fitted import load
 
         return load(path, cls)
 

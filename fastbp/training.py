@@ -26,7 +26,7 @@ from fastbp.workspace import THREAD_FLOPS, weights_of
 CALL_SECONDS = 0.05
 # Length of the first call, before anything is known: no longer than the others on a core that manages 1 GFLOP/s.
 FIRST_CALL_FLOPS = 4e7
-# Epochs that the record has room for at first: 48 MB that cost nothing until they are written. Then twice as many.
+# Epochs that the record has room for at first: 32 MiB that cost nothing until they are written. Then twice as many.
 ROOM_EPOCHS = 2**20
 
 

@@ -304,7 +304,7 @@ def test_a_constant_guess_has_the_score_0_and_the_truth_1():
 
 
 @pytest.mark.parametrize("name", ["wine", "diabetes"])
-def test_every_contender_is_measured_on_the_same_splits(name, tmp_path):
+def test_every_contender_is_measured_on_the_same_splits(name):
     table = next(table for table in tabular.TABLES if table.name == name)
     frame, y = table.read()
     assert table.target not in frame
@@ -313,17 +313,16 @@ def test_every_contender_is_measured_on_the_same_splits(name, tmp_path):
         assert len(np.union1d(train, test)) == len(y) == len(train) + len(test)
     row = tabular.measure(table, 1)
     assert all(0 < row[who]["score"] <= 1 and row[who]["seconds"] > 0 for who in tabular.CONTENDERS)
-    path = tmp_path / "README.md"
-    path.write_text(f"before\n{tabular.MARKS[0]}\nold\n{tabular.MARKS[1]}\nafter\n")
-    tabular.write(tabular.as_markdown([row]), path)
-    text = path.read_text()
-    assert text.startswith("before\n")
-    assert text.endswith("after\n")
-    assert f"| {name} | {len(y)} |" in text
-    assert "old" not in text
-    path.write_text("nothing")
-    with pytest.raises(SystemExit, match="marks"):
-        tabular.write("", path)
+    assert f"| {name} | {len(y)} |" in tabular.as_markdown([row])
+
+
+def test_what_stands_between_marks_is_replaced():
+    marks = tabular.MARKS
+    text = f"before\n{marks[0]}\nold\n{marks[1]}\nafter\n"
+    assert tables.between(text, marks, "new") == text.replace("old", "new")
+    for lacking in ("nothing", f"before\n{marks[0]}\nold"):
+        with pytest.raises(SystemExit, match="marks"):
+            tables.between(lacking, marks, "new")
 
 
 def test_tables_that_decide_are_not_those_that_were_chosen_on():

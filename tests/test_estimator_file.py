@@ -13,7 +13,7 @@ from sklearn.metrics import make_scorer, r2_score
 from sklearn.neural_network import MLPRegressor as TheirRegressor
 
 import fastbp
-from fastbp import MLPClassifier, MLPRegressor, files
+from fastbp import MLPClassifier, MLPRegressor, TabularRegressor, files
 from fastbp.files import ModelFileError
 
 rng = np.random.default_rng(0)
@@ -249,7 +249,7 @@ def test_a_file_without_its_checksum_is_refused(path):
     ("part", "name", "value", "message"),
     [
         (None, "class", "Pipeline", "class must be one of MLPClassifier, MLPRegressor, .*, got 'Pipeline'"),
-        (None, "format_version", 2, "format_version must be at most 1, got 2"),
+        (None, "format_version", 3, "format_version must be at most 2, got 3"),
         ("params", "mystery", 1, "mystery"),
         ("params", "alpha", "high", "alpha"),
         ("params", "activation", ["tanh", "tanh"], "activation"),
@@ -286,6 +286,21 @@ def test_contents_that_do_not_fit_are_refused(path, part, name, value, message):
     files.write(path, header, arrays)
     with pytest.raises(ModelFileError, match=message):
         fastbp.load(path)
+
+
+def test_tables_of_version_1_are_sound_but_refused(path):
+    """Their inputs were made otherwise; networks of that version go on."""
+    for est, known in ((TabularRegressor(max_iter=1), False), (MLPRegressor(hidden_layer_sizes=(2,), max_iter=1), True)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            est.fit(X, VALUES).save(path)
+        header, arrays = contents(path)
+        files.write(path, header | {"format_version": 1}, arrays)
+        if known:
+            np.testing.assert_array_equal(fastbp.load(path).predict(X), est.predict(X))
+        else:
+            with pytest.raises(ModelFileError, match="holds a TabularRegressor of format_version 1, .*: fit it anew$"):
+                fastbp.load(path)
 
 
 @pytest.mark.parametrize("name", ["coefs_", "classes_", "n_features_in_", "_y_type"])

@@ -28,15 +28,9 @@ FLOORS = [
     {"fastbp.profiling.tables"},
     {"fastbp.profiling.clock"},
     {"fastbp.profiling.workload"},
-    {"fastbp.datasets", "fastbp.files", "fastbp.estimators", "fastbp.estimators.interchange"},
-    {
-        "fastbp.estimators.display",
-        "fastbp.estimators.tabular",
-        "fastbp.estimators.fitted",
-        "fastbp.lessons",
-        "fastbp.profiling.throughput",
-    },
-    {"fastbp.estimators.mlp"},
+    {"fastbp.datasets", "fastbp.estimators", "fastbp.estimators.fitted", "fastbp.estimators.interchange"},
+    {"fastbp.estimators.display", "fastbp.estimators.tabular", "fastbp.files", "fastbp.profiling.throughput"},
+    {"fastbp.estimators.mlp", "fastbp.lessons"},
     {"fastbp.estimators.perceptron", "fastbp.estimators.recipe", "fastbp.neural_network"},
     {"fastbp.estimators.fitting"},
     {"fastbp.profiling.machine", "fastbp.profiling.phases"},
@@ -67,6 +61,7 @@ LAZY = {
     "fastbp": {
         "fastbp.estimators.display",
         "fastbp.estimators.interchange",
+        "fastbp.estimators.fitted",
         "fastbp.estimators.mlp",
         "fastbp.estimators.tabular",
         "fastbp.files",
@@ -74,8 +69,9 @@ LAZY = {
         "fastbp.neural_network",
         "fastbp.profiling.report",
     },
-    "fastbp.estimators.perceptron": {"fastbp.estimators.interchange", "fastbp.files"},
-    "fastbp.neural_network": {"fastbp.files"},
+    "fastbp.estimators.perceptron": {"fastbp.estimators.fitted", "fastbp.estimators.interchange"},
+    "fastbp.estimators.tabular": {"fastbp.estimators.fitted"},
+    "fastbp.neural_network": {"fastbp.estimators.fitted"},
     "fastbp.kernels.jit": {
         "fastbp.kernels.ceilings",
         "fastbp.kernels.narrow",
@@ -142,6 +138,14 @@ def test_importing_fastbp_loads_nothing_heavy():
 def test_help_loads_nothing_heavy():
     code = "import fastbp.cli\ntry: fastbp.cli.main(['train', '--help'])\nexcept SystemExit: pass"
     assert not loaded_after(code) & HEAVY
+
+
+def test_a_network_is_trained_and_saved_without_what_estimators_need(tmp_path):
+    path = str(tmp_path / "xor.npz")
+    train = f"fastbp.cli.main(['train', 'xor', '--epochs', '2', '--save', {path!r}])"
+    loaded = loaded_after(f"import contextlib, io, fastbp.cli\nwith contextlib.redirect_stdout(io.StringIO()): {train}")
+    assert "fastbp" in loaded
+    assert not loaded & {"matplotlib", "pandas", "sklearn"}
 
 
 def test_public_names_resolve():

@@ -487,14 +487,14 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
 
     def save(self, path):
         """Write the estimator into a file of arrays and JSON, whole or not at all; see `fastbp.save`."""
-        from fastbp.files import save
+        from fastbp.estimators.fitted import save
 
         save(path, self)
 
     @classmethod
     def load(cls, path):
         """Read an estimator of this class that `save` wrote; see `fastbp.load`."""
-        from fastbp.files import load
+        from fastbp.estimators.fitted import load
 
         return load(path, cls)
 

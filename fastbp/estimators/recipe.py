@@ -118,6 +118,8 @@ class Recipe:
                 weights = weights.astype(X.dtype)
                 check_sum("weights of the rows that early stopping holds back", weights)
             self.validation = Rows(held.X, held.Y, weights)
+            # for the scores of every epoch
+            self.targets = est._decoded(held.Y) if is_classifier(est) else held.Y.astype(float)
         self.outputs = rows.Y.shape[1] if est.loss == "squared_error" else 1
         n = len(rows.X)
         self.run = Run(
@@ -204,9 +206,9 @@ class Recipe:
     def score(self, rows, outputs):
         """Accuracy or R2, as `est._score_of` has them: scikit-learn's checks take longer than a small table's epoch."""
         if is_classifier(self.est):
-            right = self.est._decoded(outputs) == self.est._decoded(rows.Y)
+            right = self.est._decoded(outputs) == self.targets
             return float(np.average(right, weights=rows.weights))
-        Y, A = rows.Y.astype(float), outputs.astype(float)
+        Y, A = self.targets, outputs.astype(float)
         mean = np.average(Y, axis=0, weights=rows.weights)
         missed, spread = (float(np.average((part**2).sum(axis=1), weights=rows.weights)) for part in (Y - A, Y - mean))
         return 1 - missed / spread if spread else float(missed == 0)

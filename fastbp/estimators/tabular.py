@@ -27,7 +27,6 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-import fastbp  # what stands above is reached through the front door
 from fastbp.cells import DATE, NUMBER, NUMBER_LIKE, numbers, pandas, spelling_advice
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import Perceptron, store
@@ -442,12 +441,16 @@ class Tabular(BaseEstimator):
 
     def save(self, path):
         """Write the estimator into a file of arrays and JSON, whole or not at all; see `fastbp.save`."""
-        fastbp.save(path, self)
+        from fastbp.estimators.fitted import save
+
+        save(path, self)
 
     @classmethod
     def load(cls, path):
         """Read an estimator of this class that `save` wrote; see `fastbp.load`."""
-        return fastbp.load(path, cls)
+        from fastbp.estimators.fitted import load
+
+        return load(path, cls)
 
     # --- what a file keeps ---
 
