@@ -50,6 +50,12 @@ def test_numbers_are_clipped_smoothly(X):
         np.testing.assert_allclose(Z[~np.isnan(X)], scaled / np.hypot(1, scaled / 3), rtol=1e-9, atol=1e-12)
 
 
+def test_a_number_that_is_too_far_for_a_float_is_at_the_end():
+    clip = SmoothClip().fit([[0.0], [0.0], [0.0], [1e150], [2.2e-169]])
+    assert clip.factor_[0] > 1e168
+    np.testing.assert_array_equal(clip.transform([[1e150], [-1e150], [0.0]]), [[3], [-3], [0]])
+
+
 def test_equal_quartiles_give_way_to_the_range_and_constants_to_0():
     X = np.column_stack([[0.0] * 9 + [4.0], [14.62] * 10])
     clip = SmoothClip().fit(X)

@@ -198,7 +198,10 @@ class SmoothClip(TransformerMixin, BaseEstimator):
 
     def transform(self, X):
         """Return the inputs, float64."""
-        x = (np.asarray(X, float) - self.center_) * self.factor_
+        with np.errstate(over="ignore"):
+            x = (np.asarray(X, float) - self.center_) * self.factor_
+        most = np.finfo(float).max
+        x = np.clip(x, -most, most)  # infinity over infinity would be none of them, and missing
         return np.nan_to_num(x / np.hypot(1, x / 3), nan=0.0)
 
 
