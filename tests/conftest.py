@@ -1,6 +1,7 @@
 import collections
 import os
 import secrets
+import signal
 
 import pytest
 
@@ -17,6 +18,10 @@ def pytest_configure(config):
         os.environ["NUMBA_DISABLE_JIT"] = "1"
     if config.getoption("--vectors"):
         os.environ["FASTBP_VECTORS"] = config.getoption("--vectors")
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # as in the background of a shell, where tests of interrupts would wait
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # one for all processes of a run
     os.environ.setdefault("FASTBP_SEED", str(secrets.randbelow(2**32)))
     if not plain_python():

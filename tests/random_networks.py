@@ -200,8 +200,11 @@ def network(seed, number):
     return draw(rng), rng
 
 
-def run(seed, numbers, like=()):
-    """Check some networks; returns how to have those again that are wrong, how many were left out, and how many compared."""
+def run(seed, numbers, like=(), first=False):
+    """Check some networks, or up to the first wrong one.
+
+    Returns how to have those again that are wrong, how many were left out, and how many compared.
+    """
     wrong, left_out, compared = [], 0, 0
     for number in numbers:
         case, rng = network(seed, number)
@@ -214,6 +217,8 @@ def run(seed, numbers, like=()):
             print(wrong[-1], flush=True)
             right = True
         compared, left_out = compared + right, left_out + (not right)
+        if first and wrong:
+            break
     return wrong, left_out, compared
 
 
@@ -223,12 +228,13 @@ def main(arguments):
     parser.add_argument("--count", type=int, default=10**9)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(2**32))
     parser.add_argument("--only", type=int, help="the number of one network")
+    parser.add_argument("--first", action="store_true", help="end with the first network that is wrong")
     parser.add_argument("--like", nargs="*", default=(), help="words of the networks that are not passed over")
     options = parser.parse_args(arguments)
     stop = time.perf_counter() + options.seconds
     numbers = [options.only] if options.only is not None else range(options.count)
     in_time = itertools.takewhile(lambda _: time.perf_counter() < stop, numbers)
-    wrong, left_out, compared = run(options.seed, in_time, options.like)
+    wrong, left_out, compared = run(options.seed, in_time, options.like, options.first)
     print(f"{len(wrong)} wrong of {compared} random networks, {left_out} left out, seed {options.seed}")
     return int(bool(wrong))
 

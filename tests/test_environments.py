@@ -74,7 +74,7 @@ def as_bytecode_in_a_zip_file(path):
     return Path(shutil.make_archive(path / "package", "zip", path, "fastbp"))
 
 
-@pytest.mark.parametrize("install", [in_a_folder, in_a_zip_file, as_bytecode, as_bytecode_in_a_zip_file])
+@pytest.mark.parametrize("install", [in_a_folder, as_bytecode_in_a_zip_file])
 def test_it_trains_and_keeps_what_it_compiled(install, tmp_path):
     (tmp_path / "package").mkdir()
     place = install(tmp_path / "package")

@@ -234,7 +234,6 @@ def after_steps(implementation, case, solver):
 
 
 @pytest.mark.compiled
-@pytest.mark.compiled
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel", WORKSPACES)
 @pytest.mark.parametrize("solver", SOLVERS[1:])

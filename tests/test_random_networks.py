@@ -48,7 +48,7 @@ def test_random_networks_find_a_wrong_gradient(name, tmp_path):
     assert source.count(old) == 1
     (package / file).write_text(source.replace(old, new), encoding="utf-8")
     result = subprocess.run(
-        [sys.executable, "-m", "random_networks", "--count", "150", "--like", "wide", "float64", "--seed", "1"],
+        [sys.executable, "-m", "random_networks", "--count", "150", "--like", "wide", "float64", "--seed", "1", "--first"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parent), *sys.path])},
         cwd=tmp_path, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
