@@ -57,9 +57,12 @@ class Table:
             table.add_column(column, justify="left" if self._left(place) else "right", no_wrap=place == 0)
         for row in self.rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
-        if self.title:
-            Console().print(Text(self.title, "bold"))
-        Console().print(table)
+        console = Console()
+        with console.capture() as shown:  # where rich writes, it ends the process with status 1 when nobody reads on
+            if self.title:
+                console.print(Text(self.title, "bold"))
+            console.print(table)
+        print(shown.get(), end="")
 
     def _left(self, place: int) -> bool:
         return self.columns is None or place < self.words

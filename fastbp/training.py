@@ -274,7 +274,7 @@ def watch(run, epochs, verbose=0, progress=False, callback=None):
                         f"weights stopped being finite in epoch {epoch} with "
                         f"learning_rate={run.rule.learning_rate:g}; they are left as they were before this training"
                     )
-                bar.update(run.epochs_done)
+                bar.update(run.epochs_done, run.history().loss[-1] if progress and run.epochs_done else None)
                 if verbose:
                     printed = print_lines(run.history(), verbose, printed)
                 if callback and run.epochs_done > called:
@@ -313,23 +313,25 @@ class ProgressBar:
         if self.shown:
             try:
                 from rich.console import Console
-                from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+                from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
             except ImportError:
                 pass
             else:
-                columns = [self.unit, MofNCompleteColumn(), BarColumn(), TimeRemainingColumn()]
+                note = TextColumn("{task.fields[note]}")
+                columns = [self.unit, MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), note]
                 self.bar = Progress(*columns, console=Console(stderr=True))
-                self.task = self.bar.add_task(self.doing, total=self.total)
+                self.task = self.bar.add_task(self.doing, total=self.total, note="")
                 self.bar.start()
         return self
 
-    def update(self, done):
-        """Show that `done` of them are completed."""
+    def update(self, done, loss=None):
+        """Show that `done` of them are completed, and the last one's loss."""
+        note = "" if loss is None else f"loss {loss:<11.5g}"
         if self.bar:
-            self.bar.update(self.task, completed=done)
+            self.bar.update(self.task, completed=done, note=note)
         elif self.shown:
             filled = 40 * done // max(self.total, 1)
-            sys.stderr.write(f"\r{self.unit} {done}/{self.total} [{'=' * filled:40}]")
+            sys.stderr.write(f"\r{self.unit} {done}/{self.total} [{'=' * filled:40}] {note}")
 
     def __exit__(self, *exception):
         if self.bar:

@@ -1009,6 +1009,7 @@ def test_progress(rich, epochs, capsys, monkeypatch):
     printed, errors = capsys.readouterr()
     assert printed == ""
     assert re.search(rf"epoch +{epochs}/{epochs}\b" if epochs or rich else r"^\n$", errors)
+    assert bool(re.search(r"loss 0\.\d", errors)) == bool(epochs)
     network().train(*XOR, epochs, 0.1)
     assert capsys.readouterr() == ("", "")
 

@@ -173,6 +173,8 @@ def test_time_is_kept():
     y = (X[:, 0] * X[:, 1] > 0).astype(int)
     TabularClassifier(max_iter=1).fit(X[:200], y[:200])
     start = time.perf_counter()
+    with pytest.raises(ValueError, match="max_seconds needs solver 'sgd' or 'adam', got 0.5 with solver='lbfgs'"):
+        TabularClassifier(max_seconds=0.5, solver="lbfgs").fit(X, y)
     est = TabularClassifier(max_seconds=0.5, random_state=0).fit(X, y)
     # a call of the kernel comes on top
     assert time.perf_counter() - start < 2

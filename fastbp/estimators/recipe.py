@@ -155,7 +155,7 @@ class Recipe:
                     ended = run.epochs_done > done
                     done = run.epochs_done
                     stop = self.end() if ended else done > 0 and self.watch.share(0) >= 1
-                    bar.update(done)
+                    bar.update(done, est.loss_curve_[-1] if done else None)
                     if stop:
                         break
             self.close()

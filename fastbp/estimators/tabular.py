@@ -250,7 +250,7 @@ PARAMETERS = """\
         Most epochs; 'auto' is 128, and fewer where there are more than 31,000 rows, down to 32.
     max_seconds : float or None, default=None
         When the training ends, by the clock; the waves of step lengths end with it. One epoch is had in
-        any case. Results then depend on the machine. Not of 'lbfgs'.
+        any case. Results then depend on the machine. 'lbfgs' refuses it.
     dropout : float, default=0.0
         Probability with which a hidden unit is left out of a training step.
     early_stopping : bool, default=True
@@ -373,6 +373,10 @@ class Tabular(BaseEstimator):
             For columns that are left out, and cells that are taken for missing ones; if interrupted from the keyboard, when
             the best weights so far are kept.
         """
+        if self.solver == "lbfgs" and self.max_seconds is not None:
+            raise ValueError(
+                f"max_seconds needs solver 'sgd' or 'adam', got max_seconds={self.max_seconds} and solver='lbfgs'"
+            )
         watch = Watch(self.max_seconds, bool(self.verbose), progress, callback)
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
