@@ -57,12 +57,14 @@ class Table:
             table.add_column(column, justify="left" if self._left(place) else "right", no_wrap=place == 0)
         for row in self.rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
-        console = Console()
-        with console.capture() as shown:  # where rich writes, it ends the process with status 1 when nobody reads on
-            if self.title:
-                console.print(Text(self.title, "bold"))
-            console.print(table)
-        print(shown.get(), end="")
+
+        class Output(Console):
+            def on_broken_pipe(self) -> None:  # rich would end the process here
+                raise BrokenPipeError
+
+        if self.title:
+            Output().print(Text(self.title, "bold"))
+        Output().print(table)
 
     def _left(self, place: int) -> bool:
         return self.columns is None or place < self.words

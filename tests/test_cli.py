@@ -356,7 +356,8 @@ def test_a_broken_pipe_leaves_no_traceback(arguments):
     reading, writing = os.pipe()
     os.close(reading)
     command = [sys.executable, "-m", "fastbp", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    # what is written stays in a buffer at first
+    environment = os.environ | {"PYTHONPATH": str(Path(cli.__file__).parent.parent), "PYTHONUNBUFFERED": ""}
     ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False, env=environment)
     os.close(writing)
     assert ended.returncode == 141

@@ -374,9 +374,7 @@ class Tabular(BaseEstimator):
             the best weights so far are kept.
         """
         if self.solver == "lbfgs" and self.max_seconds is not None:
-            raise ValueError(
-                f"max_seconds needs solver 'sgd' or 'adam', got max_seconds={self.max_seconds} and solver='lbfgs'"
-            )
+            raise ValueError(f"max_seconds needs solver 'sgd' or 'adam', got {self.max_seconds} with solver='lbfgs'")
         watch = Watch(self.max_seconds, bool(self.verbose), progress, callback)
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
