@@ -289,8 +289,8 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task):
     n, memory = rows.X.shape[0], est._solver_memory() if incremental else None
     if memory is None or est._learning_rate_start != est.learning_rate_init:
         est._learning_rate = est._learning_rate_start = float(est.learning_rate_init)
-    open_curves(est, validation)
     epochs = Epochs(est, rows, validation, cumulative_shuffle(n, random_state) if est.shuffle else None, memory, task)
+    open_curves(est, validation)
     est.n_iter_, stop = 0, False
     try:
         while not stop and est.n_iter_ < (1 if incremental else est.max_iter):

@@ -101,22 +101,18 @@ class Recipe(Training):
     def __init__(self, est, X, y, sample_weight, validation, random_state, watch):
         self.watch = watch
         est._validate_params()
-        X, y = est._validated(X, y, reset=True)
-        self.rows = rows = est._rows(X, y, sample_weight, False, True)
-        units = [X.shape[1], *est._hidden_sizes(), rows.Y.shape[1]]
-        est._initialize(units, X.dtype, random_state)
-        est.coefs_, est.intercepts_ = initial(units, X.dtype, random_state)
-        if est.dropout:
-            est._dropout_seed = random_state.randint(2**32, dtype=np.uint32).item()
+        X_val, y_val, weights = validation or (None, None, None)
+        X, _, rows, validation = est._begin(X, y, sample_weight, random_state, X_val=X_val, y_val=y_val)
+        est.coefs_, est.intercepts_ = initial(est._units(), X.dtype, random_state)
+        est._draw_dropout_seed(random_state)
         if validation is not None:
-            X_val, y_val, weights = validation
-            validation, weights = est._validation_rows(X_val, y_val, X.dtype), est._weights(y_val, weights, False)
+            weights = est._weights(y_val, weights, False)
             if weights is not None:
                 validation.weights = weights.astype(X.dtype)
                 check_sum("weights of the rows that early stopping holds back", validation.weights)
             # for the scores of every epoch
             self.targets = est._decoded(validation.Y) if is_classifier(est) else validation.Y.astype(float)
-        n, targets = len(rows.X), soft(rows.Y, LABEL_SMOOTHING) if is_classifier(est) else rows.Y
+        self.rows, n, targets = rows, len(rows.X), soft(rows.Y, LABEL_SMOOTHING) if is_classifier(est) else rows.Y
         super().__init__(est, Rows(rows.X, targets, rows.weights), validation, draw=lambda: random_state.permutation(n))
 
     def take(self):
@@ -179,10 +175,9 @@ class Recipe(Training):
             self.least, self.best, self.best_epoch = loss, (est.coefs_, est.intercepts_), est.n_iter_
 
     def score(self, rows, outputs):
-        """Accuracy or R2, as `est._score_of` has them: scikit-learn's checks take longer than a small table's epoch."""
+        """Accuracy, or R2 without scikit-learn's checks, which take longer than a small table's epoch."""
         if is_classifier(self.est):
-            right = self.est._decoded(outputs) == self.targets
-            return float(np.average(right, weights=rows.weights))
+            return self.est._score_of(self.targets, self.est._decoded(outputs), rows.weights)
         Y, A = self.targets, outputs.astype(float)
         mean = np.average(Y, axis=0, weights=rows.weights)
         missed, spread = (float(np.average((part**2).sum(axis=1), weights=rows.weights)) for part in (Y - A, Y - mean))
