@@ -127,13 +127,12 @@ def fastbp_steps(problem):
     )
 
     def train(epochs):
-        run.weights, run.biases = problem.start()
-        run.gather()
+        run.state.take(*problem.start())
         run.work.state[:], run.cursor[:], run.record = 0, 0, np.zeros((epochs, RECORD_SIZE))
         for _ in range(epochs * run.work.blocks_per_epoch):
             run.advance(1)
-        run.scatter()
-        return run.weights + run.biases
+        weights, biases = run.state.parameters()
+        return weights + biases
 
     return train
 

@@ -1,22 +1,51 @@
 """NeuralNetwork: layers of units, trained by backpropagation."""
 
-import functools
 import math
-import numbers
-import operator
-import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fastbp.rule import ACTIVATIONS, HEADS, LOSSES, OUT_ACTIVATIONS, SOLVERS, Rule, check_sum
-from fastbp.training import Run, predict, watch
+from fastbp.checks import (
+    above,
+    at_least,
+    finite,
+    finite_number,
+    fitting_targets,
+    float_dtype,
+    fraction,
+    jobs,
+    limit,
+    matrix,
+    numeric,
+    one_of,
+    row_weights,
+    words,
+)
+from fastbp.rule import ACTIVATIONS, HEADS, LOSSES, OUT_ACTIVATIONS, SOLVERS, Rule
+from fastbp.training import Gradient, Run, predict, watch
 
 REDUCTIONS = ("sum", "mean")
-DTYPES = ("float32", "float64")
-# How far targets may be beyond what an output can give: a few roundings of float32 at 1.
-ROUNDED = 1e-6
+# By the name of a parameter of NeuralNetwork: what it must be, as a function that returns what is kept.
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "activation": words,
+    "out_activation": partial(one_of, OUT_ACTIVATIONS),
+    "loss": partial(one_of, LOSSES),
+    "solver": partial(one_of, SOLVERS[1:]),
+    "momentum": fraction,
+    "beta_1": fraction,
+    "beta_2": fraction,
+    "epsilon": above,
+    "alpha": partial(above, or_zero=True),
+    "max_norm": limit,
+    "dropout": fraction,
+    "n_jobs": jobs,
+    "bias": lambda name, value: bool(value),
+    "init_scale": partial(above, or_zero=True),
+    "dtype": float_dtype,
+}
 
 
 class NeuralNetwork:
@@ -147,7 +176,8 @@ class NeuralNetwork:
         self._biases = [np.zeros(n_out, self.dtype) for _, n_out in shapes] if self.bias else []
         self._seed = 0
         self._draw_seed()
-        self._moments = None
+        self._memory = None  # what the solver remembers, as `State.memory` returns it
+        self._ahead: Any = None  # the state of a running training, where what is kept here is behind it
 
     def __setattr__(self, name, value):
         """Parameters are checked wherever they are set."""
@@ -156,21 +186,45 @@ class NeuralNetwork:
     @property
     def weights(self):
         """W_l (n_in, n_out) of every layer."""
+        self._catch_up()
         return self._weights
 
     @weights.setter
     def weights(self, arrays):
-        # the list stays the same: a running training reads it after each callback
-        self._weights[:] = map(np.copy, self._checked("weights", arrays, self._weight_shapes()))
+        self.weights[:] = map(np.copy, self._checked("weights", arrays, self._weight_shapes()))
 
     @property
     def biases(self):
         """b_l (n_out,) of every layer; empty without biases."""
+        self._catch_up()
         return self._biases
 
     @biases.setter
     def biases(self, arrays):
-        self._biases[:] = map(np.copy, self._checked("biases", arrays, self._bias_shapes()))
+        self.biases[:] = map(np.copy, self._checked("biases", arrays, self._bias_shapes()))
+
+    @property
+    def _moments(self):
+        self._catch_up()
+        return self._memory
+
+    @_moments.setter
+    def _moments(self, memory):
+        self._memory = memory
+
+    def _catch_up(self):
+        """Copy the state of a running training, for a callback that asks for it."""
+        if self._ahead is not None:
+            self._keep(self._ahead)
+
+    def _keep(self, state):
+        """Take what belongs together: in one line without a call, after which a signal's handler could raise."""
+        attributes, (weights, biases), memory = vars(self), state.parameters(), state.memory()
+        self._weights[:], self._biases[:], attributes["_memory"], attributes["_ahead"] = weights, biases, memory, None
+
+    def __getstate__(self):
+        self._catch_up()
+        return vars(self).copy()
 
     def _weight_shapes(self):
         return list(zip(self.units[:-1], self.units[1:], strict=True))
@@ -197,8 +251,8 @@ class NeuralNetwork:
 
     def _parameters(self):
         """Both lists, checked anew: an item may have been assigned since."""
-        self._weights[:] = self._checked("weights", self._weights, self._weight_shapes())
-        self._biases[:] = self._checked("biases", self._biases, self._bias_shapes())
+        self.weights[:] = self._checked("weights", self.weights, self._weight_shapes())
+        self.biases[:] = self._checked("biases", self.biases, self._bias_shapes())
         return self._weights, self._biases
 
     def _activation_codes(self):
@@ -366,6 +420,102 @@ class NeuralNetwork:
             If an argument is out of its range or of the wrong type, if X or y is not a finite numeric matrix, if a target is
             beyond what the output can give, or if a weight stops being finite. The weights are then as they were before.
         """
+        X, y, sample_weight = self._checked_rows(X, y, sample_weight)
+        epochs = at_least(0, "epochs", epochs)
+        if finite_number("learning_rate", learning_rate) <= 0:
+            raise ValueError(f"learning_rate must be > 0, got {learning_rate}")
+        batch_size = len(X) if batch_size is None else at_least(1, "batch_size", batch_size)
+        if batch_size > len(X):
+            raise ValueError(f"batch_size must be at most the number of rows, {len(X)}, got {batch_size}")
+        one_of(REDUCTIONS, "reduction", reduction)
+        verbose = at_least(0, "verbose", int(verbose) if isinstance(verbose, bool) else verbose)
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be callable or None, got {callback!r}")
+
+        weights, biases = self._parameters()
+        self._draw_seed()
+        rule, memory = self._rule(float(learning_rate), reduction), self._moments
+        run = Run(
+            weights,
+            biases,
+            X,
+            y,
+            rule=rule,
+            activations=self._activation_codes(),
+            batch_size=batch_size,
+            row_weights=sample_weight,
+            n_jobs=self.n_jobs,
+            draw=(lambda: self._rng.permutation(len(X))) if shuffle else None,
+            # another solver, set since, begins anew
+            memory=memory if memory and len(memory[0]) == rule.moments else None,
+        )
+
+        def with_weights(epoch, history):
+            self._ahead = run.state
+            stop = callback(epoch, history)
+            if self._ahead is None:  # the callback has copies, which it may have changed
+                run.state.take(*self._parameters())
+            self._ahead = None
+            return stop
+
+        return watch(run, epochs, verbose, progress, with_weights if callback is not None else None, self._keep)
+
+    def gradients(self, X, y, reduction="sum", *, sample_weight=None):
+        """Gradient of the loss at the present weights, by backpropagation; nothing is changed.
+
+        The loss is the one that `train` reports of a batch of all rows, with its L2 term. Dropout and `max_norm` belong to
+        steps and are left out: but for them, `backward` with solver "sgd" subtracts ``learning_rate`` times this gradient.
+
+        Parameters
+        ----------
+        X : array-like, shape (n, input_size)
+        y : array-like, shape (n, output_size)
+            Target of every output, as in `train`.
+        reduction : {"sum", "mean"}, default "sum"
+            Whether the loss is summed over the rows, or divided by the number of target elements.
+        sample_weight : array-like, shape (n,), or None, default None
+            As in `train`.
+
+        Returns
+        -------
+        weight_gradients : list of ndarray, shapes (n_in, n_out)
+            d loss / d weights[l] of every layer, in the network's dtype.
+        bias_gradients : list of ndarray, shapes (n_out,)
+            d loss / d biases[l] of every layer, or none without biases.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `train`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastbp import NeuralNetwork
+        >>> net = NeuralNetwork(1, [], 1, out_activation="identity", random_state=0)
+        >>> net.weights, net.biases = [[[2.0]]], [[1.0]]
+        >>> net.gradients([[1.0], [3.0]], [[2.0], [7.0]])  # errors of 1 and 0
+        ([array([[1.]])], [array([1.])])
+        """
+        X, y, sample_weight = self._checked_rows(X, y, sample_weight)
+        one_of(REDUCTIONS, "reduction", reduction)
+        weights, biases = self._parameters()
+        gradient = Gradient(
+            self.units,
+            X,
+            y,
+            rule=replace(self._rule(1.0, reduction), max_norm=math.inf),
+            activations=self._activation_codes(),
+            row_weights=sample_weight,
+            n_jobs=self.n_jobs,
+            bias=self.bias,
+        )
+        gradient.layout.gather(weights, biases, gradient.params)
+        gradient()
+        return tuple([np.array(view) for view in views] for views in gradient.layout.views(gradient.grad))
+
+    def _checked_rows(self, X, y, sample_weight):
+        """Inputs, targets (n, n_out) and weights of rows to learn from."""
         X = matrix("X", X, self.units[0], self.dtype)
         y = numeric("y", y, self.dtype)
         if y.ndim == 1 and self.units[-1] == 1:
@@ -381,46 +531,7 @@ class NeuralNetwork:
         fitting_targets(y, self.out_activation, self.loss)
         if sample_weight is not None:
             sample_weight = row_weights(sample_weight, len(X), self.dtype)
-        epochs = at_least(0, "epochs", epochs)
-        if finite_number("learning_rate", learning_rate) <= 0:
-            raise ValueError(f"learning_rate must be > 0, got {learning_rate}")
-        batch_size = len(X) if batch_size is None else at_least(1, "batch_size", batch_size)
-        if batch_size > len(X):
-            raise ValueError(f"batch_size must be at most the number of rows, {len(X)}, got {batch_size}")
-        one_of(REDUCTIONS, "reduction", reduction)
-        verbose = at_least(0, "verbose", int(verbose) if isinstance(verbose, bool) else verbose)
-        if callback is not None and not callable(callback):
-            raise TypeError(f"callback must be callable or None, got {callback!r}")
-
-        def checked(epoch, history):
-            stop = callback(epoch, history)
-            self._parameters()
-            return stop
-
-        weights, biases = self._parameters()
-        self._draw_seed()
-        rule = self._rule(float(learning_rate), reduction)
-        run = Run(
-            weights,
-            biases,
-            X,
-            y,
-            rule=rule,
-            activations=self._activation_codes(),
-            batch_size=batch_size,
-            row_weights=sample_weight,
-            n_jobs=self.n_jobs,
-            draw=(lambda: self._rng.permutation(len(X))) if shuffle else None,
-            # another solver, set since, begins anew
-            moments=self._moments if self._moments and len(self._moments[0]) == rule.moments else None,
-            keep=self._keep,
-        )
-        return watch(run, epochs, verbose, progress, None if callback is None else checked)
-
-    def _keep(self, weights, biases, moments, steps):
-        """Take what belongs together: in one line without a call, after which a signal's handler could raise."""
-        attributes = vars(self)
-        self._weights[:], self._biases[:], attributes["_moments"] = weights, biases, (moments, steps)
+        return X, y, sample_weight
 
     def save(self, path):
         """Write the network, with what its solver remembers, into a file of arrays and JSON; see `fastbp.save`."""
@@ -440,182 +551,3 @@ class NeuralNetwork:
         output = f"{self.out_activation} {self.loss}, {self.solver}"
         units = "-".join(map(str, self.units))
         return f"NeuralNetwork({units}, {activations}, {output}, bias={self.bias}, dtype={self.dtype})"
-
-
-def at_least(least, name, value):
-    """`value` as an int."""
-    try:
-        if isinstance(value, (bool, np.bool_)):
-            raise TypeError
-        value = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer, got {value!r}") from None
-    if value > sys.maxsize:
-        raise ValueError(f"{name} must be <= {sys.maxsize}, got a larger number")
-    if value < least:
-        raise ValueError(f"{name} must be >= {least}, got {value}")
-    return value
-
-
-def number(name, value):
-    """`value` as a float."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    try:
-        return float(value)
-    except OverflowError:
-        raise ValueError(f"{name} must be finite, got a number beyond float64") from None
-
-
-def finite_number(name, value):
-    """`value` as a float that is neither NaN nor infinite."""
-    value = number(name, value)
-    if not math.isfinite(value):
-        raise ValueError(f"{name} must be finite, got {value}")
-    return value
-
-
-def above(name, value, or_zero=False):
-    """`value` as a float above 0, or 0 where that is allowed."""
-    value = finite_number(name, value)
-    if value < 0 or (value == 0 and not or_zero):
-        raise ValueError(f"{name} must be {'>=' if or_zero else '>'} 0, got {value}")
-    return value
-
-
-def fraction(name, value):
-    """`value` as a float in [0, 1)."""
-    value = finite_number(name, value)
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be in [0, 1), got {value}")
-    return value
-
-
-def limit(name, value):
-    """`value` as a float above 0, or None where it is that or infinite."""
-    return None if value is None or number(name, value) == math.inf else above(name, value)
-
-
-def jobs(name, value):
-    """`value` as None or an int other than 0."""
-    if value is None:
-        return None
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an integer or None, got {value!r}")
-    if value == 0:
-        raise ValueError(f"{name} must not be 0, got 0")
-    return int(value)
-
-
-def words(name, value):
-    """`value` as an activation or a list of them."""
-    if isinstance(value, (list, tuple)):
-        return [one_of(ACTIVATIONS, name, one) for one in value]
-    return one_of(ACTIVATIONS, name, value)
-
-
-def one_of(allowed, name, value):
-    """`value`, one of the allowed words."""
-    if not isinstance(value, str) or value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
-    return value
-
-
-def float_dtype(name, value):
-    """`value` as numpy's float32 or float64."""
-    try:
-        word = np.dtype(value).name
-    except TypeError:
-        word = None
-    if value is None or word not in DTYPES:
-        raise ValueError(f"{name} must be 'float32' or 'float64', got {value!r}")
-    return np.dtype(word)
-
-
-# By the name of a parameter of NeuralNetwork: what it must be, as a function that returns what is kept.
-CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "activation": words,
-    "out_activation": functools.partial(one_of, OUT_ACTIVATIONS),
-    "loss": functools.partial(one_of, LOSSES),
-    "solver": functools.partial(one_of, SOLVERS[1:]),
-    "momentum": fraction,
-    "beta_1": fraction,
-    "beta_2": fraction,
-    "epsilon": above,
-    "alpha": functools.partial(above, or_zero=True),
-    "max_norm": limit,
-    "dropout": fraction,
-    "n_jobs": jobs,
-    "bias": lambda name, value: bool(value),
-    "init_scale": functools.partial(above, or_zero=True),
-    "dtype": float_dtype,
-}
-
-
-def numeric(name, array, dtype):
-    """`array` as a C-contiguous, aligned ndarray of `dtype`; copied only where it is not one already."""
-    try:
-        array = np.asarray(array)
-        if array.dtype.kind == "O":
-            # astype would read numbers out of text
-            if any(isinstance(item, (str, bytes)) for item in array.flat):
-                raise TypeError("got text")
-            array = array.astype(dtype)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{name} must be numeric: {error}") from None
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name} must be numeric, got dtype {array.dtype}")
-    if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
-        return array
-    with np.errstate(over="ignore"):  # a value that overflows becomes inf, which is reported as such
-        return np.require(array, dtype, ["C", "A"])
-
-
-def finite(name, array):
-    """`array`, which has neither NaN nor infinity."""
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} must be finite, got NaN or infinity")
-    return array
-
-
-def matrix(name, array, columns, dtype):
-    """`array` as a finite C-contiguous matrix with `columns` columns and at least one row."""
-    array = numeric(name, array, dtype)
-    if array.ndim != 2:
-        raise ValueError(f"{name} must be 2-dimensional, got {array.ndim} dimension(s), shape {array.shape}")
-    if array.shape[1] != columns:
-        raise ValueError(f"{name} must have {columns} columns, got {array.shape[1]}")
-    if not len(array):
-        raise ValueError(f"{name} must have at least one row, got 0")
-    return finite(name, array)
-
-
-def row_weights(weights, n_rows, dtype):
-    """`weights` as a vector of one finite number >= 0 for each row, not all of them 0."""
-    weights = finite("sample_weight", numeric("sample_weight", weights, dtype))
-    if weights.shape != (n_rows,):
-        raise ValueError(f"sample_weight must have shape ({n_rows},), got {weights.shape}")
-    if weights.min() < 0 or not weights.any():
-        raise ValueError(f"sample_weight must be >= 0 and not all 0, got {weights.min()} to {weights.max()}")
-    check_sum("sample_weight", weights)
-    return weights
-
-
-def fitting_targets(y, out_activation, loss):
-    """Raise a ValueError for targets beyond what the output can give, with advice."""
-    if out_activation == "identity":
-        return
-    what = f"out_activation {out_activation!r}" if loss == "squared_error" else f"loss {loss!r}"
-    least, most = y.min(), y.max()
-    if least < -ROUNDED or (out_activation != "exp" and most > 1 + ROUNDED):
-        bounds, advice = "in [0, 1]", "classes are 0 or 1 in an output each (one-hot), other values are for"
-        if out_activation == "exp":
-            bounds, advice = ">= 0", "values below are for"
-        raise ValueError(f"y must be {bounds} for {what}, got {least} to {most}; {advice} out_activation 'identity'")
-    if out_activation == "softmax":
-        sums = y.sum(axis=1, dtype=np.float64)
-        worst = sums[np.argmax(np.abs(sums - 1))]
-        if abs(worst - 1) > ROUNDED:
-            what = "softmax" if loss == "squared_error" else f"softmax with loss {loss!r}"
-            advice = "where several classes or none may be right, out_activation 'logistic' is for them"
-            raise ValueError(f"y must have rows that sum to 1 for {what}, got {worst}; {advice}")

@@ -3,8 +3,8 @@
 A call into the kernel runs as many blocks of rows as fit into about CALL_SECONDS, then Python looks: an interrupt, a
 progress bar, lines to print, a callback. Where a call ends never changes a result.
 
-A signal's handler may raise an exception at any line. A call of the kernel changes parameters, solver memory and cursor
-together, and `Run.scatter` hands them over together: whoever is interrupted keeps what was handed over last.
+A signal's handler may raise an exception at any line. A call of the kernel changes a `State`'s parameters, solver memory and
+cursor together, and whoever keeps it takes copies of them together: whoever is interrupted has what was kept last.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from fastbp.choice import workspace_for_prediction, workspace_for_training
 from fastbp.history import History
 from fastbp.kernels import gate, jit
 from fastbp.layout import BLOCK, CURSOR_SIZE, EPOCH, N_IN, N_OUT, RECORD_SIZE, STEP, Layout
-from fastbp.rule import Rule
+from fastbp.rule import LEARNING_RATE, Rule
 from fastbp.workspace import THREAD_FLOPS, weights_of
 
 # A keyboard interrupt is seen when a call returns: far below the 0.2 s that feel immediate, far above a call's own cost.
@@ -44,6 +44,18 @@ def usable_threads(n_jobs):
     return 1 if get_active_backend()[0].nesting_level else min(joblib.effective_n_jobs(n_jobs), joblib.cpu_count())
 
 
+def is_sparse(X):
+    """Whether X lists its values, as a matrix of scipy."""
+    return not isinstance(X, np.ndarray)
+
+
+def weighed(X, row_weights):
+    """Weights of the rows of X as kernels take them, and their sum."""
+    if row_weights is None:
+        return np.empty(0, X.dtype), X.shape[0]
+    return row_weights, float(row_weights.sum(dtype=np.float64))
+
+
 def threads_for(layout, rows, n_jobs, X=None):
     """Threads for steps, or predictions, of so many rows: small ones stay on one core.
 
@@ -51,19 +63,70 @@ def threads_for(layout, rows, n_jobs, X=None):
     """
     first = layout.rows[0]
     weights = weights_of(layout)
-    if X is not None and not isinstance(X, np.ndarray):
+    if X is not None and is_sparse(X):
         weights += (X.nnz / max(1, X.shape[0]) + first[N_IN] / rows - first[N_IN]) * first[N_OUT]
     worth = int(6 * rows * weights / THREAD_FLOPS)
     return min(usable_threads(n_jobs), worth) if worth > 1 else 1
 
 
+class State:
+    """Parameters in training, what the solver remembers of each, and the steps taken: flat, in the memory of a workspace.
+
+    Parameters
+    ----------
+    layout : fastbp.layout.Layout
+    work : fastbp.workspace.Workspace
+    weights, biases : lists of ndarray
+        Copied.
+    memory : pair of list and int, or None
+        What `memory` returned of an earlier state.
+    """
+
+    def __init__(self, layout, work, weights, biases, memory=None):
+        self.layout, self.params, self.moments = layout, work.params, work.state
+        self.cursor = np.zeros(CURSOR_SIZE, np.int64)
+        self.take(weights, biases)
+        if memory is not None:
+            pairs, self.cursor[STEP] = memory
+            for moment, pair in zip(self.moments, pairs, strict=True):
+                layout.gather(*pair, moment)
+
+    def take(self, weights, biases):
+        """Take other parameters: all of them or, where an exception comes from a signal, none."""
+        self.params[:] = self.layout.gather(weights, biases, np.zeros_like(self.params))
+
+    def parameters(self):
+        """Weights and biases, as two lists of new arrays."""
+        return self._copies(self.params)
+
+    def memory(self):
+        """What the solver remembers, as pairs of lists like weights and biases, and the steps taken."""
+        return [self._copies(moment) for moment in self.moments], int(self.cursor[STEP])
+
+    def _copies(self, params):
+        weights, biases = self.layout.views(params)
+        return [np.array(view) for view in weights], [np.array(view) for view in biases]
+
+    def copy(self):
+        """What `put_back` takes."""
+        return self.params.copy(), self.moments.copy(), int(self.cursor[STEP])
+
+    def put_back(self, before):
+        """Be as when `before` was copied."""
+        self.params[:], self.moments[:], self.cursor[STEP] = before
+
+    def is_finite(self):
+        """Whether all parameters are."""
+        return bool(np.isfinite(self.params).all())
+
+
 class Run:
-    """A network in training on one data set.
+    """A network in training on one data set: the order of its rows, calls into the kernel, and their record.
 
     Parameters
     ----------
     weights, biases : lists of ndarray
-        The parameters, of the dtype of X, whose items `scatter` replaces unless it is told what to `keep` them by.
+        The parameters to begin with, of the dtype of X.
     X, Y : ndarray
         C-contiguous (n, n_in) and (n, n_out), float32 or float64. X may also be a CSR matrix of scipy, as
         `fastbp.reference` describes it.
@@ -76,59 +139,47 @@ class Run:
     n_jobs : int or None
     draw : callable or None
         Returns the order of the rows for the next epoch, as int64; None visits them as they stand.
-    moments : pair of list and int, or None
-        What the solver remembers from an earlier run, and the steps it has taken; see `moments`.
-    keep : callable or None
-        keep(weights, biases, moments, steps) takes new arrays that belong together: all of them, or, where an exception
-        comes from a signal, none.
+    memory : pair of list and int, or None
+        As of `State`.
     workspace : callable
         What gives the workspace, and with it the kernel.
+
+    Attributes
+    ----------
+    state : State
     """
 
     def __init__(
         self, weights, biases, X, Y, *, rule, activations, batch_size, row_weights=None, n_jobs=None, draw=None,
-        moments=None, keep=None, workspace=workspace_for_training,
+        memory=None, workspace=workspace_for_training,
     ):  # fmt: skip
-        self.weights, self.biases, self.X, self.Y = weights, biases, X, Y
-        self.n_rows = X.shape[0]
+        self.X, self.Y, self.n_rows = X, Y, X.shape[0]
         self.rule, self.batch_size, self.draw = rule, batch_size, draw
-        self.keep = keep
         self.numbers = rule.numbers(Y.shape[1])
-        self.row_weights = np.empty(0, X.dtype) if row_weights is None else row_weights
+        self.row_weights, self.weight = weighed(X, row_weights)
         self.layout = Layout([X.shape[1]] + [w.shape[1] for w in weights], X.dtype, bool(biases), activations)
         self.work = workspace(
             self.layout,
             self.n_rows,
             batch_size,
-            sparse=not isinstance(X, np.ndarray),
+            sparse=is_sparse(X),
             shuffled=draw is not None,
             moments=rule.moments,
             dropout=rule.dropout > 0,
             threads=threads_for(self.layout, batch_size, n_jobs, X),
         )
         gate.belongs(self.work.arrays, self.layout.layers)
-        self.params = self.work.params
-        self.layout.gather(weights, biases, self.params)
-        self.cursor = np.zeros(CURSOR_SIZE, np.int64)
-        if moments is not None:
-            arrays, self.cursor[STEP] = moments
-            for state, (first, second) in zip(self.work.state, arrays, strict=True):
-                self.layout.gather(first, second, state)
+        self.state = State(self.layout, self.work, weights, biases, memory)
+        self.params, self.cursor = self.state.params, self.state.cursor
         self.record = np.zeros((0, RECORD_SIZE))
         self.order = np.empty((0, self.n_rows), np.int64)
         rows = min(batch_size, self.work.block_rows)
         self.blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * rows)))  # of the next call
         self.counters = None  # where calls count the time of their phases, see `fastbp.profiling.phases`
 
-    @property
-    def moments(self):
-        """What the solver remembers of every parameter, as pairs of lists like weights and biases, and the steps taken."""
-        return [self.copies(state) for state in self.work.state], int(self.cursor[STEP])
-
-    def copies(self, params):
-        """Weights and biases, or what belongs to them, as two lists of new arrays."""
-        weights, biases = self.layout.views(params)
-        return [np.array(view) for view in weights], [np.array(view) for view in biases]
+    def set_learning_rate(self, learning_rate):
+        """Let the next calls take steps of another length."""
+        self.numbers[LEARNING_RATE] = learning_rate
 
     @property
     def epochs_done(self):
@@ -138,28 +189,7 @@ class Run:
     def history(self):
         """The record of the epochs completed so far."""
         done = self.epochs_done
-        weight = float(self.row_weights.sum(dtype=np.float64)) if self.row_weights.size else self.n_rows
-        return History(self.record[:done], self.n_rows, weight, self.Y.shape[1], self.rule)
-
-    def scatter(self):
-        """Hand over the current parameters, and what the solver remembers, as new arrays."""
-        weights, biases = self.copies(self.params)
-        if self.keep is None:
-            self.weights[:], self.biases[:] = weights, biases
-        else:
-            self.keep(weights, biases, *self.moments)
-
-    def gather(self):
-        """Take the parameters from the lists: all of them or, where an exception comes from a signal, none."""
-        self.params[:] = self.layout.gather(self.weights, self.biases, np.zeros_like(self.params))
-
-    def state(self):
-        """Copies of what a call changes for good, for `put_back`."""
-        return self.params.copy(), self.work.state.copy(), int(self.cursor[STEP])
-
-    def put_back(self, state):
-        """Be as when `state` was asked for."""
-        self.params[:], self.work.state[:], self.cursor[STEP] = state
+        return History(self.record[:done], self.n_rows, self.weight, self.Y.shape[1], self.rule)
 
     def first_wild_epoch(self):
         """Number of the first epoch whose record is not finite; of the last one that was begun, if all are."""
@@ -212,8 +242,61 @@ class Run:
             yield
 
 
-# Layouts and workspaces of recent small predictions, at rest. A prediction takes one out and puts it back, so that no two
-# threads share one; for a single row, making a new one would take longer than everything else.
+class Gradient:
+    """Loss and gradient of a network on all rows of a data set, without a step: by backpropagation, without dropout.
+
+    Parameters
+    ----------
+    units : sequence of int
+    X, Y, row_weights, rule, activations, n_jobs
+        As of `Run`.
+    bias : bool
+
+    Attributes
+    ----------
+    layout : fastbp.layout.Layout
+        Of `params` and `grad`.
+    params, grad : 1-D ndarray
+        The parameters, for whoever calls this to write, and the gradient, which calls leave there.
+    """
+
+    def __init__(self, units, X, Y, *, rule, activations, row_weights=None, n_jobs=None, bias=True):
+        n_rows = X.shape[0]
+        self.X, self.Y, self.numbers = X, Y, rule.numbers(Y.shape[1])
+        self.row_weights, self.weight = weighed(X, row_weights)
+        self.layout = Layout(units, X.dtype, bias, activations)
+        threads = threads_for(self.layout, n_rows, n_jobs, X)
+        self.work = workspace_for_training(self.layout, n_rows, n_rows, is_sparse(X), shuffled=False, threads=threads)
+        gate.belongs(self.work.arrays, self.layout.layers)
+        self.params, self.grad = self.work.params, np.empty(self.layout.size, X.dtype)
+
+    def __call__(self):
+        """The loss, summed over the rows, and sum W**2."""
+        _, loss, _, penalty = kernels.loss_grad(
+            self.layout.layers, self.params, self.X, self.Y, self.row_weights, self.numbers, self.grad, self.work.arrays
+        )
+        return loss, penalty
+
+
+class Predictor:
+    """Outputs of a network for as many rows as X has; arguments as of `Run`."""
+
+    def __init__(self, layout, X, out_activation, n_jobs=None):
+        n, self.layout = X.shape[0], layout
+        self.work = workspace_for_prediction(layout, n, threads_for(layout, n, n_jobs, X), is_sparse(X))
+        gate.belongs(self.work.arrays, layout.layers)
+        self.shape = n, layout.rows[-1][N_OUT]
+        self.numbers = Rule(out_activation=out_activation).numbers(self.shape[1])
+
+    def __call__(self, params, X):
+        """Outputs (n, n_out), by parameters that are laid out as `layout` says."""
+        out = np.empty(self.shape, X.dtype)
+        kernels.forward(self.layout.layers, params, X, out, self.numbers, self.work.arrays)
+        return out
+
+
+# Predictors of recent small predictions, at rest. A prediction takes one out and puts it back, so that no two threads share
+# one; for a single row, making a new one would take longer than everything else.
 rooms: dict = {}
 MOST_ROOMS = 16
 ROOM_BYTES = 2**20
@@ -221,28 +304,21 @@ ROOM_BYTES = 2**20
 
 def predict(weights, biases, X, out_activation, activations, n_jobs=None):
     """Outputs (n, n_out) of a network for the rows of X; other arguments as of `Run`."""
-    n, units = X.shape[0], (X.shape[1], *[w.shape[1] for w in weights])
-    sparse = not isinstance(X, np.ndarray)
-    key = n, units, X.dtype, bool(biases), *activations, out_activation, n_jobs, sparse
-    room = rooms.pop(key, None)
-    if room is None:
-        layout = Layout(units, X.dtype, bool(biases), activations)
-        work = workspace_for_prediction(layout, n, threads_for(layout, n, n_jobs, X), sparse)
-        gate.belongs(work.arrays, layout.layers)
-        room = layout, work, Rule(out_activation=out_activation).numbers(units[-1])
-    layout, work, numbers = room
-    layout.gather(weights, biases, work.params)
-    out = np.empty((n, units[-1]), X.dtype)
-    kernels.forward(layout.layers, work.params, X, out, numbers, work.arrays)
-    if work.arrays[0].nbytes < ROOM_BYTES:
+    units = X.shape[1], *[w.shape[1] for w in weights]
+    key = X.shape[0], units, X.dtype, bool(biases), *activations, out_activation, n_jobs, is_sparse(X)
+    predictor = rooms.pop(key, None)
+    if predictor is None:
+        predictor = Predictor(Layout(units, X.dtype, bool(biases), activations), X, out_activation, n_jobs)
+    out = predictor(predictor.layout.gather(weights, biases, predictor.work.params), X)
+    if predictor.work.arrays[0].nbytes < ROOM_BYTES:
         while len(rooms) >= MOST_ROOMS:
             with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread may be at it
                 del rooms[next(iter(rooms))]
-        rooms[key] = room
+        rooms[key] = predictor
     return out
 
 
-def watch(run, epochs, verbose=0, progress=False, callback=None):
+def watch(run, epochs, verbose=0, progress=False, callback=None, keep=None):
     """Run some epochs, or up to the first wish to stop; returns their history.
 
     Parameters
@@ -254,22 +330,24 @@ def watch(run, epochs, verbose=0, progress=False, callback=None):
     progress : bool
         Show a progress bar.
     callback : callable or None
-        Called as callback(epoch, history) after each epoch, with the current weights in place; training stops where it
-        returns True.
+        Called as callback(epoch, history) after each epoch, and free to change `run.state`; training stops where it returns
+        True.
+    keep : callable or None
+        Called as keep(run.state) at the end, also where an exception ends it.
 
     Raises
     ------
     ValueError
-        If a weight stops being finite; parameters and solver memory are then as they were before the run.
+        If a weight stops being finite; the state is then as it was before the run.
     """
     printed = called = 0
-    before = run.state()
+    before, keep = run.state.copy(), keep or (lambda state: None)
     with ProgressBar(epochs, progress) as bar:
         try:
             for _ in run.calls(epochs, each_epoch=callback is not None):
-                if not np.isfinite(run.params).all():
+                if not run.state.is_finite():
                     epoch = run.first_wild_epoch()
-                    run.put_back(before)
+                    run.state.put_back(before)
                     raise ValueError(
                         f"weights stopped being finite in epoch {epoch} with "
                         f"learning_rate={run.rule.learning_rate:g}; they are left as they were before this training"
@@ -279,17 +357,14 @@ def watch(run, epochs, verbose=0, progress=False, callback=None):
                     printed = print_lines(run.history(), verbose, printed)
                 if callback and run.epochs_done > called:
                     called = run.epochs_done
-                    run.scatter()
-                    stop = callback(called, run.history())
-                    run.gather()
-                    if stop:
+                    if callback(called, run.history()):
                         break
-            run.scatter()
+            keep(run.state)
         except KeyboardInterrupt:
-            run.scatter()
+            keep(run.state)
             warnings.warn("Training interrupted by user.", stacklevel=3)
         except BaseException:
-            run.scatter()
+            keep(run.state)
             raise
     return run.history()
 

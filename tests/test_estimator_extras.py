@@ -6,6 +6,7 @@ import joblib
 import numpy as np
 import pytest
 import sklearn
+from scipy import sparse
 from scipy.special import softmax
 from sklearn.base import clone
 from sklearn.datasets import load_diabetes, load_iris
@@ -248,3 +249,26 @@ def test_scikit_learns_monitor_works():
 def test_older_versions_say_what_callbacks_need():
     with pytest.raises(ImportError, match=r"callbacks need scikit-learn >= 1\.9, got 1\."):
         MLPClassifier().set_callbacks(Recorder())
+
+
+KINDS = {
+    "binary": (np.array(["a", "b"])[np.arange(40) % 2], False),
+    "multiclass": (np.arange(40) % 3, False),
+    "indicators": (np.arange(120).reshape(40, 3) % 7 % 2, False),
+    "sparse indicators": (np.arange(120).reshape(40, 3) % 7 % 2, True),
+    "columns": (np.arange(80).reshape(40, 2) % 7 % 3, False),
+}
+
+
+@pytest.mark.parametrize("dtype", [None, np.float32, np.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_early_stopping_s_accuracy_is_the_one_of_score(kind, dtype):
+    y, is_sparse = KINDS[kind]
+    y = sparse.csr_array(y) if is_sparse else y
+    rng = np.random.default_rng(0)
+    X, weights = rng.normal(size=(40, 3)), None if dtype is None else rng.uniform(size=40).astype(dtype)
+    est = MLPClassifier((5,), max_iter=20, random_state=0).fit(X, y)
+    decoded = est._decoded(est._encoded(y, False).astype(float))
+    rounding = 1e-6 if dtype is np.float32 else 0  # of a sum that may be taken in float64
+    assert est._score_of(decoded, est.predict(X), weights) == pytest.approx(est.score(X, y, weights), rel=rounding)
+    assert est._score_of(decoded, decoded, weights) == pytest.approx(1, rel=rounding)

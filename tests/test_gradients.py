@@ -1,5 +1,9 @@
-"""Gradients: the kernels' held to the reference's, the reference's to differences of the loss and to another library's."""
+"""Gradients: the kernels' held to the reference's, the reference's to differences of the loss and to another library's.
 
+And those that `NeuralNetwork.gradients` returns, which are held to the reference, to differences of the loss and to steps.
+"""
+
+import copy
 import warnings
 from dataclasses import replace
 
@@ -7,8 +11,8 @@ import numpy as np
 import pytest
 from cases import CASES, DTYPES, SMALL, WORKSPACES, Case, assert_close, of_kind
 
-from fastbp import kernels, reference
-from fastbp.layout import CURSOR_SIZE, RECORD_SIZE
+from fastbp import NeuralNetwork, kernels, reference
+from fastbp.layout import CURSOR_SIZE, RECORD_SIZE, Layout
 from fastbp.rule import ACTIVATIONS, HEADS, SOLVERS, Rule
 
 # Of the norm of the gradient: some hundred roundings one after the other, the worst case of all of them in one direction.
@@ -211,6 +215,105 @@ def test_the_reference_s_gradient_is_jax_s(case, jax):
     _, grad = loss_grad(reference, case)
     assert_same_gradient(grad, theirs, LIBRARY_TOLERANCE)
     assert full_loss(case, case.parameters()) == pytest.approx(float(value), rel=LIBRARY_TOLERANCE)
+
+
+# --- of a NeuralNetwork -----------------------------------------------------------------------------------------------
+
+
+def drawn(seed, **options):
+    """A network by chance, and what `gradients` takes."""
+    rng = np.random.default_rng(seed)
+    out_activation, loss = HEADS[seed % len(HEADS)]
+    n_in, *hidden, n_out = (int(size) for size in rng.integers(1, 9, rng.integers(2, 5)))
+    options = {"alpha": float(rng.choice([0, 0.3])), "bias": bool(rng.random() < 0.8)} | options
+    net = NeuralNetwork(
+        n_in, hidden, n_out, activation=[str(name) for name in rng.choice(ACTIVATIONS, len(hidden))],
+        out_activation=out_activation, loss=loss, init_scale=0.5, random_state=seed, **options,
+    )  # fmt: skip
+    net.biases = [rng.normal(size=b.shape) / 2 for b in net.biases]
+    n = int(rng.integers(1, 40))
+    Y = rng.uniform(0.1, 1, (n, n_out))
+    if out_activation == "softmax":
+        Y /= Y.sum(axis=1, keepdims=True)
+    weights = rng.uniform(0.1, 2, n) if rng.random() < 0.5 else None
+    return net, (rng.normal(size=(n, n_in)), Y, ["sum", "mean"][seed % 3 % 2]), weights
+
+
+def loss_of(net, batch, weights):
+    return copy.deepcopy(net).backward(*batch[:2], 1e-3, batch[2], sample_weight=weights)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_gradients_are_slopes_of_the_loss(seed):
+    net, batch, weights = drawn(seed)
+    found = net.gradients(*batch, sample_weight=weights)
+    assert [len(arrays) for arrays in found] == [len(net.weights), len(net.biases)]
+    scale = max(1, *(np.abs(one).max() for one in [*found[0], *found[1]]))
+    for arrays, parameters in zip(found, (net.weights, net.biases), strict=True):
+        for gradient, array in zip(arrays, parameters, strict=True):
+            assert gradient.shape == array.shape
+            assert gradient.dtype == net.dtype
+            differences = np.zeros_like(array)
+            for place in np.ndindex(array.shape):
+                before, losses = array[place], []
+                for step in (STEP, -STEP):
+                    array[place] = before + step
+                    losses.append(loss_of(net, batch, weights))
+                array[place] = before
+                differences[place] = (losses[0] - losses[1]) / (2 * STEP)
+            size = scale + abs(loss_of(net, batch, weights))  # whose roundings a difference is made of
+            assert_close("gradients", gradient, differences, DIFFERENCE_TOLERANCE * size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("seed", range(30))
+def test_gradients_are_the_reference_s(seed, dtype):
+    net, (X, Y, reduction), weights = drawn(seed, dtype=dtype)
+    layout = Layout(net.units, dtype, net.bias, [ACTIVATIONS.index(name) for name in net.activation])
+    rule = Rule(net.out_activation, net.loss, alpha=net.alpha, reduction=reduction).numbers(net.units[-1])
+    params, expected = layout.gather(net.weights, net.biases), np.zeros(layout.size, dtype)
+    w = np.empty(0, dtype) if weights is None else weights.astype(dtype)
+    reference.loss_grad(layout.layers, params, X.astype(dtype), Y.astype(dtype), w, rule, expected, None)
+    found = layout.gather(*net.gradients(X, Y, reduction, sample_weight=weights))
+    assert_same_gradient(found, expected, RELATIVE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("seed", range(30))
+def test_a_step_of_gradient_descent_goes_against_the_gradients(seed, dtype):
+    net, batch, weights = drawn(seed, dtype=dtype, n_jobs=2)
+    before = [array.copy() for array in (*net.weights, *net.biases)]
+    found, rate = net.gradients(*batch, sample_weight=weights), np.dtype(dtype).type(0.01)
+    for array, unchanged in zip((*net.weights, *net.biases), before, strict=True):
+        assert array.tobytes() == unchanged.tobytes()
+    net.backward(*batch[:2], float(rate), batch[2], sample_weight=weights)
+    length = np.linalg.norm(np.concatenate([one.ravel() for one in [*found[0], *found[1]]]).astype(np.float64))
+    for after, array, gradient in zip((*net.weights, *net.biases), before, [*found[0], *found[1]], strict=True):
+        rounding = np.finfo(dtype).eps * np.abs(array).max()
+        assert_close("weights", after, array - rate * gradient, rounding + RELATIVE[dtype] * rate * length)
+
+
+def test_gradients_leave_dropout_and_clipping_out():
+    net, batch, weights = drawn(3)
+    expected = net.gradients(*batch, sample_weight=weights)
+    net.dropout, net.max_norm, net.solver = 0.5, 1e-3, "adam"
+    for ours, theirs in zip(net.gradients(*batch, sample_weight=weights), expected, strict=True):
+        assert [one.tobytes() for one in ours] == [one.tobytes() for one in theirs]
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "options", "message"),
+    [
+        ([[1.0]], [[1.0]], {}, "X must have 2 columns, got 1"),
+        ([[1.0, 2.0]], [[1.0], [1.0]], {}, "X and y must have the same number of rows, got 1 and 2"),
+        ([[1.0, 2.0]], [[2.0]], {}, r"y must be in \[0, 1\]"),
+        ([[1.0, 2.0]], [[1.0]], {"reduction": "row"}, "reduction must be one of 'sum', 'mean', got 'row'"),
+        ([[1.0, 2.0]], [[1.0]], {"sample_weight": [-1.0]}, "sample_weight must be >= 0"),
+    ],
+)
+def test_gradients_check_what_they_are_given(X, y, options, message):
+    with pytest.raises(ValueError, match=message):
+        NeuralNetwork(2, 3, 1, random_state=0).gradients(X, y, **options)
 
 
 # --- many steps -------------------------------------------------------------------------------------------------------

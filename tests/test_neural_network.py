@@ -1120,13 +1120,45 @@ def test_a_callback_sees_weights_and_solver_memory_of_its_epoch(solver):
     assert_same_bits(parameters(copies[4]), parameters(net))
 
 
+@pytest.mark.parametrize("form", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"])
+def test_copies_that_a_callback_makes_are_of_its_epoch(form):
+    net, other = (NeuralNetwork(2, 4, 1, solver="adam", random_state=0) for _ in range(2))
+    copies = []
+    net.train(*XOR, 5, 0.1, callback=lambda epoch, history: copies.append(form(net)))
+    for one in copies:
+        other.train(*XOR, 1, 0.1)
+        assert_same_bits(parameters(one), parameters(other))
+
+
+@pytest.mark.parametrize("touch", [lambda net: net.weights, lambda net: net.biases, lambda net: net.feedforward(XOR[0])])
+def test_arrays_that_a_callback_has_read_stay_as_they_were(touch):
+    net, kept, copies = network(solver="adam"), [], []
+
+    def callback(epoch, history):
+        touch(net)
+        kept.append([*net.weights, *net.biases])
+        copies.append(parameters(net))
+
+    net.train(*XOR, 5, 0.1, callback=callback)
+    for arrays, then in zip(kept, copies, strict=True):
+        assert_same_bits(arrays, then)
+    assert len({array.tobytes() for arrays in kept for array in arrays[:1]}) == 5
+
+
+def test_weights_are_copied_only_for_callbacks_that_look(monkeypatch):
+    copied = []
+    parameters_of = training.State.parameters
+    monkeypatch.setattr(training.State, "parameters", lambda state: copied.append(state) or parameters_of(state))
+    network().train(*XOR, 10, 0.1, callback=lambda epoch, history: None)
+    assert len(copied) == 1
+
+
 def test_what_an_interrupt_cuts_from_a_callback_s_weights_is_none_of_them():
     """They are taken all at once."""
     run = training.Run([np.ones((2, 3)), np.ones((3, 1))], [], *XOR, rule=Rule(), activations=[1], batch_size=4)
     before = run.params.copy()
-    run.weights[:] = [np.zeros((2, 3)), "no array"]
     with pytest.raises(ValueError, match="no array"):
-        run.gather()
+        run.state.take([np.zeros((2, 3)), "no array"], [])
     assert_same_bits([run.params], [before])
 
 

@@ -17,11 +17,9 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
 from sklearn.utils.optimize import _check_optimize_result
 
-from fastbp import kernels
-from fastbp.choice import workspace_for_training
-from fastbp.layout import LOSS, PENALTY, Layout
-from fastbp.rule import LEARNING_RATE, check_sum
-from fastbp.training import Run, threads_for
+from fastbp.layout import LOSS, PENALTY
+from fastbp.rule import check_sum
+from fastbp.training import Gradient, Predictor, Run
 
 # An adaptive step length this short is not shortened any more.
 LEAST_LEARNING_RATE = 1e-6
@@ -72,6 +70,11 @@ def cumulative_shuffle(n, random_state):
     return draw
 
 
+def losses_averaged(est, rows):
+    """How many outputs' losses the reported loss of a row is the mean of."""
+    return rows.Y.shape[1] if est.loss in ("squared_error", "absolute_error") else 1
+
+
 def mean_loss(est, rows, outputs):
     """The loss of outputs without its L2 term, as it is reported."""
     Y, A = rows.Y, outputs
@@ -86,33 +89,95 @@ def mean_loss(est, rows, outputs):
     return float(np.average(losses.sum(axis=1), weights=rows.weights))
 
 
-class Epochs:
-    """The epochs of a stochastic solver: what is done after each of them, and when to stop.
+class Training:
+    """What every training of an estimator by epochs does: it takes note of them, and judges them by rows held back.
 
     Parameters
     ----------
     est : estimator
-    run : fastbp.training.Run
+        With its weights, which the training begins with.
+    rows : Rows
     validation : Rows or None
+    draw : callable or None
+    memory : pair of list and int, or None
+        As of `fastbp.training.Run`.
+    """
+
+    def __init__(self, est, rows, validation, draw, memory=None):
+        self.est, self.validation, self.n = est, validation, rows.X.shape[0]
+        self.run = Run(
+            est.coefs_,
+            est.intercepts_,
+            rows.X,
+            rows.Y,
+            rule=est._rule(),
+            activations=est._activation_codes(),
+            batch_size=clipped_batch_size(est, self.n),
+            row_weights=rows.weights,
+            n_jobs=est._threads(),
+            draw=draw,
+            memory=memory,
+        )
+        self.state = self.run.state
+        self.outputs_of_loss = losses_averaged(est, rows)
+        if validation is not None:
+            self.predictor = Predictor(self.run.layout, validation.X, est.out_activation_, est._threads())
+
+    def note(self, first):
+        """Take note of the epochs that the run has completed from its `first` one on; returns their losses."""
+        est, run = self.est, self.run
+        rows, penalty = run.record[first : run.epochs_done, [LOSS, PENALTY]].T
+        losses = ((rows / self.outputs_of_loss + float(est.alpha) / 2 * penalty) / self.n).tolist()
+        if losses:
+            est.n_iter_ += len(losses)
+            est.t_ += len(losses) * self.n
+            est.loss_ = losses[-1]
+            est.loss_curve_ += losses
+        return losses
+
+    def judge(self):
+        """Outputs for the validation rows by the present weights, and their loss, which is added to the curve."""
+        outputs = self.predictor(self.state.params, self.validation.X)
+        loss = mean_loss(self.est, self.validation, outputs)
+        self.est.validation_loss_curve_.append(loss)
+        return outputs, loss
+
+    def weights(self):
+        """Copies of the present weights, by the names of the estimator's attributes."""
+        weights, biases = self.state.parameters()
+        return {"coefs_": weights, "intercepts_": biases}
+
+
+class Epochs(Training):
+    """The epochs of a stochastic solver as scikit-learn has them, and when to stop.
+
+    Parameters
+    ----------
+    est, rows, validation, draw, memory
+        As of `Training`.
     task : fastbp.estimators.callbacks.Task
     """
 
-    def __init__(self, est, run, validation, task):
-        self.est, self.run, self.validation, self.task = est, run, validation, task
-        self.n = run.X.shape[0]
-        self.scorer = self.targets = None
+    def __init__(self, est, rows, validation, draw, memory, task):
+        super().__init__(est, rows, validation, draw, memory)
+        self.task, self.scorer = task, None
         if validation is not None and est.scoring is not None:
             self.scorer = check_scoring(est, est.scoring)
-        if est.early_stopping:
-            self.targets = est._decoded(validation.Y)
-        self.watched = est.early_stopping or validation is not None or task.watched
-        self.alpha = float(est.alpha)
-        self.outputs = run.Y.shape[1] if est.loss in ("squared_error", "absolute_error") else 1
+        self.targets = est._decoded(validation.Y) if est.early_stopping else None
+        # what looks at the estimator itself finds the weights of the epoch
+        self.looked_at = task.watched or (est.early_stopping and self.scorer is not None)
+
+    def keep(self):
+        """Give the estimator the present weights, with what the solver remembers."""
+        moments, steps = self.state.memory()
+        # one call, in which no signal's handler runs, for what belongs together
+        vars(self.est).update(self.weights(), _moments=moments, _steps=steps)
 
     def safe(self):
         """Epochs after which training may stop at the earliest, or has to be looked at."""
         est = self.est
-        if self.watched or (est.solver == "sgd" and est.learning_rate == "invscaling"):
+        invscaling = est.solver == "sgd" and est.learning_rate == "invscaling"
+        if self.validation is not None or self.task.watched or invscaling:
             return 1
         return max(1, min(MOST_EPOCHS, est.n_iter_no_change - est._no_improvement_count + 1))
 
@@ -120,35 +185,30 @@ class Epochs:
         """Run up to `most` epochs; returns whether to stop."""
         est, run, seen, stop = self.est, self.run, 0, False
         if est.solver == "sgd":
-            run.numbers[LEARNING_RATE] = est._learning_rate
-        if self.watched:
-            self.task.begin()
+            run.set_learning_rate(est._learning_rate)
+        self.task.begin()
         for _ in run.calls(int(min(self.safe(), most))):
-            rows, penalty = run.record[seen : run.epochs_done, [LOSS, PENALTY]].T
-            seen += len(rows)
-            if len(rows):
-                stop = self.end(((rows / self.outputs + self.alpha / 2 * penalty) / self.n).tolist())
+            losses = self.note(seen)
+            seen += len(losses)
+            if losses:
+                stop = self.end(losses)
         return stop
 
     def end(self, losses):
-        """Take note of completed epochs; returns whether to stop."""
+        """Decide after completed epochs whether to stop."""
         est = self.est
         if est.verbose:
-            for number, loss in enumerate(losses, est.n_iter_ + 1):
+            for number, loss in enumerate(losses, est.n_iter_ - len(losses) + 1):
                 print(f"Iteration {number}, loss = {loss:.8f}")
-        est.n_iter_ += len(losses)
-        est.t_ += len(losses) * self.n
-        est.loss_ = losses[-1]
-        est.loss_curve_ += losses
-        if self.watched:
-            self.run.scatter()
+        if self.looked_at:
+            self.keep()
         if self.validation is not None:
             self.validate()
         if not est.early_stopping:
             self.compare(losses)
         if est.solver == "sgd" and est.learning_rate == "invscaling":
             est._learning_rate = float(est.learning_rate_init) / (est.t_ + 1) ** est.power_t
-        stop = self.task.end() if self.watched else False
+        stop = self.task.end()
         if est._no_improvement_count > est.n_iter_no_change:
             return self.converged() or stop
         return stop
@@ -163,10 +223,8 @@ class Epochs:
         est.best_loss_, est._no_improvement_count = best, count
 
     def validate(self):
-        """Judge the current weights by the validation rows."""
-        est, rows = self.est, self.validation
-        outputs = est._outputs(rows.X)
-        est.validation_loss_curve_.append(mean_loss(est, rows, outputs))
+        """Judge the present weights by the validation rows."""
+        est, (outputs, _) = self.est, self.judge()
         if not est.early_stopping:
             return
         score = self.score(outputs)
@@ -177,7 +235,7 @@ class Epochs:
         est._no_improvement_count = est._no_improvement_count + 1 if stalled else 0
         if score > est.best_validation_score_:
             est.best_validation_score_ = score
-            est._best_coefs, est._best_intercepts = list(est.coefs_), list(est.intercepts_)
+            est._best_coefs, est._best_intercepts = self.state.parameters()
 
     def score(self, outputs):
         """What early stopping compares."""
@@ -228,34 +286,16 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task):
         raise ValueError("partial_fit does not support early_stopping=True")
     if est.early_stopping and validation is None:
         rows, validation = split(est, rows, random_state)
-    rule, n = est._rule(), rows.X.shape[0]
-    moments = est._solver_memory() if incremental else None
-    if moments is None or est._learning_rate_start != est.learning_rate_init:
+    n, memory = rows.X.shape[0], est._solver_memory() if incremental else None
+    if memory is None or est._learning_rate_start != est.learning_rate_init:
         est._learning_rate = est._learning_rate_start = float(est.learning_rate_init)
-    run = Run(
-        est.coefs_,
-        est.intercepts_,
-        rows.X,
-        rows.Y,
-        rule=rule,
-        activations=est._activation_codes(),
-        batch_size=clipped_batch_size(est, n),
-        row_weights=rows.weights,
-        n_jobs=est._threads(),
-        draw=cumulative_shuffle(n, random_state) if est.shuffle else None,
-        moments=moments,
-        # one call, in which no signal's handler runs, for what belongs together
-        keep=lambda weights, biases, moments, steps: vars(est).update(
-            coefs_=weights, intercepts_=biases, _moments=moments, _steps=steps
-        ),
-    )
+    epochs = Epochs(est, rows, validation, cumulative_shuffle(n, random_state) if est.shuffle else None, memory, task)
     open_curves(est, validation)
-    epochs = Epochs(est, run, validation, task)
     est.n_iter_, stop = 0, False
     try:
         while not stop and est.n_iter_ < (1 if incremental else est.max_iter):
             stop = epochs.some(est.max_iter - est.n_iter_ if not incremental else 1)
-        run.scatter()
+        epochs.keep()
         if not stop and not incremental:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the optimization hasn't "
@@ -264,10 +304,10 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task):
                 stacklevel=2,
             )
     except KeyboardInterrupt:
-        run.scatter()
+        epochs.keep()
         warnings.warn("Training interrupted by user.", stacklevel=2)
     except BaseException:
-        run.scatter()
+        epochs.keep()
         raise
     if est.early_stopping:
         est.coefs_, est.intercepts_ = list(est._best_coefs), list(est._best_intercepts)
@@ -277,41 +317,29 @@ class Objective:
     """Loss and gradient of a network on all rows, as functions of one vector: every W_l, then every b_l, flattened."""
 
     def __init__(self, est, rows):
-        self.est, self.rows = est, rows
+        self.est, self.outputs_of_loss = est, losses_averaged(est, rows)
         units = [rows.X.shape[1]] + [len(b) for b in est.intercepts_]
-        n = rows.X.shape[0]
-        self.layout = Layout(units, rows.X.dtype, True, est._activation_codes())
-        threads = threads_for(self.layout, n, est._threads(), rows.X)
-        sparse = not isinstance(rows.X, np.ndarray)
-        self.work = workspace_for_training(self.layout, n, n, sparse, shuffled=False, threads=threads)
-        self.grad = np.empty(self.layout.size, rows.X.dtype)
-        self.rule = est._rule("lbfgs").numbers(rows.Y.shape[1])
-        self.weights = np.empty(0, rows.X.dtype) if rows.weights is None else rows.weights
-        self.weight = n if rows.weights is None else float(rows.weights.sum(dtype=np.float64))
-        self.outputs = rows.Y.shape[1] if est.loss in ("squared_error", "absolute_error") else 1
-
-    def arrays(self, params):
-        """Views of all parameters in the order of the vector."""
-        weights, biases = self.layout.views(params)
-        return weights + biases
+        self.gradient = Gradient(
+            units, rows.X, rows.Y, rule=est._rule("lbfgs"), activations=est._activation_codes(), row_weights=rows.weights,
+            n_jobs=est._threads(),
+        )  # fmt: skip
 
     def unpacked(self, vector):
         """The vector's parts, shaped as coefs_ and intercepts_."""
-        shapes = [view.shape for view in self.arrays(self.grad)]
+        weights, biases = self.gradient.layout.views(self.gradient.params)
+        shapes = [view.shape for view in weights + biases]
         ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         parts = [part.reshape(shape) for part, shape in zip(np.split(vector, ends), shapes, strict=True)]
-        return parts[: len(parts) // 2], parts[len(parts) // 2 :]
+        return parts[: len(weights)], parts[len(weights) :]
 
     def __call__(self, vector):
         """Loss, and its gradient as a float64 vector."""
-        rows = self.rows
-        weights, biases = self.unpacked(vector)
-        self.layout.gather(weights, biases, self.work.params)
-        _, loss, _, penalty = kernels.loss_grad(
-            self.layout.layers, self.work.params, rows.X, rows.Y, self.weights, self.rule, self.grad, self.work.arrays
-        )
-        value = (loss / self.outputs + float(self.est.alpha) / 2 * penalty) / self.weight
-        return value, np.concatenate([view.ravel() for view in self.arrays(self.grad)], dtype=np.float64)
+        gradient, (weights, biases) = self.gradient, self.unpacked(vector)
+        gradient.layout.gather(weights, biases, gradient.params)
+        loss, penalty = gradient()
+        value = (loss / self.outputs_of_loss + float(self.est.alpha) / 2 * penalty) / gradient.weight
+        weights, biases = gradient.layout.views(gradient.grad)
+        return value, np.concatenate([view.ravel() for view in weights + biases], dtype=np.float64)
 
 
 def fit_lbfgs(est, rows, task):

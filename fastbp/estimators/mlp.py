@@ -12,10 +12,9 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target
 
 from fastbp.estimators.labels import MULTI_OUTPUT, Labels
-from fastbp.estimators.perceptron import Perceptron, documented, has_epochs, store
+from fastbp.estimators.perceptron import Perceptron, has_epochs, store
 
 
-@documented
 class MLPClassifier(ClassifierMixin, Perceptron):
     """Multi-layer perceptron that classifies, trained on the log loss; drop-in for scikit-learn's class of this name.
 
@@ -25,21 +24,20 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
     Parameters
     ----------
-    <SHARED_PARAMETERS>
+    <PARAMETERS>
     class_weight : dict, 'balanced' or None, default=None
         Factor of the weight of every row of a class. 'balanced' makes all classes weigh the same.
-    <SHARED_PARAMETERS_LAST>
+    <LAST_PARAMETERS>
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,), or list of them
         The labels, in the order of the outputs; a list for columns of classes.
-    <SHARED_ATTRIBUTES>
+    <ATTRIBUTES>
 
     References
     ----------
-    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010.
-    Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015.
+    <REFERENCES>
 
     Examples
     --------
@@ -161,7 +159,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         return weights if sample_weight is None else weights * sample_weight
 
     def _score_of(self, y, predicted, sample_weight):
-        return self._labels.accuracy(y, predicted, sample_weight)
+        return self._labels.accuracy_of_own(y, predicted, sample_weight)
 
     def score(self, X, y, sample_weight=None):
         """Share of the rows of X that are given the right labels, all of them where there are several.
@@ -175,7 +173,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         -------
         float
         """
-        return self._score_of(np.asarray(y) if isinstance(y, list) else y, self.predict(X), sample_weight)
+        predicted = self.predict(X)
+        return self._labels.accuracy(np.asarray(y) if isinstance(y, list) else y, predicted, sample_weight)
 
     def predict_proba(self, X):
         """Probabilities of the classes.
@@ -207,7 +206,6 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         return [np.log(part) for part in probabilities] if isinstance(probabilities, list) else np.log(probabilities)
 
 
-@documented
 class MLPRegressor(RegressorMixin, Perceptron):
     """Multi-layer perceptron that predicts numbers; drop-in for scikit-learn's class of this name.
 
@@ -217,17 +215,16 @@ class MLPRegressor(RegressorMixin, Perceptron):
         'squared_error' is half the squared error, 'poisson' half the deviance, with exp as the output's activation and
         y >= 0. Of several outputs, the reported loss is the mean for squared and absolute errors, but its gradient that of
         the sum.
-    <SHARED_PARAMETERS>
-    <SHARED_PARAMETERS_LAST>
+    <PARAMETERS>
+    <LAST_PARAMETERS>
 
     Attributes
     ----------
-    <SHARED_ATTRIBUTES>
+    <ATTRIBUTES>
 
     References
     ----------
-    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010.
-    Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015.
+    <REFERENCES>
 
     Examples
     --------

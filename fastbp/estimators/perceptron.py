@@ -39,7 +39,7 @@ FOUND_BY_EPOCHS = (
     "_learning_rate_start",
 )  # fmt: skip
 
-SHARED_PARAMETERS = """\
+PARAMETERS = """\
     hidden_layer_sizes : array-like of int, default=(100,)
         Units of each hidden layer.
     activation : {'identity', 'logistic', 'tanh', 'relu', 'leaky_relu', 'elu', 'softplus', 'selu'}, or a list of one for \
@@ -93,13 +93,13 @@ each hidden layer, default='relu'
     max_norm : float, default=inf
         Gradients of 'sgd' and 'adam' whose Euclidean norm over all parameters exceeds it are shortened to it."""
 
-SHARED_PARAMETERS_LAST = """\
+LAST_PARAMETERS = """\
     n_jobs : int or None, default=None
         Threads, as joblib counts: None is 1, -1 all processors. Small steps stay on one. No result depends on it.
     scoring : str, callable or None, default=None
         What early stopping goes by instead of `score`."""
 
-SHARED_ATTRIBUTES = """\
+ATTRIBUTES = """\
     coefs_, intercepts_ : list of ndarray, shapes (n_in, n_out) and (n_out,)
         Weights and biases of each layer, of the float type of X.
     n_iter_ : int
@@ -126,14 +126,15 @@ SHARED_ATTRIBUTES = """\
     feature_names_in_ : ndarray of str
         Where X had names for its features."""
 
+REFERENCES = """\
+    Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010.
+    Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015."""
 
-def documented(cls):
-    """Put what both estimators share into the docstring of one of them, unless Python leaves docstrings out."""
-    if cls.__doc__ is None:
-        return cls
-    for name in ("SHARED_PARAMETERS_LAST", "SHARED_PARAMETERS", "SHARED_ATTRIBUTES"):
-        cls.__doc__ = cls.__doc__.replace(f"    <{name}>", globals()[name])
-    return cls
+
+def fill_in(cls, **texts):
+    """Put texts that several estimators share into the docstring of one of them, unless Python leaves docstrings out."""
+    for name, text in texts.items():
+        cls.__doc__ = cls.__doc__ and cls.__doc__.replace(f"    <{name}>", text)
 
 
 def has_epochs(est):
@@ -191,6 +192,10 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
     # The parameters that people look up are those of scikit-learn.
     _doc_link_module = "fastbp"
     _doc_link_template = "https://scikit-learn.org/stable/modules/generated/sklearn.neural_network.{estimator_name}.html"
+
+    def __init_subclass__(cls, **arguments):
+        super().__init_subclass__(**arguments)
+        fill_in(cls, PARAMETERS=PARAMETERS, LAST_PARAMETERS=LAST_PARAMETERS, ATTRIBUTES=ATTRIBUTES, REFERENCES=REFERENCES)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -344,21 +349,9 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         return self._fit(X, y, sample_weight, X_val=X_val, y_val=y_val)
 
     def _fit(self, X, y, sample_weight, incremental=False, X_val=None, y_val=None):
-        hidden = self._hidden_sizes()
-        first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
-        with within_floats("X, y and the weights of rows"):
-            X, y = self._validated(X, y, reset=first)
-            rows = self._rows(X, y, sample_weight, incremental, first and not incremental)
-        validation = None if X_val is None and y_val is None else self._validation_rows(X_val, y_val, X.dtype)
         random_state = check_random_state(self.random_state)
-        if first:
-            self._initialize([X.shape[1], *hidden, rows.Y.shape[1]], X.dtype, random_state)
-        else:
-            self._check_continuation(hidden, rows.Y.shape[1])
-        if validation is not None and validation.Y.shape[1] != rows.Y.shape[1]:
-            raise ValueError(f"y_val must have as many columns as y, {rows.Y.shape[1]}, got {validation.Y.shape[1]}")
-        if self.dropout and not self._dropout_seed:
-            self._dropout_seed = random_state.randint(2**32, dtype=np.uint32).item()
+        X, y, rows, validation = self._begin(X, y, sample_weight, random_state, incremental, X_val, y_val)
+        self._draw_dropout_seed(random_state)
         self.coefs_, self.intercepts_ = list(self.coefs_), list(self.intercepts_)
         task = Task(self, X, y, sample_weight, None if self.solver == "lbfgs" else self.max_iter, incremental)
         if self.solver == "lbfgs":
@@ -372,6 +365,26 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             )
         task.close()
         return self
+
+    def _begin(self, X, y, sample_weight, random_state, incremental=False, X_val=None, y_val=None):
+        """X and y, rows for training and validation, and on the estimator the weights to begin with."""
+        hidden = self._hidden_sizes()
+        first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
+        with within_floats("X, y and the weights of rows"):
+            X, y = self._validated(X, y, reset=first)
+            rows = self._rows(X, y, sample_weight, incremental, first and not incremental)
+        validation = None if X_val is None and y_val is None else self._validation_rows(X_val, y_val, X.dtype)
+        if validation is not None and validation.Y.shape[1] != rows.Y.shape[1]:
+            raise ValueError(f"y_val must have as many columns as y, {rows.Y.shape[1]}, got {validation.Y.shape[1]}")
+        if first:
+            self._initialize([X.shape[1], *hidden, rows.Y.shape[1]], X.dtype, random_state)
+        else:
+            self._check_continuation(hidden, rows.Y.shape[1])
+        return X, y, rows, validation
+
+    def _draw_dropout_seed(self, random_state):
+        if self.dropout and not self._dropout_seed:
+            self._dropout_seed = random_state.randint(2**32, dtype=np.uint32).item()
 
     def _rows(self, X, y, sample_weight, incremental, fresh):
         """X and y as a fit reads them; a fresh one learns the classes."""

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.base import is_classifier
 
-from fastbp.estimators.fitting import Rows, clipped_batch_size, mean_loss
-from fastbp.layout import LOSS, PENALTY
-from fastbp.rule import LEARNING_RATE, check_sum
-from fastbp.training import ProgressBar, Run
+from fastbp.estimators.fitting import Rows, Training
+from fastbp.rule import check_sum
+from fastbp.training import ProgressBar
 
 LABEL_SMOOTHING = 0.1
 BETA_2 = 0.95
@@ -84,7 +83,7 @@ class Watch:
         return max(done, (time.perf_counter() - self.start) / self.max_seconds)
 
 
-class Recipe:
+class Recipe(Training):
     """The training of one network of an estimator that has not been fitted yet, which keeps what it finds.
 
     Parameters
@@ -100,46 +99,25 @@ class Recipe:
     """
 
     def __init__(self, est, X, y, sample_weight, validation, random_state, watch):
-        self.est, self.watch = est, watch
+        self.watch = watch
         est._validate_params()
-        X, y = est._validated(X, y, reset=True)
-        rows = est._rows(X, y, sample_weight, False, True)
-        units = [X.shape[1], *est._hidden_sizes(), rows.Y.shape[1]]
-        est._initialize(units, X.dtype, random_state)
-        est.coefs_, est.intercepts_ = initial(units, X.dtype, random_state)
-        if est.dropout:
-            est._dropout_seed = random_state.randint(2**32, dtype=np.uint32).item()
-        self.rows = rows
-        self.validation = None
+        X_val, y_val, weights = validation or (None, None, None)
+        X, _, rows, validation = est._begin(X, y, sample_weight, random_state, X_val=X_val, y_val=y_val)
+        est.coefs_, est.intercepts_ = initial(est._units(), X.dtype, random_state)
+        est._draw_dropout_seed(random_state)
         if validation is not None:
-            X_val, y_val, weights = validation
-            held, weights = est._validation_rows(X_val, y_val, X.dtype), est._weights(y_val, weights, False)
+            weights = est._weights(y_val, weights, False)
             if weights is not None:
-                weights = weights.astype(X.dtype)
-                check_sum("weights of the rows that early stopping holds back", weights)
-            self.validation = Rows(held.X, held.Y, weights)
+                validation.weights = weights.astype(X.dtype)
+                check_sum("weights of the rows that early stopping holds back", validation.weights)
             # for the scores of every epoch
-            self.targets = est._decoded(held.Y) if is_classifier(est) else held.Y.astype(float)
-        self.outputs = rows.Y.shape[1] if est.loss == "squared_error" else 1
-        n = len(rows.X)
-        self.run = Run(
-            est.coefs_,
-            est.intercepts_,
-            rows.X,
-            soft(rows.Y, LABEL_SMOOTHING) if is_classifier(est) else rows.Y,
-            rule=est._rule(),
-            activations=est._activation_codes(),
-            batch_size=clipped_batch_size(est, n),
-            row_weights=rows.weights,
-            n_jobs=est._threads(),
-            draw=lambda: random_state.permutation(n),
-        )
+            self.targets = est._decoded(validation.Y) if is_classifier(est) else validation.Y.astype(float)
+        self.rows, n, targets = rows, len(rows.X), soft(rows.Y, LABEL_SMOOTHING) if is_classifier(est) else rows.Y
+        super().__init__(est, Rows(rows.X, targets, rows.weights), validation, draw=lambda: random_state.permutation(n))
 
     def take(self):
         """Give the estimator the present weights."""
-        weights, biases = self.run.copies(self.run.params)
-        # in one call, in which no signal's handler runs
-        vars(self.est).update(coefs_=weights, intercepts_=biases)
+        vars(self.est).update(self.weights())  # in one call, in which no signal's handler runs
 
     def train(self):
         """Train, and leave the best weights and the curves on the estimator."""
@@ -168,22 +146,18 @@ class Recipe:
         t = (self.est.n_iter_ + 0.5) / self.est.max_iter
         # compiling, before the first epoch, is no training
         t = self.watch.share(t) if self.est.n_iter_ else t
-        self.run.numbers[LEARNING_RATE] = self.est.learning_rate_init * wave(min(t, 1))
+        self.run.set_learning_rate(self.est.learning_rate_init * wave(min(t, 1)))
 
     def end(self):
         """Take note of an epoch that has ended; returns whether the training has to."""
-        est, run = self.est, self.run
-        if not np.isfinite(run.params).all():
+        est = self.est
+        if not self.state.is_finite():
             raise ValueError(
                 f"weights stopped being finite in epoch {est.n_iter_ + 1} with "
                 f"learning_rate_init={est.learning_rate_init:g}: try a smaller one"
             )
-        rows, penalty = run.record[run.epochs_done - 1, [LOSS, PENALTY]]
         self.take()
-        est.n_iter_ += 1
-        est.t_ += run.n_rows
-        est.loss_ = float((rows / self.outputs + float(est.alpha) / 2 * penalty) / run.n_rows)
-        est.loss_curve_.append(est.loss_)
+        self.note(self.run.epochs_done - 1)
         if self.validation is not None:
             self.validate(self.validation)
         if self.watch.verbose:
@@ -195,19 +169,15 @@ class Recipe:
 
     def validate(self, rows):
         """Judge the present weights by the rows that are held back; of equal ones, the last are the best."""
-        est = self.est
-        outputs = est._outputs(rows.X)
-        loss = mean_loss(est, rows, outputs)
-        est.validation_loss_curve_.append(loss)
+        est, (outputs, loss) = self.est, self.judge()
         est.validation_scores_.append(self.score(rows, outputs))
         if loss <= self.least:
             self.least, self.best, self.best_epoch = loss, (est.coefs_, est.intercepts_), est.n_iter_
 
     def score(self, rows, outputs):
-        """Accuracy or R2, as `est._score_of` has them: scikit-learn's checks take longer than a small table's epoch."""
+        """Accuracy, or R2 without scikit-learn's checks, which take longer than a small table's epoch."""
         if is_classifier(self.est):
-            right = self.est._decoded(outputs) == self.targets
-            return float(np.average(right, weights=rows.weights))
+            return self.est._score_of(self.targets, self.est._decoded(outputs), rows.weights)
         Y, A = self.targets, outputs.astype(float)
         mean = np.average(Y, axis=0, weights=rows.weights)
         missed, spread = (float(np.average((part**2).sum(axis=1), weights=rows.weights)) for part in (Y - A, Y - mean))
@@ -229,7 +199,7 @@ class Recipe:
         """Keep the best weights, or the present ones where no epoch was judged."""
         est = self.est
         self.take()
-        if not all(np.isfinite(array).all() for array in est.coefs_ + est.intercepts_):
+        if not self.state.is_finite():
             raise ValueError(f"weights stopped being finite with learning_rate_init={est.learning_rate_init:g}: try less")
         if self.best_epoch:
             est.coefs_, est.intercepts_ = list(self.best[0]), list(self.best[1])

@@ -29,7 +29,7 @@ from sklearn.utils.validation import (
 
 from fastbp.cells import DATE, NUMBER, NUMBER_LIKE, numbers, pandas, spelling_advice
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
-from fastbp.estimators.perceptron import Perceptron, store
+from fastbp.estimators.perceptron import Perceptron, fill_in, store
 from fastbp.estimators.recipe import BETA_2, Recipe, Watch, epochs_for
 
 # A column of text is of one kind when this share of its filled cells is.
@@ -284,6 +284,15 @@ ATTRIBUTES = """\
     feature_names_in_ : ndarray of str
         Where X had names for its columns."""
 
+COLUMNS = """\
+    Each column is used by its kind: numbers and booleans are scaled and clipped smoothly, categories one-hot; a number that
+    is missing is the median, a category that is missing or was never seen is all zeros. Columns that number the rows, ids
+    and prose are left out with a warning."""
+
+REFERENCES = """\
+    Holzmüller, Grinsztajn and Steinwart, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data",
+    NeurIPS 2024. What was taken from it, and what was not, stands in `fastbp.estimators.recipe`."""
+
 
 class Tabular(BaseEstimator):
     """What both estimators share. A subclass says which network learns, and what it is given for targets."""
@@ -307,7 +316,7 @@ class Tabular(BaseEstimator):
 
     def __init_subclass__(cls, **arguments):
         super().__init_subclass__(**arguments)
-        cls.__doc__ = (cls.__doc__ or "").replace("    <PARAMETERS>", PARAMETERS).replace("    <ATTRIBUTES>", ATTRIBUTES)
+        fill_in(cls, COLUMNS=COLUMNS, PARAMETERS=PARAMETERS, ATTRIBUTES=ATTRIBUTES, REFERENCES=REFERENCES)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -437,6 +446,14 @@ class Tabular(BaseEstimator):
         check_is_fitted(self)
         return self._inputs(self._frame(X, reset=False))
 
+    def to_sklearn(self):
+        """A fitted Pipeline of scikit-learn that predicts the same, with `Columns` as its first step.
+
+        Its last step is scikit-learn's own network where that has the activation, so not for SELU.
+        """
+        check_is_fitted(self)
+        return Pipeline([*self.preprocessing_.steps, ("network", self._pipeline_network())])
+
     def _pipeline_network(self):
         """The network as scikit-learn's own where that has its activations, else as it is, which pipelines take as well."""
         try:
@@ -502,9 +519,7 @@ def _require_rows(X):
 class TabularClassifier(ClassifierMixin, Tabular):
     """Multi-layer perceptron that classifies the rows of a table.
 
-    Each column is used by its kind: numbers and booleans are scaled and clipped smoothly, categories one-hot; a number that
-    is missing is the median, a category that is missing or was never seen is all zeros. Columns that number the rows, ids
-    and prose are left out with a warning.
+    <COLUMNS>
 
     Parameters
     ----------
@@ -519,8 +534,7 @@ class TabularClassifier(ClassifierMixin, Tabular):
 
     References
     ----------
-    Holzmüller, Grinsztajn and Steinwart, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data",
-    NeurIPS 2024. What was taken from it, and what was not, stands in `fastbp.estimators.recipe`.
+    <REFERENCES>
 
     Examples
     --------
@@ -607,21 +621,11 @@ class TabularClassifier(ClassifierMixin, Tabular):
         Z = self._read(X)
         return self.network_.predict_proba(Z)
 
-    def to_sklearn(self):
-        """A fitted Pipeline of scikit-learn that predicts the same, with `Columns` as its first step.
-
-        Its last step is scikit-learn's own network where that has the activation, so not for SELU.
-        """
-        check_is_fitted(self)
-        return Pipeline([*self.preprocessing_.steps, ("network", self._pipeline_network())])
-
 
 class TabularRegressor(RegressorMixin, Tabular):
     """Multi-layer perceptron that predicts a number for each row of a table.
 
-    Each column is used by its kind: numbers and booleans are scaled and clipped smoothly, categories one-hot; a number that
-    is missing is the median, a category that is missing or was never seen is all zeros. Columns that number the rows, ids
-    and prose are left out with a warning. The target is standardised for the network.
+    <COLUMNS> The target is standardised for the network.
 
     Parameters
     ----------
@@ -635,8 +639,7 @@ class TabularRegressor(RegressorMixin, Tabular):
 
     References
     ----------
-    Holzmüller, Grinsztajn and Steinwart, "Better by default: strong pre-tuned MLPs and boosted trees on tabular data",
-    NeurIPS 2024. What was taken from it, and what was not, stands in `fastbp.estimators.recipe`.
+    <REFERENCES>
 
     Examples
     --------
@@ -707,12 +710,7 @@ class TabularRegressor(RegressorMixin, Tabular):
         self.scaler_.scale_ = np.array([scale])
         self.scaler_.var_ = self.scaler_.scale_**2
 
-    def to_sklearn(self):
-        """A fitted Pipeline of scikit-learn that predicts the same, with `Columns` as its first step.
-
-        Its last step is scikit-learn's own network where that has the activation, so not for SELU.
-        """
-        check_is_fitted(self)
-        network = TransformedTargetRegressor(self._pipeline_network(), transformer=self.scaler_)
+    def _pipeline_network(self):
+        network = TransformedTargetRegressor(super()._pipeline_network(), transformer=self.scaler_)
         network.regressor_, network.transformer_, network._training_dim = network.regressor, self.scaler_, 1
-        return Pipeline([*self.preprocessing_.steps, ("network", network)])
+        return network

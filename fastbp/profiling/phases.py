@@ -281,7 +281,7 @@ def phases_of(run: Run, epochs: int) -> PhaseTimes:
     Parameters
     ----------
     run : Run
-        It is trained as if nothing were counted; its lists of parameters are left for `Run.scatter` to replace.
+        It is trained as if nothing were counted.
     epochs : int
 
     Returns

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastbp import kernels
+from fastbp.checks import above
 from fastbp.choice import choice_for_training
 from fastbp.kernels import jit
 from fastbp.layout import KERNEL, WIDTH
-from fastbp.neural_network import above
 from fastbp.profiling.clock import Rate, Trainer, rate_of, take_turns
 from fastbp.profiling.machine import Ceilings, ceilings, facts, load_kernels
 from fastbp.profiling.phases import counting

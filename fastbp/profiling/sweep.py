@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fastbp.neural_network import above
+from fastbp.checks import above
 from fastbp.profiling.clock import Rate, Trainer, rate_of, take_turns
 from fastbp.profiling.pictures import save_sweep
 from fastbp.profiling.report import kernel_name

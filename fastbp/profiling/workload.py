@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fastbp.checks import at_least, float_dtype
 from fastbp.choice import workspace_for_training
 from fastbp.estimators.fitting import clipped_batch_size
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import Perceptron
-from fastbp.neural_network import NeuralNetwork, at_least, float_dtype
+from fastbp.neural_network import NeuralNetwork
 from fastbp.rule import ACTIVATIONS, Rule
 from fastbp.training import Run
 

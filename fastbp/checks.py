@@ -1,0 +1,173 @@
+"""What arguments must be: functions that return the value as it is kept, or raise an error that names the argument."""
+
+import math
+import numbers
+import operator
+import sys
+
+import numpy as np
+
+from fastbp.rule import ACTIVATIONS, check_sum
+
+DTYPES = ("float32", "float64")
+# How far targets may be beyond what an output can give: a few roundings of float32 at 1.
+ROUNDED = 1e-6
+
+
+def at_least(least, name, value):
+    """`value` as an int."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if value > sys.maxsize:
+        raise ValueError(f"{name} must be <= {sys.maxsize}, got a larger number")
+    if value < least:
+        raise ValueError(f"{name} must be >= {least}, got {value}")
+    return value
+
+
+def number(name, value):
+    """`value` as a float."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be finite, got a number beyond float64") from None
+
+
+def finite_number(name, value):
+    """`value` as a float that is neither NaN nor infinite."""
+    value = number(name, value)
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
+    return value
+
+
+def above(name, value, or_zero=False):
+    """`value` as a float above 0, or 0 where that is allowed."""
+    value = finite_number(name, value)
+    if value < 0 or (value == 0 and not or_zero):
+        raise ValueError(f"{name} must be {'>=' if or_zero else '>'} 0, got {value}")
+    return value
+
+
+def fraction(name, value):
+    """`value` as a float in [0, 1)."""
+    value = finite_number(name, value)
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
+    return value
+
+
+def limit(name, value):
+    """`value` as a float above 0, or None where it is that or infinite."""
+    return None if value is None or number(name, value) == math.inf else above(name, value)
+
+
+def jobs(name, value):
+    """`value` as None or an int other than 0."""
+    if value is None:
+        return None
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer or None, got {value!r}")
+    if value == 0:
+        raise ValueError(f"{name} must not be 0, got 0")
+    return int(value)
+
+
+def words(name, value):
+    """`value` as an activation or a list of them."""
+    if isinstance(value, (list, tuple)):
+        return [one_of(ACTIVATIONS, name, one) for one in value]
+    return one_of(ACTIVATIONS, name, value)
+
+
+def one_of(allowed, name, value):
+    """`value`, one of the allowed words."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+    return value
+
+
+def float_dtype(name, value):
+    """`value` as numpy's float32 or float64."""
+    try:
+        word = np.dtype(value).name
+    except TypeError:
+        word = None
+    if value is None or word not in DTYPES:
+        raise ValueError(f"{name} must be 'float32' or 'float64', got {value!r}")
+    return np.dtype(word)
+
+
+def numeric(name, array, dtype):
+    """`array` as a C-contiguous, aligned ndarray of `dtype`; copied only where it is not one already."""
+    try:
+        array = np.asarray(array)
+        if array.dtype.kind == "O":
+            # astype would read numbers out of text
+            if any(isinstance(item, (str, bytes)) for item in array.flat):
+                raise TypeError("got text")
+            array = array.astype(dtype)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name} must be numeric: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} must be numeric, got dtype {array.dtype}")
+    if array.dtype == dtype and array.flags.c_contiguous and array.flags.aligned:
+        return array
+    with np.errstate(over="ignore"):  # a value that overflows becomes inf, which is reported as such
+        return np.require(array, dtype, ["C", "A"])
+
+
+def finite(name, array):
+    """`array`, which has neither NaN nor infinity."""
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    return array
+
+
+def matrix(name, array, columns, dtype):
+    """`array` as a finite C-contiguous matrix with `columns` columns and at least one row."""
+    array = numeric(name, array, dtype)
+    if array.ndim != 2:
+        raise ValueError(f"{name} must be 2-dimensional, got {array.ndim} dimension(s), shape {array.shape}")
+    if array.shape[1] != columns:
+        raise ValueError(f"{name} must have {columns} columns, got {array.shape[1]}")
+    if not len(array):
+        raise ValueError(f"{name} must have at least one row, got 0")
+    return finite(name, array)
+
+
+def row_weights(weights, n_rows, dtype):
+    """`weights` as a vector of one finite number >= 0 for each row, not all of them 0."""
+    weights = finite("sample_weight", numeric("sample_weight", weights, dtype))
+    if weights.shape != (n_rows,):
+        raise ValueError(f"sample_weight must have shape ({n_rows},), got {weights.shape}")
+    if weights.min() < 0 or not weights.any():
+        raise ValueError(f"sample_weight must be >= 0 and not all 0, got {weights.min()} to {weights.max()}")
+    check_sum("sample_weight", weights)
+    return weights
+
+
+def fitting_targets(y, out_activation, loss):
+    """Raise a ValueError for targets beyond what the output can give, with advice."""
+    if out_activation == "identity":
+        return
+    what = f"out_activation {out_activation!r}" if loss == "squared_error" else f"loss {loss!r}"
+    least, most = y.min(), y.max()
+    if least < -ROUNDED or (out_activation != "exp" and most > 1 + ROUNDED):
+        bounds, advice = "in [0, 1]", "classes are 0 or 1 in an output each (one-hot), other values are for"
+        if out_activation == "exp":
+            bounds, advice = ">= 0", "values below are for"
+        raise ValueError(f"y must be {bounds} for {what}, got {least} to {most}; {advice} out_activation 'identity'")
+    if out_activation == "softmax":
+        sums = y.sum(axis=1, dtype=np.float64)
+        worst = sums[np.argmax(np.abs(sums - 1))]
+        if abs(worst - 1) > ROUNDED:
+            what = "softmax" if loss == "squared_error" else f"softmax with loss {loss!r}"
+            advice = "where several classes or none may be right, out_activation 'logistic' is for them"
+            raise ValueError(f"y must have rows that sum to 1 for {what}, got {worst}; {advice}")
