@@ -116,6 +116,7 @@ COPIES = {
 }
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_copies_go_on_alike(name, stage):
@@ -263,6 +264,7 @@ def at_once(work):
         return list(pool.map(wait_and_work, range(THREADS)))
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("n_jobs", [None, 2])
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_threads(name, n_jobs):

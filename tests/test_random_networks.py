@@ -6,13 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import draws
 import pytest
 from random_networks import run
 
 import fastbp
+from fastbp.kernels.jit import OTHER_VECTORS
 
-NETWORKS, SHARES = 400, 8  # of a run, and parts that processes may take
-SEED = int(os.environ["FASTBP_SEED"])
+NETWORKS = draws.examples(400, 4 if OTHER_VECTORS else 2)  # of a run
+SHARES = NETWORKS // 50  # parts that processes may take
 MOST_LEFT_OUT = 0.2  # of all networks: rounding errors of the others stay rounding errors
 
 
@@ -20,7 +22,7 @@ MOST_LEFT_OUT = 0.2  # of all networks: rounding errors of the others stay round
 @pytest.mark.parametrize("share", range(SHARES))
 def test_random_networks_agree_with_the_reference(share):
     numbers = range(share, NETWORKS, SHARES)
-    wrong, left_out, compared = run(SEED, numbers)
+    wrong, left_out, compared = run(draws.SEED, numbers)
     assert not wrong, "run random_networks.py with these arguments:\n" + "\n".join(wrong)
     assert left_out + compared == len(numbers)
     assert left_out <= MOST_LEFT_OUT * len(numbers)
@@ -39,6 +41,7 @@ MUTANTS = {
 
 @pytest.mark.compiled
 @pytest.mark.own_vectors
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_random_networks_find_a_wrong_gradient(name, tmp_path):
     file, old, new = MUTANTS[name]

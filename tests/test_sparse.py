@@ -54,6 +54,7 @@ def every_value(X):
     return csr_array((X.ravel(), np.tile(np.arange(n_in), n), np.arange(0, X.size + 1, n_in)), X.shape)
 
 
+@pytest.mark.draw(1, plain=4)
 @pytest.mark.parametrize("case", cases_to_run(NETWORKS))
 @pytest.mark.parametrize("share", [0.8, 1])
 def test_a_sparse_x_gives_the_bits_of_a_dense_one(case, share):
@@ -64,6 +65,7 @@ def test_a_sparse_x_gives_the_bits_of_a_dense_one(case, share):
         assert_same_bits([forward(kernels, sparse, form)], [outputs])
 
 
+@pytest.mark.draw(1, plain=4)
 @pytest.mark.parametrize("case", cases_to_run(NETWORKS))
 def test_the_reference_takes_a_sparse_x(case):
     X, Y = with_zeros(case)

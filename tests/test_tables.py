@@ -504,6 +504,7 @@ def test_pipes(train):
     assert json.loads(ended.stdout)["train_rows"] == 32
 
 
+@pytest.mark.draw(4)
 @posix
 @pytest.mark.no_kernel
 @pytest.mark.parametrize(
