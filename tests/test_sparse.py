@@ -175,6 +175,7 @@ def test_threads_are_for_stored_values(monkeypatch):
 # --- how its values stand in memory -----------------------------------------------------------------------------------
 
 
+@pytest.mark.draw(1, plain=8)
 @pytest.mark.parametrize("names", [("data",), ("indices",), ("indptr",), ("data", "indices", "indptr")])
 @pytest.mark.parametrize("kind", [csr_array, csc_array])
 def test_values_that_do_not_stand_side_by_side(kind, names):
