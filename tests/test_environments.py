@@ -80,7 +80,7 @@ def as_bytecode_in_a_zip_file(path):
 does_either = pytest.mark.parametrize("does", ["predicts", "trains"])
 
 
-@pytest.mark.draw(2)
+@pytest.mark.draw(4)
 @does_either
 @pytest.mark.parametrize("install", [in_a_folder, as_bytecode_in_a_zip_file])
 def test_it_trains_and_keeps_what_it_compiled(install, does, tmp_path):
@@ -102,7 +102,7 @@ assert os.path.expanduser("~") == "~"
 
 
 @pytest.mark.skipif("pwd" not in sys.builtin_module_names and not importlib.util.find_spec("pwd"), reason="no such list")
-@pytest.mark.draw(2)
+@pytest.mark.draw(4)
 @does_either
 @pytest.mark.parametrize("folder", [None, "cache"])
 def test_it_trains_without_a_home(folder, does, tmp_path):

@@ -7,8 +7,6 @@ import itertools
 import multiprocessing
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 import time
 import tracemalloc
@@ -22,6 +20,7 @@ import pandas
 import pytest
 from cases import assert_same_bits
 from joblib.externals.loky import get_reusable_executor
+from processes import run_python
 from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_iris
@@ -156,8 +155,7 @@ def test_training_goes_on_in_a_new_process():
     pairs = [new(name) for name in ESTIMATORS]
     for estimator, y in pairs:
         go_on(estimator, y)
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n" + IN_A_NEW_PROCESS
-    process = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(pairs), capture_output=True, timeout=120)
+    process = run_python("-c", IN_A_NEW_PROCESS, input=pickle.dumps(pairs), text=False)
     assert process.returncode == 0, process.stderr.decode()
     for (estimator, y), theirs in zip(pairs, pickle.loads(process.stdout), strict=True):
         assert_same_bits(results(go_on(estimator, y)), theirs)

@@ -12,6 +12,7 @@ import draws
 import llvmlite.binding  # noqa: F401, before a test changes what it is imported with
 import numpy as np
 import pytest
+from processes import run_python
 
 from fastbp.kernels import jit
 
@@ -410,8 +411,7 @@ print(sum(map(np.sum, nets[1].weights)))
 
 
 def test_threads_that_load_kernels_first_thing_do_not_crash():
-    results = [subprocess.run([sys.executable, "-c", RACE], capture_output=True, text=True)
-               for _ in range(draws.examples(15, 2))]  # fmt: skip
+    results = [run_python("-c", RACE) for _ in range(draws.examples(15, 2))]
     assert [(result.returncode, result.stderr) for result in results] == [(0, "")] * len(results)
     assert len({result.stdout for result in results}) == 1
 
@@ -517,5 +517,5 @@ print("same")
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a fork that is safe")
 @pytest.mark.parametrize("moment", ["early", "late"])
 def test_a_process_that_forks_while_a_thread_compiles_has_a_child_that_goes_on(moment, folder):
-    result = subprocess.run([sys.executable, "-c", FORK, moment], capture_output=True, text=True, timeout=SECONDS)
+    result = run_python("-c", FORK, moment)
     assert result.stdout == "same\n", result.stderr[-2000:]

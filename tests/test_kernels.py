@@ -4,13 +4,10 @@ import os
 import platform
 import re
 import signal
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
-import cases
 import draws
 import numpy as np
 import pytest
@@ -33,6 +30,7 @@ from cases import (
 )
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from processes import run_python
 
 from fastbp import kernels, reference
 from fastbp.choice import workspace_for_prediction, workspace_for_training
@@ -203,7 +201,7 @@ print("same")
 @pytest.mark.compiled
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a fork that is safe")
 def test_a_forked_process_trains_on_with_threads():
-    result = run_python(["-c", FORK])
+    result = run_python("-c", FORK)
     assert result.stdout == "same\n", result.stderr[-2000:]
 
 
@@ -413,14 +411,6 @@ def test_solver_keep_changes_no_weight(kernel, max_norm):
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def run_python(code_or_file, *arguments, **settings):
-    folder = str(Path(cases.__file__).parent)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([folder, *sys.path])} | settings
-    return subprocess.run(
-        [sys.executable, *code_or_file, *arguments], env=environment, capture_output=True, text=True, timeout=120
-    )
-
-
 needs_mprotect = pytest.mark.skipif(os.name != "posix", reason="needs mprotect")
 
 
@@ -430,7 +420,7 @@ needs_mprotect = pytest.mark.skipif(os.name != "posix", reason="needs mprotect")
 def test_no_access_beyond_any_array(side):
     numbers = [number for number, case in enumerate(CASES) if number % 9 == 0 or case.activations != "logistic"][::2]
     numbers = draws.some(numbers, 4, side)
-    result = run_python(["-m", "guard"], side, *map(str, numbers))
+    result = run_python("-m", "guard", side, *numbers)
     assert result.returncode == 0, result.stdout[-200:] + result.stderr[-2000:]
     assert result.stdout.splitlines() == [str(CASES[number]) for number in numbers]
 
@@ -447,7 +437,7 @@ def test_an_access_beyond_an_array_is_seen(side):
         "print('sound', flush=True)\n"
         f"ctypes.c_double.from_address(array.ctypes.data + {8 * beyond}).value"
     )
-    result = run_python(["-c", code])
+    result = run_python("-c", code)
     assert result.stdout == "sound\n"
     assert -result.returncode in (signal.SIGSEGV, signal.SIGBUS)
 
@@ -547,7 +537,7 @@ def test_the_tile_fits_sixteen_registers():
     if platform.machine().lower() not in ("x86_64", "amd64") or packed_fma("float32") is None:
         pytest.skip("needs an x86 processor with AVX2")
     settings = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+bmi,+bmi2,+fma,+sse4.2"}
-    result = run_python(["-c", OF_16_REGISTERS], **settings)
+    result = run_python("-c", OF_16_REGISTERS, env=settings)
     assert result.returncode == 0, result.stderr[-2000:]
     tiles, spilled, wide = result.stdout.split()
     assert int(tiles) >= 20

@@ -1,13 +1,11 @@
 """Random networks, others in every run, and that wrong kernels are found by them."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import draws
 import pytest
+from processes import run_python
 from random_networks import run
 
 import fastbp
@@ -50,10 +48,7 @@ def test_random_networks_find_a_wrong_gradient(name, tmp_path):
     source = (package / file).read_text(encoding="utf-8")
     assert source.count(old) == 1
     (package / file).write_text(source.replace(old, new), encoding="utf-8")
-    result = subprocess.run(
-        [sys.executable, "-m", "random_networks", "--count", "150", "--like", "wide", "float64", "--seed", "1", "--first"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path(__file__).parent), *sys.path])},
-        cwd=tmp_path, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    options = "--count", 150, "--like", "wide", "float64", "--seed", 1, "--first"
+    result = run_python("-m", "random_networks", *options, first=[tmp_path], cwd=tmp_path, timeout=300)
     assert result.returncode == 1, result.stderr[-2000:]
     assert "differ by" in result.stdout

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import draws
 import numpy as np
 import pytest
 
@@ -497,7 +498,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs a shell")
 def test_pipes(train):
     train(CITIES, "city")
     Path("cities.csv").write_text(CITIES)
-    for data in ("-", "/dev/stdin", "<(cat)"):
+    for data in draws.some(("-", "/dev/stdin", "<(cat)"), 3, "pipes"):
         ended = shell(f"cat cities.csv | fastbp predict m.npz {data}")
         assert (ended.returncode, len(ended.stdout.splitlines())) == (0, 40), ended.stderr
     ended = shell("cat cities.csv | fastbp train - --target city --epochs 1 --json")
