@@ -9,6 +9,18 @@ import pytest
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
+# Coverage of what these test is measured where some of them run with the kernels as plain Python.
+MEASURED_AS_PLAIN_PYTHON = {
+    "test_cases",
+    "test_gradients",
+    "test_kernels",
+    "test_pointwise",
+    "test_random_networks",
+    "test_reference",
+    "test_sparse",
+}
+
+
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="run all cases of long tables, of which a run otherwise draws some")
     parser.addoption("--plain-python", action="store_true", help="run the kernels as plain Python: NUMBA_DISABLE_JIT=1")
@@ -78,6 +90,9 @@ def pytest_collection_modifyitems(config, items):
     # who asks for tests by name has all of their cases
     if not (config.getoption("keyword") or any("::" in argument for argument in config.args)):
         chosen = some_of_each(chosen)
+    for item in chosen:
+        if not plain_python() and item.path.stem in MEASURED_AS_PLAIN_PYTHON:
+            item.add_marker("no_cover")
     if len(chosen) < len(items):
         kept = {*chosen}
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])

@@ -232,6 +232,7 @@ def of_calibration(n_jobs):
 TOOLS = [of_search, of_search_by_early_stopping, of_cross_validation, of_bagging, of_one_versus_rest, of_calibration]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("backend", ["threading", "loky"])
 def test_tools_find_the_same_with_two_jobs(backend):
     serial = [tool(1) for tool in TOOLS]
@@ -405,6 +406,7 @@ def fits(times):
         estimator.fit(X, y).predict(X)
 
 
+@pytest.mark.no_cover
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
 def test_a_thousand_fits_leave_nothing_behind():
     fits(100)

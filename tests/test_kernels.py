@@ -61,7 +61,7 @@ def cases_to_run(cases, widest=5):
     ]
 
 
-@pytest.mark.draw(4, plain=12)
+@pytest.mark.draw(6, plain=18)
 @pytest.mark.parametrize("case", cases_to_run(CASES))
 def test_training_agrees_with_the_reference(case):
     assert_same_training(train(kernels, case), reference_of(case), case)
@@ -419,7 +419,7 @@ needs_mprotect = pytest.mark.skipif(os.name != "posix", reason="needs mprotect")
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_no_access_beyond_any_array(side):
     numbers = [number for number, case in enumerate(CASES) if number % 9 == 0 or case.activations != "logistic"][::2]
-    numbers = draws.some(numbers, 4, side)
+    numbers = draws.some(numbers, 8, side)
     result = run_python("-m", "guard", side, *numbers)
     assert result.returncode == 0, result.stdout[-200:] + result.stderr[-2000:]
     assert result.stdout.splitlines() == [str(CASES[number]) for number in numbers]

@@ -104,6 +104,7 @@ def test_numbers_in_the_first_line_are_no_names(train):
     assert (rows_of(report), report["units"][0]) == (41, 4)
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize(
     ("first", "target", "options", "names", "rows"),
     [
@@ -158,6 +159,7 @@ def values(cell, n=40):
     return "x,y\n" + lines(*[f"{i % 9},{cell if i == 4 else i * 1.5}" for i in range(n)])
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("cell", ["NA", "nan", "NaN", "n/a", "", "NULL", "None", '""', "#N/A", " NA ", "<NA>"])
 def test_missing_targets_are_left_out(train, cell):
     report = train(values(cell), "y")
@@ -243,6 +245,7 @@ def test_one_row_has_no_r2(train, run):
 # ---- labels ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize(
     "labels",
     [
@@ -322,6 +325,7 @@ def test_numbers_in_disguise_are_no_categories(refused, spell, advice):
     assert advice in error
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize(
     "spell",
     [
@@ -389,6 +393,7 @@ def test_constant_columns_do_not_hide_the_others(train, predict):
 CITIES = lines("length,width,city", *[f"{i % 9}.5,{i % 4},{('Köln', 'Paris')[i % 2]}" for i in range(40)])
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize(
     ("change", "options"),
     [

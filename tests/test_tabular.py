@@ -111,6 +111,7 @@ def test_rows_come_back_from_a_file(fitted, tmp_path):
     assert b"pickle" not in path.read_bytes()
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize(
     ("name", "value"),
     [
