@@ -44,6 +44,8 @@ def pytest_configure(config):
         import once
 
         once.share()
+        if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+            once.compile_all()
 
 
 def pytest_report_header():
