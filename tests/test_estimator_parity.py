@@ -223,6 +223,7 @@ def fit(estimators, X, y, **kwargs):
 LONG = {"wide", *(case for case in CASES if "unscaled" in case)}
 
 
+@pytest.mark.no_cover
 @pytest.mark.draw(3)
 @pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.compiled] * (case in LONG)) for case in CASES])
 def test_fit(case):
@@ -331,6 +332,7 @@ def random_rows(data, rng, n, outputs, dtype):
             return rng.poisson(2, (n, outputs + 1)).astype(dtype)
 
 
+@pytest.mark.no_cover
 @pytest.mark.compiled
 @settings(max_examples=draws.examples(100), deadline=None)
 @given(networks(), st.integers(1, 12), st.integers(1, 3))
@@ -360,6 +362,7 @@ def weights(n):
     return np.resize([1.0, 2.0, 0.25, 0.0, 1.5], n)
 
 
+@pytest.mark.no_cover
 @pytest.mark.draw(5)
 @pytest.mark.parametrize("options", [SGD, ADAM, ADAM | EARLY, LBFGS], ids=["sgd", "adam", "early stopping", "lbfgs"])
 @pytest.mark.parametrize("data", DATA)
@@ -396,6 +399,7 @@ FORMATS = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.draw(3)
 @pytest.mark.compiled
 @pytest.mark.parametrize("solver", ["sgd", "adam", "early stopping", "lbfgs"])
@@ -481,6 +485,7 @@ def parts(X, y):
     return [(X[::2], y[::2]), (X[1::3], y[1::3]), (X[::2], y[::2])]
 
 
+@pytest.mark.no_cover
 @pytest.mark.draw(5)
 @pytest.mark.parametrize("options", [*SOLVERS.values(), ADAM | EARLY], ids=[*SOLVERS, "early stopping"])
 @pytest.mark.parametrize("data", ["multiclass", "binary", "multilabel", "three outputs"])
@@ -495,6 +500,7 @@ def test_warm_start(data, options):
         assert_same_model(ours, theirs, X)
 
 
+@pytest.mark.no_cover
 @pytest.mark.draw(5)
 @pytest.mark.parametrize("solver", ["sgd", "momentum", "nesterov", "adam", "invscaling", "adaptive"])
 @pytest.mark.parametrize("data", ["multiclass", "binary", "multilabel", "one output", "counts"])

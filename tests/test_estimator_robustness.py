@@ -115,6 +115,7 @@ COPIES = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.draw(4)
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -263,6 +264,7 @@ def at_once(work):
         return list(pool.map(wait_and_work, range(THREADS)))
 
 
+@pytest.mark.no_cover
 @pytest.mark.draw(4)
 @pytest.mark.parametrize("n_jobs", [None, 2])
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -504,6 +506,7 @@ KINDS = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["values", "two values", "adam", "multilabel", "early stopping", "lbfgs"])

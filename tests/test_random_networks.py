@@ -26,6 +26,11 @@ def test_random_networks_agree_with_the_reference(share):
     assert left_out <= MOST_LEFT_OUT * len(numbers)
 
 
+@pytest.mark.compiled
+def test_a_network_whose_loss_is_too_large_for_numpy_too_is_left_out():
+    assert run(502633902, [137]) == ([], 1, 0)
+
+
 # Mistakes in the wide kernel's gradient that only some shapes show: what stands in which file, and what it is made into.
 MUTANTS = {
     "panels begin a row late": ("kernels/wide.py", "element(table, table_at + k) + first, memory, place", "element(table, "

@@ -34,6 +34,7 @@ def kind_and_rows(request):
 CELL = st.one_of(st.just(np.nan), st.floats(-1e150, 1e150), st.integers(-3, 3).map(float))
 
 
+@pytest.mark.no_cover
 @settings(max_examples=draws.examples(200), deadline=None)
 @given(arrays(float, st.tuples(st.integers(1, 30), st.just(1)), elements=CELL))
 def test_numbers_are_clipped_smoothly(X):

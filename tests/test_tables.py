@@ -245,6 +245,7 @@ def test_one_row_has_no_r2(train, run):
 # ---- labels ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cover
 @pytest.mark.draw(3)
 @pytest.mark.parametrize(
     "labels",

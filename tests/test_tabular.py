@@ -24,6 +24,7 @@ def expected_failures(estimator):
     return {"check_sample_weight_equivalence_on_dense_data": BY_CHANCE}
 
 
+@pytest.mark.no_cover
 @pytest.mark.draw(5)
 @pytest.mark.compiled
 @parametrize_with_checks(
