@@ -13,7 +13,7 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +38,7 @@ MILESTONES = 10
 COMMANDS = ("train", "predict", "profile", "sweep", "info", "warmup")
 DATA_HELP = "xor, iris, digits, wine, breast_cancer, diabetes, or a file with a table"
 PLURALS = {"number": "numbers", "boolean": "booleans", "category": "categories"}
+SCORES = {"accuracy": "accuracy", "log_loss": "log loss", "roc_auc": "ROC AUC", "r2": "R2", "rmse": "RMSE", "mae": "MAE"}
 MOST_NAMES, MOST_CLASSES = 6, 10
 MUCH_SKEW, MUCH_OVERFITTING, COMMON = 2, 0.15, 0.9
 # Options for tables: the estimators' parameter, and what the parser is told.
@@ -245,7 +246,7 @@ def _train(arguments: argparse.Namespace) -> int:
     if arguments.save:
         report["save"] = arguments.save
     if "plot" in arguments:
-        _plot(trained.curves, data.name, arguments.plot)
+        _plot(trained.curves, data.name, trained.report["loss"], arguments.plot)
         report["plot"] = arguments.plot
     if arguments.compare and not report["interrupted"]:
         report |= trained.speed()
@@ -314,6 +315,7 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
     report = {"units": net.units, "bias": net.bias, "dtype": net.dtype.name, "learning_rate": settings.learning_rate,
               "batch_size": settings.batch_size, "reduction": settings.reduction, "seed": arguments.seed,
               "train_rows": len(data.X_train), "test_rows": len(data.X_test), "epochs": len(history),
+              "loss": f"half the {settings.reduction} of squared errors",
               "milestones": _milestones(history.columns())}  # fmt: skip
     report["train_accuracy"] = model.score(data.X_train, data.y_train)
     if len(data.X_test):
@@ -356,11 +358,15 @@ def _train_table(data: "Dataset", arguments: argparse.Namespace) -> Trained:
               "learning_rate": est.learning_rate_init, "batch_size": network.batch_size, "seed": arguments.seed,
               "columns": dict(Counter(kinds.values())), "used": kinds, "left_out": columns.left_out_,
               "train_rows": n_rows, "test_rows": len(data.X_test), "epochs": network.n_iter_,
+              # which is that of the training rows
+              "loss": "log loss, soft labels" if data.class_names else "half squared error, standardised",
               "milestones": _milestones(curves)}  # fmt: skip
     truth = data.labels(data.y_train)
-    report |= {f"train_{name}": value for name, value in _scores(truth, est.predict(data.X_train)).items()}
+    report |= {f"train_{name}": value for name, value in _scores(truth, *_predicted(est, data.X_train)).items()}
     if len(data.X_test):
         report |= _test_scores(est, data)
+        if 0 < len(data.class_names) <= MOST_CLASSES:
+            report["confusion"] = _confusion(est, data)
     report["hints"] = _hints(report, data)
     return Trained(report, curves, dict)
 
@@ -387,28 +393,25 @@ def _tabular_options(data: "Dataset", arguments: argparse.Namespace) -> dict[str
 def _test_scores(est: Any, data: "Dataset") -> dict[str, Any]:
     """Scores on the test rows, and those of guessing the same for every row."""
     import numpy as np
-    from sklearn import metrics
 
-    truth, predicted = data.labels(data.y_test), est.predict(data.X_test)
-    found: dict[str, Any] = {f"test_{name}": value for name, value in _scores(truth, predicted).items()}
-    if not data.class_names:
-        for part, guess in (("test", predicted), ("baseline", np.full(len(truth), data.y_train.mean()))):
-            found[f"{part}_rmse"] = float(metrics.root_mean_squared_error(truth, guess))
-            found[f"{part}_mae"] = float(metrics.mean_absolute_error(truth, guess))
-        return found
-    classes, chances = est.classes_, est.predict_proba(data.X_test)
-    shares = np.bincount(data.y_train, minlength=len(data.class_names)) / len(data.y_train)
-    found["test_log_loss"] = float(metrics.log_loss(truth, chances, labels=classes))
-    found["baseline_accuracy"] = float(np.mean(data.y_test == shares.argmax()))
-    found["baseline_log_loss"] = float(-np.log(shares[data.y_test]).mean())
-    if set(truth) == set(classes):
-        # of a class against all others, in the mean over the classes
-        areas = [metrics.roc_auc_score(truth == name, chance) for name, chance in zip(classes, chances.T, strict=True)]
-        found |= {"test_roc_auc": float(np.mean(areas)), "baseline_roc_auc": 0.5}
-    if len(data.class_names) <= MOST_CLASSES:
-        matrix = metrics.confusion_matrix(truth, predicted, labels=list(data.class_names))
-        found["confusion"] = {"classes": list(data.class_names), "counts": matrix.tolist()}
-    return found
+    truth, n = data.labels(data.y_test), len(data.y_test)
+    found = {"test": _scores(truth, *_predicted(est, data.X_test))}
+    if data.class_names:
+        shares = np.array([np.mean(data.labels(data.y_train) == one) for one in est.classes_])
+        commonest = np.full(n, est.classes_[shares.argmax()], object)
+        found["baseline"] = _scores(truth, commonest, np.tile(shares, (n, 1)), est.classes_)
+    else:
+        found["baseline"] = _scores(truth, np.full(n, data.y_train.mean()))
+    return {f"{part}_{name}": value for part, scores in found.items() for name, value in scores.items()}
+
+
+def _confusion(est: Any, data: "Dataset") -> dict[str, Any]:
+    """How many test rows of each class were taken for which."""
+    from sklearn.metrics import confusion_matrix
+
+    names = list(data.class_names)
+    counts = confusion_matrix(data.labels(data.y_test), est.predict(data.X_test), labels=names)
+    return {"classes": names, "counts": counts.tolist()}
 
 
 def _hints(report: dict[str, Any], data: "Dataset") -> list[str]:
@@ -444,14 +447,14 @@ def _milestones(curves: "dict[str, np.ndarray]") -> list[dict[str, float]]:
     return [{name: values[row].item() for name, values in curves.items()} for row in chosen]
 
 
-def _plot(curves: "dict[str, np.ndarray]", name: str, path: str) -> None:
+def _plot(curves: "dict[str, np.ndarray]", name: str, loss: str, path: str) -> None:
     from fastbp.profiling.pictures import pyplot, save_picture
 
     epoch, shown = curves["epoch"], {curve: values for curve, values in curves.items() if curve not in ("epoch", "mse")}
     figure, axes = pyplot().subplots(1, len(shown), figsize=(5 * len(shown), 4), layout="constrained", squeeze=False)
     for ax, (curve, values) in zip(axes[0], shown.items(), strict=True):
         ax.plot(epoch, values)
-        ax.set(xlabel="epoch", ylabel=curve, title=f"{curve} per epoch")
+        ax.set(xlabel="epoch", ylabel=loss if curve == "loss" else curve, title=f"{curve} per epoch")
         ax.grid(alpha=0.3)
         if "accuracy" in curve:
             ax.set_ylim(-0.02, 1.02)
@@ -466,10 +469,11 @@ def _show(report: dict[str, Any]) -> None:
     biases = "with" if report["bias"] else "without"
     print(printable(f"{report['data']}: {'-'.join(map(str, report['units']))} {biases} biases, {report['dtype']}"))
     if report["milestones"]:
-        columns = list(report["milestones"][0])
-        rows = [[f"{row['epoch']:,}", *(f"{row[column]:.6f}" for column in columns[1:])] for row in report["milestones"]]
+        columns = [report["loss"] if column == "loss" else column for column in report["milestones"][0]]
+        rows = [[f"{epoch:,}", *map("{:.6f}".format, values)] for epoch, *values in map(dict.values, report["milestones"])]
         Table(rows, columns).show()
     Table(_summary(report)).show()
+    _scores_table(report).show()
     if "confusion" in report:
         classes, counts = report["confusion"].values()
         rows = [[name, *map(str, row)] for name, row in zip(classes, counts, strict=True)]
@@ -488,15 +492,6 @@ def _summary(report: dict[str, Any]) -> list[list[str]]:
     if report["test_rows"]:
         summary.append(["split", f"{report['train_rows']} rows to train on, {report['test_rows']} to test, always the same"])
     summary.append(["seed", str(report["seed"])])
-    scores = {"accuracy": "accuracy", "log_loss": "log loss", "roc_auc": "ROC AUC", "r2": "R2", "rmse": "RMSE", "mae": "MAE"}
-    for part in ("train", "test"):
-        for score, name in scores.items():
-            if f"{part}_{score}" in report:
-                baseline = ""
-                if part == "test" and f"baseline_{score}" in report:
-                    baseline = f", {_guess(score)}: {report[f'baseline_{score}']:.3f}"
-                shown = f"{_shown(report[f'{part}_{score}'])} on {report[f'{part}_rows']} rows{baseline}"
-                summary.append([f"{part} {name}", shown])
     if "outputs" in report:
         summary.append(["outputs", " ".join(f"{value:.2f}" for value in report["outputs"])])
     if "speedup_over_numpy" in report:
@@ -511,10 +506,18 @@ def _summary(report: dict[str, Any]) -> list[list[str]]:
     return summary
 
 
-def _guess(score: str) -> str:
-    """What a constant guess is for a score."""
-    guesses = {"accuracy": "the commonest class", "log_loss": "the shares of the classes", "roc_auc": "any constant"}
-    return guesses.get(score, "the mean")
+def _scores_table(report: dict[str, Any]) -> Table:
+    """Scores on both parts of the rows, beside those of guessing the same for every row: the mean, or shares of classes."""
+    heads = {"train": f"{report['train_rows']:,} training rows", "test": f"{report['test_rows']:,} test rows",
+             "baseline": "constant guess"}  # fmt: skip
+    scores = {name: [_part_score(report, part, key) for part in heads] for key, name in SCORES.items()}
+    shown = [place for place in range(len(heads)) if any(row[place] for row in scores.values())]
+    rows = [[name, *(row[place] for place in shown)] for name, row in scores.items() if any(row)]
+    return Table(rows, ["score", *(list(heads.values())[place] for place in shown)], words=1)
+
+
+def _part_score(report: dict[str, Any], part: str, score: str) -> str:
+    return _shown(report[f"{part}_{score}"]) if f"{part}_{score}" in report else ""
 
 
 def _shown(score: float | None) -> str:
@@ -546,13 +549,13 @@ def _predict(arguments: argparse.Namespace) -> int:
         raise ValueError(f"--proba needs a classifier of tables, got {arguments.model}")
     table, X, answers = load_rows(arguments.data, known, features, text, arguments.header)
     try:
-        predictions = _network_predictions(model, X) if is_network else model.predict(X)
+        predictions, *chances = (_network_predictions(model, X),) if is_network else _predicted(model, X)
     except CellError as error:
         raise error if table is None else table.error(error) from None
     found = {"target": known["target"], "predictions": predictions.tolist()}
     if arguments.proba:
-        found |= {"classes": classes, "probabilities": model.predict_proba(X).tolist()}
-    n_known, scores = _known_scores(answers, predictions, classes)
+        found |= {"classes": classes, "probabilities": chances[0].tolist()}
+    n_known, scores = _known_scores(answers, classes, predictions, *chances[:1])
     if arguments.json:
         print(json.dumps(found | scores, allow_nan=False))
         return 0
@@ -564,7 +567,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         for prediction in found["predictions"]:
             print(printable(str(prediction)))
     for name, value in scores.items():
-        _say(f"{name} {_shown(value)} on {n_known} rows")
+        _say(f"{SCORES[name]} {_shown(value)} on {n_known} rows")
     return 0
 
 
@@ -577,10 +580,11 @@ def _network_predictions(model: "Model", X: Any) -> "np.ndarray":
     return np.array(model.class_names, object)[predicted] if model.class_names else predicted
 
 
-def _known_scores(answers: Any, predictions: "np.ndarray", classes: list[str]) -> tuple[int, dict[str, float | None]]:
-    """How many answers are known, and how good the predictions of them are."""
+def _known_scores(answers: Any, classes: list[str], *found: "np.ndarray") -> tuple[int, dict[str, float | None]]:
+    """How many answers are known, and how good the predictions, and probabilities, of them are."""
     import numpy as np
 
+    from fastbp.cells import pandas
     from fastbp.datasets import class_key
 
     if answers is None:
@@ -588,21 +592,41 @@ def _known_scores(answers: Any, predictions: "np.ndarray", classes: list[str]) -
     if classes:
         known = answers.notna().to_numpy()
         spelled = {class_key(name): name for name in classes}
-        truth = np.array([spelled.get(class_key(one), one) for one in answers[known]], object)
+        truth = np.array([spelled.get(class_key(one), one) for one in answers.fillna("")], object)
     else:
-        from fastbp.cells import pandas
+        truth = pandas().to_numeric(answers, errors="coerce").to_numpy(float)
+        known = np.isfinite(truth)
+    if not known.any():
+        return 0, {}
+    scores = _scores(truth[known], *(one[known] for one in found), *([classes] if len(found) > 1 else []))
+    return int(known.sum()), scores
 
-        values = pandas().to_numeric(answers, errors="coerce").to_numpy(float)
-        known = np.isfinite(values)
-        truth = values[known]
-    return int(known.sum()), _scores(truth, predictions[known]) if known.any() else {}
+
+def _predicted(model: Any, X: Any) -> tuple[Any, ...]:
+    """Predictions of an estimator, and of a classifier the probabilities of its classes, and these."""
+    if not hasattr(model, "classes_"):
+        return (model.predict(X),)
+    return model.predict(X), model.predict_proba(X), model.classes_
 
 
-def _scores(truth: "np.ndarray", predicted: "np.ndarray") -> dict[str, float | None]:
-    """Accuracy of classes, or R2 of values, which is not defined where all of them are the same."""
+def _scores(
+    truth: "np.ndarray", predicted: "np.ndarray", chances: "np.ndarray | None" = None, classes: Sequence[str] = ()
+) -> dict[str, float | None]:
+    """Accuracy, log loss and ROC AUC of classes, or R2, RMSE and MAE of values, as far as they are defined.
+
+    The area is that of a class against all others, in the mean over the classes.
+    """
     import numpy as np
-    from sklearn.metrics import r2_score
+    from sklearn import metrics
 
-    if truth.dtype == object:
-        return {"accuracy": float(np.mean(truth == predicted))}
-    return {"r2": None if np.ptp(truth) == 0 else float(r2_score(truth, predicted))}
+    if truth.dtype != object:
+        found = {"rmse": float(metrics.root_mean_squared_error(truth, predicted)),
+                 "mae": float(metrics.mean_absolute_error(truth, predicted))}  # fmt: skip
+        return {"r2": None if np.ptp(truth) == 0 else float(metrics.r2_score(truth, predicted))} | found
+    scores: dict[str, float | None] = {"accuracy": float(np.mean(truth == predicted))}
+    if chances is not None and set(truth) <= set(classes):
+        scores["log_loss"] = float(metrics.log_loss(truth, chances, labels=list(classes)))
+        if set(truth) == set(classes):
+            areas = [metrics.roc_auc_score(truth == one, chance) for one, chance in zip(classes, chances.T, strict=True)]
+            scores["roc_auc"] = float(np.mean(areas))
+    return scores

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbp.cells import NUMBER, NUMBER_LIKE, CellError, numbers, pandas, spelling_advice
+from fastbp.cells import LARGEST, NUMBER, NUMBER_LIKE, CellError, numbers, pandas, spelling_advice
 
 NAMES = ("xor", "iris", "digits", "wine", "breast_cancer", "diabetes")
 MAX_DETECTED_CLASSES = 20
@@ -504,7 +504,7 @@ def _coded(table: Table, cells: Any, task: str) -> tuple[np.ndarray, tuple[str, 
     if task == "regression" or (task == "auto" and values.notna().mean() > 0.5 and not codes):
         few = whole and len(set(map(class_key, filled.unique()))) <= min(MAX_DETECTED_CLASSES, len(filled) // 2)
         if task == "regression" or not few:
-            return _values(table, cells, spelled, task), ()
+            return _values(table, spelled.reindex(cells.index), values.to_numpy(float), task), ()
     elif task == "auto":
         _refuse_many_classes(where, filled, filled.nunique())
     keys = filled.map({cell: class_key(cell) for cell in filled.unique()})
@@ -515,9 +515,12 @@ def _coded(table: Table, cells: Any, task: str) -> tuple[np.ndarray, tuple[str, 
     return pandas().Index(order).get_indexer(keys), tuple(names[key] for key in order)
 
 
-def _values(table: Table, cells: Any, spelled: Any, task: str) -> np.ndarray:
+def _values(table: Table, cells: Any, values: np.ndarray, task: str) -> np.ndarray:
+    """Numbers that were read from cells, or an error for the first cell that holds none."""
+    if np.all(np.abs(values) <= LARGEST):
+        return values
     try:
-        return numbers(spelled.reindex(cells.index), cells.name)[cells.notna().to_numpy()]
+        return numbers(cells, cells.name)
     except CellError as error:
         if task == "auto":
             error.problem += "; --task classification, if these are names of classes"

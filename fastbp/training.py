@@ -17,7 +17,7 @@ import numpy as np
 from fastbp import kernels
 from fastbp.choice import workspace_for_prediction, workspace_for_training
 from fastbp.history import History
-from fastbp.kernels import gate
+from fastbp.kernels import gate, jit
 from fastbp.layout import BLOCK, CURSOR_SIZE, EPOCH, N_IN, N_OUT, RECORD_SIZE, STEP, Layout
 from fastbp.rule import Rule
 from fastbp.workspace import THREAD_FLOPS, weights_of
@@ -322,7 +322,16 @@ class ProgressBar:
                 self.bar = Progress(*columns, console=Console(stderr=True))
                 self.task = self.bar.add_task(self.doing, total=self.total, note="")
                 self.bar.start()
+            jit.listeners.append(self.say)
         return self
+
+    def say(self, note):
+        """Show a note in the place of a loss."""
+        if self.bar:
+            self.bar.update(self.task, note=note, refresh=True)
+        else:
+            sys.stderr.write(f"\r{self.unit} {note:60}")
+            sys.stderr.flush()
 
     def update(self, done, loss=None):
         """Show that `done` of them are completed, and the last one's loss."""
@@ -334,6 +343,8 @@ class ProgressBar:
             sys.stderr.write(f"\r{self.unit} {done}/{self.total} [{'=' * filled:40}] {note}")
 
     def __exit__(self, *exception):
+        if self.shown:
+            jit.listeners.remove(self.say)
         if self.bar:
             self.bar.stop()
         elif self.shown:

@@ -16,6 +16,7 @@ from cases import assert_close, assert_same_bits
 
 import fastbp
 from fastbp import MLPClassifier, NeuralNetwork, kernels, training
+from fastbp.kernels import jit
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.rule import Rule
 
@@ -1012,6 +1013,18 @@ def test_progress(rich, epochs, capsys, monkeypatch):
     assert bool(re.search(r"loss 0\.\d", errors)) == bool(epochs)
     network().train(*XOR, epochs, 0.1)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.compiled
+def test_progress_says_when_something_is_compiled(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    with training.ProgressBar(5, shown=True), monkeypatch.context() as elsewhere:
+        elsewhere.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+        jit.Kernel("ceilings", "multiply_add", "T* int").loaded("float32", jit.native_width())
+        assert re.fullmatch(r"\repoch compiling +\repoch +", capsys.readouterr().err)
+        jit.Kernel("ceilings", "multiply_add", "T* int").loaded("float32", jit.native_width())
+        assert capsys.readouterr().err == ""
+    assert jit.listeners == []
 
 
 # --- interrupts -------------------------------------------------------------------------------------------------------

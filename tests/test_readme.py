@@ -27,11 +27,18 @@ def test_ci_runs_the_test_command_of_readme():
     assert printed.stdout == shell_blocks()[1]
 
 
-def test_every_module_is_on_the_map():
+def test_the_map_is_the_tree():
     text = README.read_text(encoding="utf-8")
-    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "fastbp").rglob("*.py")}
-    unlisted = {path for path in modules if f"`{path}`" not in text}
+    drawn = re.search(r"^```text\nfastbp/\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[1]
+    folder, modules = "", []
+    for line in drawn.splitlines():
+        indent, names = re.match(r"( +)(\S+(?: \S+)*)", line).groups()
+        if names.endswith("/"):
+            folder = names
+        else:
+            modules += [f"{folder if len(indent) == 4 else ''}{name}.py" for name in names.split()]
+    files = {path.relative_to(ROOT / "fastbp").as_posix() for path in (ROOT / "fastbp").rglob("*.py")}
     # a package's own file needs no line: its modules have them
-    assert unlisted == {path for path in modules if path.endswith(("/__init__.py", "/__main__.py"))}
-    for path in re.findall(r"`((?:fastbp|bench|\.ci)/[\w/.]+|tox\.ini)`", text):
+    assert sorted(modules) == sorted(path for path in files if not path.endswith(("__init__.py", "__main__.py")))
+    for path in re.findall(r"`((?:fastbp|bench|tests|\.ci)/[\w/.]*|tox\.ini)`", text):
         assert (ROOT / path).exists(), path

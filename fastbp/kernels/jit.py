@@ -53,6 +53,7 @@ BUILDING = threading.RLock()
 # A fork goes on after so long where whoever compiles waits for the one that forks.
 FORK_SECONDS = 60
 engines: list = []  # what owns machine code, and lives as long as the process
+listeners: list = []  # functions that are told "compiling" when it begins, and "" when it is over
 # Symbol under which kernels call the system's function that gives the rest of a time slice away.
 YIELD = "fastbp_yield"
 # Kernels for vectors of so many bytes and so many registers of them, as in "16x32", instead of the processor's own. Every
@@ -405,7 +406,11 @@ class Kernel:
     def built(self, dtype, width):
         """The same, compiled and kept on disk."""
         start = time.perf_counter()
+        for tell in listeners:
+            tell("compiling")
         library, symbol = self.compile(dtype, width)
+        for tell in listeners:
+            tell("")
         address = sound(library.get_pointer_to_function(symbol), symbol)
         engines.append(library)
         seconds = time.perf_counter() - start
