@@ -326,6 +326,8 @@ def train(implementation, case, calls=None, rows=None, weights=None, place=lambd
     outputs = (weights.sum(dtype=np.float64) if len(weights) else X.shape[0]) * Y.shape[1] or 1
     steps = max(1, int(cursor[STEP])) / case.epochs * params.size
     mse, loss, penalty = record[:, SQUARES] / outputs, record[:, LOSS] / outputs, record[:, PENALTY] / steps
+    # as arrays of their own, a result that is kept does not keep the workspace, which may be a thousand times as large
+    params, state = params.copy(), state.copy()
     return Trained(params, state, mse, loss, penalty, record[:, HITS], int(cursor[EPOCH]), int(cursor[STEP]))
 
 
@@ -381,7 +383,7 @@ def assert_same_bits(ours, theirs):
         assert one.tobytes() == other.tobytes(), f"differ in {np.sum(one != other)} of {one.size} elements"
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def _reference_of(case):
     return train(reference, case)
 

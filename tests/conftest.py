@@ -5,10 +5,24 @@ import signal
 
 import pytest
 
-LEFT_OUT = {"compiled": "needs compiled kernels", "no_kernel": "is the same with compiled kernels"}
+# before anything imports numpy: tests run side by side, and a thread that waits for another's small product counts as work
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+# Coverage of what these test is measured where some of them run with the kernels as plain Python.
+MEASURED_AS_PLAIN_PYTHON = {
+    "test_cases",
+    "test_gradients",
+    "test_kernels",
+    "test_pointwise",
+    "test_random_networks",
+    "test_reference",
+    "test_sparse",
+}
 
 
 def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run all cases of long tables, of which a run otherwise draws some")
     parser.addoption("--plain-python", action="store_true", help="run the kernels as plain Python: NUMBA_DISABLE_JIT=1")
     parser.addoption("--vectors", help="run kernels for vectors and registers that are not the processor's, as in 16x32")
 
@@ -18,6 +32,8 @@ def pytest_configure(config):
         os.environ["NUMBA_DISABLE_JIT"] = "1"
     if config.getoption("--vectors"):
         os.environ["FASTBP_VECTORS"] = config.getoption("--vectors")
+    if config.getoption("--all"):
+        os.environ["FASTBP_ALL"] = "1"
     if (
         signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     ):  # as in the background of a shell, where tests of interrupts would wait
@@ -28,10 +44,12 @@ def pytest_configure(config):
         import once
 
         once.share()
+        if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+            once.compile_all()
 
 
 def pytest_report_header():
-    return f"random networks: FASTBP_SEED={os.environ['FASTBP_SEED']}"
+    return f"random networks, and cases that are drawn: FASTBP_SEED={os.environ['FASTBP_SEED']}"
 
 
 def plain_python():
@@ -44,19 +62,40 @@ def says_more_for_other_vectors(item):
     return "own_vectors" not in item.keywords and not (hasattr(case, "units") and max(case.units) <= 5 and case.n_rows < 99)
 
 
-def pytest_collection_modifyitems(config, items):
-    if config.getoption("--vectors"):
-        left_out = [item for item in items if not says_more_for_other_vectors(item)]
-        items[:] = [item for item in items if says_more_for_other_vectors(item)]
-        config.hook.pytest_deselected(items=left_out)
-    if not plain_python():
-        return
-    seen = collections.Counter()
+def says_more_as_plain_python(item):
+    return "compiled" not in item.keywords and "no_kernel" not in item.keywords
+
+
+def some_of_each(items):
+    """The items of which every test with the marker `draw` has as many as a run draws."""
+    import draws
+
+    tables = collections.defaultdict(list)
     for item in items:
-        for name in LEFT_OUT.keys() & item.keywords.keys():
-            item.add_marker(pytest.mark.skip(reason=LEFT_OUT[name]))
-        if (marker := item.get_closest_marker("one_of")) is not None:
-            function = item.path, item.originalname
-            if seen[function] % marker.args[0]:
-                item.add_marker(pytest.mark.skip(reason="others are enough for plain Python"))
-            seen[function] += 1
+        if "draw" in item.keywords:
+            tables[item.nodeid.split("[")[0]].append(item)
+    left_out = set()
+    for name, cases in tables.items():
+        marker = cases[0].get_closest_marker("draw")
+        share = marker.kwargs.get("plain", marker.args[0]) if plain_python() else marker.args[0]
+        left_out |= {*cases} - {*draws.some(cases, share, name)}
+    return [item for item in items if item not in left_out]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config, items):
+    chosen = items
+    if config.getoption("--vectors"):
+        chosen = [item for item in chosen if says_more_for_other_vectors(item)]
+    if plain_python():
+        chosen = [item for item in chosen if says_more_as_plain_python(item)]
+    # who asks for tests by name has all of their cases
+    if not (config.getoption("keyword") or any("::" in argument for argument in config.args)):
+        chosen = some_of_each(chosen)
+    for item in chosen:
+        if not plain_python() and item.path.stem in MEASURED_AS_PLAIN_PYTHON:
+            item.add_marker("no_cover")
+    if len(chosen) < len(items):
+        kept = {*chosen}
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = chosen

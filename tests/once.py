@@ -1,65 +1,42 @@
 """Each kernel is compiled once for all tests, which would else spend most of their time on it.
 
-Processes that run tests side by side wait for each other's compiling, and the machine code's text is kept beside the object
-file, for the tests that read it.
+Two processes compile what most tests need before tests begin side by side, and the machine code's text is kept beside the
+object file, for the tests that read it.
 """
 
-import contextlib
 import os
 import pathlib
+import subprocess
+import sys
 
 from fastbp.kernels import jit
 
 FOLDER = os.environ.get("NUMBA_CACHE_DIR")
-COMPILE, LOADED, ASSEMBLY = jit.Kernel.compile, jit.Kernel.loaded, jit.Kernel.assembly
+COMPILE, ASSEMBLY = jit.Kernel.compile, jit.Kernel.assembly
 
 
-def is_shared(kernel):
-    """Whether it is one of the package's, and not in a test that has a cache of its own."""
-    return FOLDER and type(kernel) is jit.Kernel and os.environ.get("NUMBA_CACHE_DIR") == FOLDER
-
-
-def beside(kernel, dtype, width, suffix):
-    folder = pathlib.Path(FOLDER) / "fastbp-tests"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / (kernel.file(dtype, width) + suffix)
-
-
-@contextlib.contextmanager
-def alone(path):
-    """Be the only process that is here."""
-    try:
-        import fcntl
-    except ImportError:  # then some kernels are compiled twice
-        yield
-        return
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def text_of(kernel, dtype, width):
+    """Where the text of a kernel is kept; None for one that is not the package's, or of a test with a cache of its own."""
+    if not FOLDER or type(kernel) is not jit.Kernel or os.environ.get("NUMBA_CACHE_DIR") != FOLDER:
+        return None
+    return pathlib.Path(FOLDER) / "fastbp-tests" / (kernel.file(dtype, width) + ".s")
 
 
 def compile_and_keep_text(kernel, dtype, width):
     library, symbol = COMPILE(kernel, dtype, width)
-    if is_shared(kernel) and "-" not in dtype:  # no test reads the others'
-        path = beside(kernel, dtype, width, ".s")
+    path = text_of(kernel, dtype, width)
+    if path and "-" not in dtype:  # no test reads the others'
+        path.parent.mkdir(parents=True, exist_ok=True)
         whole = path.with_suffix(f".{os.getpid()}")
         whole.write_text(library.get_asm_str(), encoding="utf-8")
         whole.replace(path)
     return library, symbol
 
 
-def loaded(kernel, dtype, width):
-    if not is_shared(kernel) or (dtype, width) in kernel._calls:
-        return LOADED(kernel, dtype, width)
-    with alone(beside(kernel, dtype, width, ".lock")):
-        return LOADED(kernel, dtype, width)
-
-
 def assembly(kernel, dtype, width=64):
-    if not is_shared(kernel):
+    path = text_of(kernel, dtype, width)
+    if not path:
         return ASSEMBLY(kernel, dtype, width)
-    kernel.loaded(dtype, width)  # compiles for those who call it, too
-    path = beside(kernel, dtype, width, ".s")
     if not path.exists():
         compile_and_keep_text(kernel, dtype, width)
     return path.read_text(encoding="utf-8")
@@ -67,4 +44,20 @@ def assembly(kernel, dtype, width=64):
 
 def share():
     """Let all kernels of this process do so."""
-    jit.Kernel.compile, jit.Kernel.loaded, jit.Kernel.assembly = compile_and_keep_text, loaded, assembly
+    jit.Kernel.compile, jit.Kernel.assembly = compile_and_keep_text, assembly
+
+
+def compile_all():
+    """Compile the kernels of each float type in a process; what cannot be compiled is for the tests to say."""
+    if FOLDER:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(pathlib.Path(__file__).parent), *sys.path])}
+        command = [sys.executable, "-m", "once"]
+        for running in [subprocess.Popen([*command, dtype], env=environment) for dtype in ("float32", "float64")]:
+            running.wait()
+
+
+if __name__ == "__main__":
+    from fastbp.warmup import kernels_for, warm
+
+    share()
+    warm(kernels_for(sys.argv[1:]))

@@ -271,6 +271,7 @@ def test_what_is_stored_is_all_that_is_published(stored):
     assert {row["kind"] for row in stored["rows"]} == set(report.PUBLISHED)
 
 
+@pytest.mark.no_cover
 @pytest.mark.no_kernel
 def test_a_report_has_a_table_for_each_kind(stored, tmp_path):
     pytest.importorskip("matplotlib")

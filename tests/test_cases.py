@@ -7,6 +7,7 @@ import types
 from dataclasses import replace
 from itertools import pairwise
 
+import draws
 import numpy as np
 import pytest
 from cases import (
@@ -80,6 +81,7 @@ def test_the_narrow_kernel_s_batches_have_as_many_shares_as_there_can_be():
     assert max(int(case.workspace().arrays[1][SHARES]) for case in CASES if case.kernel == "narrow") == 8
 
 
+@pytest.mark.draw(3)
 @pytest.mark.no_kernel
 @pytest.mark.parametrize("case", [case for case in CASES if case.max_norm < math.inf][::3], ids=str)
 def test_gradients_that_may_be_shortened_are(case):
@@ -299,7 +301,7 @@ def showing(name):
 def test_a_wrong_equation_is_rejected(name):
     old, new, _ = MUTANTS[name]
     assert showing(name)
-    for case in showing(name):
+    for case in draws.some(showing(name), 8, name):
         with np.errstate(all="ignore"):
             wrong = train(mutant(case, old, new), case)
         with pytest.raises(AssertionError):

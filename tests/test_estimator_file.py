@@ -85,7 +85,7 @@ def path(tmp_path):
     return tmp_path / "model.npz"
 
 
-@pytest.mark.one_of(3)
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("kind", MODELS)
 def test_an_estimator_comes_back_as_it_was(path, kind):
     est = MODELS[kind]()
@@ -99,7 +99,7 @@ def test_an_estimator_comes_back_as_it_was(path, kind):
     clone(again)
 
 
-@pytest.mark.one_of(3)
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("kind", ["multiclass", "binary", "dropout", "columns", "float32", "plain sgd", "adaptive"])
 @pytest.mark.parametrize("how", ["partial_fit", "fit"])
 def test_training_goes_on_as_if_nothing_had_happened(path, kind, how):
@@ -244,7 +244,7 @@ def test_a_file_without_its_checksum_is_refused(path):
         fastbp.load(path)
 
 
-@pytest.mark.one_of(3)
+@pytest.mark.draw(3)
 @pytest.mark.parametrize(
     ("part", "name", "value", "message"),
     [

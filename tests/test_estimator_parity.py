@@ -5,6 +5,7 @@ import functools
 import re
 import warnings
 
+import draws
 import numpy as np
 import pytest
 import sklearn
@@ -222,7 +223,8 @@ def fit(estimators, X, y, **kwargs):
 LONG = {"wide", *(case for case in CASES if "unscaled" in case)}
 
 
-@pytest.mark.one_of(3)
+@pytest.mark.no_cover
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("case", [pytest.param(case, marks=[pytest.mark.compiled] * (case in LONG)) for case in CASES])
 def test_fit(case):
     data, options = CASES[case]
@@ -330,8 +332,9 @@ def random_rows(data, rng, n, outputs, dtype):
             return rng.poisson(2, (n, outputs + 1)).astype(dtype)
 
 
+@pytest.mark.no_cover
 @pytest.mark.compiled
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=draws.examples(100), deadline=None)
 @given(networks(), st.integers(1, 12), st.integers(1, 3))
 def test_any_network_of_any_size(network, outputs, n_jobs):
     """Parameters agree to the roundings of their sums: over inputs, units and rows, and over steps."""
@@ -359,7 +362,8 @@ def weights(n):
     return np.resize([1.0, 2.0, 0.25, 0.0, 1.5], n)
 
 
-@pytest.mark.one_of(5)
+@pytest.mark.no_cover
+@pytest.mark.draw(5)
 @pytest.mark.parametrize("options", [SGD, ADAM, ADAM | EARLY, LBFGS], ids=["sgd", "adam", "early stopping", "lbfgs"])
 @pytest.mark.parametrize("data", DATA)
 def test_sample_weight(data, options):
@@ -395,6 +399,8 @@ FORMATS = {
 }
 
 
+@pytest.mark.no_cover
+@pytest.mark.draw(3)
 @pytest.mark.compiled
 @pytest.mark.parametrize("solver", ["sgd", "adam", "early stopping", "lbfgs"])
 @pytest.mark.parametrize("kind", FORMATS)
@@ -479,7 +485,8 @@ def parts(X, y):
     return [(X[::2], y[::2]), (X[1::3], y[1::3]), (X[::2], y[::2])]
 
 
-@pytest.mark.one_of(5)
+@pytest.mark.no_cover
+@pytest.mark.draw(5)
 @pytest.mark.parametrize("options", [*SOLVERS.values(), ADAM | EARLY], ids=[*SOLVERS, "early stopping"])
 @pytest.mark.parametrize("data", ["multiclass", "binary", "multilabel", "three outputs"])
 def test_warm_start(data, options):
@@ -493,7 +500,8 @@ def test_warm_start(data, options):
         assert_same_model(ours, theirs, X)
 
 
-@pytest.mark.one_of(5)
+@pytest.mark.no_cover
+@pytest.mark.draw(5)
 @pytest.mark.parametrize("solver", ["sgd", "momentum", "nesterov", "adam", "invscaling", "adaptive"])
 @pytest.mark.parametrize("data", ["multiclass", "binary", "multilabel", "one output", "counts"])
 def test_partial_fit(data, solver):

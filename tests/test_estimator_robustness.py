@@ -7,8 +7,6 @@ import itertools
 import multiprocessing
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 import time
 import tracemalloc
@@ -22,6 +20,7 @@ import pandas
 import pytest
 from cases import assert_same_bits
 from joblib.externals.loky import get_reusable_executor
+from processes import run_python
 from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_iris
@@ -116,6 +115,8 @@ COPIES = {
 }
 
 
+@pytest.mark.no_cover
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_copies_go_on_alike(name, stage):
@@ -155,8 +156,7 @@ def test_training_goes_on_in_a_new_process():
     pairs = [new(name) for name in ESTIMATORS]
     for estimator, y in pairs:
         go_on(estimator, y)
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n" + IN_A_NEW_PROCESS
-    process = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(pairs), capture_output=True, timeout=120)
+    process = run_python("-c", IN_A_NEW_PROCESS, input=pickle.dumps(pairs), text=False)
     assert process.returncode == 0, process.stderr.decode()
     for (estimator, y), theirs in zip(pairs, pickle.loads(process.stdout), strict=True):
         assert_same_bits(results(go_on(estimator, y)), theirs)
@@ -233,6 +233,7 @@ def of_calibration(n_jobs):
 TOOLS = [of_search, of_search_by_early_stopping, of_cross_validation, of_bagging, of_one_versus_rest, of_calibration]
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("backend", ["threading", "loky"])
 def test_tools_find_the_same_with_two_jobs(backend):
     serial = [tool(1) for tool in TOOLS]
@@ -263,6 +264,8 @@ def at_once(work):
         return list(pool.map(wait_and_work, range(THREADS)))
 
 
+@pytest.mark.no_cover
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("n_jobs", [None, 2])
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_threads(name, n_jobs):
@@ -405,6 +408,7 @@ def fits(times):
         estimator.fit(X, y).predict(X)
 
 
+@pytest.mark.no_cover
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="no /proc")
 def test_a_thousand_fits_leave_nothing_behind():
     fits(100)
@@ -502,6 +506,7 @@ KINDS = {
 }
 
 
+@pytest.mark.no_cover
 @pytest.mark.filterwarnings("ignore:X does not have valid feature names:UserWarning")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["values", "two values", "adam", "multilabel", "early stopping", "lbfgs"])

@@ -37,6 +37,8 @@ def both(name):
 # --- what scikit-learn checks of every estimator ----------------------------------------------------------------------
 
 
+@pytest.mark.no_cover
+@pytest.mark.draw(3)
 @pytest.mark.compiled
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")

@@ -65,7 +65,7 @@ def assert_same_gradient(ours, theirs, tolerance):
     assert_close("gradients", ours, theirs, tolerance * np.linalg.norm(theirs.astype(np.float64)))
 
 
-@pytest.mark.one_of(3)
+@pytest.mark.draw(2, plain=12)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel", WORKSPACES)
 @pytest.mark.parametrize("case", [*NETWORKS, *[pytest.param(case, marks=pytest.mark.compiled) for case in LONG]], ids=str)
@@ -77,6 +77,7 @@ def test_the_kernels_gradient_is_the_reference_s(case, kernel, dtype):
     assert ours[0][2] == theirs[0][2]
 
 
+@pytest.mark.draw(3, plain=12)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", NETWORKS, ids=str)
 def test_the_gradient_of_a_single_row_is_the_reference_s(case, dtype):
@@ -135,6 +136,7 @@ def used(layout):
 SMOOTH = [replace(case, max_norm=np.inf, n_rows=5) for case in NETWORKS] + CASES[:17:5]
 
 
+@pytest.mark.draw(5)
 @pytest.mark.no_kernel
 @pytest.mark.parametrize("case", SMOOTH, ids=str)
 def test_the_reference_s_gradient_is_the_slope_of_the_loss(case):
@@ -336,6 +338,7 @@ def after_steps(implementation, case, solver):
     return workspace.params
 
 
+@pytest.mark.draw(4)
 @pytest.mark.compiled
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kernel", WORKSPACES)

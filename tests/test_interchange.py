@@ -90,7 +90,7 @@ def test_their_models_become_ours(name, dtype):
     assert not np.shares_memory(ours.coefs_[0], theirs.coefs_[0])
 
 
-@pytest.mark.one_of(3)
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("name", CASES)
 def test_our_models_become_theirs(name):
     ours = our(name)
@@ -124,7 +124,7 @@ def test_a_solver_that_is_set_after_the_fit(before, after):
     same_predictions(ours, back)
 
 
-@pytest.mark.one_of(3)
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("name", GOING_ON)
 @pytest.mark.parametrize("to_theirs", [False, True])
 def test_training_goes_on(name, to_theirs):

@@ -4,15 +4,14 @@ import _thread
 import os
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from cases import WORKSPACES, Case, assert_same_bits, train
+from processes import run_python
 
 from fastbp import kernels
 
@@ -23,10 +22,7 @@ ROUNDS, SECONDS = 120, 300
 @pytest.mark.skipif(os.name != "posix", reason="needs a timer that sends signals")
 def test_an_interrupt_leaves_what_belongs_together():
     seed = str(random.randrange(10**6))
-    folder = Path(__file__).parent
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), *sys.path])}
-    command = [sys.executable, "-m", "interrupts", str(ROUNDS), seed]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    result = run_python("-m", "interrupts", ROUNDS, seed, timeout=SECONDS)
     assert result.returncode == 0, f"seed {seed}\n" + result.stdout[-500:] + result.stderr[-2000:]
     interrupted, came_out = map(int, result.stdout.splitlines()[-1].split())
     assert interrupted == ROUNDS

@@ -8,8 +8,11 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import draws
+import llvmlite.binding  # noqa: F401, before a test changes what it is imported with
 import numpy as np
 import pytest
+from processes import run_python
 
 from fastbp.kernels import jit
 
@@ -408,7 +411,7 @@ print(sum(map(np.sum, nets[1].weights)))
 
 
 def test_threads_that_load_kernels_first_thing_do_not_crash():
-    results = [subprocess.run([sys.executable, "-c", RACE], capture_output=True, text=True) for _ in range(15)]
+    results = [run_python("-c", RACE) for _ in range(draws.examples(15, 2))]
     assert [(result.returncode, result.stderr) for result in results] == [(0, "")] * len(results)
     assert len({result.stdout for result in results}) == 1
 
@@ -479,11 +482,11 @@ from fastbp.kernels import jit
 
 warnings.simplefilter("ignore")  # that a process with threads should not fork
 
-def train(net):
-    return net.train(np.ones((4, net.units[0])), np.ones((4, net.units[-1])), 2, 0.01).mse[-1]
+def predict(net):
+    return net.feedforward(np.ones((4, net.units[0]))).tobytes()
 
 def go(pipe):
-    pipe.send(train(NeuralNetwork(3, 4, 1, random_state=0, dtype="float32")))
+    pipe.send(predict(NeuralNetwork(3, 4, 1, random_state=0, dtype="float32")))
 
 held, compiling = threading.Event(), jit.Kernel.compile
 
@@ -493,7 +496,7 @@ def compile(self, dtype, width):  # holds whatever is held meanwhile, and compil
     return compiling(self, dtype, width)
 
 jit.Kernel.compile = compile
-thread = threading.Thread(target=train, args=(NeuralNetwork(2, 4, 1, random_state=0),))
+thread = threading.Thread(target=predict, args=(NeuralNetwork(2, 4, 1, random_state=0),))
 thread.start()
 assert held.wait(60)
 jit.Kernel.compile = compiling
@@ -506,7 +509,7 @@ child.start()
 assert receiver.poll(60), "the child hangs"
 theirs = receiver.recv()
 thread.join()
-assert theirs == train(NeuralNetwork(3, 4, 1, random_state=0, dtype="float32"))
+assert theirs == predict(NeuralNetwork(3, 4, 1, random_state=0, dtype="float32"))
 print("same")
 """
 
@@ -514,5 +517,5 @@ print("same")
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a fork that is safe")
 @pytest.mark.parametrize("moment", ["early", "late"])
 def test_a_process_that_forks_while_a_thread_compiles_has_a_child_that_goes_on(moment, folder):
-    result = subprocess.run([sys.executable, "-c", FORK, moment], capture_output=True, text=True, timeout=SECONDS)
+    result = run_python("-c", FORK, moment)
     assert result.stdout == "same\n", result.stderr[-2000:]

@@ -61,6 +61,8 @@ implementations = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.no_cover
+@pytest.mark.draw(4)
 @implementations
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("units", [1, 3])
@@ -187,6 +189,8 @@ def test_weights_of_1_leave_the_same_bits(dtype, n_rows, batch_size, kernel):
     assert_same_bits(one, other)
 
 
+@pytest.mark.no_cover
+@pytest.mark.draw(4)
 @pytest.mark.compiled
 @implementations
 @pytest.mark.parametrize("hidden", [(5,), (40, 30)])

@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import graphlib
 import importlib.metadata
 import os
 import re
@@ -17,51 +18,15 @@ import fastbp
 
 PACKAGE = Path(fastbp.__file__).parent
 
-# a module may import the ones below it, never one on its own floor or above
-FLOORS = [
-    {"fastbp.__main__"},
-    {"fastbp.cli"},
-    {"fastbp.profiling.commands"},
-    {"fastbp.profiling.sweep", "fastbp.warmup"},
-    {"fastbp.profiling.report"},
-    {"fastbp.profiling.pictures", "fastbp.profiling.rivals", "fastbp.profiling.roofline"},
-    {"fastbp.profiling.tables"},
-    {"fastbp.profiling.clock"},
-    {"fastbp.profiling.workload"},
-    {"fastbp.datasets", "fastbp.estimators", "fastbp.estimators.fitted", "fastbp.estimators.interchange"},
-    {"fastbp.estimators.display", "fastbp.estimators.tabular", "fastbp.files", "fastbp.profiling.throughput"},
-    {"fastbp.estimators.mlp", "fastbp.lessons"},
-    {"fastbp.estimators.perceptron", "fastbp.estimators.recipe", "fastbp.neural_network"},
-    {"fastbp.estimators.fitting"},
-    {"fastbp.profiling.machine", "fastbp.profiling.phases"},
-    {"fastbp.training"},
-    {"fastbp.choice"},
-    {"fastbp.workspace"},
-    {"fastbp.kernels"},
-    {
-        "fastbp.kernels.ceilings",
-        "fastbp.kernels.gate",
-        "fastbp.kernels.narrow",
-        "fastbp.kernels.online",
-        "fastbp.kernels.wide",
-    },
-    {"fastbp.kernels.losses"},
-    {"fastbp.kernels.pointwise", "fastbp.kernels.threads", "fastbp.kernels.updates"},
-    {"fastbp.kernels.phases"},
-    {"fastbp.kernels.simd"},
-    {"fastbp.kernels.tracing"},
-    {"fastbp.kernels.jit"},
-    {
-        "fastbp.checks",
-        "fastbp.estimators.callbacks",
-        "fastbp.estimators.labels",
-        "fastbp.history",
-        "fastbp.reference",
-    },
-    {"fastbp.arguments", "fastbp.cells", "fastbp.layout", "fastbp.rule", "fastbp.tables"},
-    {"fastbp.profiling"},
-    {"fastbp"},
-]
+# A module, or what is in a package, may import what is on a floor below, and of its own floor what does not import it.
+FLOORS = """
+    __main__ cli
+    profiling warmup
+    datasets estimators files lessons neural_network
+    training choice workspace
+    kernels
+    fastbp arguments cells checks history layout reference rule tables
+"""
 # but for these: names of others that are looked up when they are asked for, and methods that save and convert
 LAZY = {
     "fastbp": {
@@ -87,7 +52,7 @@ LAZY = {
         "fastbp.kernels.wide",
     },
 }
-FLOOR_OF = {module: -floor for floor, modules in enumerate(FLOORS) for module in modules}
+FLOOR_OF = {name: -number for number, line in enumerate(FLOORS.split("\n")) for name in line.split()}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -95,32 +60,61 @@ def module_name(path):
     return ".".join(["fastbp", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
 
 
+def floor(module):
+    """How high a module stands; the package itself, whose names are looked up late, stands lowest."""
+    name = module.split(".")[min(1, module.count("."))]
+    assert name in FLOOR_OF, f"give {name} a floor"
+    return FLOOR_OF[name]
+
+
 def imports(path):
     """Every module that a file imports, at its top or inside a function."""
-    found = set()
+    found, ours = set(), {*map(module_name, MODULES)}
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path} has a relative import"
             inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= (inner & FLOOR_OF.keys()) or {node.module}
+            found |= (inner & ours) or {node.module}
     return found
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_imports_point_only_downward(path):
-    module = module_name(path)
-    assert module in FLOOR_OF, "give the new module a floor"
-    upward = {name for name in imports(path) if name.split(".")[0] == "fastbp" and FLOOR_OF[name] >= FLOOR_OF[module]}
-    assert upward == LAZY.get(module, set())
+def own_imports(path, module):
+    """Modules of the package that a file imports early, or late without being named above."""
+    return {name for name in imports(path) if name.split(".")[0] == "fastbp"} - LAZY.get(module, set())
+
+
+def assert_downward(graph):
+    """No module of the graph, from modules to what they import, imports a higher one or, by whatever way, itself."""
+    upward = [(module, name) for module, names in graph.items() for name in names if floor(name) > floor(module)]
+    assert not upward
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def test_imports_point_only_downward():
+    paths = {module_name(path): path for path in MODULES}
+    assert_downward({module: own_imports(path, module) for module, path in paths.items()})
+
+
+@pytest.mark.parametrize("module", LAZY)
+def test_what_is_named_as_late_is_imported(module):
+    (path,) = [path for path in MODULES if module_name(path) == module]
+    assert LAZY[module] <= imports(path)
 
 
 def test_an_upward_import_is_seen(tmp_path):
     upward = tmp_path / "upward.py"
     upward.write_text("def late():\n    from fastbp.kernels import narrow\n    import fastbp.training\n")
-    assert imports(upward) == {"fastbp.kernels.narrow", "fastbp.training"}
-    assert FLOOR_OF["fastbp.layout"] < FLOOR_OF["fastbp.kernels.narrow"] < FLOOR_OF["fastbp.training"]
+    found = own_imports(upward, "fastbp.layout")
+    assert found == {"fastbp.kernels.narrow", "fastbp.training"}
+    with pytest.raises(AssertionError, match="training"):
+        assert_downward({"fastbp.layout": found})
+    assert_downward({"fastbp.cli": found})
+    with pytest.raises(graphlib.CycleError):
+        assert_downward({"fastbp.cli": {"fastbp.__main__"}, "fastbp.__main__": {"fastbp.cli"}})
+    with pytest.raises(AssertionError, match="give attic a floor"):
+        floor("fastbp.attic")
 
 
 def test_the_reference_imports_numpy_and_the_tables_alone():

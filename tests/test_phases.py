@@ -378,6 +378,7 @@ def instructions(assembly):
     return [line for line in lines if line and (not line.startswith(".") or line.startswith(".LBB"))]
 
 
+@pytest.mark.draw(3)
 @pytest.mark.compiled
 @pytest.mark.parametrize("kernel", kernels.TRAIN, ids=lambda kernel: kernel.module)
 def test_a_mark_that_does_not_count_is_no_instruction(kernel):

@@ -162,6 +162,7 @@ def assert_accurate(name, ours, exact):
     assert np.all(ours[size > finfo.max] == np.inf)
 
 
+@pytest.mark.draw(6)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_accuracy(name, dtype):

@@ -1,5 +1,6 @@
 import time
 
+import draws
 import numpy as np
 import pandas as pd
 import pytest
@@ -33,7 +34,8 @@ def kind_and_rows(request):
 CELL = st.one_of(st.just(np.nan), st.floats(-1e150, 1e150), st.integers(-3, 3).map(float))
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.no_cover
+@settings(max_examples=draws.examples(200), deadline=None)
 @given(arrays(float, st.tuples(st.integers(1, 30), st.just(1)), elements=CELL))
 def test_numbers_are_clipped_smoothly(X):
     Z = SmoothClip().fit(X).transform(X)

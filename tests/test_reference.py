@@ -82,6 +82,7 @@ def test_hits(outputs, targets, right):
     assert reference.hits(np.array(outputs), np.array(targets)) == right
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize("case", CASES[::10], ids=str)
 def test_where_a_call_ends_changes_nothing(case):
     assert_same_bits(train(reference, case, calls=[2, 1, 7]), reference_of(case))

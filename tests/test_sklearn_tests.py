@@ -9,7 +9,7 @@ from sklearn import neural_network
 from fastbp import MLPClassifier, MLPRegressor
 
 # scikit-learn's tests choose by themselves what a warning means
-pytestmark = [pytest.mark.compiled, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.compiled, pytest.mark.no_cover, pytest.mark.filterwarnings("ignore")]
 
 SOURCE = "sklearn.neural_network.tests.test_mlp"
 pytest.register_assert_rewrite(SOURCE)

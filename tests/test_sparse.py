@@ -54,6 +54,7 @@ def every_value(X):
     return csr_array((X.ravel(), np.tile(np.arange(n_in), n), np.arange(0, X.size + 1, n_in)), X.shape)
 
 
+@pytest.mark.draw(1, plain=4)
 @pytest.mark.parametrize("case", cases_to_run(NETWORKS))
 @pytest.mark.parametrize("share", [0.8, 1])
 def test_a_sparse_x_gives_the_bits_of_a_dense_one(case, share):
@@ -64,6 +65,7 @@ def test_a_sparse_x_gives_the_bits_of_a_dense_one(case, share):
         assert_same_bits([forward(kernels, sparse, form)], [outputs])
 
 
+@pytest.mark.draw(1, plain=4)
 @pytest.mark.parametrize("case", cases_to_run(NETWORKS))
 def test_the_reference_takes_a_sparse_x(case):
     X, Y = with_zeros(case)
@@ -173,6 +175,7 @@ def test_threads_are_for_stored_values(monkeypatch):
 # --- how its values stand in memory -----------------------------------------------------------------------------------
 
 
+@pytest.mark.draw(1, plain=8)
 @pytest.mark.parametrize("names", [("data",), ("indices",), ("indptr",), ("data", "indices", "indptr")])
 @pytest.mark.parametrize("kind", [csr_array, csc_array])
 def test_values_that_do_not_stand_side_by_side(kind, names):

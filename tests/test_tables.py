@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import draws
 import numpy as np
 import pytest
 
@@ -103,6 +104,7 @@ def test_numbers_in_the_first_line_are_no_names(train):
     assert (rows_of(report), report["units"][0]) == (41, 4)
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize(
     ("first", "target", "options", "names", "rows"),
     [
@@ -157,6 +159,7 @@ def values(cell, n=40):
     return "x,y\n" + lines(*[f"{i % 9},{cell if i == 4 else i * 1.5}" for i in range(n)])
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize("cell", ["NA", "nan", "NaN", "n/a", "", "NULL", "None", '""', "#N/A", " NA ", "<NA>"])
 def test_missing_targets_are_left_out(train, cell):
     report = train(values(cell), "y")
@@ -244,6 +247,8 @@ def test_one_row_has_no_r2(train, run):
 # ---- labels ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cover
+@pytest.mark.draw(3)
 @pytest.mark.parametrize(
     "labels",
     [
@@ -323,6 +328,7 @@ def test_numbers_in_disguise_are_no_categories(refused, spell, advice):
     assert advice in error
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize(
     "spell",
     [
@@ -390,6 +396,7 @@ def test_constant_columns_do_not_hide_the_others(train, predict):
 CITIES = lines("length,width,city", *[f"{i % 9}.5,{i % 4},{('Köln', 'Paris')[i % 2]}" for i in range(40)])
 
 
+@pytest.mark.draw(3)
 @pytest.mark.parametrize(
     ("change", "options"),
     [
@@ -499,13 +506,14 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs a shell")
 def test_pipes(train):
     train(CITIES, "city")
     Path("cities.csv").write_text(CITIES)
-    for data in ("-", "/dev/stdin", "<(cat)"):
+    for data in draws.some(("-", "/dev/stdin", "<(cat)"), 3, "pipes"):
         ended = shell(f"cat cities.csv | fastbp predict m.npz {data}")
         assert (ended.returncode, len(ended.stdout.splitlines())) == (0, 40), ended.stderr
     ended = shell("cat cities.csv | fastbp train - --target city --epochs 1 --json")
     assert json.loads(ended.stdout)["train_rows"] == 32
 
 
+@pytest.mark.draw(4)
 @posix
 @pytest.mark.no_kernel
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import io
 import json
 
+import draws
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,6 +24,8 @@ def expected_failures(estimator):
     return {"check_sample_weight_equivalence_on_dense_data": BY_CHANCE}
 
 
+@pytest.mark.no_cover
+@pytest.mark.draw(5)
 @pytest.mark.compiled
 @parametrize_with_checks(
     [TabularClassifier(max_iter=100), TabularRegressor(max_iter=100)],
@@ -109,6 +112,7 @@ def test_rows_come_back_from_a_file(fitted, tmp_path):
     assert b"pickle" not in path.read_bytes()
 
 
+@pytest.mark.draw(4)
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -181,7 +185,7 @@ def test_the_rarest_categories_are_unknown():
     assert Z[-5:].sum() == 0
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=draws.examples(50), deadline=None)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.floats(0, 0.9), st.integers(0, 99))
 def test_every_class_is_held_out_by_its_share(labels, size, seed):
     labels = np.array(labels)
@@ -216,7 +220,7 @@ WORD = st.text(st.characters(exclude_categories=("C", "Z"), exclude_characters='
 COLUMN = st.sampled_from(["number", "word", "flag"])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=draws.examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_tables_are_read_as_they_were_written(tmp_path, data):
     kinds = data.draw(st.lists(COLUMN, min_size=2, max_size=5))
