@@ -286,25 +286,15 @@ def _given(arguments: argparse.Namespace, names: dict[str, str]) -> dict[str, An
 def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
     from fastbp.datasets import PRESETS
     from fastbp.files import save_model
-    from fastbp.lessons import Model
-    from fastbp.neural_network import NeuralNetwork
+    from fastbp.lessons import new_model
 
     for option in TABLE_OPTIONS:
         if option in arguments:
             raise ValueError(f"--{option.replace('_', '-')} is for tables, got it with {arguments.data}")
     preset = PRESETS[data.name]
     settings = replace(preset, **_given(arguments, {field.name: field.name for field in fields(preset)}))
-    n_classes, n_inputs = len(data.class_names), data.X_train.shape[1]
-    net = NeuralNetwork(
-        n_inputs,
-        settings.hidden,
-        n_classes if n_classes > 2 else 1,
-        bias=settings.bias,
-        init_scale=settings.init_scale,
-        dtype=vars(arguments).get("dtype", "float64"),
-        random_state=arguments.seed,
-    )
-    model = Model(net, data.feature_names, data.target_name, data.class_names)
+    model = new_model(data, settings, dtype=vars(arguments).get("dtype", "float64"), random_state=arguments.seed)
+    net = model.net
     untrained = copy.deepcopy(net)
     rows = model.inputs(data.X_train), model.targets(data.y_train), settings.epochs, settings.learning_rate
     how = {"batch_size": settings.batch_size, "reduction": settings.reduction, "shuffle": settings.batch_size is not None}

@@ -1,9 +1,11 @@
 """Networks of the founding lessons, `fastbp train iris` and `xor`, together with how raw rows become their inputs."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from fastbp.datasets import Dataset, Preset
 from fastbp.neural_network import NeuralNetwork
 
 
@@ -77,3 +79,17 @@ class Model:
         if np.all(y == y[0]):
             return np.nan
         return float(1 - np.sum((y - predicted) ** 2) / np.sum((y - np.mean(y)) ** 2))
+
+
+def new_model(data: Dataset, preset: Preset, **settings: Any) -> Model:
+    """A founding network at its start; further settings are those of `NeuralNetwork`."""
+    n_classes = len(data.class_names)
+    net = NeuralNetwork(
+        data.X_train.shape[1],
+        preset.hidden,
+        n_classes if n_classes > 2 else 1,
+        bias=preset.bias,
+        init_scale=preset.init_scale,
+        **settings,
+    )
+    return Model(net, data.feature_names, data.target_name, data.class_names)

@@ -1,6 +1,9 @@
 """Tables of text, with rich where it is installed."""
 
 import importlib.util
+import shutil
+import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +13,9 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(
         one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
     )  # fmt: skip
+
+
+LEAST_ROOM = 20  # characters for a value, however narrow the terminal
 
 
 @dataclass(frozen=True)
@@ -31,9 +37,16 @@ class Table:
     title: str = ""
     words: int = 0
 
-    def text(self) -> str:
-        """Lines that any terminal shows."""
+    def text(self, width: int | None = None) -> str:
+        """Lines that any terminal shows; what names stand for is wrapped where a width is given."""
         lines = [[printable(cell) for cell in line] for line in ([self.columns] if self.columns else []) + [*self.rows]]
+        if self.columns is None and width is not None:
+            room = max(LEAST_ROOM, width - max(len(line[0]) for line in lines) - 2)
+            lines = [
+                [name if not number else "", part]
+                for name, value in lines
+                for number, part in enumerate(textwrap.wrap(value, room) or [""])
+            ]
         widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
         justify = [str.ljust if self._left(place) else str.rjust for place in range(len(widths))]
         text = (
@@ -45,7 +58,7 @@ class Table:
     def show(self) -> None:
         """Print it, with rich where it is installed."""
         if importlib.util.find_spec("rich") is None:
-            print(self.text())
+            print(self.text(shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
             return
         from rich import box
         from rich.console import Console

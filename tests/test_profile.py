@@ -15,7 +15,7 @@ import pytest
 import scipy.sparse
 
 import fastbp
-from fastbp import MLPClassifier, MLPRegressor, NeuralNetwork, cli
+from fastbp import MLPClassifier, MLPRegressor, NeuralNetwork, TabularClassifier, cli
 from fastbp.choice import choice_for_training, workspace_for_training
 from fastbp.kernels import pointwise
 from fastbp.kernels.jit import PLAIN_PYTHON
@@ -30,6 +30,7 @@ from fastbp.profiling.sweep import sweep
 from fastbp.profiling.tables import figure
 from fastbp.profiling.workload import of_anything, of_units
 from fastbp.rule import ACTIVATIONS
+from fastbp.tables import Table
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MAKE = {name: make for name, _, make in RIVALS}
@@ -554,6 +555,56 @@ def test_a_profile_of_values(run):
     assert (status, err) == (0, "")
     network = json.loads(out)["network"]
     assert (network["units"], network["solver"], network["loss"]) == ([1, 8, 1], "sgd", "squared_error")
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("data", ["xor", "iris", "wine", "diabetes", "flowers.csv"])
+def test_the_network_that_is_profiled_is_the_one_that_is_trained(run, data):
+    X, y = some_rows()
+    rows = [",".join([*map(str, row), "red blue"[label % 2 * 4 :][:4]]) for row, label in zip(X, y, strict=True)]
+    Path("flowers.csv").write_text("\n".join(["a,b,c,d,species", *rows]))
+    options = ["--target", "species"] if data == "flowers.csv" else []
+    status, out, err = run("train", data, *options, "--epochs", "1", "--json")
+    assert (status, err) == (0, "")
+    trained = json.loads(out)
+    status, out, err = run("profile", data, *options, "--seconds", SECONDS, "--json")
+    assert (status, err) == (0, "")
+    network = json.loads(out)["network"]
+    for name in ("units", "bias", "dtype"):
+        assert network[name] == trained[name], name
+    assert network["rows"] == trained["train_rows"]
+    lesson = data in ("xor", "iris")
+    assert network["batch_size"] == (trained["train_rows"] if lesson else trained["batch_size"])
+    assert network["activations"] == (["logistic"] if lesson else ["selu"] * 2)
+    assert network["solver"] == ("sgd" if lesson else "adam")
+    status, out, err = run("profile", data, *options, "--seconds", SECONDS, "--solver", "momentum", "--hidden", "5")
+    assert (status, err) == (0, "")
+    assert f"What fastbp train {data} trains" in out
+    assert f"-5-{network['units'][-1]}, " in out
+    assert "momentum" in out
+
+
+def test_an_estimator_for_tables_is_profiled_as_it_would_be_fitted():
+    X, y = some_rows()
+    est = TabularClassifier((7, 5), "relu", batch_size=16, dtype="float64", random_state=0)
+    work = of_anything(est, X, y)
+    assert (work.units, work.activations, work.batch_size) == ((4, 7, 5, 3), ("relu", "relu"), 16)
+    assert (work.dtype, work.rule.beta_2, work.rule.learning_rate) == ("float64", 0.95, 0.0035)
+    assert not hasattr(est, "preprocessing_")
+    np.testing.assert_allclose(work.X, est.fit(X, y)._read(X))
+    with pytest.raises(ValueError, match="batch_size is the TabularClassifier's own, got 3 beside it"):
+        of_anything(est, X, y, batch_size=3)
+
+
+def test_tables_of_names_fit_narrow_terminals():
+    table = Table(
+        [["kernel", "narrow, because a step of 130 rows should take 2.4 times as long"], ["", "x" * 50], ["try", ""]]
+    )
+    lines = table.text(40).split("\n")[1:]
+    assert max(map(len, lines)) <= 40
+    assert [line[:8].strip() for line in lines] == ["kernel", "", "", "", "", "try"]
+    assert "".join(line[8:] for line in lines).replace(" ", "") == "".join(value for _, value in table.rows).replace(" ", "")
+    assert table.text().count("\n") == 3
 
 
 @pytest.mark.compiled

@@ -11,7 +11,7 @@ from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin, _fit_context
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin, _fit_context, clone
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
@@ -385,16 +385,10 @@ class Tabular(BaseEstimator):
         if self.solver == "lbfgs" and self.max_seconds is not None:
             raise ValueError(f"max_seconds needs solver 'sgd' or 'adam', got {self.max_seconds} with solver='lbfgs'")
         watch = Watch(self.max_seconds, bool(self.verbose), progress, callback)
-        if y is None:
-            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
-        X = self._frame(X, reset=True)
-        y = self._checked_targets(y)
-        check_consistent_length(X, y)
+        X, y = self._learn_columns(X, y)
         if sample_weight is not None:
             sample_weight = _check_sample_weight(sample_weight, np.empty((len(X), 1)))
-        self.preprocessing_ = fit_preprocessing(X, self.max_categories)
-        self.table_ = {}
-        self._fit_network(self._inputs(X), y, sample_weight, watch)
+        self._fit_network(X, y, sample_weight, watch)
         return self
 
     @property
@@ -409,6 +403,17 @@ class Tabular(BaseEstimator):
         """Epochs of the fit."""
         return self.network_.n_iter_
 
+    def _learn_columns(self, X, y):
+        """Inputs of the network, and checked targets."""
+        if y is None:
+            raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+        X = self._frame(X, reset=True)
+        y = self._checked_targets(y)
+        check_consistent_length(X, y)
+        self.preprocessing_ = fit_preprocessing(X, self.max_categories)
+        self.table_ = {}
+        return self._inputs(X), y
+
     def _inputs(self, X):
         return self.preprocessing_.transform(X).astype(self.dtype)
 
@@ -420,13 +425,7 @@ class Tabular(BaseEstimator):
             held = held_out(self.validation_fraction, len(Z), classes, random_state)
         targets = self._targets(y, ~held)
         parts = [(Z[rows], targets[rows], None if sample_weight is None else sample_weight[rows]) for rows in (~held, held)]
-        batch_size = self.batch_size
-        if not isinstance(batch_size, str):
-            batch_size = min(batch_size, int((~held).sum()))
-        given = {name: value for name, value in self.get_params(deep=False).items() if name in self._shared_parameters()}
-        given |= {"batch_size": batch_size, "early_stopping": bool(held.any()), "random_state": random_state}
-        given |= {"max_iter": epochs_for(self.max_iter, int((~held).sum())), "beta_2": BETA_2}
-        self.network_ = self._network_type(**given)
+        self.network_ = self._new_network(int((~held).sum()), early_stopping=bool(held.any()), random_state=random_state)
         if self.solver != "lbfgs":
             validation = parts[1] if held.any() else None
             Recipe(self.network_, *parts[0], validation, random_state, watch).train()
@@ -438,8 +437,32 @@ class Tabular(BaseEstimator):
         # which a RandomState could not be saved with
         self.network_.random_state = self.random_state
 
-    def _shared_parameters(self):
-        return set(self._network_type().get_params(deep=False))
+    def _new_network(self, n, **settings):
+        """The network that is to be trained on n rows."""
+        shared = self._network_type().get_params(deep=False)
+        given = {name: value for name, value in self.get_params(deep=False).items() if name in shared}
+        batch_size = self.batch_size if isinstance(self.batch_size, str) else min(self.batch_size, n)
+        given |= {"batch_size": batch_size, "max_iter": epochs_for(self.max_iter, n), "beta_2": BETA_2} | settings
+        return self._network_type(**given)
+
+    def untrained(self, X, y):
+        """What a fit to X and y would train, but for rows that it would hold back; the estimator stays as it is.
+
+        Parameters
+        ----------
+        X, y
+            As of `fit`.
+
+        Returns
+        -------
+        network : MLPClassifier or MLPRegressor
+        inputs : ndarray of shape (n, n_inputs)
+        targets : ndarray of shape (n,)
+        """
+        est = clone(self)
+        est._validate_params()
+        inputs, y = est._learn_columns(X, y)
+        return est._new_network(len(inputs)), inputs, est._targets(y, np.ones(len(y), bool))
 
     def _read(self, X):
         """Inputs of the network for rows to predict."""

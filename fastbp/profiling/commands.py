@@ -8,16 +8,15 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from fastbp.arguments import PICTURE_FORMATS, check_output, check_picture, names, positive, sizes, units
 from fastbp.tables import Table
 
 UNITS = (784, 128, 10)
-HIDDEN = (100,)
 DTYPES = ("float32", "float64")
-DATA_HELP = "a file with a table, or a named data set, to train on; random rows without it"
-ACTIVATION_HELP = "of the hidden layers: identity, logistic, tanh, relu, leaky_relu, elu, softplus or selu (default: relu)"
+DATA_HELP = "a file with a table, or a named data set: what fastbp train trains on it; random rows without it"
 # The estimators' words for the solvers.
 SOLVERS: dict[str, dict[str, Any]] = {
     "sgd": {"solver": "sgd", "momentum": 0.0},
@@ -25,6 +24,7 @@ SOLVERS: dict[str, dict[str, Any]] = {
     "nesterov": {"solver": "sgd"},
     "adam": {"solver": "adam"},
 }
+SETTINGS = ("dtype", "solver", "activation", "n_jobs")
 READING = ("target", "task", "header", "decimal", "ignore")
 JSON_HELP = "print one JSON object and nothing else"
 
@@ -58,14 +58,16 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ignore", type=names, metavar="COLUMN[,COLUMN...]", help="columns that are no inputs")
 
 
-def _add_network(parser: argparse.ArgumentParser, shape: tuple[int, ...]) -> None:
-    shown = ",".join(map(str, shape))
+def _add_network(parser: argparse.ArgumentParser, of_data: str = "") -> None:
+    """Add `--units` and `SETTINGS`; `of_data` says which defaults there are with DATA."""
+    shown = ",".join(map(str, UNITS))
     parser.add_argument(
         "--units", type=units, metavar="N,N[,N...]", help=f"layer sizes, both ends included (default: {shown})"
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
-    parser.add_argument("--solver", choices=tuple(SOLVERS), default="adam", help="default: adam")
-    parser.add_argument("--activation", metavar="NAME", default="relu", help=ACTIVATION_HELP)
+    parser.add_argument("--dtype", choices=DTYPES, help=f"default: float32{of_data}")
+    parser.add_argument("--solver", choices=tuple(SOLVERS), help=f"default: adam{of_data}")
+    words = "identity, logistic, tanh, relu, leaky_relu, elu, softplus or selu"
+    parser.add_argument("--activation", metavar="NAME", help=f"of the hidden layers: {words} (default: relu{of_data})")
     parser.add_argument("--n-jobs", type=int, metavar="N", help="threads, -1 for all processors (default: 1)")
 
 
@@ -83,10 +85,12 @@ def _add_profile(commands) -> None:
     parser.add_argument("data", metavar="DATA", nargs="?", help=DATA_HELP)
     add_reading(parser)
     parser.add_argument(
-        "--hidden", type=sizes, metavar="N[,N...]", help="units of the hidden layers, with DATA (default: 100)"
+        "--hidden", type=sizes, metavar="N[,N...]", help="units of the hidden layers, with DATA (default: as fastbp train)"
     )
-    _add_network(parser, UNITS)
-    parser.add_argument("--batch-size", type=positive, metavar="N", help="rows per update (default: 200, or all)")
+    _add_network(parser, "; with DATA, that of fastbp train")
+    parser.add_argument(
+        "--batch-size", type=positive, metavar="N", help="rows per update (default: 200; with DATA, as fastbp train)"
+    )
     parser.add_argument("--rows", type=positive, metavar="N", help="random rows (default: some batches)")
     parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="how long to measure, about (default: 2)")
     parser.add_argument("--compare", action="store_true", help="train with numpy, scikit-learn, torch and jax as well")
@@ -103,7 +107,7 @@ def _add_sweep(commands) -> None:
         description="Measure samples per second over batch sizes and widths of the hidden layers.",
         epilog="example:\n  fastbp sweep --units 64,100,10 --batch-sizes 1,10,100,1000 --widths 16,64,256 --plot sweep.png",
     )
-    _add_network(parser, UNITS)
+    _add_network(parser)
     parser.add_argument("--batch-sizes", type=sizes, metavar="N[,N...]", default=(1, 8, 32, 128, 512))
     parser.add_argument("--widths", type=sizes, metavar="N[,N...]", default=(16, 64, 256, 1024), help="of the hidden layers")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="how long to measure, about (default: 5)")
@@ -142,7 +146,7 @@ def _profile(arguments: argparse.Namespace) -> int:
     for option in ("plot", "trace"):
         if vars(arguments)[option]:
             check_output(f"--{option}", vars(arguments)[option], arguments.data)
-    what, options = _random(arguments) if arguments.data is None else _estimator(arguments)
+    what, options = _random(arguments) if arguments.data is None else _of_data(arguments)
     from fastbp.profiling.report import profile
 
     with _Status(sys.stderr.isatty()) as status:
@@ -150,7 +154,10 @@ def _profile(arguments: argparse.Namespace) -> int:
     for option, save in (("plot", found.plot), ("trace", found.trace)):
         if vars(arguments)[option]:
             save(vars(arguments)[option])
-    _print(arguments, found.to_dict(), found.tables())
+    summary, *others = found.tables()
+    if arguments.data is not None:
+        summary = replace(summary, title=f"What fastbp train {arguments.data} trains, with the settings that are shown")
+    _print(arguments, found.to_dict(), [summary, *others])
     return 0
 
 
@@ -162,37 +169,49 @@ def _print(arguments: argparse.Namespace, report: dict[str, Any], tables: list[T
         table.show()
 
 
+def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Options that were given."""
+    return {name: vars(arguments)[name] for name in names if vars(arguments)[name] is not None}
+
+
 def _random(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
     """What is profiled without data."""
     for option in ("target", "hidden"):
         if vars(arguments)[option] is not None:
             raise ValueError(f"--{option} is for DATA, got {vars(arguments)[option]!r} without it")
-    names = ("batch_size", "rows", "dtype", "solver", "activation", "n_jobs")
-    return (arguments.units or UNITS,), {name: vars(arguments)[name] for name in names}
+    return (arguments.units or UNITS,), _given(arguments, "batch_size", "rows", *SETTINGS)
 
 
-def _estimator(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
-    """What is profiled with data: an estimator and standardised rows."""
+def _of_data(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
+    """What is profiled with data: the network that `fastbp train` would train, but for the options."""
     for option in ("units", "rows"):
         if vars(arguments)[option] is not None:
             raise ValueError(f"--{option} is for random rows, got it with {arguments.data}; see --hidden")
-    data = load(arguments)
-    from fastbp.cells import pandas
-    from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
-    from fastbp.estimators.tabular import fit_preprocessing
+    data, batch_size = load(arguments), arguments.batch_size
+    if batch_size is not None and batch_size > len(data.X_train):
+        raise ValueError(f"--batch-size must be at most the number of rows, {len(data.X_train)}, got {batch_size}")
+    from fastbp.datasets import PRESETS
 
-    X = data.X_train if hasattr(data.X_train, "columns") else pandas().DataFrame(data.X_train)
-    X, batch_size = fit_preprocessing(X).transform(X).astype(arguments.dtype), arguments.batch_size
-    if batch_size is not None and batch_size > len(X):
-        raise ValueError(f"--batch-size must be at most the number of rows, {len(X)}, got {batch_size}")
-    est = (MLPClassifier if data.class_names else MLPRegressor)(
-        hidden_layer_sizes=arguments.hidden or HIDDEN,
-        activation=arguments.activation,
-        batch_size="auto" if batch_size is None else batch_size,
-        n_jobs=arguments.n_jobs,
-        **SOLVERS[arguments.solver],
-    )
-    return (est, X, data.y_train), {}
+    given = _given(arguments, *SETTINGS)
+    if data.name in PRESETS:
+        return _lesson(data, PRESETS[data.name], arguments, given)
+    solver = SOLVERS[given.pop("solver", "adam")]
+    from fastbp.estimators.tabular import TabularClassifier, TabularRegressor
+
+    given |= _given(arguments, "batch_size") | ({"hidden_layer_sizes": arguments.hidden} if arguments.hidden else {})
+    est = (TabularClassifier if data.class_names else TabularRegressor)(**given)
+    network, X, y = est.untrained(data.X_train, data.y_train)
+    return (network.set_params(**solver), X, y), {}
+
+
+def _lesson(data: Any, preset: Any, arguments: argparse.Namespace, given: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """A founding network, with all rows in a batch."""
+    from fastbp.lessons import new_model
+
+    preset = replace(preset, hidden=arguments.hidden or preset.hidden)
+    model = new_model(data, preset, random_state=0, **given)
+    rows = model.inputs(data.X_train), model.targets(data.y_train)
+    return (model.net, *rows), {"batch_size": arguments.batch_size or len(data.X_train)}
 
 
 def load(arguments: argparse.Namespace) -> Any:
@@ -242,9 +261,8 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
     with _Status(sys.stderr.isatty()) as status:
         found = sweep(
-            arguments.units or UNITS, arguments.batch_sizes, arguments.widths, dtype=arguments.dtype,
-            solver=arguments.solver, activation=arguments.activation, n_jobs=arguments.n_jobs, seconds=arguments.seconds,
-            progress=status.say,
+            arguments.units or UNITS, arguments.batch_sizes, arguments.widths, seconds=arguments.seconds,
+            progress=status.say, **_given(arguments, *SETTINGS),
         )  # fmt: skip
     if arguments.plot:
         found.plot(arguments.plot)

@@ -243,7 +243,7 @@ def profile(
 
     Parameters
     ----------
-    what : sequence of int, NeuralNetwork, MLPClassifier or MLPRegressor, optional
+    what : sequence of int, NeuralNetwork, MLPClassifier, MLPRegressor, TabularClassifier or TabularRegressor, optional
         Layer sizes, input and output included, which are trained on random data; or a network or an estimator, which stays
         as it is. Without it, the estimator for X and y.
     X, y : array-like, optional

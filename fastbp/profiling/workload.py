@@ -13,6 +13,7 @@ from fastbp.choice import workspace_for_training
 from fastbp.estimators.fitting import clipped_batch_size
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import Perceptron
+from fastbp.estimators.tabular import Tabular
 from fastbp.neural_network import NeuralNetwork
 from fastbp.rule import ACTIVATIONS, Rule
 from fastbp.training import Run
@@ -306,14 +307,16 @@ def of_anything(what: Any = None, X: Any = None, y: Any = None, **options: Any) 
     options = {name: value for name, value in options.items() if value is not None}
     if (X is None) != (y is None):
         raise ValueError(f"X and y must be given together, got only {'y' if X is None else 'X'}")
-    if isinstance(what, (NeuralNetwork, Perceptron)):
+    if isinstance(what, (NeuralNetwork, Perceptron, Tabular)):
         kind, network = type(what).__name__, isinstance(what, NeuralNetwork)
         if X is None:
             raise ValueError(f"X and y must be given with a {kind}, got the {kind} alone")
         for name in options:
             if not (network and name == "batch_size"):
                 raise ValueError(f"{name} is the {kind}'s own, got {options[name]!r} beside it")
-        return of_network(what, X, y, **options) if isinstance(what, NeuralNetwork) else of_estimator(what, X, y)
+        if isinstance(what, NeuralNetwork):
+            return of_network(what, X, y, **options)
+        return of_estimator(*(what.untrained(X, y) if isinstance(what, Tabular) else (what, X, y)))
     if what is None and X is not None:
         return of_data(X, y, **options)
     if isinstance(what, str) or not hasattr(what, "__iter__"):
