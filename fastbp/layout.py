@@ -71,20 +71,16 @@ PHASES = {
 GATHER, FORWARD, COMPARE, DELTA, GRADIENT, UPDATE, TRANSPOSE, WAIT, OVERHEAD = range(9)
 OF_LAYERS = FORWARD, DELTA, GRADIENT, TRANSPOSE
 
-# Counters stand behind what threads tell each other, for each thread: a group of numbers of its own, a group for what a call
-# does before and after its blocks, then one group per layer for blocks. In all but the first, every phase has a pair: time,
-# number of marks. Phases of no layer count as the first layer's.
+# Counters stand behind what threads tell each other: for each thread a group per layer, in which every phase has a pair,
+# time and number of marks. Phases of no layer count as the first layer's; behind those is the clock at the last mark.
 COUNTERS = SYNC_SIZE
 COUNTER_GROUP = 3 * LINE
-# A thread's own numbers: the clock at its last mark; where the group is that it counts in, 0 in blocks that are not counted;
-# blocks so far, and the number of the next one that is counted; how many have been, and one of how many is; the time of all
-# others; and from what time on something was interrupted.
-CLOCK, COUNTS_IN, BLOCKS, NEXT, COUNTED, PERIOD, UNCOUNTED, LIMIT = range(8)
+CLOCK = 2 * len(PHASES)
 
 
 def counters_size(threads, n_layers):
     """Length of what threads tell each other, with counters."""
-    return COUNTERS + threads * (2 + n_layers) * COUNTER_GROUP
+    return COUNTERS + threads * n_layers * COUNTER_GROUP
 
 
 def aligned_zeros(size, dtype):

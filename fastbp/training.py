@@ -175,7 +175,7 @@ class Run:
         self.order = np.empty((0, self.n_rows), np.int64)
         rows = min(batch_size, self.work.block_rows)
         self.blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * rows)))  # of the next call
-        self.counters = None  # where calls count the time of their phases, see `fastbp.profiling.phases`
+        self.marked = False  # where calls count the time of their phases, see `fastbp.profiling.phases`
 
     def set_learning_rate(self, learning_rate):
         """Let the next calls take steps of another length."""
@@ -213,11 +213,8 @@ class Run:
             self.draw_orders(blocks)
         kernels.train(
             self.layout.layers, self.params, self.work.state, self.X, self.Y, self.row_weights, self.order, self.batch_size,
-            self.numbers, blocks, self.cursor, self.record, self.work.arrays,
-            self.counters is not None,
+            self.numbers, blocks, self.cursor, self.record, self.work.arrays, self.marked,
         )  # fmt: skip
-        if self.counters is not None:
-            self.counters.after_call()
 
     def calls(self, epochs, each_epoch=False):
         """Run some epochs, yielding after every call: each about CALL_SECONDS long, and no longer than an epoch if asked."""

@@ -2,11 +2,10 @@
 
 import ast
 import inspect
-import itertools
-import math
 import re
 import types
 from dataclasses import replace
+from unittest import mock
 
 import cases
 import numpy as np
@@ -14,9 +13,12 @@ import pytest
 
 from fastbp import kernels
 from fastbp.kernels.jit import PLAIN_PYTHON, Kernel
-from fastbp.layout import PHASES, RESIDENT, UNCOUNTED
+from fastbp.layout import OF_LAYERS, OVERHEAD, PHASES, RESIDENT
 from fastbp.profiling import phases
-from fastbp.profiling.phases import MARKS_PART, Counters, counting, phases_of
+from fastbp.profiling.clock import Trainer
+from fastbp.profiling.phases import count
+from fastbp.profiling.roofline import label_of
+from fastbp.profiling.workload import of_units
 from fastbp.rule import ACTIVATIONS, Rule
 from fastbp.training import Run
 from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace
@@ -69,18 +71,20 @@ def everything(run):
     return run.params, run.work.state, run.record, run.cursor
 
 
-def counted_after(run, epochs, before):
-    """What is counted in some epochs, after others in which a period was chosen."""
-    with counting(run) as counters:
-        finish(run, before)
-        counters.restart()
-        finish(run, epochs)
-        return counters.read()
+def counted(run, epochs):
+    """Ticks and marks of (thread, layer, phase) in some epochs."""
+    counters = count(run)
+    finish(run, epochs)
+    return counters[..., 0], counters[..., 1]
 
 
-def by_name(times, thread=0):
-    """The phases of a thread, by name and layer."""
-    return {(phase.name, phase.layer): phase for phase in times.phases if phase.thread == thread}
+def by_name(numbers, thread=0):
+    """What is not 0 of a thread's numbers of (thread, layer, phase), by name and layer."""
+    names = tuple(PHASES)
+    return {
+        (names[phase], int(layer) if phase in OF_LAYERS else None): int(numbers[thread, layer, phase])
+        for layer, phase in np.argwhere(numbers[thread])
+    }
 
 
 @pytest.fixture
@@ -90,56 +94,19 @@ def many_threads(monkeypatch):
     monkeypatch.setattr("fastbp.workspace.THREAD_FLOPS", 1e6)
 
 
-@pytest.fixture
-def sampled(monkeypatch):
-    """Let a period of some blocks be chosen always, which is coprime to those of an epoch; returns that of a run."""
-
-    def period_of(run):
-        return next(period for period in itertools.count(3) if math.gcd(period, run.work.blocks_per_epoch) == 1)
-
-    monkeypatch.setattr(Counters, "best_period", lambda counters, ticks, marks: period_of(counters.run))
-    return period_of
-
-
 # --- results ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_counting_changes_no_bit(name, many_threads):
-    plain, counted = start(RUNS[name]), start(RUNS[name])
-    finish(plain, 3)
-    times = phases_of(counted, 3)
-    assert times.epochs == 3
-    assert times.phases
-    cases.assert_same_bits(everything(plain), everything(counted))
-    # what follows counts no more
-    assert counted.counters is None
-    finish(counted, 2)
-    finish(plain, 2)
-    cases.assert_same_bits(everything(plain), everything(counted))
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_some_blocks_stand_for_all(name, many_threads, sampled, monkeypatch):
-    """In as many epochs as a period has blocks, each block of an epoch is counted once."""
-    run = start(RUNS[name])
-    period = sampled(run)
-    some = counted_after(run, period, 1)
-    monkeypatch.setattr(Counters, "best_period", lambda counters, ticks, marks: 1)
-    other = start(RUNS[name])
-    every = counted_after(other, period, 1)
-    cases.assert_same_bits(everything(run), everything(other))
-    assert some.blocks == every.blocks == every.counted == period * run.work.blocks_per_epoch
-    assert some.counted == run.work.blocks_per_epoch
-    for thread in range(1 if PLAIN_PYTHON else RUNS[name].threads):
-        ours, full = by_name(some, thread), by_name(every, thread)
-        # what a call does before its blocks is counted in each of them, and how many calls there are depends on the time
-        for key in ours.keys() | full.keys():
-            if key[0] not in ("overhead", "wait"):
-                assert full[key].visits == full[key].marks
-                assert ours[key].visits == pytest.approx(full[key].visits)
-                assert ours[key].marks * period == full[key].marks
-        assert some.inside(thread) > sum(phase.ticks for phase in ours.values()) / some.ticks_per_second
+    plain, marked = start(RUNS[name]), start(RUNS[name])
+    counters = count(marked)
+    assert not counters.any()
+    for epochs in (3, 2):
+        finish(plain, epochs)
+        finish(marked, epochs)
+        assert counters.any()
+        cases.assert_same_bits(everything(plain), everything(marked))
 
 
 # --- what is counted --------------------------------------------------------------------------------------------------
@@ -147,8 +114,8 @@ def test_some_blocks_stand_for_all(name, many_threads, sampled, monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_a_network_has_takes_time(name, many_threads):
-    case, run, epochs = RUNS[name], start(RUNS[name]), 4
-    times = phases_of(run, epochs)
+    case, run = RUNS[name], start(RUNS[name])
+    ticks, marks = counted(run, 4)
     layers = range(len(case.units) - 1)
     wide, narrow, online = (isinstance(run.work, kind) for kind in (WideWorkspace, NarrowWorkspace, OnlineWorkspace))
     hidden = layers[1:]
@@ -161,115 +128,39 @@ def test_what_a_network_has_takes_time(name, many_threads):
     expected |= {("update", None)} if narrow or case.max_norm < np.inf else set()
     expected |= {("wait", None)} if run.work.threads > 1 else set()
     assert run.work.threads == case.threads
-    assert by_name(times).keys() == expected
-    for phase in times.phases:
-        assert phase.name in PHASES
-        assert phase.ticks > 0
-        assert phase.marks > 0
-        assert phase.seconds >= 0
-        if times.counted == times.blocks:
-            assert phase.visits == phase.marks
-            assert phase.seconds <= phase.ticks / times.ticks_per_second
-    assert {phase.thread for phase in times.phases} == set(range(case.threads))
+    for thread in range(1 if PLAIN_PYTHON else case.threads):
+        assert by_name(ticks, thread).keys() == by_name(marks, thread).keys()
+    assert by_name(ticks).keys() == expected
+    assert (ticks >= 0).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_marks_are_set_once_per_block(name):
     case = RUNS[name]
     run, epochs = start(replace(case, threads=1)), 3
-    times = phases_of(run, epochs)
-    found = by_name(times)
-    assert times.counted == times.blocks  # all in the first call
+    found = by_name(counted(run, epochs)[1])
     blocks, batches = epochs * run.work.blocks_per_epoch, epochs * -(-run.n_rows // run.batch_size)
-    assert times.blocks == blocks
-    for (phase, layer), one in found.items():
-        strips = found["transpose", layer].marks if phase == "delta" and ("transpose", layer) in found else 0
+    for (phase, layer), marks in found.items():
+        strips = found["transpose", layer] if phase == "delta" and ("transpose", layer) in found else 0
         if phase in ("forward", "loss", "delta", "gradient"):
-            assert one.marks == blocks + strips
+            assert marks == blocks + strips
         if phase == "transpose":
-            assert one.marks % blocks == 0
+            assert marks % blocks == 0
     if isinstance(run.work, cases.NarrowWorkspace):
-        assert found["update", None].marks == batches
+        assert found["update", None] == batches
         # rows that stay in place are packed once
         resident = run.work.arrays[1][RESIDENT]
-        assert found["gather", None].marks == (run.work.blocks_per_epoch if resident else blocks)
+        assert found["gather", None] == (run.work.blocks_per_epoch if resident else blocks)
     else:
-        assert found["gather", None].marks == blocks
+        assert found["gather", None] == blocks
 
 
 @pytest.mark.compiled
 def test_a_phase_that_works_more_takes_longer():
     """The first layer has 8 times the products of the second one."""
-    times = by_name(phases_of(start(cases.Case((400, 100, 50), 2000, 500, kernel="wide", activations="relu")), 20))
+    ticks = by_name(counted(start(cases.Case((400, 100, 50), 2000, 500, kernel="wide", activations="relu")), 20)[0])
     for phase in ("forward", "gradient"):
-        assert times[phase, 0].seconds > 3 * times[phase, 1].seconds
-
-
-def test_long_blocks_are_all_counted():
-    run = start(RUNS["narrow"])
-    with counting(run) as counters:
-        marks, long = 10, 10 / MARKS_PART * counters.alone_ticks
-        assert counters.best_period(int(2 * long), marks) == 1
-        shorter = [counters.best_period(int(long / factor), marks) for factor in (2, 4, 8)]
-    assert 1 < shorter[0] < shorter[1] < shorter[2]
-    assert all(math.gcd(period, run.work.blocks_per_epoch) == 1 for period in shorter)
-
-
-@pytest.mark.compiled
-def test_every_block_of_a_large_network_is_counted():
-    run = start(MANY_BLOCKS)
-    with counting(run) as counters:
-        finish(run, 5)
-        times = counters.read()
-    assert times.counted == times.blocks
-    alone = sum(phase.marks for phase in times.phases) * counters.alone_ticks / times.ticks_per_second
-    assert times.in_marks() == pytest.approx(alone, abs=1e-3 * times.inside())
-
-
-@pytest.mark.compiled
-@pytest.mark.parametrize("case", [cases.Case((2, 4, 1), 4, 4), cases.Case((20, 16, 1), 1000, 1)], ids=["narrow", "online"])
-def test_marks_take_little_of_the_shortest_steps(case):
-    run = start(case)
-    epochs = 1_000_000 // run.work.blocks_per_epoch
-    times = counted_after(run, epochs, epochs)
-    assert times.counted < times.blocks / 5
-    assert 0 < times.in_marks() < 2 * MARKS_PART * times.inside()
-
-
-def test_an_interruption_counts_once(sampled):
-    """As an overhead of its call; in a block that stands for others it would count for all of them."""
-    run = start(NARROW)
-    with counting(run) as counters:
-        finish(run, 1)
-        counters.limit = 0  # everything is one
-        counters.restart()
-        finish(run, 2)
-        times = counters.read()
-    for phase in times.phases:
-        assert (phase.ticks > 0) == (phase.name == "overhead")
-    overhead = by_name(times)["overhead", None]
-    assert overhead.ticks == times.ticks[0]
-
-
-def test_time_that_is_not_counted_is_shared_as_that_which_is(sampled):
-    run = start(NARROW)
-    with counting(run) as counters:
-        finish(run, 1)
-        counters.restart()
-        finish(run, 3)
-        times = counters.read()
-        others = int(counters.groups[0, 0, UNCOUNTED])
-        counters.groups[0, 0, UNCOUNTED] = 3 * others
-        longer = counters.read()
-    assert 0 < times.counted < times.blocks
-    ratios = []
-    for before, after in zip(times.phases, longer.phases, strict=True):
-        if before.name != "overhead" and before.seconds > 0:  # of which a part is that of the calls
-            ratios.append(after.seconds * longer.ticks_per_second / (before.seconds * times.ticks_per_second))
-    assert len(ratios) > 3
-    assert min(ratios) == pytest.approx(max(ratios))
-    assert 1 < min(ratios) < 3  # blocks that were counted keep their own time
-    assert longer.ticks[0] == times.ticks[0] + 2 * others
+        assert ticks[phase, 0] > 3 * ticks[phase, 1]
 
 
 # so many epochs that it is little if another program takes the processor once
@@ -283,53 +174,74 @@ def test_time_that_is_not_counted_is_shared_as_that_which_is(sampled):
 )
 def test_phases_sum_to_the_wall_time(name, epochs):
     for _ in range(5):  # another program may take the processor between two calls
-        times = phases_of(start(RUNS[name]), 1 if PLAIN_PYTHON else epochs)
-        phases = sum(phase.seconds for phase in times.phases if phase.thread == 0)
-        assert times.inside() <= times.seconds * (1 + OUTSIDE)
-        if times.seconds * (1 - OUTSIDE) <= phases + times.in_marks() and (
-            PLAIN_PYTHON or phases >= (1 - 2 * MARKS_PART) * times.inside()
-        ):
+        run = start(RUNS[name])
+        counters, before = count(run), phases.ticks_now()
+        finish(run, 1 if PLAIN_PYTHON else epochs)
+        whole, inside = phases.ticks_now() - before, counters[0, ..., 0].sum()
+        assert inside <= whole
+        if inside >= (1 - OUTSIDE) * whole:
             return
-    pytest.fail(f"{phases:.3g} of {times.seconds:.3g} seconds are in phases, {times.outside:.3g} outside")
+    pytest.fail(f"{inside} of {whole} ticks are in phases")
 
 
-def test_counters_may_be_read_after_every_call_and_restarted():
-    run = start(NARROW)
-    with counting(run) as counters:
-        before = 0
-        for _ in run.calls(3, each_epoch=True):
-            times = counters.read()
-            visits = by_name(times)["forward", 0].visits
-            assert visits > before
-            before = visits
-        counters.restart()
-        assert counters.read().phases == []
-        finish(run, 3)
-        assert by_name(counters.read())["forward", 0].visits == pytest.approx(before)
+# --- shares -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_failure_meanwhile_leaves_a_run_as_it_was():
-    run = start(NARROW)
-    arrays = run.work.arrays
-    with pytest.raises(KeyboardInterrupt), counting(run):
-        raise KeyboardInterrupt
-    assert run.work.arrays is arrays
-    assert run.counters is None
+def shares_of(ticks, marks, whole, slower=0.0):
+    """Of turns of one thread and one layer, where a mark alone takes 10 ticks."""
+    pairs = np.zeros((len(whole), 1, 1, len(PHASES), 2), np.int64)
+    pairs[:, 0, 0, : len(ticks[0]), 0], pairs[:, 0, 0, : len(ticks[0]), 1] = ticks, marks
+    alone = np.zeros(phases.COUNTER_GROUP)
+    alone[2 * OVERHEAD] = 10 * phases.MARKS
+    with mock.patch.object(phases, "set_marks", return_value=alone):
+        inside, outside = phases.shares_of(pairs, np.array(whole), slower)
+    return inside[0, 0, : len(ticks[0])], outside[0]
+
+
+def test_what_marks_take_is_no_phases():
+    inside, outside = shares_of([[5000, 3000]], [[10, 20]], [10_000])
+    np.testing.assert_allclose((*inside, outside), (0.49, 0.28, 0.2))
+
+
+def test_an_interruption_of_one_turn_counts_for_nothing():
+    quiet = [[5000, 3000]] * 4
+    inside, outside = shares_of([*quiet, [5000, 900_000]], [[10, 20]] * 5, [10_000] * 4 + [907_000])
+    np.testing.assert_allclose((*inside, outside), (0.49, 0.28, 0.2))
+
+
+@pytest.mark.parametrize(("slower", "mark"), [(0.1, 15), (0.01, 5), (0.9, 40)])
+def test_where_marks_are_felt_they_take_what_the_training_takes_longer(slower, mark):
+    """60 marks in 10,000 ticks, of which 10 each are 6%."""
+    whole = round(60 * 15 * (1 + slower) / slower) if slower == 0.1 else 10_000
+    inside, _ = shares_of([[6000, 3000]], [[20, 40]], [whole], slower)
+    np.testing.assert_allclose(inside, [(6000 - 20 * mark) / whole, (3000 - 40 * mark) / whole], rtol=0.01)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("threads", [1, 2])
+def test_times_are_those_of_the_training_without_marks(threads, many_threads):
+    work = of_units([64, 200, 100, 10], batch_size=200, n_jobs=threads)
+    plain = Trainer(work)
+    times, tracks, slower = phases.phase_times(work, plain, 0.2)
+    epoch = work.rows / np.median(plain.rates)
+    assert sum(seconds for _, _, seconds, _ in times) == pytest.approx(epoch)
+    assert len(tracks) == threads
+    for track in tracks:
+        assert sum(seconds for _, seconds in track) == pytest.approx(epoch / work.steps)
+        assert [label for label, _ in track] == [label_of(name, layer) for name, layer, *_ in times]
+    visits = {(name, layer): visits for name, layer, _, visits in times}
+    assert visits["forward", 1] == pytest.approx(work.steps, rel=0.1)
+    assert visits["outside", None] == 0
+    assert slower > -1  # how much it is depends on what else the processor does
 
 
 # --- clocks -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_mark_takes_some_nanoseconds():
-    times = phases_of(start(NARROW), 3)
-    assert 1e-10 < times.mark_seconds < (1e-4 if PLAIN_PYTHON else 1e-6)
-    assert times.in_marks() > 0
-
-
 def test_a_clock_that_stands_still_is_reported(monkeypatch):
-    monkeypatch.setattr(phases, "_read_clocks", lambda: (0, 0.0))
-    with pytest.raises(RuntimeError, match="stands still"), counting(start(NARROW)):
-        pass
+    monkeypatch.setattr(phases, "ticks_now", lambda: 0)
+    with pytest.raises(RuntimeError, match="stands still"):
+        count(start(NARROW))
 
 
 @pytest.mark.compiled
@@ -339,16 +251,16 @@ def test_a_processor_without_a_clock_is_reported(machine, version, known, monkey
     monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr("llvmlite.binding.llvm_version_info", (version, 1, 0))
     if known:
-        phases._check_clock()
+        phases.check_clock()
     else:
         with pytest.raises(RuntimeError, match=f"no clock is known that may be read on {machine}"):
-            phases._check_clock()
+            phases.check_clock()
 
 
 # --- what others pay --------------------------------------------------------------------------------------------------
 
 
-MARKS = "start_clock", "mark", "next_block", "stop_clock"
+MARKS = "start_clock", "mark"
 
 
 class WithoutMarks(ast.NodeTransformer):

@@ -23,6 +23,7 @@ from fastbp.layout import RECORD_SIZE
 from fastbp.profiling import report, workload
 from fastbp.profiling.clock import Rate, rate_of, take_turns
 from fastbp.profiling.machine import Ceiling, Ceilings, ceilings, core_counts, facts, repeated
+from fastbp.profiling.phases import phase_times
 from fastbp.profiling.report import Trainer, profile
 from fastbp.profiling.rivals import RIVALS, NotPossible, rivals
 from fastbp.profiling.roofline import phases_from
@@ -160,7 +161,7 @@ def test_phases_sum_to_the_whole(found):
 @pytest.mark.compiled
 def test_the_wide_kernel_has_its_own_order():
     work = of_units([40, 300, 3], batch_size=20)
-    times, tracks, _ = report.counted(work, Trainer(work), 0.05)
+    times, tracks, _ = phase_times(work, Trainer(work), 0.05)
     labels = [label for label, _ in tracks[0] if label not in ("wait", "overhead")]
     expected = ["gather", "forward[0]", "forward[1]", "loss", "transpose[1]", "delta[1]", "gradient[0]", "gradient[1]"]
     assert labels == [*expected, "outside"]
@@ -221,6 +222,15 @@ def test_a_phase_is_named_by_what_it_reaches(peak, bandwidth, share, bound):
     assert phase.share == wait.share == 0.5
     assert phase.gflops == pytest.approx(2e-9 * n * 6400 / seconds)
     assert wait.gflops is wait.gbs is wait.reached is None
+
+
+def test_a_phase_whose_marks_took_all_its_time_has_no_rates():
+    work = of_units([4, 3, 2], batch_size=20, rows=40)
+    phases = phases_from([("forward", 0, 0.0, 2), ("update", None, 0.0, 2)], work, work.start(), machine_of(1.0, 1e9))
+    assert [(phase.gflops, phase.gbs, phase.reached, phase.bound) for phase in phases] == [
+        (None, None, None, "overhead")
+    ] * 2
+    assert [phase.share for phase in phases] == [0, 0]
 
 
 # --- the kernel, and what else could be set ---------------------------------------------------------------------------

@@ -27,7 +27,7 @@ import numpy as np
 from fastbp.kernels import jit
 from fastbp.kernels.jit import inlined, registers, tile_shape
 from fastbp.kernels.losses import output_samples, predict_samples
-from fastbp.kernels.phases import first_counter, mark, next_block, start_clock, stop_clock
+from fastbp.kernels.phases import first_counter, mark, start_clock
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, mask_key, masked, taken
 from fastbp.kernels.simd import (
     broadcast,
@@ -517,7 +517,7 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
         stop = min(row + columns, batch_stop)
         place = (epoch - first_epoch) * n * shuffled
         weight = weight_of(weights, weighted, order, shuffled, place + batch, batch_stop - batch)
-        next_block(sync, counters)
+        mark(sync, counters, OVERHEAD, 0)
         if size == 1 or part % size == rank:
             vectors = (stop - row + lanes(memory) - 1) // lanes(memory)
             inputs = plan[PANEL] + panel_size * (panel if resident else rank)
@@ -563,7 +563,7 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
     if rank == 0:
         cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH] = epoch, row, step, batch
         cursor[BLOCK], cursor[PACKED] = panel, packed
-    stop_clock(sync, counters)
+    mark(sync, counters, OVERHEAD, 0)
     restore_subnormals(memory, control)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from fastbp.kernels.jit import registers
 from fastbp.kernels.losses import hit, output_row
-from fastbp.kernels.phases import first_counter, mark, next_block, start_clock, stop_clock
+from fastbp.kernels.phases import first_counter, mark, start_clock
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
 from fastbp.kernels.simd import (
     SIDE_BY_SIDE,
@@ -66,6 +66,7 @@ from fastbp.layout import (
     N_OUT,
     N_ROWS,
     OFFSET,
+    OVERHEAD,
     PENALTY,
     PLACES,
     RECORD_SIZE,
@@ -243,7 +244,7 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
     beta_1, beta_2, epsilon = splat(memory, rule[MOMENTUM]), splat(memory, rule[BETA_2]), splat(memory, rule[EPSILON])
     gain_1, gain_2 = splat(memory, 1.0 - rule[MOMENTUM]), splat(memory, 1.0 - rule[BETA_2])
     for _ in range(blocks):
-        next_block(sync, counters)
+        mark(sync, counters, OVERHEAD, 0)
         source = order[(epoch - first_epoch) * n + row] if shuffled else row
         if weighted:
             weight = float(weights[source])
@@ -278,5 +279,5 @@ def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, sh
         if row == n:
             epoch, row = epoch + 1, 0
     cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH], cursor[BLOCK] = epoch, row, step, row, row
-    stop_clock(sync, counters)
+    mark(sync, counters, OVERHEAD, 0)
     restore_subnormals(memory, control)

@@ -45,7 +45,7 @@ import numpy as np
 
 from fastbp.kernels.jit import inlined, tile_shape
 from fastbp.kernels.losses import hit, output_row, prediction_row
-from fastbp.kernels.phases import first_counter, mark, next_block, start_clock, stop_clock
+from fastbp.kernels.phases import first_counter, mark, start_clock
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, mask_key, masked, taken
 from fastbp.kernels.simd import (
     broadcast,
@@ -790,7 +790,7 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
     most_rows = (plan[PANEL_ROWS] + SQUARE * size - 1) // (SQUARE * size) * SQUARE + HEIGHT
     panels = plan[PANELS] + rank * most_rows * block_rows
     for _ in range(blocks):
-        next_block(sync, counters)
+        mark(sync, counters, OVERHEAD, 0)
         wait_for_all(sync, size, counters)  # all have finished the block before, or read the cursor
 
         batch_stop = min(batch + batch_size, n)
@@ -867,7 +867,7 @@ def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weigh
             row, batch, done = 0, 0, 0
     if rank == 0:
         cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH], cursor[BLOCK] = epoch, row, step, batch, done
-    stop_clock(sync, counters)
+    mark(sync, counters, OVERHEAD, 0)
     restore_subnormals(memory, control)
 
 

@@ -4,6 +4,7 @@ Everything that is compared is measured a moment at a time, one after the other,
 machine then happens to all of them. A figure is the median of the turns, and is stated with the lowest and the highest.
 """
 
+import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -53,12 +54,17 @@ def rate_of(values: Sequence[float]) -> Rate:
     return Rate(statistics.median(values), min(values), max(values), len(values))
 
 
+def paired(first: "Timed", second: "Timed") -> float:
+    """How many times faster the first one was: the median over turns that followed each other."""
+    return statistics.median(a / b for a, b in zip(first.rates, second.rates, strict=True))
+
+
 class Timed(Protocol):
     """Something that trains a moment at a time, and notes samples per second of each turn."""
 
     rates: list[float]
 
-    def turn(self, seconds: float) -> None:
+    def turn(self, seconds: float) -> Any:
         """Train for about so long."""
 
 
@@ -76,20 +82,14 @@ class Trainer:
     run : fastbp.training.Run
     rates : list of float
         Samples per second of each turn.
-    rows, spent : int and float
-        Rows and seconds of all turns, those that only warmed up included.
-    load_seconds : float
-        What the first call's compiling or loading took.
     """
 
     def __init__(self, workload: Workload, workspace: Callable[..., Any] = workspace_for_training):
         self.workload = workload
         self.rates: list[float] = []
-        self.rows, self.spent = 0, 0.0
         self.run = workload.start(workspace)
+        self.train(1)  # compiles or loads the kernel
         start = time.perf_counter()
-        self.train(1)
-        self.load_seconds, start = time.perf_counter() - start, time.perf_counter()
         self.train(1)
         self.pace = 1 / (time.perf_counter() - start)  # blocks per second
 
@@ -101,8 +101,8 @@ class Trainer:
         run.advance(blocks)
         return int(cursor[EPOCH]) * run.n_rows + int(cursor[ROW]) - before
 
-    def turn(self, seconds: float) -> None:
-        """Train for about so long, in calls as long as a training's."""
+    def turn(self, seconds: float) -> int:
+        """Train for about so long, in calls as long as a training's; returns how many rows that were."""
         rows, spent = 0, 0.0
         while spent < ENOUGH * seconds:
             blocks = max(1, int(self.pace * min(CALL_SECONDS, seconds - spent)))
@@ -111,8 +111,13 @@ class Trainer:
             call = time.perf_counter() - start
             spent, self.pace = spent + call, blocks / call
         self.rates.append(rows / spent)
-        self.rows += rows
-        self.spent += spent
+        return rows
+
+    def anew(self) -> "Trainer":
+        """The same training with no turns taken yet."""
+        result = copy.copy(self)
+        result.rates = []
+        return result
 
 
 def take_turns(trainers: Sequence[Timed], weights: Sequence[float], seconds: float, turns: int = TURNS) -> None:

@@ -1,6 +1,5 @@
 """How fast a network trains on this machine, where the time goes, and what would make it faster."""
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,10 +12,10 @@ from fastbp.kernels import jit
 from fastbp.layout import KERNEL, WIDTH
 from fastbp.profiling.clock import Rate, Trainer, rate_of, take_turns
 from fastbp.profiling.machine import Ceilings, ceilings, facts, load_kernels
-from fastbp.profiling.phases import counting
+from fastbp.profiling.phases import phase_times
 from fastbp.profiling.pictures import save_profile, save_trace
 from fastbp.profiling.rivals import rivals
-from fastbp.profiling.roofline import Phase, label_of, phases_from
+from fastbp.profiling.roofline import Phase, phases_from
 from fastbp.profiling.tables import tables
 from fastbp.profiling.workload import Workload, of_anything
 from fastbp.tables import Table
@@ -310,8 +309,7 @@ def profile(
     rivals_seconds = seconds * RIVALS_PART * compare
     take_turns(trainers, [WEIGHT] + [1] * (len(trainers) - 1), (seconds - rivals_seconds) * TURNS_PART)
     tell("counting phases")
-    plain = replace_rates(base)
-    times, threads, slowdown = counted(workload, plain, (seconds - rivals_seconds) * PHASES_PART)
+    times, threads, slowdown = phase_times(workload, base.anew(), (seconds - rivals_seconds) * PHASES_PART)
     comparison = None
     if compare:
         tell("training with other libraries")
@@ -384,11 +382,6 @@ def trials_of(workload: Workload) -> list[tuple[str, Any, Trainer]]:
     return [one for one in tried if one[0] != "n_jobs" or one[2].run.work.threads != threads]
 
 
-def paired(first: Trainer, second: Trainer) -> float:
-    """How many times faster the first one was: the median over turns that followed each other."""
-    return statistics.median(a / b for a, b in zip(first.rates, second.rates, strict=True))
-
-
 def trial_of(setting: str, value: Any, trainer: Trainer, base: Trainer) -> Trial:
     """What it gave, and whether that is more than chance."""
     rate, gain = rate_of(trainer.rates), rate_of(trainer.rates).median / rate_of(base.rates).median - 1
@@ -401,65 +394,10 @@ def compared(workload: Workload, base: Trainer, seconds: float) -> dict[str, Rat
     """The rivals' rates, beside a rate of fastbp's that was measured in the same turns."""
     from threadpoolctl import threadpool_limits
 
-    threads, base = base.run.work.threads, replace_rates(base)
+    threads, base = base.run.work.threads, base.anew()
     with threadpool_limits(threads):
         ready = dict(rivals(workload, threads))
         racing = {name: rival for name, rival in ready.items() if not isinstance(rival, str)}
         take_turns([base, *racing.values()], [1] * (1 + len(racing)), seconds)
     rates = {name: rival if isinstance(rival, str) else rate_of(rival.rates) for name, rival in ready.items()}
     return {"fastbp": rate_of(base.rates), **rates}
-
-
-def replace_rates(trainer: Trainer) -> Trainer:
-    """The same training with no turns taken yet."""
-    result = Trainer.__new__(Trainer)
-    vars(result).update(vars(trainer), rates=[])
-    return result
-
-
-# ---- phases ----------------------------------------------------------------------------------------------------------
-
-OUTSIDE = "outside"  # of the compiled loop: row orders, calls, starting threads
-# The order of a step, for those that follow each other in every layer before the next one begins.
-BACKWARD = ("transpose", "delta", "gradient")
-
-
-def counted(workload: Workload, plain: Trainer, seconds: float) -> tuple[list, list, float | None]:
-    """Where the time goes: for `phases_from`, for each thread of an average step, and how much counting slows it down.
-
-    `plain` is the same training without counting, which takes its turns in between.
-    """
-    if jit.PLAIN_PYTHON:
-        return [], [], None
-    trainer = Trainer(workload)
-    with counting(trainer.run) as counters:
-        trainer.rows, trainer.spent = 0, 0.0
-        take_turns([trainer, plain], [1, 1], seconds)
-        found = counters.read()
-    epochs, threads = trainer.rows / workload.rows, trainer.run.work.threads
-    outside = [max(0.0, trainer.spent - found.inside(thread)) for thread in range(threads)]
-    spent: dict[tuple[str, int | None], list[float]] = {}
-    visits: dict[tuple[str, int | None], float] = {}
-    for phase in found.phases:
-        key = phase.name, phase.layer
-        spent.setdefault(key, [0.0] * threads)[phase.thread] += phase.seconds
-        visits[key] = visits.get(key, 0) + phase.visits
-    spent[OUTSIDE, None], visits[OUTSIDE, None] = outside, 0
-    narrow = kernel_name(trainer.run) == "narrow"
-    keys = sorted(spent, key=lambda key: place_in_step(key[0], key[1], narrow))
-    times = [(*key, sum(spent[key]) / threads / epochs, visits[key] / threads / epochs) for key in keys]
-    steps = epochs * workload.steps
-    tracks = [[(label_of(*key), spent[key][thread] / steps) for key in keys] for thread in range(threads)]
-    return times, tracks, paired(plain, trainer) - 1
-
-
-def place_in_step(name: str, layer: int | None, narrow: bool) -> tuple[int, int, int]:
-    """Where a phase stands in a step."""
-    first = ["gather", "forward", "loss"]
-    level = 0 if layer is None else layer
-    if name in first:
-        return first.index(name), level, 0
-    if name in ("transpose", "delta") or (name == "gradient" and narrow):
-        return len(first), -level, BACKWARD.index(name)
-    last = ["gradient", "update", "wait", "overhead", OUTSIDE]
-    return len(first) + 1 + last.index(name), level, 0

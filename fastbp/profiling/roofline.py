@@ -67,7 +67,7 @@ class Phase:
     visits : float
         How often a thread comes by in an epoch.
     gflops, gbs : float or None
-        Billions of operations and of bytes per second; None where it has none.
+        Billions of operations and of bytes per second; None where it has none, or took no time that marks can tell.
     intensity : float or None
         Operations per byte.
     reached : float or None
@@ -195,8 +195,8 @@ def phases_from(
         result.append(
             Phase(
                 name, layer, seconds, seconds / total, visits,
-                work.flops / seconds / 1e9 if work.flops else None,
-                work.bytes / seconds / 1e9 if work.bytes else None,
+                work.flops / seconds / 1e9 if work.flops and seconds else None,
+                work.bytes / seconds / 1e9 if work.bytes and seconds else None,
                 work.flops / work.bytes if work.flops else None,
                 reached, bound,
             )
