@@ -130,16 +130,19 @@ def load_named(name: str) -> Dataset:
     if name == "iris":
         X, X_test, y, y_test = train_test_split(bunch.data, bunch.target, test_size=20, random_state=4)
         return Dataset(name, X, y, X_test, y_test, features, "target", classes)
-    return _split(name, pandas().DataFrame(bunch.data, columns=list(features)), bunch.target, "target", classes, {})
+    X = pandas().DataFrame(bunch.data, columns=list(features))
+    return _split(name, X, np.arange(len(X)), bunch.target, "target", classes, {})
 
 
-def _split(name, X, y, target, classes, table) -> Dataset:
+def _split(name, X, rows, y, target, classes, table) -> Dataset:
+    """Hold a fifth out of those rows of X for which there is a y."""
     from fastbp.estimators.tabular import held_out
 
     test = held_out(TEST_SIZE, len(y), y if classes else None)
-    if len(set(y[~test])) < 2:
+    if (y[~test] == y[~test][0]).all():
         raise ValueError(f"target column {target!r} of {name} has the same value in every training row")
-    return Dataset(name, X[~test], y[~test], X[test], y[test], tuple(map(str, X.columns)), target, classes, table)
+    X_train, X_test = X.iloc[rows[~test]], X.iloc[rows[test]]
+    return Dataset(name, X_train, y[~test], X_test, y[test], tuple(map(str, X.columns)), target, classes, table)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -353,6 +356,8 @@ def _from_parquet(path: str, stream: Any, text: Sequence[str]) -> Any:
         frame = pandas().read_parquet(stream)
     except ImportError:
         raise ValueError(f"{path} is a Parquet file, which needs pyarrow: pip install pyarrow") from None
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} is not a Parquet file: {error}") from None
     if frame.index.names != [None]:
         frame = frame.reset_index()
     frame.columns = _names(path, list(map(str, frame.columns)))
@@ -368,6 +373,10 @@ class Table:
     source: Source
     frame: Any
     has_header: bool
+
+    def spelled(self, words: Any) -> Any:
+        """Words with a point where numbers have one here."""
+        return words if self.source.decimal == "." else words.str.replace(self.source.decimal, ".", regex=False)
 
     def error(self, error: CellError) -> ValueError:
         """What is wrong with a cell, said with the line that it stands on."""
@@ -454,21 +463,23 @@ def load_table(path: str | Path, target: str, task: str = "auto", header: bool |
             hint = did_you_mean(column, frame.columns) + ("" if header is not None else _header_hint(table))
             raise ValueError(f"{option} must be a column of {path} ({', '.join(frame.columns)}), got {column!r}{hint}")
     about = {"target": target, "header": table.has_header, "decimal": decimal, "columns": list(frame.columns)}
-    X, filled = frame.drop(columns=[target, *ignore]), frame[target].notna().to_numpy()
-    if not X.shape[1]:
+    # none of these copies the columns, of which there may be much
+    cells, *_ = [frame.pop(one) for one in dict.fromkeys((target, *ignore))]
+    filled = cells.notna().to_numpy()
+    if not frame.shape[1]:
         raise ValueError(f"{path} has no column but the target {target!r}")
     if filled.sum() < 2:
         raise ValueError(f"{path} must have at least 2 rows whose {target!r} is known, got {filled.sum()}")
     try:
-        for column in X.select_dtypes("number"):
-            numbers(X[column], column)
+        for column in frame.columns[[dtype.kind in "iuf" for dtype in frame.dtypes]]:
+            numbers(frame[column], column)
     except CellError as error:
         raise table.error(error) from None
-    y, classes = _coded(table, frame[target], task)
+    y, classes = _coded(table, cells, task)
     if not filled.all():
         lost = f"{(~filled).sum()} of {len(filled)} rows are left out, because {target!r} is missing there"
         warnings.warn(lost, stacklevel=2)
-    return _split(name, X[filled].reset_index(drop=True), y, target, classes, about)
+    return _split(name, frame, np.flatnonzero(filled), y, target, classes, about)
 
 
 def _refuse_spaces(table: Table) -> None:
@@ -493,26 +504,29 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
 
 def _coded(table: Table, cells: Any, task: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Class numbers with their names, or values without, of the target's cells that are not missing."""
-    where, filled = f"target column {cells.name!r} of {table.source.path}", cells.dropna()
-    if filled.nunique() < 2:
-        found = f"the same value in every row: {filled.iloc[0]!r}" if len(filled) else "no values"
+    where, pd = f"target column {cells.name!r} of {table.source.path}", pandas()
+    codes, labels = pd.factorize(cells)  # of cells, of which most come again, each is looked at once
+    if len(labels) < 2:
+        found = f"the same value in every row: {labels[0]!r}" if len(labels) else "no values"
         raise ValueError(f"{where} has {found}")
-    spelled = filled if table.source.decimal == "." else filled.str.replace(table.source.decimal, ".", regex=False)
-    values = pandas().to_numeric(spelled, errors="coerce")
-    whole = bool((values % 1 == 0).all())
-    codes = whole and any(re.fullmatch(r"[+-]?(0\d+|\d{16,})", cell) for cell in filled.unique())
-    if task == "regression" or (task == "auto" and values.notna().mean() > 0.5 and not codes):
-        few = whole and len(set(map(class_key, filled.unique()))) <= min(MAX_DETECTED_CLASSES, len(filled) // 2)
+    codes = codes[codes >= 0]
+    values = pd.to_numeric(table.spelled(labels), errors="coerce").to_numpy(float, na_value=np.nan)
+    with np.errstate(invalid="ignore"):
+        whole = bool((values % 1 == 0).all())
+    coded = whole and any(re.fullmatch(r"[+-]?(0\d+|\d{16,})", label) for label in labels)
+    if task == "regression" or (task == "auto" and (~np.isnan(values))[codes].mean() > 0.5 and not coded):
+        few = whole and len(set(map(class_key, labels))) <= min(MAX_DETECTED_CLASSES, len(codes) // 2)
         if task == "regression" or not few:
-            return _values(table, spelled.reindex(cells.index), values.to_numpy(float), task), ()
+            return _values(table, cells, values[codes], task), ()
     elif task == "auto":
-        _refuse_many_classes(where, filled, filled.nunique())
-    keys = filled.map({cell: class_key(cell) for cell in filled.unique()})
+        _refuse_many_classes(where, labels, len(codes))
     # of spellings of a class, the shortest is its name
-    spellings = filled.groupby(keys.to_numpy()).unique()
-    names = {key: min(ones, key=lambda one: (len(one), one)) for key, ones in spellings.items()}
+    names: dict[str, str] = {}
+    for label in sorted(labels, key=lambda label: (len(label), label)):
+        names.setdefault(class_key(label), label)
     order = sorted(names, key=lambda key: _numbers_first(names[key]))
-    return pandas().Index(order).get_indexer(keys), tuple(names[key] for key in order)
+    places = {key: place for place, key in enumerate(order)}
+    return np.array([places[class_key(label)] for label in labels])[codes], tuple(names[key] for key in order)
 
 
 def _values(table: Table, cells: Any, values: np.ndarray, task: str) -> np.ndarray:
@@ -520,7 +534,7 @@ def _values(table: Table, cells: Any, values: np.ndarray, task: str) -> np.ndarr
     if np.all(np.abs(values) <= LARGEST):
         return values
     try:
-        return numbers(cells, cells.name)
+        return numbers(table.spelled(cells), cells.name)
     except CellError as error:
         if task == "auto":
             error.problem += "; --task classification, if these are names of classes"
@@ -532,11 +546,11 @@ def class_key(label: str) -> str:
     return re.sub(r"^([+-]?\d+)\.0*$", r"\1", label)
 
 
-def _refuse_many_classes(where: str, cells: Any, n_classes: int) -> None:
-    alike = cells.map(lambda cell: NUMBER_LIKE.fullmatch(cell) is not None).all()
-    if n_classes > len(cells) / 2 or (alike and n_classes > MAX_DETECTED_CLASSES):
-        what = spelling_advice(cells.iloc[0]) if alike and not NUMBER.fullmatch(cells.iloc[0]) else "it looks like ids"
-        raise ValueError(f"{where} has {n_classes} different words in {len(cells)} rows: {what}; "
+def _refuse_many_classes(where: str, labels: Sequence[str], n_rows: int) -> None:
+    alike = all(map(NUMBER_LIKE.fullmatch, labels))
+    if len(labels) > n_rows / 2 or (alike and len(labels) > MAX_DETECTED_CLASSES):
+        what = spelling_advice(labels[0]) if alike and not NUMBER.fullmatch(labels[0]) else "it looks like ids"
+        raise ValueError(f"{where} has {len(labels)} different words in {n_rows} rows: {what}; "
                          "--task classification, if they are names of classes")  # fmt: skip
 
 

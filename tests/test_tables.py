@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import draws
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from fastbp import cli
+from fastbp.datasets import load_table
 
 
 @pytest.fixture(autouse=True)
@@ -347,7 +349,7 @@ def test_dates_are_refused_with_advice(refused, train, spell):
     error = refused(text, "y")
     assert "column 'when' holds dates or times" in error
     assert "--ignore when" in error
-    assert train(text, "y", "--ignore", "when")["units"][0] == 1
+    assert train(text, "y", "--ignore", "when,when", "--ignore", "y")["units"][0] == 1
 
 
 def test_ids_are_named_and_left_out(train, predict):
@@ -451,6 +453,26 @@ def test_files_as_people_write_them(train, change, options):
 )
 def test_files_that_are_no_tables(refused, text, message):
     assert message in refused(text, "y")
+
+
+def test_of_a_large_table_there_is_one_copy_at_a_time(tmp_path):
+    """Beside the table itself, only the rows that are held out and the others."""
+    import pandas as pd
+
+    path, table = tmp_path / "large.csv", np.random.default_rng(0).normal(size=(20_000, 21))
+    pd.DataFrame(table).rename(columns=str).to_csv(path, index=False)
+    load_table(path, "20")  # imports what it needs
+    peaks = []
+    tracemalloc.start()
+    try:
+        for read in (pd.read_csv, lambda path: load_table(path, "20")):
+            tracemalloc.reset_peak()
+            read(path)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+    finally:
+        tracemalloc.stop()
+    pandas, ours = peaks
+    assert ours < 1.5 * pandas
 
 
 @pytest.mark.parametrize("first", ["length width city\n", ""])

@@ -48,14 +48,14 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     """Add what can be said about a file: `READING`."""
     parser.add_argument("--target", metavar="COLUMN", help="the column of a file to learn")
     parser.add_argument(
-        "--task", choices=("classification", "regression"), help="what the target holds (default: found out from the file)"
+        "--task", choices=("classification", "regression"), help="what the target holds (default: inferred from the file)"
     )
     parser.add_argument(
         "--header", action=argparse.BooleanOptionalAction,
-        help="whether the first line has the columns' names (default: found out from the file)",
+        help="whether the first line has the columns' names (default: inferred from the file)",
     )  # fmt: skip
     parser.add_argument("--decimal", choices=(".", ","), help="what marks decimals in the file (default: .)")
-    parser.add_argument("--ignore", type=names, metavar="COLUMN[,COLUMN...]", help="columns that are no inputs")
+    parser.add_argument("--ignore", type=names, action="extend", metavar="COLUMN[,...]", help="columns that are no inputs")
 
 
 def _add_network(parser: argparse.ArgumentParser, of_data: str = "") -> None:
