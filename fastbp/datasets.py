@@ -398,7 +398,7 @@ def read_table(path: str | Path, expected: Sequence[str] = (), header: bool | No
     expected : sequence of str, default=()
         Column names that show a first line to be a header.
     header : bool or None, default=None
-        Whether the first line has the names of the columns; None finds out. Without names, columns are called 0, 1, 2, ...
+        Whether the first line has the names of the columns; None infers it. Without names, columns are called 0, 1, 2, ...
     decimal : {'.', ','}, default='.'
     text : sequence of str, default=()
         Columns that are read as they stand.
@@ -575,7 +575,7 @@ def load_rows(data: str | Path, table: dict[str, Any], features: Sequence[str], 
     text : sequence of str, default=()
         Features that are read as they stand.
     header : bool or None, default=None
-        Whether the first line has the names of the columns; None finds out, but takes it for a row where the model's table
+        Whether the first line has the names of the columns; None infers it, but takes it for a row where the model's table
         had no header.
 
     Returns

@@ -240,7 +240,7 @@ def test_a_phase_whose_marks_took_all_its_time_has_no_rates():
     ("units", "batch_size", "sparse", "reason"),
     [
         ([4, 8, 3], 100, False, "a step of 100 rows and 56 weights should take X times as long in the wide kernel"),
-        ([784, 128, 10], 128, False, "101,632 weights are more than 16,000"),
+        ([784, 128, 10], 128, False, "101,632 weights are more than 21,000"),
         ([200, 8, 3], 4, False, "a step of 4 rows and 1,624 weights should take X times as long in the narrow kernel"),
         ([30, 100, 10], 5, False, "a step of 5 rows and 4,000 weights should take X times as long in the narrow kernel"),
         ([64, 100, 10], 1, False, "a step takes one row, for which each weight is read once"),

@@ -99,7 +99,7 @@ class Recipe(Training):
     """
 
     def __init__(self, est, X, y, sample_weight, validation, random_state, watch):
-        self.watch = watch
+        self.watch, self.classifies = watch, is_classifier(est)
         est._validate_params()
         X_val, y_val, weights = validation or (None, None, None)
         X, _, rows, validation = est._begin(X, y, sample_weight, random_state, X_val=X_val, y_val=y_val)
@@ -111,8 +111,8 @@ class Recipe(Training):
                 validation.weights = weights.astype(X.dtype)
                 check_sum("weights of the rows that early stopping holds back", validation.weights)
             # for the scores of every epoch
-            self.targets = est._decoded(validation.Y) if is_classifier(est) else validation.Y.astype(float)
-        self.rows, n, targets = rows, len(rows.X), soft(rows.Y, LABEL_SMOOTHING) if is_classifier(est) else rows.Y
+            self.targets = est._decoded(validation.Y) if self.classifies else validation.Y.astype(float)
+        self.rows, n, targets = rows, len(rows.X), soft(rows.Y, LABEL_SMOOTHING) if self.classifies else rows.Y
         super().__init__(est, Rows(rows.X, targets, rows.weights), validation, draw=lambda: random_state.permutation(n))
 
     def take(self):
@@ -156,7 +156,6 @@ class Recipe(Training):
                 f"weights stopped being finite in epoch {est.n_iter_ + 1} with "
                 f"learning_rate_init={est.learning_rate_init:g}: try a smaller one"
             )
-        self.take()
         self.note(self.run.epochs_done - 1)
         if self.validation is not None:
             self.validate(self.validation)
@@ -164,7 +163,10 @@ class Recipe(Training):
             self.print_line()
         self.set_step()
         waited = self.validation is not None and est.n_iter_ - self.best_epoch > est.n_iter_no_change
-        asked = self.watch.callback is not None and bool(self.watch.callback(est.n_iter_, est))
+        asked = False
+        if self.watch.callback is not None:
+            self.take()
+            asked = bool(self.watch.callback(est.n_iter_, est))
         return waited or asked or self.watch.share(0) >= 1
 
     def validate(self, rows):
@@ -172,11 +174,12 @@ class Recipe(Training):
         est, (outputs, loss) = self.est, self.judge()
         est.validation_scores_.append(self.score(rows, outputs))
         if loss <= self.least:
+            self.take()
             self.least, self.best, self.best_epoch = loss, (est.coefs_, est.intercepts_), est.n_iter_
 
     def score(self, rows, outputs):
         """Accuracy, or R2 without scikit-learn's checks, which take longer than a small table's epoch."""
-        if is_classifier(self.est):
+        if self.classifies:
             return self.est._score_of(self.targets, self.est._decoded(outputs), rows.weights)
         Y, A = self.targets, outputs.astype(float)
         mean = np.average(Y, axis=0, weights=rows.weights)

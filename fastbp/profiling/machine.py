@@ -42,7 +42,7 @@ MOST_BYTES = 192 * 1024**2  # read from memory
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The best of some repeats, and by which part of it their median stayed behind.
+    """The best of some repeats, and by which part of it their median was lower.
 
     Parameters
     ----------

@@ -127,7 +127,7 @@ def machine(profile: Any) -> Table:
         shown = [found.peak_gflops[dtype][cores], *reads]
         rows.append([f"{cores}", *[f"{figure(one.best)} ({one.spread:.0%})" for one in shown]])
     columns = ["cores", f"GFLOP/s {dtype}", "L2 GB/s", "L3 GB/s", "memory GB/s"]
-    title = "What this machine can do at best (in brackets: how far the median stayed behind)"
+    title = "What this machine can do at best (in brackets: how far below it the median was)"
     return Table(rows, columns, title)
 
 
