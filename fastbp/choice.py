@@ -8,8 +8,8 @@ from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace, na
 # steps (332 networks of 1 to 3 layers and up to 16,000 weights, 2 to 500 rows, both float types, on a core with AVX-512):
 # the chosen kernel takes 0.9% longer than the better one on average, and over 15% longer in 2% of the steps. When a kernel
 # changes, bench/test_choice.py tells whether they still hold.
-# Beyond so many weights the wide kernel's blocking for the caches, which no term tells of, decides. Up to 21,000, in 12 steps
-# of networks as a table's (13-128-128-3, 64 rows), the wide kernel took 2 to 12% longer, as the costs say.
+# Beyond so many weights the wide kernel's blocking for the caches, which no term tells of, decides. Up to 21,000, in 12
+# steps of networks as a table's (13-128-128-3, 64 rows), the wide kernel took 2 to 12% longer, as the costs say.
 NARROW_WEIGHTS = 21_000
 # A prediction's kernel must not depend on its rows: each is the one that would train with so many of them.
 PREDICTED_ROWS = 256

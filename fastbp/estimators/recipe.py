@@ -52,6 +52,11 @@ def soft(Y, share):
     return Y + Y.dtype.type(share) * (1 / max(2, Y.shape[1]) - Y).astype(Y.dtype)
 
 
+def missed(predicted, Y, rows):
+    """Mean over rows of the squared distance of predictions from targets."""
+    return float(np.average(((Y - predicted) ** 2).sum(axis=1), weights=rows.weights))
+
+
 @dataclass
 class Watch:
     """What a caller wants to see of a training, and when it has to be over.
@@ -112,6 +117,8 @@ class Recipe(Training):
                 check_sum("weights of the rows that early stopping holds back", validation.weights)
             # for the scores of every epoch
             self.targets = est._decoded(validation.Y) if self.classifies else validation.Y.astype(float)
+            if not self.classifies:
+                self.spread = missed(np.average(self.targets, axis=0, weights=validation.weights), self.targets, validation)
         self.rows, n, targets = rows, len(rows.X), soft(rows.Y, LABEL_SMOOTHING) if self.classifies else rows.Y
         super().__init__(est, Rows(rows.X, targets, rows.weights), validation, draw=lambda: random_state.permutation(n))
 
@@ -181,10 +188,8 @@ class Recipe(Training):
         """Accuracy, or R2 without scikit-learn's checks, which take longer than a small table's epoch."""
         if self.classifies:
             return self.est._score_of(self.targets, self.est._decoded(outputs), rows.weights)
-        Y, A = self.targets, outputs.astype(float)
-        mean = np.average(Y, axis=0, weights=rows.weights)
-        missed, spread = (float(np.average((part**2).sum(axis=1), weights=rows.weights)) for part in (Y - A, Y - mean))
-        return 1 - missed / spread if spread else float(missed == 0)
+        error = missed(outputs.astype(float), self.targets, rows)
+        return 1 - error / self.spread if self.spread else float(error == 0)
 
     def print_line(self):
         """Say how the epoch went, and after the first one how long the others will take."""
