@@ -19,12 +19,15 @@ ALIGNMENT_BYTES = 64
 # Rows at such a distance meet in few sets of a cache, so that a column of them does not stay there.
 CROWDED_BYTES = 512
 
+# Kernels read tables by the names of their entries, everybody else by numbers.
 # Columns of `Layout.layers`, the integer table that describes a network to a kernel.
+LAYER = "n_in", "n_rows", "n_out", "offset", "stride", "activation"
 N_IN, N_ROWS, N_OUT, OFFSET, STRIDE, ACTIVATION = range(6)
 FIELDS = 6
 
 # Entries of a cursor: completed epochs, rows of the current epoch done, steps done; then the kernel's own: the first row of
 # the current batch, blocks of the current epoch done, whether all panels are packed.
+CURSOR = "epoch", "row", "step", "batch", "block", "packed"
 EPOCH, ROW, STEP, BATCH, BLOCK, PACKED = range(6)
 CURSOR_SIZE = 6
 
@@ -33,13 +36,18 @@ SQUARES, LOSS, HITS, PENALTY = range(4)
 RECORD_SIZE = 4
 
 # Entries of a workspace's plan. Offsets and sizes are in elements of its memory.
+PLAN = "kernel", "threads", "width", "block_rows", "grad", "size", "zeros"
 KERNEL, THREADS, WIDTH, BLOCK_ROWS, GRAD, SIZE, ZEROS = range(7)
-RESIDENT, PANEL, PANEL_SIZE, SHARES, PARTS, PRIVATE, TURNED = range(7, 14)  # of the narrow kernel
-TARGETS, ROW_WEIGHTS, PACK, PACK_SIZE, PANELS, PANEL_ROWS, SUMS = range(7, 14)  # of the wide one, the online one: TARGETS
+NARROW_PLAN = *PLAN, "resident", "panel", "panel_size", "shares", "parts", "private", "turned"
+RESIDENT, PANEL, PANEL_SIZE, SHARES, PARTS, PRIVATE, TURNED = range(7, 14)
+WIDE_PLAN = *PLAN, "targets", "row_weights", "pack", "pack_size", "panels", "panel_rows", "sums"
+TARGETS, ROW_WEIGHTS, PACK, PACK_SIZE, PANELS, PANEL_ROWS, SUMS = range(7, 14)
+ONLINE_PLAN = *PLAN, "targets"
 PLAN_SIZE = 14
 NARROW, WIDE, ONLINE = range(3)
 # Columns of a workspace's places, one row per layer: A_l, D_l, what the next layer takes in (A_l, but for dropout); a row
 # that is 1 for units and 0 for padding, and W_l^T.
+PLACE = "a", "d", "seen", "valid"
 A, D, SEEN, VALID = range(4)
 PLACES = 4
 

@@ -1,6 +1,6 @@
 """What one optimiser step computes, as the numbers that a kernel is given.
 
-Codes are places in the tuples below; `fastbp.kernels.pointwise` and `fastbp.kernels.updates` hold the functions in the same
+Codes are places in the tuples below; `fastbp.kernels.pointwise` and `fastbp.kernels.solvers` hold the functions in the same
 order.
 """
 
@@ -29,7 +29,11 @@ LOSSES = tuple(dict.fromkeys(loss for _, loss in HEADS))
 SOLVERS = ("keep", "sgd", "momentum", "nesterov", "adam")
 MOMENTS = (0, 0, 1, 1, 2)  # values that a solver remembers per weight
 
-# Entries of a rule's numbers.
+# Entries of a rule's numbers, also by name.
+RULE = (
+    "head", "solver", "learning_rate", "momentum", "beta_2", "epsilon", "alpha", "max_norm", "dropout", "seed", "per_row",
+    "by_rows",
+)  # fmt: skip
 HEAD, SOLVER, LEARNING_RATE, MOMENTUM, BETA_2, EPSILON, ALPHA, MAX_NORM, DROPOUT, SEED, PER_ROW, BY_ROWS = range(12)
 
 

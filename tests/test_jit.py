@@ -14,24 +14,26 @@ import numpy as np
 import pytest
 from processes import run_python
 
-from fastbp.kernels import jit
+from fastbp.kernels import jit, simd
 
 pytestmark = pytest.mark.compiled
 
 SECONDS = 120  # for a subprocess that compiles, on a busy machine
 
 
-def scale(x, n, factor):
-    for i in range(n):
-        x[i] *= factor
+def scale(job):
+    simd.repeat(job.n, lambda i: simd.put(job.x, i, simd.element(job.x, i) * simd.element(job.factor, 0)))
 
 
 class CountingKernel(jit.Kernel):
     """A kernel that compiles in no time, and counts how often it does."""
 
     def __init__(self):
-        super().__init__("scale", "scale", "T* int double")
+        super().__init__("scale", "scale", "x:T* n factor:T*")
         self.compiled = 0
+
+    def __call__(self, x, factor):
+        super().__call__(x, len(x), np.array([factor], x.dtype))
 
     def function(self):
         return scale
@@ -52,7 +54,7 @@ def times_compiled(dtype="float64"):
     kernel = CountingKernel()
     for _ in range(2):
         x = np.arange(4, dtype=dtype)
-        kernel(x, len(x), 2.5)
+        kernel(x, 2.5)
         assert x.dtype == dtype
         assert list(x) == [0, 2.5, 5, 7.5]
     return kernel.compiled
@@ -72,7 +74,7 @@ def test_each_float_type_has_its_own_file(folder):
 def test_threads_that_come_at_once_compile_once(folder):
     kernel, arrays = CountingKernel(), [np.ones(3) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda x: kernel(x, len(x), 3.0), arrays))
+        list(pool.map(lambda x: kernel(x, 3.0), arrays))
     assert kernel.compiled == 1
     assert all(list(x) == [3, 3, 3] for x in arrays)
 
@@ -148,7 +150,7 @@ def test_what_has_no_digest_is_not_kept(lack, sources, folder, monkeypatch):
     assert jit.digest() is None
     assert [times_compiled(), times_compiled()] == [1, 1]
     assert not folder.exists()
-    assert jit.Kernel("narrow", "train", "T*").load_seconds("float64", 64) is None
+    assert jit.Kernel("narrow", "train", "x:T*").load_seconds("float64", 64) is None
 
 
 # --- when it is damaged -----------------------------------------------------------------------------------------------
@@ -420,7 +422,7 @@ def test_threads_that_link_at_once_get_addresses(folder):
     assert times_compiled() == 1
     kernels, arrays = [CountingKernel() for _ in range(8)], [np.ones(3) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda kernel, x: kernel(x, len(x), 3.0), kernels, arrays))
+        list(pool.map(lambda kernel, x: kernel(x, 3.0), kernels, arrays))
     assert [kernel.compiled for kernel in kernels] == [0] * 8
     assert all(list(x) == [3, 3, 3] for x in arrays)
 
@@ -428,15 +430,14 @@ def test_threads_that_link_at_once_get_addresses(folder):
 def test_files_with_one_symbol_are_not_taken_for_each_other(folder):
     """Two processes give two kernels the same name, which are loaded together in a third."""
 
-    def doubled(x, n, factor):
-        for i in range(n):
-            x[i] *= 2 * factor
+    def doubled(job):
+        scale(job)
+        simd.repeat(job.n, lambda i: simd.put(job.x, i, simd.element(job.x, i) * 2))
 
-    doubled.__name__, doubled.__qualname__ = scale.__name__, scale.__qualname__
     kernels = CountingKernel(), CountingKernel()
     kernels[1].name, kernels[1].function = "doubled", lambda: doubled
     for kernel in kernels:
-        kernel(np.ones(1), 1, 1.0)
+        kernel(np.ones(1), 1.0)
     codes = [list(jit.read_object(kernel.file("float64", 64))) for kernel in kernels]
     symbols = [code[1].encode() for code in codes]
     assert len(symbols[0]) == len(symbols[1])
@@ -444,7 +445,8 @@ def test_files_with_one_symbol_are_not_taken_for_each_other(folder):
     results = []
     for code, *_ in codes:
         x = np.ones(1)
-        kernels[0].prototype(jit.link(code, codes[0][1]))(x.ctypes.data, 1, 3.0)
+        factor = np.array([3.0])
+        kernels[0].prototype(jit.link(code, codes[0][1]))(kernels[0].packed(x, 1, factor), 0, 1)
         results.append(x[0])
     assert results == [3, 6]
 
@@ -469,7 +471,7 @@ def test_an_address_of_0_is_never_called(folder, monkeypatch):
     kernel = CountingKernel()
     monkeypatch.setattr(kernel, "compile", lambda dtype, width: (NoLibrary(), "nothing"))
     with pytest.raises(RuntimeError, match="no machine code was found for nothing"):
-        kernel(np.ones(3), 3, 2.0)
+        kernel(np.ones(3), 2.0)
 
 
 # --- forks ------------------------------------------------------------------------------------------------------------

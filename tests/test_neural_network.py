@@ -1020,9 +1020,9 @@ def test_progress_says_when_something_is_compiled(capsys, monkeypatch, tmp_path)
     monkeypatch.setitem(sys.modules, "rich.console", None)
     with training.ProgressBar(5, shown=True), monkeypatch.context() as elsewhere:
         elsewhere.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-        jit.Kernel("ceilings", "multiply_add", "T* int").loaded("float32", jit.native_width())
+        jit.Kernel("ceilings", "multiply_add", "memory:T* terms").loaded("float32", jit.native_width())
         assert re.fullmatch(r"\repoch compiling +\repoch +", capsys.readouterr().err)
-        jit.Kernel("ceilings", "multiply_add", "T* int").loaded("float32", jit.native_width())
+        jit.Kernel("ceilings", "multiply_add", "memory:T* terms").loaded("float32", jit.native_width())
         assert capsys.readouterr().err == ""
     assert jit.listeners == []
 

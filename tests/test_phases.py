@@ -295,7 +295,7 @@ def instructions(assembly):
 @pytest.mark.parametrize("kernel", kernels.TRAIN, ids=lambda kernel: kernel.module)
 def test_a_mark_that_does_not_count_is_no_instruction(kernel):
     ours = instructions(kernel.assembly("float32"))
-    without = Unmarked(kernel.module, kernel.name, " ".join(kernel.signature))
+    without = Unmarked(kernel.module, kernel.name, kernel.fields)
     assert len(ours) > 1000
     assert ours == instructions(without.assembly("float32"))
     assert ours != instructions(kernel.with_marks().assembly("float32"))
@@ -304,9 +304,9 @@ def test_a_mark_that_does_not_count_is_no_instruction(kernel):
 @pytest.mark.compiled
 def test_a_kernel_that_counts_has_a_file_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    for kernel in (kernels.count_marks, Kernel("phases", "count_marks", "T* int int")):
+    for kernel in (kernels.count_marks, Kernel("phases", "count_marks", "sync:int* counters number")):
         memory = np.zeros(2000, np.int64)
-        Kernel(kernel.module, kernel.name, " ".join(kernel.signature), kernel.marked)(memory, 0, 7)
+        Kernel(kernel.module, kernel.name, kernel.fields, kernel.marked)(memory, 0, 7)
         assert memory.any() == kernel.marked
     names = sorted(file.name for file in (tmp_path / "fastbp").iterdir())
     assert [".marked." in name for name in names] == [False, True]

@@ -13,7 +13,7 @@ from fastbp.kernels.jit import PLAIN_PYTHON, Kernel
 DTYPES = ("float32", "float64")
 NAMES = [function.__name__ for function in pointwise.FUNCTIONS]
 LANES = 16
-apply = Kernel("pointwise", "apply", "int T* int T*")
+apply = Kernel("pointwise", "apply", "code x:T* n out:T* times")
 
 # ULP, wherever the exact result is a normal number.
 LARGEST_ERROR = {
@@ -53,7 +53,7 @@ def values(name, z, width=64):
     padded = np.zeros(-(-len(z) // LANES) * LANES, z.dtype)
     padded[: len(z)] = z
     out = np.full_like(padded, np.nan)
-    apply(NAMES.index(name), padded, len(padded), out, width=width)
+    apply(NAMES.index(name), padded, len(padded), out, 1, width=width)
     return out[: len(z)]
 
 

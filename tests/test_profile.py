@@ -649,7 +649,7 @@ def test_the_command_warmup(run, monkeypatch, tmp_path):
     for name in ("narrow.train.float32.", "wide.forward.float64-int32.", "narrow.train.marked.float64."):
         assert any(file.startswith(name) for file in files)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    fresh = [type(machine.READ)("ceilings", "read", "T* int T* int") for _ in range(2)]
+    fresh = [type(machine.READ)("ceilings", "read", machine.READ.fields) for _ in range(2)]
     monkeypatch.setattr(warmup, "kernels_for", lambda dtypes: [(kernel, "float32", 64) for kernel in fresh])
     status, out, err = run("warmup", "--json")
     assert (status, err) == (0, "")

@@ -33,12 +33,12 @@ def test_a_network_whose_loss_is_too_large_for_numpy_too_is_left_out():
 
 # Mistakes in the wide kernel's gradient that only some shapes show: what stands in which file, and what it is made into.
 MUTANTS = {
-    "panels begin a row late": ("kernels/wide.py", "element(table, table_at + k) + first, memory, place", "element(table, "
-                                "table_at + k) + first + (first > 5), memory, place"),
+    "panels begin a row late": ("kernels/wide.py", "element(job.table, lines + k) + first, job.memory, to",
+                                "element(job.table, lines + k) + first + (first > 5), job.memory, to"),
     "a strip's last tile is dropped": ("kernels/wide.py", "repeat((count + (tallest - 1)) // tallest, rows_of_tile)",
                                        "repeat(count // tallest, rows_of_tile)"),
-    "rows are read from the middle of a panel": ("kernels/wide.py", "from_on(table, panel_rows + i), i * 0 + HEIGHT)",
-                                                 "from_on(table, panel_rows + i // HEIGHT * HEIGHT), i * 0 + HEIGHT)"),
+    "rows are read from the middle of a panel": ("kernels/wide.py", "from_on(job.table, learning.panel_rows + i), HEIGHT)",
+                                                 "from_on(job.table, learning.panel_rows + i // HEIGHT * HEIGHT), HEIGHT)"),
 }  # fmt: skip
 
 

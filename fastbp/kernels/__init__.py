@@ -52,19 +52,21 @@ from fastbp.layout import (
 )
 from fastbp.rule import BY_ROWS, DROPOUT, SOLVER
 
-_WORK = " T* int* int* int* double* int* int int"
-_TRAIN = "int* int T* T* {} T* T* int int int* int int double* int int* double*" + _WORK
-_FORWARD = "int* int T* {} int T* double*" + _WORK
-# by layout.NARROW, WIDE and ONLINE, with what they take for X
-TRAIN = (
-    Kernel("narrow", "train", _TRAIN.format("T*")),
-    Kernel("wide", "train", _TRAIN.format("T* I* I*")),
-    Kernel("online", "train", _TRAIN.format("T*")),
+# What a job has: first what says which network, then what a call is about, in the end the arrays of a workspace. A dense X
+# has no `indices` and `starts`.
+_NETWORK = "layers:int* n_layers params:T* "
+_WORK = " memory:T* plan:int* places:int* table:int* totals:double* sync:int*"
+_TRAIN = (
+    _NETWORK + "state:T* X:T* indices:I* starts:I* Y:T* weights:T* weighted n order:int* shuffled batch_size rule:double* "
+    "blocks cursor:int* record:double*" + _WORK
 )
+_FORWARD = _NETWORK + "X:T* indices:I* starts:I* n out:T* rule:double*" + _WORK
+# by layout.NARROW, WIDE and ONLINE
+TRAIN = tuple(Kernel(module, "train", _TRAIN) for module in ("narrow", "wide", "online"))
 MARKED = tuple(kernel.with_marks() for kernel in TRAIN)  # that count the time of their phases
-FORWARD = Kernel("narrow", "forward", _FORWARD.format("T*")), Kernel("wide", "forward", _FORWARD.format("T* I* I*"))
+FORWARD = tuple(Kernel(module, "forward", _FORWARD) for module in ("narrow", "wide"))
 # Memory of counters, where they begin there, and a number of marks.
-count_marks = Kernel("phases", "count_marks", "T* int int", marked=True)
+count_marks = Kernel("phases", "count_marks", "sync:int* counters number", marked=True)
 
 # Operations of a call for loss and gradient: 50 ms where a core manages 10 GFLOP/s.
 LOSS_GRAD_FLOPS = 5e8
@@ -112,7 +114,7 @@ def together(kernels, work, *args):
     kernel, size, width = kernels[plan[KERNEL]], int(plan[THREADS]), int(plan[WIDTH])
 
     def run(rank, ranks):  # whoever runs it holds the arrays, of which the kernel has only the addresses
-        kernel(*args, *(work if PLAIN_PYTHON else getattr(work, "addresses", work)), rank, ranks, width=width)
+        kernel(*args, *(work if PLAIN_PYTHON else getattr(work, "addresses", work)), rank=rank, size=ranks, width=width)
 
     if size > 1 and not PLAIN_PYTHON:
         kernel.prepare(args, width)  # so that nothing can fail in a thread that others wait for

@@ -149,7 +149,7 @@ def inputs(X, dtype, n_in, kernel):
     """The arrays of X as a kernel takes them, and its number of rows."""
     if isinstance(X, np.ndarray):
         array("X", X, dtype, ANY, n_in)
-        return (X, X, X) if kernel == WIDE else (X,), len(X)
+        return (X, None, None), len(X)
     if getattr(X, "format", None) != "csr":
         refuse("X", "an array or a CSR matrix", type(X).__name__)
     if kernel != WIDE:

@@ -1,17 +1,15 @@
 """How the kernels are compiled, where their machine code is kept, and how it is called.
 
-The only file that says ``numba.njit``. A `Kernel` is an entry point: a function of pointers and numbers in one of the kernel
-modules. Its first call looks for machine code on disk, and only if there is none imports numba and the module, compiles the
-function and keeps the object file. A later process loads that file through llvmlite and never imports numba, which would
-take several times as long as everything else a short training needs.
+The only file that says ``numba.njit``. A `Kernel` is an entry point: a function of one of the kernel modules, whose body
+numba sees as a single instruction (`fastbp.kernels.tracing`). Its first call looks for machine code on disk, and only if
+there is none imports numba and the module, compiles the function and keeps the object file. A later process loads that file
+through llvmlite and never imports numba, which would take several times as long as everything else a short training needs.
 
 Compiler options, and why:
 
 error_model   "numpy": a division by zero gives inf, and no kernel has a branch that raises.
 fastmath      never: ``nnan`` and ``ninf`` would hide a diverging network, ``reassoc`` folds the rounding tricks of
               `fastbp.kernels.pointwise` away. Where a fused multiply-add is meant, the kernel says so.
-inline        "always" for the pieces of a kernel: numba puts the body in the caller's place before anything is compiled. As
-              functions of their own, each would be optimised once for itself and once more in every caller's module.
 
 A file is used only if its name carries the digest of all kernel sources, the compiler options, the versions of numba and
 llvmlite and the processor, and if its checksum is right: an upgrade never runs stale machine code. It is used only if nobody
@@ -30,6 +28,7 @@ import os
 import pathlib
 import platform
 import stat
+import struct
 import sys
 import tempfile
 import threading
@@ -108,15 +107,6 @@ def native_width():
 def tile_shape():
     """Rows and columns of the largest register tile: as many sums as leave room for their factors."""
     return (6, 4) if registers() == 32 else (4, 3)
-
-
-def inlined(function):
-    """Compile as part of the calling kernel."""
-    if PLAIN_PYTHON:
-        return function
-    import numba
-
-    return numba.njit(inline="always", **OPTIONS)(function)
 
 
 @functools.cache
@@ -327,20 +317,21 @@ def address_of(array):
 
 
 class Kernel:
-    """A compiled entry point.
+    """A compiled entry point: a function of one argument, a job, whose attributes are what it works on.
 
     Parameters
     ----------
     module, name : str
         The function: a module of this package and its attribute.
-    signature : str
-        One word per argument: "T*" pointer to the float type of the call, "I*" to the type of its indices, "double*",
-        "int*" (int64), "int", "double".
+    fields : str
+        The job's attributes, as words: "n" is an int, "x:T*" a pointer to the float type of the call, "x:I*" to the type of
+        its indices, "x:double*" and "x:int*" (int64) to others. There also are `rank` and `size`, of the thread.
     marked : bool, default False
         Whether its marks count time.
 
-    It is called with a C-contiguous array for every pointer, and the bytes of a vector; nothing is checked here. The types
-    of a call are named together, as in "float64" or "float64-int32". Indices that the call has no use for have type T.
+    It is called with the fields' values in their order, C-contiguous arrays for pointers, and the bytes of a vector; nothing
+    is checked here. The types of a call are named together, as in "float64" or "float64-int32". An array that a call has no
+    use for may be None; indices then have type T.
 
     Attributes
     ----------
@@ -348,32 +339,41 @@ class Kernel:
         By types and vector width: how long compiling took, now or when the file on disk was made.
     """
 
-    def __init__(self, module, name, signature, marked=False):
-        self.module, self.name, self.signature, self.marked = module, name, signature.split(), marked
-        self.typed_by = [self.signature.index(kind) for kind in ("T*", "I*") if kind in self.signature]
+    def __init__(self, module, name, fields, marked=False):
+        self.module, self.name, self.fields, self.marked = module, name, fields, marked
+        self.kinds = {name: kind for name, _, kind in (field.partition(":") for field in fields.split())}
+        kinds = list(self.kinds.values())
+        self.typed_by = [kinds.index(kind) for kind in ("T*", "I*") if kind in kinds]
+        self._pack = struct.Struct(f"{len(kinds)}q").pack
         self._calls, self._prepared, self.compile_seconds = {}, {}, {}
 
-    def __call__(self, *args, width=64):
+    def __call__(self, *args, rank=0, size=1, width=64):
         if PLAIN_PYTHON:
-            pairs = zip(args, self.signature, strict=True)
-            plain = [arg.reshape(-1) if kind.endswith("*") else arg for arg, kind in pairs]
+            from fastbp.kernels.tracing import Names
+
+            plain = [arg.reshape(-1) if isinstance(arg, np.ndarray) else arg for arg in args]
+            job = Names(**dict(zip(self.kinds, plain, strict=True)), rank=rank, size=size)
             with np.errstate(all="ignore"):
-                with_vectors_of(width, self.marked, lambda: self.function()(*plain))
+                with_vectors_of(width, self.marked, lambda: self.function()(job))
             return
-        call = self.prepare(args, width)
-        call(*[address_of(arg) if isinstance(arg, np.ndarray) else arg for arg in args])
+        self.prepare(args, width)(self.packed(*args), rank, size)
+
+    def packed(self, *args):
+        """The job as machine code reads it: an int64 for each field, addresses of arrays, which have to stay; None is 0."""
+        return self._pack(*[address_of(arg) if isinstance(arg, np.ndarray) else arg or 0 for arg in args])
 
     def prepare(self, args, width):
         """What is called with such arguments, compiled if need be."""
-        key = width, *[args[place].dtype.char for place in self.typed_by]
+        typed = [args[place].dtype for place in self.typed_by if args[place] is not None]
+        key = width, *[dtype.char for dtype in typed]
         if key not in self._prepared:  # a name of a type takes numpy longer than a small step takes
-            names = dict.fromkeys(args[place].dtype.name for place in self.typed_by)
+            names = dict.fromkeys(dtype.name for dtype in typed)
             self._prepared[key] = self.loaded("-".join(names), width)
         return self._prepared[key]
 
     def with_marks(self):
         """The same function, compiled to count time."""
-        return Kernel(self.module, self.name, " ".join(self.signature), marked=True)
+        return Kernel(self.module, self.name, self.fields, marked=True)
 
     def function(self):
         # tools that freeze programs follow import statements
@@ -439,24 +439,34 @@ class Kernel:
         """The same, for vectors of the present length."""
         import numba
         from numba.core import types
+        from numba.extending import intrinsic
+
+        from fastbp.kernels.tracing import traced_job
 
         add_yield()
-        kinds = {
-            "int": types.int64, "double": types.float64, "T": getattr(types, names[0]), "I": getattr(types, names[-1])
-        }  # fmt: skip
-        argument_types = tuple(
-            types.CPointer(kinds[kind[:-1]]) if kind.endswith("*") else kinds[kind] for kind in self.signature
-        )
-        dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(self.function())
+        function, kinds = self.function(), self.kinds
+
+        @intrinsic
+        def body(context, job, rank, size):
+            def emit(context, builder, signature, args):
+                function(traced_job(builder, kinds, names, *args))
+                return context.get_dummy_value()
+
+            return types.void(job, rank, size), emit
+
+        def entry(job, rank, size):
+            body(job, rank, size)
+
+        dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(entry)
+        argument_types = types.CPointer(types.int64), types.int64, types.int64
         dispatcher.compile(argument_types)
         result = dispatcher.overloads[argument_types]
         return result.library, result.fndesc.llvm_func_name
 
     def prototype(self, address):
         """A Python callable that releases the GIL. Numba's functions take two leading pointers: result and exception."""
-        kinds = {"int": ctypes.c_int64, "double": ctypes.c_double}
-        arguments = [kinds.get(kind, ctypes.c_void_p) for kind in self.signature]
-        function = ctypes.CFUNCTYPE(ctypes.c_int32, ctypes.c_void_p, ctypes.c_void_p, *arguments)(address)
+        kinds = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64
+        function = ctypes.CFUNCTYPE(ctypes.c_int32, *kinds)(address)
         return functools.partial(function, ctypes.create_string_buffer(8), ctypes.create_string_buffer(8))
 
     def assembly(self, dtype, width=64):

@@ -3,6 +3,8 @@
 A head is a function of the pre-activations z and targets y of LANES outputs that gives the activations, the loss and its
 derivative by z, in the order of `fastbp.rule.HEADS`. Heads with softmax need all outputs of a sample at once. A loss of None
 is half of the squared error, which is summed for every head.
+
+Outputs lie in memory as `Row` or `Samples` say: the vectors of one sample, or one vector of samples for each unit.
 """
 
 import functools
@@ -18,8 +20,9 @@ from fastbp.kernels.simd import (
     element,
     first_lane,
     fma,
+    full_like,
     is_float32,
-    lane_count,
+    lanes,
     larger,
     load,
     repeat,
@@ -27,8 +30,8 @@ from fastbp.kernels.simd import (
     splat,
     store,
     switch,
+    vector_count,
 )
-from fastbp.kernels.tracing import traced
 from fastbp.rule import HEADS as NAMES
 
 # Probabilities are clipped to [eps, 1 - eps], as scikit-learn does.
@@ -106,22 +109,70 @@ def log_loss_bounds(memory, head):
     )
 
 
-def softmax_sums(memory, z, valid, e, vectors, L):
-    """e**(z - top) of a row, 0 in its padding, into `e`; returns the largest z and the sum, each in every lane."""
-    lowest = splat(memory, -np.inf)
+# --- how outputs lie in memory ----------------------------------------------------------------------------------------
 
-    def at_top(v, top):
-        return (larger(select(load(memory, valid + v * L) > 0, load(memory, z + v * L), -np.inf), top),)
 
-    top = across(carry(vectors, (lowest,), at_top)[0], larger)
+class Row:
+    """One sample, whose outputs fill vectors; `valid` is 1 for outputs and 0 for the padding."""
 
-    def add(v, total):
-        mask = load(memory, valid + v * L)
-        power = exp(select(mask > 0, load(memory, z + v * L) - top, 0)) * mask
-        store(memory, e + v * L, power)
+    def __init__(self, memory, n_out, valid):
+        self.memory, self.valid, self.count = memory, valid, vector_count(memory, n_out)
+
+    def place(self, v):
+        """Of a vector of outputs, behind the first one."""
+        return v * lanes(self.memory)
+
+    def masked(self, v, x):
+        """A factor that leaves the padding 0."""
+        return x * load(self.memory, self.valid + v * lanes(self.memory))
+
+    def with_outputs(self, v, yes, no):
+        """One vector for outputs, and another one for the padding."""
+        return select(load(self.memory, self.valid + v * lanes(self.memory)) > 0, yes, no)
+
+    def over_outputs(self, x, combine):
+        """What has been combined vector by vector, combined over the outputs of each vector, in every lane."""
+        return across(x, combine)
+
+
+class Samples:
+    """LANES samples, whose outputs stand `columns` elements apart."""
+
+    def __init__(self, memory, n_out, columns):
+        self.memory, self.count, self.columns = memory, n_out, columns
+
+    def place(self, j):
+        return j * self.columns
+
+    def masked(self, j, x):
+        return x
+
+    def with_outputs(self, j, yes, no):
+        return yes
+
+    def over_outputs(self, x, combine):
+        return x
+
+
+def softmax_sums(outputs, z, e):
+    """e**(z - top), 0 in the padding, into `e`; the largest z and the sum."""
+    memory = outputs.memory
+
+    def at_top(j, top):
+        return (larger(outputs.with_outputs(j, load(memory, z + outputs.place(j)), -np.inf), top),)
+
+    top = outputs.over_outputs(carry(outputs.count, (splat(memory, -np.inf),), at_top)[0], larger)
+
+    def add(j, total):
+        at = outputs.place(j)
+        power = outputs.masked(j, exp(outputs.with_outputs(j, load(memory, z + at) - top, 0)))
+        store(memory, e + at, power)
         return (total + power,)
 
-    return top, across(carry(vectors, (splat(memory, 0.0),), add)[0], lambda x, y: x + y)
+    return top, outputs.over_outputs(carry(outputs.count, (splat(memory, 0.0),), add)[0], lambda x, y: x + y)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def add_up(loss, squares, one_loss, error, weight):
@@ -130,197 +181,119 @@ def add_up(loss, squares, one_loss, error, weight):
     return 0.5 * squares if one_loss is None else fma(one_loss, weight, loss), squares
 
 
-@traced
-def output_row(memory, z, y, d, valid, vectors, head, scale, weight, loss, squares):
-    """One sample: A_L in place of its z, D_L into `d`; `loss` and `squares` plus its own."""
-    L = lane_count(memory)
+def head_of(outputs, z, y, d, head, scale, weight, sums, more=(), follow=lambda j, a: ()):
+    """(2) to (4) for some samples: A_L in place of Z_L, and D_L into `d`, which is their loss's derivative times `scale`.
 
-    def elementwise(function):
-        def vector(v, loss, squares):
-            mask, target = load(memory, valid + v * L), load(memory, y + v * L)
-            a, one_loss, delta = function(load(memory, z + v * L), target)
-            a = a * mask
-            store(memory, z + v * L, a)
-            store(memory, d + v * L, delta * (scale * mask))
-            return add_up(loss, squares, one_loss, a - target, weight * mask)
-
-        return lambda: carry(vectors, (loss, squares), vector)
-
-    def softmax(log_loss):
-        top, total = softmax_sums(memory, z, valid, d, vectors, L)
-        share, log_total = 1 / total, log(total)
-        bounds = log_loss_bounds(memory, head) if log_loss else None
-
-        def vector(v, loss, squares, inner):
-            target = load(memory, y + v * L)
-            a = load(memory, d + v * L) * share
-            error = a - target
-            one_loss = target * clip(log_total + (top - load(memory, z + v * L)), *bounds) if log_loss else None
-            store(memory, z + v * L, a)
-            store(memory, d + v * L, error * scale)
-            return *add_up(loss, squares, one_loss, error, weight), fma(a, error, inner)
-
-        new_loss, new_squares, inner = carry(vectors, (loss, squares, splat(memory, 0.0)), vector)
-        if not log_loss:
-            inner = across(inner, lambda x, y: x + y)
-
-            def delta(v):
-                a = load(memory, z + v * L)
-                store(memory, d + v * L, a * (a - load(memory, y + v * L) - inner) * scale)
-
-            repeat(vectors, delta)
-        return new_loss, new_squares
-
-    squared, log_loss = functools.partial(softmax, False), functools.partial(softmax, True)
-    return switch(head, [*[elementwise(function) for function in HEADS], squared, log_loss, log_loss])
-
-
-@traced
-def winner(memory, at, valid, vectors):
-    """Place of the first of the largest of a row's values."""
-    L = lane_count(memory)
-
-    def vector(v):
-        return select(load(memory, valid + v * L) > 0, load(memory, at + v * L), -np.inf)
-
-    top = across(carry(vectors, (splat(memory, -np.inf),), lambda v, top: (larger(vector(v), top),))[0], larger)
-
-    def find(back, place):
-        v = vectors - 1 - back
-        lane = first_lane(vector(v) == top)
-        return (choose(lane < L, v * L + lane, place),)
-
-    return carry(vectors, (vectors * L,), find)[0]
-
-
-@traced
-def hit(memory, z, y, valid, vectors, single):
-    """1 where a row's outputs and targets name the same class, else 0."""
-
-    def same_winner():
-        return winner(memory, z, valid, vectors) == winner(memory, y, valid, vectors)
-
-    def same_side():
-        return (element(memory, z) >= 0.5) == (element(memory, y) >= 0.5)
-
-    return switch(single, [same_winner, same_side])
-
-
-@traced
-def prediction_row(memory, z, d, valid, vectors, head):
-    """One sample: A_L in place of its z; `d` is room for a row."""
-    L = lane_count(memory)
-
-    def elementwise(function):
-        def vector(v):
-            store(memory, z + v * L, function(load(memory, z + v * L)))
-
-        return lambda: repeat(vectors, vector)
-
-    def softmax():
-        _, total = softmax_sums(memory, z, valid, d, vectors, L)
-        share = 1 / total
-
-        def vector(v):
-            store(memory, z + v * L, load(memory, d + v * L) * share)
-
-        repeat(vectors, vector)
-
-    cases = {function: elementwise(function) for function in PREDICTIONS}
-    switch(head, [*[cases[function] for function in PREDICTIONS], softmax, softmax, softmax])
-
-
-@traced
-def output_samples(memory, z, y, d, columns, n_out, head, scale, weight, loss, squares):
-    """LANES samples, whose outputs are `columns` elements apart: A_L in place of z, D_L into `d`.
-
-    Returns `loss` and `squares` plus their own, and the largest output of each sample and its place.
+    Returns `sums`, loss and squared errors, plus their own times `weight`, and `more` as follow(j, a, *more) leaves it.
     """
-    lowest, first = splat(memory, -np.inf), splat(memory, 0.0)
-
-    def collect(a, y, one_loss, loss, squares, best, winner, number):
-        better = a > best
-        return (
-            *add_up(loss, squares, one_loss, a - y, weight),
-            select(better, a, best),
-            select(better, number, winner),
-            number + 1,
-        )
+    memory = outputs.memory
 
     def elementwise(function):
-        def unit(j, *sums):
-            at = j * columns
+        def vector(j, loss, squares, *more):
+            at = outputs.place(j)
             target = load(memory, y + at)
             a, one_loss, delta = function(load(memory, z + at), target)
+            a = outputs.masked(j, a)
             store(memory, z + at, a)
-            store(memory, d + at, delta * (scale * weight))
-            return collect(a, target, one_loss, *sums)
+            store(memory, d + at, delta * outputs.masked(j, scale))
+            return *add_up(loss, squares, one_loss, a - target, outputs.masked(j, weight)), *follow(j, a, *more)
 
-        return lambda: carry(n_out, (loss, squares, lowest, first, first), unit)[:-1]
+        return lambda: carry(outputs.count, (*sums, *more), vector)
 
     def softmax(log_loss):
-        top, total = softmax_sums_of_samples(memory, z, d, columns, n_out)
+        top, total = softmax_sums(outputs, z, d)
         share, log_total = 1 / total, log(total)
         bounds = log_loss_bounds(memory, head) if log_loss else None
 
-        def unit(j, inner, *sums):
-            at = j * columns
-            target = load(memory, y + at)
-            a = load(memory, d + at) * share
+        def vector(j, inner, loss, squares, *more):
+            at = outputs.place(j)
+            target, a = load(memory, y + at), load(memory, d + at) * share
             error = a - target
             one_loss = target * clip(log_total + (top - load(memory, z + at)), *bounds) if log_loss else None
             store(memory, z + at, a)
-            store(memory, d + at, error * (scale * weight))
-            return fma(a, error, inner), *collect(a, target, one_loss, *sums)
+            store(memory, d + at, error * scale)
+            return fma(a, error, inner), *add_up(loss, squares, one_loss, error, weight), *follow(j, a, *more)
 
-        inner, *sums, _ = carry(n_out, (splat(memory, 0.0), loss, squares, lowest, first, first), unit)
+        inner, *result = carry(outputs.count, (splat(memory, 0.0), *sums, *more), vector)
         if not log_loss:
+            inner = outputs.over_outputs(inner, lambda x, y: x + y)
 
             def delta(j):
-                a = load(memory, z + j * columns)
-                error = a - load(memory, y + j * columns)
-                store(memory, d + j * columns, a * (error - inner) * (scale * weight))
+                at = outputs.place(j)
+                a = load(memory, z + at)
+                store(memory, d + at, a * (a - load(memory, y + at) - inner) * scale)
 
-            repeat(n_out, delta)
-        return tuple(sums)
+            repeat(outputs.count, delta)
+        return tuple(result)
 
     squared, log_loss = functools.partial(softmax, False), functools.partial(softmax, True)
-    return switch(head, [*[elementwise(function) for function in HEADS], squared, log_loss, log_loss])
+    return switch(head, [*map(elementwise, HEADS), squared, log_loss, log_loss])
 
 
-def softmax_sums_of_samples(memory, z, e, columns, n_out):
-    """e**(z - top) into `e`; returns the largest z and the sum of each sample."""
+def winner(row, at):
+    """Place of the first of the largest of a row's values."""
+    L, lowest = lanes(row.memory), splat(row.memory, -np.inf)
 
-    def at_top(j, top):
-        return (larger(load(memory, z + j * columns), top),)
+    def vector(v):
+        return row.with_outputs(v, load(row.memory, at + v * L), -np.inf)
 
-    top = carry(n_out, (splat(memory, -np.inf),), at_top)[0]
+    top = across(carry(row.count, (lowest,), lambda v, top: (larger(vector(v), top),))[0], larger)
 
-    def add(j, total):
-        power = exp(load(memory, z + j * columns) - top)
-        store(memory, e + j * columns, power)
-        return (total + power,)
+    def find(back, place):
+        v = row.count - 1 - back
+        lane = first_lane(vector(v) == top)
+        return (choose(lane < L, v * L + lane, place),)
 
-    return top, carry(n_out, (splat(memory, 0.0),), add)[0]
+    return carry(row.count, (row.count * L,), find)[0]
 
 
-@traced
-def predict_samples(memory, z, d, columns, n_out, head):
-    """LANES samples, whose outputs are `columns` elements apart: A_L in place of z; `d` is room for as many."""
+def hit(row, z, y, single):
+    """1 where a row's outputs and targets name the same class, else 0."""
+
+    def same_side():
+        return (element(row.memory, z) >= 0.5) == (element(row.memory, y) >= 0.5)
+
+    return switch(single, [lambda: winner(row, z) == winner(row, y), same_side])
+
+
+def head_and_hits(samples, z, y, d, classes, head, scale, weight, sums):
+    """`head_of` for samples; `sums` are those of loss, squared errors, and outputs that name the class at `classes`."""
+    memory = samples.memory
+    *sums, hits = sums
+
+    def follow(j, a, best, winner, number):
+        better = a > best
+        return select(better, a, best), select(better, number, winner), number + 1
+
+    first = splat(memory, 0.0)
+    *sums, best, winner, _ = head_of(samples, z, y, d, head, scale * weight, weight, sums,
+                                     (splat(memory, -np.inf), first, first), follow)  # fmt: skip
+    upper = select(best >= 0.5, full_like(best, 1), 0)
+    got = switch(samples.count == 1, [lambda: winner, lambda: upper])
+    return *sums, hits + select(got == load(memory, classes), full_like(best, 1), 0)
+
+
+# --- predicting -------------------------------------------------------------------------------------------------------
+
+
+def predict(outputs, z, d, head):
+    """A_L in place of Z_L; `d` is room for as many."""
+    memory = outputs.memory
 
     def elementwise(function):
-        def unit(j):
-            store(memory, z + j * columns, function(load(memory, z + j * columns)))
+        def vector(j):
+            at = z + outputs.place(j)
+            store(memory, at, function(load(memory, at)))
 
-        return lambda: repeat(n_out, unit)
+        return lambda: repeat(outputs.count, vector)
 
     def softmax():
-        share = 1 / softmax_sums_of_samples(memory, z, d, columns, n_out)[1]
+        share = 1 / softmax_sums(outputs, z, d)[1]
 
-        def unit(j):
-            store(memory, z + j * columns, load(memory, d + j * columns) * share)
+        def vector(j):
+            store(memory, z + outputs.place(j), load(memory, d + outputs.place(j)) * share)
 
-        repeat(n_out, unit)
+        repeat(outputs.count, vector)
 
     cases = {function: elementwise(function) for function in PREDICTIONS}
     switch(head, [*[cases[function] for function in PREDICTIONS], softmax, softmax, softmax])

@@ -20,98 +20,57 @@ in the order of the shares. Threads take whole shares, so their number does not 
 """
 
 import functools
-import math
 
 import numpy as np
 
-from fastbp.kernels import jit
-from fastbp.kernels.jit import inlined, registers, tile_shape
-from fastbp.kernels.losses import output_samples, predict_samples
-from fastbp.kernels.phases import first_counter, mark, start_clock
-from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, mask_key, masked, taken
+from fastbp.kernels import jit, steps
+from fastbp.kernels.dropout import Dropout
+from fastbp.kernels.jit import registers, tile_shape
+from fastbp.kernels.losses import Samples, head_and_hits, predict
+from fastbp.kernels.phases import counters_of, mark
+from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
 from fastbp.kernels.simd import (
     broadcast,
     carry,
     choose,
     either,
+    either_place,
     element,
-    fill,
-    flush_subnormals,
     fma,
     fold,
     from_there,
     full_like,
     in_groups,
-    in_place,
-    lane_count,
     lanes,
     load,
     load_first,
     load_like,
     load_many,
     load_tile,
+    named,
     outer,
     put,
     repeat,
-    restore_subnormals,
     select,
     smaller,
     splat,
     store,
-    store_like,
     store_tile,
     sum_lanes,
     switch,
     transposed,
     vector_count,
+    when,
+    whole,
+    widened,
     zero_tile,
 )
+from fastbp.kernels.solvers import Solver, descend, rule_of, step_length
+from fastbp.kernels.steps import layer_of, row_at
 from fastbp.kernels.threads import wait_for_all
-from fastbp.kernels.tracing import outlined, traced
-from fastbp.kernels.updates import descend, loss_factor, penalty_of, step_length, sum_squares, weight_of
-from fastbp.layout import (
-    ACTIVATION,
-    BATCH,
-    BLOCK,
-    BLOCK_ROWS,
-    COMPARE,
-    DELTA,
-    EPOCH,
-    FIELDS,
-    FORWARD,
-    GATHER,
-    GRAD,
-    GRADIENT,
-    HITS,
-    LOSS,
-    N_IN,
-    N_OUT,
-    N_ROWS,
-    OFFSET,
-    OVERHEAD,
-    PACKED,
-    PANEL,
-    PANEL_SIZE,
-    PARTS,
-    PENALTY,
-    PLACES,
-    PRIVATE,
-    RECORD_SIZE,
-    RESIDENT,
-    ROW,
-    SEEN,
-    SHARES,
-    SIZE,
-    SQUARES,
-    STEP,
-    STRIDE,
-    TURNED,
-    UPDATE,
-    ZEROS,
-    A,
-    D,
-)
-from fastbp.rule import ALPHA, BETA_2, DROPOUT, EPSILON, HEAD, HEADS, MAX_NORM, MOMENTUM, PER_ROW, SEED, SOLVER
+from fastbp.kernels.tracing import outlined
+from fastbp.layout import COMPARE, DELTA, FORWARD, GATHER, GRADIENT, HITS, LOSS, N_IN, NARROW_PLAN, SQUARES, UPDATE
+from fastbp.rule import HEADS
 
 # Register tiles of a product: by width in vectors, rows of the tall ones, where there are any, and of those for the rest.
 TILES = {4: (6, 3), 2: (4,), 1: (4,)} if registers() == 32 else {2: (4, 2), 1: (4,)}
@@ -123,37 +82,36 @@ TURNED_SAMPLES, TURNED_VECTORS = 6, 2
 HEIGHT, COLS = tile_shape()
 
 
-@traced
 @outlined
-def pack(values, width, order, shuffled, place, count, memory, panel, columns) -> None:
+def pack(values, width, row_of, order, place, count, memory, panel, columns):
     """Rows of X or Y, which are so wide, as the columns of a panel, a square of vectors at a time.
 
-    The rows are order[place], order[place + 1] ..., `count` of them, or place, place + 1 ... unless `shuffled`. In the last
-    vectors, columns behind them are zero.
+    The rows are those at `count` places of the order from `place` on. In the last vectors, columns behind them are zero.
     """
-    L = lane_count(memory)
+    L = lanes(memory)
 
     def square(v, i):
         def sample(lane):
             number = v * L + lane
-            at = place + smaller(number, count - 1)
-            row = switch(shuffled, [lambda: at * 1, lambda: element(order, at)])
+            row = row_of(order, place + smaller(number, count - 1))
             return load_first(values, row * width + i, choose(number < count, width - i, 0))
 
-        def put_row(unit, column):
-            either(i + unit < width, lambda: store(memory, panel + (i + unit) * columns + v * L, column), lambda: None)
-
         for unit, column in enumerate(transposed([sample(lane) for lane in range(L)])):
-            put_row(unit, column)
+            at = panel + (i + unit) * columns + v * L
+            when(i + unit < width, lambda at=at, column=column: store(memory, at, column))
 
     repeat(vector_count(memory, count), lambda v: repeat(vector_count(memory, width), lambda i: square(v, i * L)))
 
 
-@traced
+def as_they_stand(_, place):
+    """The row at a place where rows are not shuffled."""
+    return place
+
+
 @outlined
-def pack_classes(memory, targets, n_out, count, columns) -> None:
+def pack_classes(memory, targets, n_out, count, columns):
     """For each sample the class of its target, behind the targets: the largest of several, whether one is at least 0.5."""
-    L = lane_count(memory)
+    L = lanes(memory)
 
     def samples(v):
         first = load(memory, targets + v * L)
@@ -169,44 +127,83 @@ def pack_classes(memory, targets, n_out, count, columns) -> None:
     repeat(vector_count(memory, count), samples)
 
 
-@inlined
-def pack_rows(X, n_in, Y, n_out, weights, weighted, order, shuffled, place, count, memory, panel, columns):
+def pack_rows(job, place, count, panel, n_out):
     """A panel: A_0^T, ones, Y^T, the class of each target, and the weights of the samples; rows as in `pack`."""
+    memory, columns, n_in = job.memory, job.plan.block_rows, job.n_in
     ones, targets = panel + n_in * columns, panel + (n_in + 1) * columns
     classes, row_weights = targets + n_out * columns, targets + (n_out + 1) * columns
-    pack(X, n_in, order, shuffled, place, count, memory, panel, columns)
-    pack(Y, n_out, order, shuffled, place, count, memory, targets, columns)
+
+    def pack_both(row_of):
+        def both():
+            pack(job.X, n_in, row_of, job.order, place, count, memory, panel, columns)
+            pack(job.Y, n_out, row_of, job.order, place, count, memory, targets, columns)
+
+        return both
+
+    def weigh(c):
+        either(
+            job.weighted,
+            lambda: put(memory, row_weights + c, element(job.weights, row_at(job, place + c))),
+            lambda: put(memory, row_weights + c, 1.0),
+        )
+
+    def leave_out(c):
+        put(memory, classes + c, -1.0)  # no class
+        put(memory, row_weights + c, 0.0)
+
+    either(job.shuffled, pack_both(element), pack_both(as_they_stand))
     pack_classes(memory, targets, n_out, count, columns)
-    for c in range(columns):
-        memory[ones + c] = 1.0
-        if c < count:
-            memory[row_weights + c] = weights[order[place + c] if shuffled else place + c] if weighted else 1.0
-        else:
-            memory[classes + c], memory[row_weights + c] = -1.0, 0.0  # no class
+    repeat(columns, lambda c: put(memory, ones + c, 1.0))
+    repeat(count, weigh)
+    repeat(columns - count, lambda c: leave_out(count + c))
 
 
-def product(start, after, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_at, rows, columns, vectors):
+class Block:
+    """The samples that go through the network together, unit by unit, in the memory of a thread."""
+
+    def __init__(self, job, panel, count, dropout):
+        self.job, self.panel, self.dropout = job, panel, dropout
+        self.columns, self.vectors = job.plan.block_rows, vector_count(job.memory, count)
+        self.private = job.rank * job.plan.private
+
+    def layer(self, level):
+        """A layer, with places in the memory of the thread."""
+        layer = layer_of(self.job, level)
+        layer.a, layer.d, layer.seen = (self.private + place for place in (layer.a, layer.d, layer.seen))
+        return layer
+
+    def taken(self, level):
+        """The layer below, and where a layer finds what it takes in: X^T in the panel, or what the layer below gives."""
+        hidden = level > 0
+        below = self.layer(level - hidden)
+        return below, choose(hidden, self.dropout.taken(below), self.panel)
+
+    def drop(self, units, to, layer):
+        """A layer's units, or their deltas, times m_l, from `units` to `to`."""
+        drop(self.job.memory, units, to, self.columns, layer.n_out, self.vectors, layer.stride, layer.number, self.dropout)
+
+
+def product(start, after, a, a_at, a_row, a_step, depth, memory, b, c, rows, block):
     """C[r, :] = start + sum_k A[r, k] B[k, :], a tile of rows x vectors at a time.
 
-    start         called with a tile of zeros and the number of each of its rows, gives what the sums begin with
+    start         called with the number of each row of a tile and its vectors, gives what the sums begin with
     after         called with the first column and the number of vectors of a strip whose rows are complete
-    a, b    IN    A[r, k] stands at a_at + r*a_row + k*a_step, B[k, :] at b_at + k*b_step
-    c       OUT   C[r, :] stands at c_at + r*columns
+    a       IN    A[r, k] stands at a_at + r*a_row + k*a_step
+    b, c    IN, OUT    B[k, :] and C[r, :] stand at b + k*columns and c + r*columns of the memory
     """
-    L = lane_count(c)
+    L, columns = lanes(memory), block.columns
 
     def strip(cols, v):
         def tile(places):
             sums = outer(
-                start(zero_tile(c, len(places), cols), places), depth,
+                start(places, cols), depth,
                 lambda k: [broadcast(a, a_at + r * a_row + k * a_step) for r in places],
-                lambda k: [load(b, b_at + k * b_step + v + j * L) for j in range(cols)],
+                lambda k: [load(memory, b + k * columns + v + j * L) for j in range(cols)],
             )  # fmt: skip
-            for vector, at in in_place(sums, [c_at + r * columns + v for r in places]):
-                store(c, at, vector)
+            store_tile(sums, memory, [c + r * columns + v for r in places])
 
         *tall, short = TILES[cols]
-        done = rows * 0
+        done = 0
         for height in tall:
             repeat(rows // height, lambda r, height=height: tile([r * height + i for i in range(height)]))
             done = rows // height * height
@@ -225,152 +222,129 @@ def product(start, after, a, a_at, a_row, a_step, depth, b, b_at, b_step, c, c_a
 
     # shorter vectors than the processor's are there for batches that one of them holds
     widths = TILES if jit.vector_bytes == jit.native_width() else {1}
-    in_groups(vectors, widths, lambda cols, v: strip(cols, v * L))
+    in_groups(block.vectors, widths, lambda cols, v: strip(cols, v * L))
 
 
-@traced
 @outlined
-def drop(memory, units, to, columns, rows, vectors, place, step, drops, key, seed, scale) -> None:
-    """A layer's units, or their deltas, times m_l, from `units` to `to`; the last arguments are those of `masked`."""
-    L, mask = lane_count(memory), mask_key(memory, drops, key, seed)
+def drop(memory, units, to, columns, rows, vectors, step, level, dropout):
+    """As `Block.drop`."""
+    L, key = lanes(memory), dropout.layer_key(memory, level)
 
     def vector(j, v):
-        at, number = j * columns + v * L, (place + v * L) * step + j
-        store(memory, to + at, masked(load(memory, units + at), memory, number, step, drops, mask, scale))
+        at, number = j * columns + v * L, (dropout.first + v * L) * step + j
+        store(memory, to + at, dropout.masked(load(memory, units + at), memory, number, step, key))
 
     repeat(rows, lambda j: repeat(vectors, lambda v: vector(j, v)))
 
 
-@traced
-def activations(
-    w, w_at, w_stride, depth, bias, bias_at, bias_step, memory, below, here, columns, rows, vectors, code
-) -> None:  # fmt: skip
+def activations(job, layer, below, block):
     """(1), (2): A_l^T = s(W_l^T A_{l-1}^T + b_l); without s for the last layer, whose loss takes it."""
+    memory = job.memory
+    bias = job.params, layer.offset + layer.n_in * layer.stride
+    bias, bias_at = either_place(layer.biased, bias, (memory, job.plan.zeros))
 
-    def start(tile, rows):
-        return fill(tile, [broadcast(bias, bias_at + r * bias_step) for r in rows])
+    def start(rows, cols):
+        return [[broadcast(bias, bias_at + r * layer.biased)] * cols for r in rows]
 
     def after(v, cols):
         def activate(function):
             def unit(j):
-                at = here + j * columns + v
-                store_like(function(load_many(memory, at, cols)), memory, at)
+                at = layer.a + j * block.columns + v
+                store(memory, at, function(load_many(memory, at, cols)))
 
-            return lambda: repeat(rows, unit)
+            return lambda: repeat(layer.n_out, unit)
 
-        switch(code, [lambda: None, *[activate(function) for function in ACTIVATIONS[1:]]])
+        switch(layer.activation, [lambda: None, *map(activate, ACTIVATIONS[1:])])
 
-    product(start, after, w, w_at, 1, w_stride, depth, memory, below, columns, memory, here, rows, columns, vectors)
+    product(start, after, job.params, layer.offset, 1, layer.stride, layer.n_in, memory, below, layer.a, layer.n_out, block)
 
 
-@traced
-def deltas(w, w_at, w_stride, depth, memory, above, here, a_here, columns, rows, vectors, code) -> None:
+def deltas(job, layer, below, block):
     """(5): D_{l-1}^T = (W_l D_l^T) * s'."""
+    memory = job.memory
 
     def after(v, cols):
         def derive(function):
             def unit(j):
-                at = j * columns + v
-                slope = function(load_many(memory, a_here + at, cols))
-                store_like(load_like(slope, memory, here + at) * slope, memory, here + at)
+                at = j * block.columns + v
+                slope = function(load_many(memory, below.a + at, cols))
+                store(memory, below.d + at, load_like(slope, memory, below.d + at) * slope)
 
-            return lambda: repeat(rows, unit)
+            return lambda: repeat(layer.n_in, unit)
 
-        switch(code, [lambda: None, *[derive(function) for function in DERIVATIVES[1:]]])
+        switch(below.activation, [lambda: None, *map(derive, DERIVATIVES[1:])])
 
-    product(lambda tile, _: tile, after, w, w_at, w_stride, 1, depth, memory, above, columns, memory, here,
-            rows, columns, vectors)  # fmt: skip
+    product(lambda rows, cols: zero_tile(memory, len(rows), cols), after, job.params, layer.offset, layer.stride, 1,
+            layer.n_out, memory, layer.d, below.d, layer.n_in, block)  # fmt: skip
 
 
-@traced
-def propagate(
-    layers, n_layers, params, memory, panel, places, private, columns, vectors, zero, drops, offset, key, seed, keep,
-    sync, counters,
-) -> None:  # fmt: skip
-    """(1), (2): every A_l^T of a block from the panel's A_0^T; the last arguments are those of `masked` and of `mark`."""
+def propagate(job, block):
+    """(1), (2): every A_l^T of a block from the panel's A_0^T."""
 
-    def layer(level):
-        row, place, hidden = level * FIELDS, level * PLACES, level > 0
-        n_in, w, stride = (element(layers, row + field) for field in (N_IN, OFFSET, STRIDE))
-        biased = element(layers, row + N_ROWS) > n_in
-        bias, bias_at = choose(biased, params, memory), choose(biased, w + n_in * stride, zero)
-        below = choose(hidden, private + element(places, place - hidden * PLACES + taken(drops)), panel)
-        here, n_out = private + element(places, place + A), element(layers, row + N_OUT)
-        activations(params, w, stride, n_in, bias, bias_at, biased, memory, below, here, columns, n_out, vectors,
-                    element(layers, row + ACTIVATION))  # fmt: skip
+    def one(level):
+        layer, (_, below) = block.layer(level), block.taken(level)
+        activations(job, layer, below, block)
+        # A_l stays whole; what the next layer takes in stands beside it
+        when(block.dropout.drops, lambda: when(level < job.n_layers - 1, lambda: block.drop(layer.a, layer.seen, layer)))
+        mark(job, FORWARD, level)
 
-        def leave_out():
-            # A_l stays whole; what the next layer takes in stands beside it
-            drop(memory, here, private + element(places, place + SEEN), columns, n_out, vectors, offset, stride, drops,
-                 key + level, seed, keep)  # fmt: skip
-
-        either(drops * (level < n_layers - 1), leave_out, lambda: None)
-        mark(sync, counters, FORWARD, level)
-
-    repeat(n_layers, layer)
+    repeat(job.n_layers, one)
 
 
 @outlined
 def compare_with(head, memory, targets, z, d, n_out, columns, vectors, scale, totals, number):
     """`compare` for one head, a function of its own whose constants stay in registers over the block."""
-    L, zero = lane_count(memory), splat(memory, 0.0)
+    L, zero, samples = lanes(memory), splat(memory, 0.0), Samples(memory, n_out, columns)
 
-    def samples(v, loss, squares, hits):
+    def vector(v, *sums):
         at = v * L
-        weight, wanted = (load(memory, targets + (n_out + extra) * columns + at) for extra in (1, 0))
-        loss, squares, best, winner = output_samples(
-            memory, z + at, targets + at, d + at, columns, n_out, head, scale, weight, loss, squares
-        )
-        upper = select(best >= 0.5, full_like(best, 1), 0)
-        got = switch(n_out == 1, [lambda: winner, lambda: upper])
-        return loss, squares, hits + select(got == wanted, full_like(best, 1), 0)
+        classes, weights = (targets + (n_out + extra) * columns + at for extra in (0, 1))
+        return head_and_hits(samples, z + at, targets + at, d + at, classes, head, scale, load(memory, weights), sums)
 
-    for place, one in enumerate(carry(vectors, (zero, zero, zero), samples)):
-        put(totals, number * 3 + place, sum_lanes(one))
+    for place, one in enumerate(carry(vectors, (zero, zero, zero), vector)):
+        put(totals, number * 3 + place, widened(sum_lanes(one)))
 
 
-@traced
-def compare(memory, targets, z, d, n_out, columns, vectors, head, scale, totals, number) -> None:
+def compare(job, block, targets, last, scale, number):
     """(2) to (4) for the last layer: A_L^T in place of Z^T, D_L^T; to `totals` a block's loss, sum (A_L - Y)**2 and hits."""
-    block = memory, targets, z, d, n_out, columns, vectors, scale, totals, number
-    switch(head, [functools.partial(compare_with, one, *block) for one in range(len(HEADS))])
+    args = job.memory, targets, last.a, last.d, last.n_out, block.columns, block.vectors, scale, job.totals, number
+    switch(whole(job.rule.head), [functools.partial(compare_with, head, *args) for head in range(len(HEADS))])
 
 
-def accumulate(g, memory, at, first):
-    """Store `g` where a batch begins, else add it to what stands there."""
-    either(first, lambda: store_like(g, memory, at), lambda: store_like(g + load_like(g, memory, at), memory, at))
-
-
-@traced
-def gradients(memory, vectors, columns, a, d, grad, stride, rows, quads, singles, first) -> None:
-    """(6): dW_l from A_{l-1}^T at `a` and D_l^T at `d`, into `grad` where a share begins, else added to it."""
-    L = lane_count(memory)
+def gradients(job, block, a, layer, grad, fresh):
+    """(6): dW_l from A_{l-1}^T at `a` and D_l^T, into `grad` where a share is `fresh`, else added to it."""
+    memory, columns = job.memory, block.columns
+    L = lanes(memory)
 
     def tile(height, cols, i, j):
         # with offsets from one pointer, each would be counted on: 5 additions for 4 multiplications
         left = [from_there(memory, a + (i + r) * columns) for r in range(height)]
-        right = [from_there(memory, d + (j + c) * columns) for c in range(cols)]
+        right = [from_there(memory, layer.d + (j + c) * columns) for c in range(cols)]
         sums = outer(
-            zero_tile(memory, height, cols), vectors,
+            zero_tile(memory, height, cols), block.vectors,
             lambda v: [load(row, v * L) for row in left], lambda v: [load(row, v * L) for row in right],
         )  # fmt: skip
         for r, g in enumerate(fold(sums)):
-            accumulate(g, memory, grad + (i + r) * stride + j, first)
+            at = grad + (i + r) * layer.stride + j
+            either(
+                fresh,
+                lambda g=g, at=at: store(memory, at, g),
+                lambda g=g, at=at: store(memory, at, g + load_like(g, memory, at)),
+            )
 
     def strip(cols, j):
-        tall = rows // GRADIENT_ROWS
-        repeat(tall, lambda i: tile(GRADIENT_ROWS, cols, i * GRADIENT_ROWS, j))
-        repeat(rows - tall * GRADIENT_ROWS, lambda i: tile(1, cols, tall * GRADIENT_ROWS + i, j))
+        in_groups(layer.n_rows, (GRADIENT_ROWS, 1), lambda height, i: tile(height, cols, i, j))
 
+    # three columns are done as four, the last of them zero
+    quads = (layer.n_out + 1) // QUAD
     repeat(quads, lambda j: strip(QUAD, j * QUAD))
-    repeat(singles, lambda j: strip(1, quads * QUAD + j))
+    repeat(layer.n_out - smaller(layer.n_out, quads * QUAD), lambda j: strip(1, quads * QUAD + j))
 
 
-@traced
 @outlined
-def turned_gradients(memory, vectors, columns, a, d, turned, grad, stride, rows, n_out, first) -> None:
+def turned_gradients(memory, vectors, columns, a, d, turned, grad, stride, rows, n_out, fresh):
     """As `gradients`, with D_l, sample by sample, in the memory at `turned`."""
-    L = lane_count(memory)
+    L = lanes(memory)
     width = vector_count(memory, n_out)
 
     def square(v, j):
@@ -379,13 +353,14 @@ def turned_gradients(memory, vectors, columns, a, d, turned, grad, stride, rows,
             store(memory, turned + (v * L + sample) * stride + j * L, column)
 
     def tile(height, cols, i, j):
-        zero, at = zero_tile(memory, height, cols), grad + i * stride + j * L
+        places = [grad + (i + r) * stride + j * L for r in range(height)]
+        zero = zero_tile(memory, height, cols)
         sums = outer(
-            switch(first, [lambda: load_tile(zero, memory, at, stride), lambda: zero]), vectors * L,
+            switch(fresh, [lambda: load_tile(memory, places, cols), lambda: zero]), vectors * L,
             lambda k: [broadcast(memory, a + (i + r) * columns + k) for r in range(height)],
             lambda k: [load(memory, turned + k * stride + (j + c) * L) for c in range(cols)],
         )  # fmt: skip
-        store_tile(sums, memory, at, stride)
+        store_tile(sums, memory, places)
 
     def strip(cols, j):
         in_groups(rows, (HEIGHT, HEIGHT // 2, 1), lambda height, i: tile(height, cols, i, j))
@@ -394,194 +369,148 @@ def turned_gradients(memory, vectors, columns, a, d, turned, grad, stride, rows,
     in_groups(width, (COLS, 2, 1), strip)
 
 
-@traced
-def backpropagate(
-    layers, n_layers, params, memory, panel, places, private, turned, columns, vectors, grad, first, drops, offset, key,
-    seed, keep, sync, counters,
-) -> None:  # fmt: skip
-    """(5), (6); the last arguments are those of `masked` and of `mark`."""
+def backpropagate(job, block, parts, fresh):
+    """(5), (6): the gradient of a block, into `parts` where a share is `fresh`, else added to it."""
+    memory, L = job.memory, lanes(job.memory)
 
-    def layer(back):
-        level = n_layers - 1 - back
-        row, place, hidden = level * FIELDS, level * PLACES, level > 0
-        n_in, n_out, w, stride = (element(layers, row + field) for field in (N_IN, N_OUT, OFFSET, STRIDE))
-        below, d = place - hidden * PLACES, private + element(places, place + D)
+    def one(back):
+        level = job.n_layers - 1 - back
+        layer, (below, a) = block.layer(level), block.taken(level)
 
         def delta():
-            here = private + element(places, below + D)
-            deltas(params, w, stride, n_out, memory, d, here, private + element(places, below + A), columns, n_in, vectors,
-                   element(layers, row - FIELDS + ACTIVATION))  # fmt: skip
+            deltas(job, layer, below, block)
+            when(block.dropout.drops, lambda: block.drop(below.d, below.d, below))
+            mark(job, DELTA, level)
 
-            def leave_out():
-                drop(memory, here, here, columns, n_in, vectors, offset, element(layers, row - FIELDS + STRIDE), drops,
-                     key + (level - 1), seed, keep)  # fmt: skip
-
-            either(drops, leave_out, lambda: None)
-            mark(sync, counters, DELTA, level)
-
-        either(hidden, delta, lambda: None)
-        a = choose(hidden, private + element(places, below + taken(drops)), panel)
-        rows = element(layers, row + N_ROWS)
-
-        def straight():
-            # three columns are done as four, the last of them zero
-            quads = (n_out + 1) // QUAD
-            singles = n_out - smaller(n_out, quads * QUAD)
-            gradients(memory, vectors, columns, a, d, grad + w, stride, rows, quads, singles, first)
+        when(level > 0, delta)
+        grad = parts + layer.offset
 
         def turn():
-            turned_gradients(memory, vectors, columns, a, d, turned, grad + w, stride, rows, n_out, first)
+            turned_gradients(memory, block.vectors, block.columns, a, layer.d, block.private + job.plan.turned, grad,
+                             layer.stride, layer.n_rows, layer.n_out, fresh)  # fmt: skip
+
+        def straight():
+            gradients(job, block, a, layer, grad, fresh)
 
         if jit.vector_bytes == jit.native_width():
-            L = lane_count(memory)
-            either((n_out >= TURNED_VECTORS * L) * (rows * TURNED_SAMPLES >= vectors * L), turn, straight)
+            many = layer.n_rows * TURNED_SAMPLES >= block.vectors * L
+            either((layer.n_out >= TURNED_VECTORS * L) * many, turn, straight)
         else:
             straight()
-        mark(sync, counters, GRADIENT, level)
+        mark(job, GRADIENT, level)
 
-    repeat(n_layers, layer)
-
-
-@traced
-def add_parts(memory, parts, size, shares, grad, vectors) -> None:
-    """The gradient of a batch: the sum of its shares, in their order."""
-    L = lane_count(memory)
-
-    def one(v):
-        def add(s, total):
-            return (total + load(memory, parts + s * size + v * L),)
-
-        store(memory, grad + v * L, carry(shares, (splat(memory, 0.0),), add)[0])
-
-    repeat(vectors, one)
+    repeat(job.n_layers, one)
 
 
-@traced
-def change(memory, grad, vectors, params, at, decay, shrink) -> None:
-    """gradient = shrink * gradient + decay * parameters."""
-    L = lane_count(memory)
-
-    def one(v):
-        place = grad + at + v * L
-        store(memory, place, fma(load(params, at + v * L), decay, load(memory, place) * shrink))
-
-    repeat(vectors, one)
-
-
-@traced
-def take_step(params, memory, grad, size, state, solver, rate, first, first_gain, second, second_gain, epsilon) -> None:
-    """(7): every parameter takes its step."""
-    numbers = rate, first, first_gain, second, second_gain, epsilon
-    descend(params, state, size, memory, grad, solver, numbers, 0, size, splat(memory, 1.0), None)
-
-
-@inlined
-def finish_gradient(layers, n_layers, params, memory, plan, shares, decay, max_norm):
+def finish_gradient(job, step, shares):
     """(6): the shares together, the L2 term, and no longer than `max_norm`."""
-    grad, size, L = plan[GRAD], plan[SIZE], lanes(memory)
-    if plan[SHARES] > 1:
-        add_parts(memory, plan[PARTS], size, shares, grad, size // L)
-    if decay != 0.0:
-        for layer in range(0, n_layers * FIELDS, FIELDS):
-            change(memory, grad, layers[layer + N_IN] * layers[layer + STRIDE] // L, params, layers[layer + OFFSET],
-                   splat(memory, decay), splat(memory, 1.0))  # fmt: skip
-    if max_norm < np.inf:
-        norm = math.sqrt(float(sum_squares(memory, grad, size)))
-        if norm > max_norm:
-            change(memory, grad, size // L, params, 0, splat(memory, 0.0), splat(memory, max_norm / norm))
+    memory, plan, L = job.memory, job.plan, lanes(job.memory)
+
+    def add_shares(v):
+        def add(s, total):
+            return (total + load(memory, plan.parts + s * plan.size + v * L),)
+
+        store(memory, plan.grad + v * L, carry(shares, (splat(memory, 0.0),), add)[0])
+
+    def add_weights(level):
+        layer, decay = layer_of(job, level), splat(memory, steps.decay_of(job, step))
+
+        def vector(v):
+            at = layer.offset + v * L
+            store(memory, plan.grad + at, fma(load(job.params, at), decay, load(memory, plan.grad + at)))
+
+        repeat(layer.n_in * layer.stride // L, vector)
+
+    def shorten():
+        shrink = splat(memory, steps.shrink_of(job))
+
+        def vector(v):
+            store(memory, plan.grad + v * L, load(memory, plan.grad + v * L) * shrink)
+
+        repeat(plan.size // L, vector)
+
+    when(plan.shares > 1, lambda: repeat(plan.size // L, add_shares))
+    when(job.rule.alpha != 0.0, lambda: repeat(job.n_layers, add_weights))
+    when(job.rule.max_norm < np.inf, shorten)
 
 
-def train(layers, n_layers, params, state, X, Y, weights, weighted, n, order, shuffled, batch_size, rule, blocks,
-          cursor, record, memory, plan, places, table, totals, sync, rank, size):  # fmt: skip
-    """As `fastbp.reference.train`; a block is what one panel holds, and a call may end within a batch."""
-    control = flush_subnormals(memory)
-    counters = first_counter(n_layers, rank)
-    start_clock(sync, counters)
-    n_in, n_out, output = layers[N_IN], layers[(n_layers - 1) * FIELDS + N_OUT], (n_layers - 1) * PLACES
-    columns, resident, panel_size, shares = plan[BLOCK_ROWS], plan[RESIDENT], plan[PANEL_SIZE], plan[SHARES]
-    private, n_params, grad = rank * plan[PRIVATE], plan[SIZE], plan[GRAD]
-    head, solver, alpha, per_row, max_norm = int(rule[HEAD]), int(rule[SOLVER]), rule[ALPHA], rule[PER_ROW], rule[MAX_NORM]
-    beta_1, beta_2, epsilon = splat(memory, rule[MOMENTUM]), splat(memory, rule[BETA_2]), splat(memory, rule[EPSILON])
-    gain_1, gain_2 = splat(memory, 1.0 - rule[MOMENTUM]), splat(memory, 1.0 - rule[BETA_2])
-    # the cursor lives in registers while blocks run
-    epoch, row, step, batch = cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH]
-    panel, packed, first_epoch = cursor[BLOCK], cursor[PACKED], cursor[EPOCH]
-    drops, seed, keep = int(rule[DROPOUT] * 4294967296.0), int(rule[SEED]), splat(memory, 1.0 / (1.0 - rule[DROPOUT]))
-    # blocks of the batch done, and the share that the next one belongs to
-    number = (row - batch) // columns
-    part = number % shares
-    mark(sync, counters, OVERHEAD, 0)
-    wait_for_all(sync, size, counters)  # all have read the cursor, which the first thread writes in the end
-    for _ in range(blocks):
-        batch_stop = min(batch + batch_size, n)
-        stop = min(row + columns, batch_stop)
-        place = (epoch - first_epoch) * n * shuffled
-        weight = weight_of(weights, weighted, order, shuffled, place + batch, batch_stop - batch)
-        mark(sync, counters, OVERHEAD, 0)
-        if size == 1 or part % size == rank:
-            vectors = (stop - row + lanes(memory) - 1) // lanes(memory)
-            inputs = plan[PANEL] + panel_size * (panel if resident else rank)
-            targets = inputs + (n_in + 1) * columns
-            if not packed:
-                pack_rows(X, n_in, Y, n_out, weights, weighted, order, shuffled, place + row, stop - row, memory, inputs,
-                          columns)  # fmt: skip
-                mark(sync, counters, GATHER, 0)
-            propagate(layers, n_layers, params, memory, inputs, places, private, columns, vectors, plan[ZEROS],
-                      drops, row - batch, step * n_layers, seed, keep, sync, counters)  # fmt: skip
-            scale = 1.0 if per_row == 0.0 else (1.0 / (weight * per_row) if weight > 0.0 else 0.0)
-            compare(memory, targets, private + places[output + A], private + places[output + D], n_out, columns, vectors,
-                    head, splat(memory, scale), totals, number)  # fmt: skip
-            mark(sync, counters, COMPARE, 0)
-            backpropagate(layers, n_layers, params, memory, inputs, places, private, private + plan[TURNED], columns,
-                          vectors, plan[PARTS] + part * n_params, int(number < shares),
-                          drops, row - batch, step * n_layers, seed, keep, sync, counters)  # fmt: skip
-        if stop == batch_stop:
-            wait_for_all(sync, size, counters)
-            if rank == 0 and weight > 0.0:
-                factor = loss_factor(rule, stop - batch, weight)
-                for block in range(0, 3 * number + 3, 3):
-                    record[epoch * RECORD_SIZE + LOSS] += totals[block] * factor
-                    record[epoch * RECORD_SIZE + SQUARES] += totals[block + 1]
-                    record[epoch * RECORD_SIZE + HITS] += totals[block + 2]
-                if alpha != 0.0:
-                    record[epoch * RECORD_SIZE + PENALTY] += penalty_of(layers, n_layers, params) * factor
-                finish_gradient(layers, n_layers, params, memory, plan, min(shares, number + 1),
-                                alpha if per_row == 0.0 else alpha / weight, max_norm)  # fmt: skip
-                take_step(params, memory, grad, n_params, state, solver, splat(memory, step_length(rule, step + 1)),
-                          beta_1, gain_1, beta_2, gain_2, epsilon)  # fmt: skip
-                mark(sync, counters, UPDATE, 0)
-            wait_for_all(sync, size, counters)
-            step += weight > 0.0
-            batch, number, part = stop, -1, -1
-        row = stop
-        number += 1
-        part = part + 1 if part + 1 < shares else 0
-        panel += 1
-        if stop == n:
-            epoch += 1
-            row, batch, panel, packed = 0, 0, 0, resident
-    if rank == 0:
-        cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH] = epoch, row, step, batch
-        cursor[BLOCK], cursor[PACKED] = panel, packed
-    mark(sync, counters, OVERHEAD, 0)
-    restore_subnormals(memory, control)
+def train(job):
+    """As `fastbp.reference.train`; a block is what one panel holds."""
+    job.rule, job.plan, job.counters = rule_of(job.rule), named(job.plan, NARROW_PLAN), counters_of(job, job.rank)
+    job.n_in = element(job.layers, N_IN)
+    memory, plan, solver = job.memory, job.plan, Solver(job)
+
+    def learn(step, part):
+        """The gradient of one block, which its thread computes."""
+        panel = plan.panel + plan.panel_size * choose(plan.resident, step.done, job.rank)
+        block = Block(job, panel, step.stop - step.row, Dropout(job, step))
+        last, targets = block.layer(job.n_layers - 1), panel + (job.n_in + 1) * plan.block_rows
+
+        def fill_panel():
+            pack_rows(job, step.first + step.row, step.stop - step.row, panel, last.n_out)
+            mark(job, GATHER)
+
+        when(step.packed == 0, fill_panel)
+        propagate(job, block)
+        compare(job, block, targets, last, splat(memory, steps.loss_scale(job, step)), step.number)
+        mark(job, COMPARE)
+        backpropagate(job, block, plan.parts + part * plan.size, step.number < plan.shares)
+
+    def finish(step):
+        """The first thread's step, when all have done their blocks of the batch."""
+        factor = steps.loss_factor(job, step)
+
+        def note(number):
+            steps.note(job, step, LOSS, element(job.totals, number * 3) * factor)
+            steps.note(job, step, SQUARES, element(job.totals, number * 3 + 1))
+            steps.note(job, step, HITS, element(job.totals, number * 3 + 2))
+
+        repeat(step.number + 1, note)
+        when(job.rule.alpha != 0.0, lambda: steps.note_penalty(job, step))
+        finish_gradient(job, step, smaller(plan.shares, step.number + 1))
+        now = solver.at(rate=splat(memory, step_length(job.rule, step.steps + 1)))
+        descend(job, now, 0, plan.size, splat(memory, 1.0))
+        mark(job, UPDATE)
+
+    def block(step):
+        part = switch(plan.shares > 1, [lambda: 0, lambda: step.number % plan.shares])
+        mine = switch(job.size > 1, [lambda: 1, lambda: part % job.size == job.rank])
+        when(mine, lambda: learn(step, part))
+
+        def end_batch():
+            wait_for_all(job)
+            when((job.rank == 0) * (step.weight > 0.0), lambda: finish(step))
+            wait_for_all(job)
+
+        when(step.ended, end_batch)
+
+    steps.run(job, block, plan.resident)
 
 
-def forward(layers, n_layers, params, X, n, out, rule, memory, plan, places, table, totals, sync, rank, size):
+def forward(job):
     """As `fastbp.reference.forward`; a row's result does not depend on the other rows. Threads take blocks in turn."""
-    n_in, n_out, output = layers[N_IN], layers[(n_layers - 1) * FIELDS + N_OUT], (n_layers - 1) * PLACES
-    columns, private, head = plan[BLOCK_ROWS], rank * plan[PRIVATE], int(rule[HEAD])
-    panel, z = plan[PANEL] + rank * plan[PANEL_SIZE], private + places[output + A]
-    for start in range(rank * columns, n, size * columns):
-        count = min(columns, n - start)
-        vectors = (count + lanes(memory) - 1) // lanes(memory)
-        pack(X, n_in, places, 0, start, count, memory, panel, columns)
-        for v in range(panel + n_in * columns, panel + (n_in + 1) * columns, lanes(memory)):
-            store(memory, v, splat(memory, 1.0))
-        propagate(layers, n_layers, params, memory, panel, places, private, columns, vectors, plan[ZEROS],
-                  0, 0, 0, 0, splat(memory, 1.0), sync, 0)  # fmt: skip
-        for v in range(0, vectors * lanes(memory), lanes(memory)):
-            predict_samples(memory, z + v, private + places[output + D] + v, columns, n_out, head)
-        for c in range(count):
-            for j in range(n_out):
-                out[(start + c) * n_out + j] = memory[z + j * columns + c]
+    job.rule, job.plan, job.counters = rule_of(job.rule), named(job.plan, NARROW_PLAN), counters_of(job, job.rank)
+    job.n_in = element(job.layers, N_IN)
+    memory, plan, L = job.memory, job.plan, lanes(job.memory)
+    columns, head, dropout = plan.block_rows, whole(job.rule.head), Dropout(job)
+    panel = plan.panel + job.rank * plan.panel_size
+
+    def one(number):
+        start = (number * job.size + job.rank) * columns
+        count = smaller(columns, job.n - start)
+        block = Block(job, panel, count, dropout)
+        last = block.layer(job.n_layers - 1)
+        samples = Samples(memory, last.n_out, columns)
+        pack(job.X, job.n_in, as_they_stand, job.places, start, count, memory, panel, columns)
+        repeat(columns, lambda c: put(memory, panel + job.n_in * columns + c, 1.0))
+        propagate(job, block)
+        repeat(block.vectors, lambda v: predict(samples, last.a + v * L, last.d + v * L, head))
+
+        def row(c):
+            at = (start + c) * last.n_out
+            repeat(last.n_out, lambda j: put(job.out, at + j, element(memory, last.a + j * columns + c)))
+
+        repeat(count, row)
+
+    blocks = (job.n + (columns - 1)) // columns
+    repeat((blocks + (job.size - 1) - job.rank) // job.size, one)

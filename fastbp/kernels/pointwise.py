@@ -9,14 +9,11 @@ e**x - 1: put together from 2**n and e**r - 1 (Tang, ACM TOMS 18, 1992). Logarit
 s = f / (2 + f), written so that f itself is added last (Tang, ACM TOMS 16, 1990).
 """
 
-import functools
 import math
 
 from fastbp.kernels.simd import (
     at_least,
-    below,
     beyond,
-    counters,
     exponent_bias,
     fma,
     full_like,
@@ -26,15 +23,12 @@ from fastbp.kernels.simd import (
     mantissa_and_exponent,
     polynomial,
     power_of_two,
-    scrambled,
+    repeat,
     select,
     store,
     switch,
     times_power_of_two,
-    together,
 )
-from fastbp.kernels.tracing import traced
-from fastbp.layout import SEEN, A
 
 # (e**r - 1 - r) / r**2 on |r| <= ln(2)/2; relative error of e**r 3.1e-9 (float32) and 3.6e-18 (float64) before rounding.
 EXP_FLOAT32 = (
@@ -275,40 +269,14 @@ DERIVATIVES = (
 FUNCTIONS = (*ACTIVATIONS, *DERIVATIVES, exp, log)
 
 
-@traced
-def apply_to_vector(code, x, i, out):
-    vector = load(x, i)
-    store(out, i, switch(code, [functools.partial(function, vector) for function in FUNCTIONS]))
+def apply(job):
+    """FUNCTIONS[code] of each of n numbers in x, a multiple of LANES, into `out`; so many times."""
 
+    def over(function):
+        def vector(v):
+            at = v * lanes(job.x)
+            store(job.out, at, function(load(job.x, at)))
 
-def apply(code, x, n, out):
-    """FUNCTIONS[code] of each of n numbers, a multiple of LANES."""
-    for i in range(0, n, lanes(x)):
-        apply_to_vector(code, x, i, out)
+        return lambda: repeat(job.times, lambda _: repeat(job.n // lanes(job.x), vector))
 
-
-# --- deltas and losses ------------------------------------------------------------------------------------------------
-
-
-def mask_key(memory, drops, key, seed):
-    """What tells the masks of `masked` apart: a seed, and a number for layer and optimiser step."""
-
-    def scramble():
-        return scrambled(together(scrambled(counters(memory, key, 0)), counters(memory, seed, 0)))
-
-    # behind a branch, so that nothing is computed where nothing is left out
-    return switch(drops > 0, [lambda: counters(memory, 0, 0), scramble])
-
-
-def masked(x, memory, place, step, drops, key, scale):
-    """Dropout: x * scale, or 0 where a random number is below `drops`.
-
-    The number of a lane belongs to the key and its place in the batch, which begins at `place` and grows by `step` from lane
-    to lane.
-    """
-    return select(below(scrambled(together(counters(memory, place, step), key)), drops), 0, x * scale)
-
-
-def taken(drops):
-    """The column of places that says where the next layer finds what it takes in."""
-    return (drops > 0) * (SEEN - A) + A
+    switch(job.code, list(map(over, FUNCTIONS)))

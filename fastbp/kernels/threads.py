@@ -5,38 +5,32 @@ not depend on how many there are.
 """
 
 from fastbp.kernels.phases import mark
-from fastbp.kernels.simd import add_atomically, either, smaller, switch, wait_for_change
-from fastbp.kernels.tracing import traced
+from fastbp.kernels.simd import add_atomically, either, smaller, switch, wait_for_change, when
 from fastbp.layout import ARRIVED, PASSED, WAIT
 
 
-@traced
-def wait_for_all(sync, size, counters):
-    """Return when all threads have come here; what they wrote before is then seen by all.
-
-    counters      of `fastbp.kernels.phases.mark`
-    """
+def wait_for_all(job):
+    """Return when all threads have come here; what they wrote before is then seen by all."""
 
     def meet():
-        passed = add_atomically(sync, PASSED, 0)
+        passed = add_atomically(job.sync, PASSED, 0)
 
         def release():
-            add_atomically(sync, ARRIVED, size * -1)
-            add_atomically(sync, PASSED, 1)
+            add_atomically(job.sync, ARRIVED, job.size * -1)
+            add_atomically(job.sync, PASSED, 1)
 
-        last = add_atomically(sync, ARRIVED, 1) == size - 1
-        either(last, release, lambda: wait_for_change(sync, PASSED, passed))
-        mark(sync, counters, WAIT, 0)
+        last = add_atomically(job.sync, ARRIVED, 1) == job.size - 1
+        either(last, release, lambda: wait_for_change(job.sync, PASSED, passed))
+        mark(job, WAIT)
 
-    either(size > 1, meet, lambda: None)
+    when(job.size > 1, meet)
 
 
-@traced
-def share(count, unit, rank, size):
-    """Where the part of `rank` of `count` things begins, `unit` of which stay together; that of rank + 1 where it ends."""
+def share(job, count, unit):
+    """Where this thread's part of `count` things begins and ends, `unit` of which stay together."""
 
-    def part():
-        return smaller(count, (count + (unit - 1)) // unit * rank // size * unit)
+    def begin(rank):
+        return smaller(count, (count + (unit - 1)) // unit * rank // job.size * unit)
 
     # without a division where there is nothing to divide
-    return switch(size > 1, [lambda: count * rank, part])
+    return switch(job.size > 1, [lambda: (0, count), lambda: (begin(job.rank), begin(job.rank + 1))])

@@ -1,76 +1,60 @@
-"""How kernels become LLVM: types of vectors, and values whose operators emit.
+"""How kernels become LLVM: values whose operators emit.
 
-A `traced` function is straight-line code that works on `Traced` values; numba sees one call of it and not the operations
-inside, which makes compiling several times faster than sending every operation through numba's type inference. `word` and
-`register` are how `fastbp.kernels.simd` gives what it says its meanings.
+A kernel is plain Python. Run with numpy arrays, it computes; run once with `Traced` values, while it is compiled, it says
+what the machine code does. Loops and branches that depend on such values are words of `fastbp.kernels.simd`; whatever else
+Python has (functions, objects, comprehensions) costs nothing later.
 """
 
 import functools
-import inspect
+import hashlib
+import itertools
+import types
 
 from llvmlite import ir
-from numba.core import cgutils, types
-from numba.extending import lower_builtin, models, register_model, type_callable
 
-from fastbp.kernels import jit
+INT, INT32, FLOAT, DOUBLE = ir.IntType(64), ir.IntType(32), ir.FloatType(), ir.DoubleType()
+BYTES = {FLOAT: 4, DOUBLE: 8}
+LLVM = {"float32": FLOAT, "float64": DOUBLE, "int32": INT32, "int64": INT}
 
-INT = ir.IntType(64)
-
-
-class Vector(types.Type):
-    """Numba type of some elements, LANES by default; ``dtype`` float32 or float64."""
-
-    def __init__(self, dtype, lanes=0):
-        self.dtype, self.lanes = dtype, lanes or jit.vector_bytes * 8 // dtype.bitwidth
-        self.llvm = ir.VectorType(llvm_element(dtype), self.lanes)
-        super().__init__(name=f"Vector({dtype}, {self.lanes})")
-
-
-class Tile(types.Type):
-    """Numba type of rows x cols vectors."""
-
-    def __init__(self, vector, rows, cols):
-        self.vector, self.rows, self.cols = vector, rows, cols
-        self.llvm = ir.ArrayType(vector.llvm, rows * cols)
-        super().__init__(name=f"Tile({vector}, {rows}, {cols})")
-
-
-def llvm_element(dtype):
-    return {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}[dtype]
-
-
-@register_model(Vector)
-@register_model(Tile)
-class VectorModel(models.PrimitiveModel):
-    """Both are their LLVM type, in registers and in memory."""
-
-    def __init__(self, manager, kind):
-        super().__init__(manager, kind, kind.llvm)
-
-
-# --- values that emit -------------------------------------------------------------------------------------------------
+MOST_LETTERS = 100  # of a function's name that says which constants it has
 
 
 class Traced:
-    """A value that is being computed: a numba type, an LLVM value, and the builder that its operators emit into."""
+    """A value that will be computed: one of LLVM, and the builder that its operators emit into.
+
+    A number, a vector of numbers, a mask (a vector of bits), or memory: a pointer to its first element.
+    """
 
     __array_ufunc__ = None
 
-    def __init__(self, builder, kind, value):
-        self.builder, self.kind, self.value = builder, kind, value
+    def __init__(self, builder, value):
+        self.builder, self.value = builder, value
+
+    @property
+    def type(self):
+        """LLVM's type."""
+        return self.value.type
+
+    @property
+    def of(self):
+        """The type of one element."""
+        kind = self.type
+        return kind.pointee if isinstance(kind, ir.PointerType) else getattr(kind, "element", kind)
+
+    def new(self, value):
+        """Another value, computed at the same place."""
+        return Traced(self.builder, value)
 
     def like(self, number):
         """LLVM operand of this value's type: another traced value, or a number in every lane."""
         if isinstance(number, Traced):
             return number.value
-        if isinstance(self.kind, Vector):
-            return ir.Constant(self.kind.llvm, [float(number)] * self.kind.lanes)
-        return integer(number)
+        number = float(number) if self.of in BYTES else int(number)
+        return ir.Constant(self.type, [number] * self.type.count if isinstance(self.type, ir.VectorType) else number)
 
     def operate(self, name, *operands):
-        operands = [self.like(operand) for operand in operands]
-        name = f"f{name}" if isinstance(self.kind, Vector) else name
-        return Traced(self.builder, self.kind, getattr(self.builder, name)(*operands))
+        name = f"f{name}" if self.of in BYTES else name
+        return self.new(getattr(self.builder, name)(*map(self.like, operands)))
 
     def __add__(self, other):
         return self.operate("add", self, other)
@@ -101,18 +85,29 @@ class Traced:
     def __neg__(self):
         return self.operate("neg", self)
 
+    def __xor__(self, other):
+        return self.operate("xor", self, other)
+
+    def __and__(self, other):
+        return self.operate("and_", self, other)
+
+    def __or__(self, other):
+        return self.operate("or_", self, other)
+
+    def __lshift__(self, places):
+        return self.operate("shl", self, places)
+
+    def __rshift__(self, places):
+        """Zeros come in from above."""
+        return self.operate("lshr", self, places)
+
     __radd__, __rmul__ = __add__, __mul__
 
     def compare(self, sign, other):
-        if isinstance(self.kind, Vector):
-            return Traced(self.builder, None, self.builder.fcmp_ordered(sign, self.value, self.like(other)))
-        if isinstance(self.kind, types.Float):
-            other = ir.Constant(self.value.type, other)
-            return Traced(
-                self.builder, types.intp, self.builder.zext(self.builder.fcmp_ordered(sign, self.value, other), INT)
-            )
-        flag = self.builder.icmp_signed(sign, self.value, self.like(other))
-        return Traced(self.builder, types.intp, self.builder.zext(flag, INT))
+        """A mask of vectors, 1 or 0 of numbers."""
+        compare = self.builder.fcmp_ordered if self.of in BYTES else self.builder.icmp_signed
+        flag = self.new(compare(sign, self.value, self.like(other)))
+        return flag if isinstance(self.type, ir.VectorType) else self.new(self.builder.zext(flag.value, INT))
 
     def __lt__(self, other):
         return self.compare("<", other)
@@ -132,210 +127,157 @@ class Traced:
     def __ne__(self, other):
         return self.compare("!=", other)
 
-
-def register(function, typing, parameters):
-    """Let numba code call `function`.
-
-    typing(*numba types) gives the result's type and emit(builder, *LLVM values), or None; `parameters` is a function whose
-    parameters are those of a call.
-    """
-
-    # numba asks again and again while it infers types; the answer also depends on what the vocabulary speaks of
-    @functools.cache
-    def answer_for(vector_bytes, marks, *kinds):
-        return typing(*kinds)
-
-    def answer(*kinds):
-        return answer_for(jit.vector_bytes, jit.marks, *kinds)
-
-    @type_callable(function)
-    def typer_of(context):
-        def typer(*kinds):
-            known = answer(*kinds)
-            return known and known[0]
-
-        typer.__signature__ = inspect.signature(parameters)
-        return typer
-
-    @lower_builtin(function, types.VarArg(types.Any))
-    def lower(context, builder, sig, args):
-        result = answer(*sig.args)[1](builder, *args)
-        if isinstance(result, list):
-            return context.make_tuple(builder, sig.return_type, result)
-        return context.get_dummy_value() if result is None else result
+    __hash__ = None  # type: ignore[assignment]
 
 
-def kind_of(arg):
-    """The numba type of a word's argument in traced code: a traced value, an int or a float."""
-    if isinstance(arg, Traced):
-        return arg.kind
-    return types.float64 if isinstance(arg, float) else types.literal(arg)
+class Names(types.SimpleNamespace):
+    """Values by name, which a function takes as one argument."""
 
 
-def operand(arg):
-    """The LLVM value of the same."""
-    if isinstance(arg, Traced):
-        return arg.value
-    return ir.Constant(ir.DoubleType(), arg) if isinstance(arg, float) else integer(arg)
+def traced_job(builder, kinds, types, job, rank, size):
+    """The argument of a kernel: what stands at `job`, as `fastbp.kernels.jit.Kernel` packs it; types of T and I by name."""
+    names = {"double*": "float64", "int*": "int64", "T*": types[0], "I*": types[-1]}
+    result = Names(rank=Traced(builder, rank), size=Traced(builder, size))
+    for place, (name, kind) in enumerate(kinds.items()):
+        value = builder.load(builder.gep(job, [integer(place)]))
+        if kind:
+            value = builder.inttoptr(value, LLVM[names[kind]].as_pointer())
+        setattr(result, name, Traced(builder, value))
+    return result
 
 
 def word(python):
-    """Join a word's meanings: `python` on numpy arrays, and the decorated typing function for `register`."""
+    """Join a word's two meanings: `python` of numpy arrays, and the decorated function of `Traced` values."""
 
-    def join(typing):
+    def join(emit):
+        @functools.wraps(emit)
         def call(*args):
-            builder = next((arg.builder for arg in args if isinstance(arg, Traced)), None)
-            if builder is None:
-                return python(*args)
-            kinds = [kind_of(arg) for arg in args]
-            result, emit = typing(*kinds)
-            return Traced(builder, result, emit(builder, *[operand(arg) for arg in args]))
+            return (emit if any(isinstance(arg, Traced) for arg in args) else python)(*args)
 
-        call.__name__, call.__doc__ = typing.__name__, typing.__doc__
-        if not jit.PLAIN_PYTHON:
-            register(call, typing, typing)
         return call
 
     return join
 
 
-def traced(function):
-    """Make straight-line code callable from numba code; arguments of any kind, one result or several.
-
-    A long function that returns nothing says so, "-> None", and is then traced only once.
-    """
-    if not jit.PLAIN_PYTHON:
-        register(function, lambda *kinds: typing_of(function, kinds), function)
-    return function
+def leaves(arg):
+    """The traced values in an argument: a value, a tuple, a list or `Names` of arguments, or a constant."""
+    if isinstance(arg, Traced):
+        return [arg]
+    parts = vars(arg).values() if isinstance(arg, Names) else arg if isinstance(arg, (tuple, list)) else ()
+    return list(itertools.chain.from_iterable(map(leaves, parts)))
 
 
-def typing_of(function, kinds):
-    def run(builder, args):
-        return function(*[Traced(builder, kind, arg) for kind, arg in zip(kinds, args, strict=True)])
+def rebuilt(arg, values):
+    """The same argument with other traced values, in the order of `leaves`."""
+    if isinstance(arg, Traced):
+        return next(values)
+    if isinstance(arg, (tuple, list)):
+        return type(arg)(rebuilt(part, values) for part in arg)
+    if isinstance(arg, Names):
+        result = type(arg).__new__(type(arg))
+        vars(result).update((name, rebuilt(part, values)) for name, part in vars(arg).items())
+        return result
+    return arg
 
-    def emit(builder, *args):
-        result = run(builder, args)
-        if isinstance(result, tuple):
-            return [one.value for one in result]
-        return result and result.value
 
-    if inspect.signature(function).return_annotation is None:
-        return types.none, emit
-    # what it returns is found by running it once into a function that is thrown away
-    llvm_kinds = [llvm_of(kind) for kind in kinds]
-    probe = ir.Function(ir.Module(), ir.FunctionType(ir.VoidType(), llvm_kinds), "probe")
-    result = run(ir.IRBuilder(probe.append_basic_block()), probe.args)
-    if isinstance(result, tuple):
-        return types.UniTuple(result[0].kind, len(result)), emit
-    return result.kind if result is not None else types.none, emit
+def kind_of(arg):
+    """What tells one argument of an outlined function from another: the types of values, and constants."""
+    if isinstance(arg, Traced):
+        return str(arg.type)
+    if isinstance(arg, (tuple, list)):
+        return f"({', '.join(map(kind_of, arg))})"
+    if isinstance(arg, Names):
+        return f"{{{', '.join(f'{name}: {kind_of(part)}' for name, part in vars(arg).items())}}}"
+    return getattr(arg, "__qualname__", repr(arg))
 
 
 def outlined(function):
-    """Make straight-line code a function of its own in the machine code, called and not repeated. For traced functions.
+    """Make a function that returns nothing one of its own in the machine code, called and not repeated.
 
-    It returns nothing. Arguments that are no traced values are constants: there is one function for each set of them.
+    Arguments that are no traced values are constants: there is one function for each set of them.
     """
 
     @functools.wraps(function)
     def call(*args):
-        traced_args = [arg for arg in args if isinstance(arg, Traced)]
-        if not traced_args:
+        values = leaves(args)
+        if not values:
             function(*args)
             return
-        kinds = [arg.kind if isinstance(arg, Traced) else arg for arg in args]
-        module, name = traced_args[0].builder.module, " ".join([function.__name__, *map(str, kinds)])
-        if name not in module.globals:
-            llvm = ir.Function(module, ir.FunctionType(ir.VoidType(), [llvm_of(arg.kind) for arg in traced_args]), name)
+        builder, name = values[0].builder, f"{function.__name__} {kind_of(args)}"
+        if len(name) > MOST_LETTERS:
+            name = f"{function.__name__} {hashlib.sha256(name.encode()).hexdigest()}"
+        if name not in builder.module.globals:
+            llvm = ir.Function(builder.module, ir.FunctionType(ir.VoidType(), [value.type for value in values]), name)
             llvm.linkage = "internal"
             llvm.attributes.add("noinline")
-            builder, given = ir.IRBuilder(llvm.append_basic_block()), iter(llvm.args)
-            function(*[Traced(builder, arg.kind, next(given)) if isinstance(arg, Traced) else arg for arg in args])
-            builder.ret_void()
-        traced_args[0].builder.call(module.globals[name], [arg.value for arg in traced_args])
+            inside = ir.IRBuilder(llvm.append_basic_block())
+            function(*rebuilt(args, (Traced(inside, arg) for arg in llvm.args)))
+            inside.ret_void()
+        builder.call(builder.module.globals[name], [value.value for value in values])
 
     return call
 
 
-def llvm_of(kind):
-    if isinstance(kind, types.CPointer):
-        return llvm_of(kind.dtype).as_pointer()
-    if isinstance(kind, types.Integer):
-        return ir.IntType(kind.bitwidth)
-    return kind.llvm if isinstance(kind, (Vector, Tile)) else llvm_element(kind)
-
-
-# --- emitting LLVM ----------------------------------------------------------------------------------------------------
-
-
 def integer(value):
-    return ir.Constant(INT, value)
+    return ir.Constant(INT, int(value))
 
 
-def emit_fma(builder, a, b, c):
-    name = f"llvm.fma.v{a.type.count}f{32 if isinstance(a.type.element, ir.FloatType) else 64}"
-    function = ir.FunctionType(a.type, [a.type] * 3)
-    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), [a, b, c])
+def operand(arg):
+    """The LLVM value of an integer argument: a traced one, or a constant."""
+    return arg.value if isinstance(arg, Traced) else integer(arg)
 
 
-def emit_spread(builder, scalar, count):
+def value_of(arg):
+    """The same of any number: one with a point is a double."""
+    return ir.Constant(DOUBLE, arg) if isinstance(arg, float) else operand(arg)
+
+
+def bit(flag):
+    """What LLVM branches on, of an integer flag."""
+    return flag.builder.icmp_signed("!=", flag.value, integer(0))
+
+
+def external(builder, name, result, *args):
+    """Call a function of LLVM or of the system."""
+    kind = ir.FunctionType(result, [arg.type for arg in args])
+    return builder.call(builder.module.globals.get(name) or ir.Function(builder.module, kind, name), args)
+
+
+def spread(builder, scalar, count):
+    """A number in every lane."""
     undefined = ir.Constant(ir.VectorType(scalar.type, count), ir.Undefined)
-    first = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-    return emit_shuffle(builder, first, undefined, [0] * count)
+    first = builder.insert_element(undefined, scalar, ir.Constant(INT32, 0))
+    return shuffle(builder, first, undefined, [0] * count)
 
 
-def emit_splat(builder, scalar, vector):
-    return emit_spread(builder, scalar, vector.lanes)
+def shuffle(builder, a, b, lanes):
+    """Lanes of two vectors by their numbers, those of b behind those of a."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, len(lanes)), list(lanes)))
 
 
-def emit_shuffle(builder, a, b, lanes):
-    order = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), list(lanes))
-    return builder.shuffle_vector(a, b, order)
+def place(memory, offset, vector):
+    """A pointer to a vector in memory."""
+    builder = memory.builder
+    return builder.bitcast(builder.gep(memory.value, [operand(offset)]), vector.as_pointer())
 
 
-def emit_address(builder, data, offset, vector):
-    return builder.bitcast(builder.gep(data, [offset]), vector.llvm.as_pointer())
-
-
-def emit_load(builder, vector, data, offset):
-    return builder.load(emit_address(builder, data, offset, vector), align=vector.dtype.bitwidth // 8)
-
-
-def emit_store(builder, vector, data, offset, value):
-    builder.store(value, emit_address(builder, data, offset, vector), align=vector.dtype.bitwidth // 8)
-
-
-def emit_broadcast(builder, vector, data, offset):
-    return emit_splat(builder, builder.load(builder.gep(data, [offset])), vector)
-
-
-def vectors_of(builder, tile, value):
-    return [builder.extract_value(value, position) for position in range(tile.rows * tile.cols)]
-
-
-def emit_tile(builder, tile, vectors):
-    value = ir.Constant(tile.llvm, ir.Undefined)
-    for position, vector in enumerate(vectors):
-        value = builder.insert_value(value, vector, position)
-    return value
-
-
-def emit_loop(builder, count, values, body):
+def loop(builder, count, values, body):
     """for k in range(count): values = body(k, values); the values after the loop. The count is at least 1.
 
     Not unrolled: the bodies are long enough to hide the loop's own instructions, the counts often too small for more.
     """
-    before, loop = builder.block, builder.append_basic_block("loop")
-    builder.branch(loop)
-    builder.position_at_end(loop)
+    before, start = builder.block, builder.append_basic_block("loop")
+    builder.branch(start)
+    builder.position_at_end(start)
     k = builder.phi(INT)
     current = [builder.phi(value.type) for value in values]
     new = body(k, current)
     following = builder.add(k, integer(1))
-    for phi, start, end in zip([k, *current], [integer(0), *values], [following, *new], strict=True):
-        phi.add_incoming(start, before)
-        phi.add_incoming(end, builder.block)
+    for phi, first, last in zip([k, *current], [integer(0), *values], [following, *new], strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(last, builder.block)
     after = builder.append_basic_block("after")
-    back = builder.cbranch(builder.icmp_signed("<", following, count), loop, after)
+    back = builder.cbranch(builder.icmp_signed("<", following, count), start, after)
     keep_rolled = builder.module.add_metadata(["llvm.loop.unroll.disable"])
     loop_id = builder.module.add_metadata([keep_rolled, integer(id(back))])
     loop_id.operands = (loop_id, keep_rolled)  # LLVM wants a loop's name to begin with itself

@@ -1,7 +1,7 @@
 """Training with lanes over units: for networks with wide layers, and for batches of a few rows.
 
-Activations lie sample by sample, A_l (rows, stride), padded like the rows of the parameters. Every product of a step is one
-function, `product`, whose register tile stays in registers while it runs down the sum:
+Activations lie sample by sample, A_l (rows, stride), padded like the rows of the parameters. Every product of a step is a
+`Product`, whose register tile stays in registers while it runs down the sum:
 
     forward     A_l = s(A_{l-1} W_l + b_l)             broadcast A_{l-1}, load W_l; the tile begins with b_l
     delta       D_{l-1} = (D_l W_l^T) * s'             broadcast D_l, load W_l^T
@@ -39,14 +39,17 @@ Threads share a block in two phases: rows of the batch (forward, loss, delta), t
 No sum is ever divided among threads, so their number does not change a bit.
 """
 
-import math
+import functools
 
 import numpy as np
+from llvmlite import ir
 
-from fastbp.kernels.jit import inlined, tile_shape
-from fastbp.kernels.losses import hit, output_row, prediction_row
-from fastbp.kernels.phases import first_counter, mark, start_clock
-from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, mask_key, masked, taken
+from fastbp.kernels import steps
+from fastbp.kernels.dropout import Dropout
+from fastbp.kernels.jit import tile_shape
+from fastbp.kernels.losses import Row, head_of, hit, predict
+from fastbp.kernels.phases import counters_of, mark
+from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
 from fastbp.kernels.simd import (
     broadcast,
     carry,
@@ -56,21 +59,18 @@ from fastbp.kernels.simd import (
     either_place,
     element,
     first_lane,
-    flush_subnormals,
     fma,
     from_on,
-    holds_integers,
     in_groups,
     in_place,
-    lane_count,
     lanes,
     load,
     load_tile,
+    named,
     outer,
     prefetch,
     put,
     repeat,
-    restore_subnormals,
     side_by_side,
     smaller,
     splat,
@@ -80,34 +80,20 @@ from fastbp.kernels.simd import (
     switch,
     transposed,
     vector_count,
-    zero_tile,
+    when,
+    whole,
+    widened,
 )
+from fastbp.kernels.solvers import SGD, Solver, descend, over_tile, rule_of, step_length, update
+from fastbp.kernels.steps import layer_of, row_at
 from fastbp.kernels.threads import share, wait_for_all
-from fastbp.kernels.tracing import outlined, traced
-from fastbp.kernels.updates import (
-    SGD,
-    descend,
-    loss_factor,
-    over_tile,
-    penalty_of,
-    step_length,
-    sum_squares,
-    update,
-    weight_of,
-)
+from fastbp.kernels.tracing import Names, Traced, outlined
 from fastbp.layout import (
-    ACTIVATION,
-    BATCH,
-    BLOCK,
-    BLOCK_ROWS,
     COMPARE,
     DELTA,
     DEPTH,
-    EPOCH,
-    FIELDS,
     FORWARD,
     GATHER,
-    GRAD,
     GRADIENT,
     GRADIENT_DEPTH,
     GROUP,
@@ -115,37 +101,15 @@ from fastbp.layout import (
     LINE,
     LOSS,
     N_IN,
-    N_OUT,
-    N_ROWS,
     NUMBERS,
-    OFFSET,
     OVERHEAD,
-    PACK,
-    PACK_SIZE,
     PACKED_DEPTH,
-    PANEL_ROWS,
-    PANELS,
-    PENALTY,
-    PLACES,
-    RECORD_SIZE,
-    ROW,
-    ROW_WEIGHTS,
-    SEEN,
-    SIZE,
     SQUARE,
     SQUARES,
-    STEP,
-    STRIDE,
-    SUMS,
-    TARGETS,
     TRANSPOSE,
     UPDATE,
-    VALID,
-    ZEROS,
-    A,
-    D,
+    WIDE_PLAN,
 )
-from fastbp.rule import ALPHA, BETA_2, DROPOUT, EPSILON, HEAD, MAX_NORM, MOMENTUM, PER_ROW, SEED, SOLVER
 
 HEIGHT, COLS = tile_shape()
 # Heights of tiles, the first one for those of one or two vectors.
@@ -174,7 +138,7 @@ def sum_tile(height, cols, listed, a, table, a_step, b, b_step, start, start_ste
     Where it `descends`, the sum is a gradient, C holds weights, and plain SGD takes them a step of length `rate` further;
     where that is 2, with an L2 term.
     """
-    L = lane_count(c)
+    L = lanes(c)
     rows = [] if listed else [from_on(a, element(table, i)) for i in range(height)]
 
     def left(k):
@@ -192,70 +156,115 @@ def sum_tile(height, cols, listed, a, table, a_step, b, b_step, start, start_ste
             w = load(c, place)
             store(c, place, fma(gradient(g, w), rate, w))
 
-    sums = outer(load_tile(zero_tile(c, height, cols), start, 0, start_step), terms, left, right)
+    sums = outer(load_tile(start, [start_step * i for i in range(height)], cols), terms, left, right)
 
     def descend_tile():
         either(descends > 1, lambda: step(lambda g, w: fma(w, decay, g)), lambda: step(lambda g, w: g))
 
-    either(descends, descend_tile, lambda: store_tile(sums, c, 0, c_step))
+    either(descends, descend_tile, lambda: store_tile(sums, c, [c_step * i for i in range(height)]))
 
 
-def product(memory, start, left, right, depth, most, c, solve, ahead, after, rows, vectors, pack):
-    """Every tile of C = start + sum over k of left(k) x right[k].
+class Product:
+    """Every tile of C = start + sum over k of left(k) x right[k]; a tile is its first row, rows, first vector and vectors.
 
-    start, c          pointer, offset and row step: what the sums begin with, at the first vector; and C
-    right             the same of the right factors, whose rows are k; or fill(k, terms, v, cols), which puts the factors of
-                      some terms, from k on, and vectors, from v on, into the memory at `pack`, without gaps
-    left(add, height, r, k)   calls add(listed, a, table, a_step), of `sum_tile`, for the left factors of rows r ... and of
-                      terms k ...
-    depth, most       terms of the sums, and how many of them at a time
-    solve(last, tile, c)   what becomes of a gradient's tile, which is complete if `last`: where it goes instead of `c`,
-                      whether and how it descends there, and what is done then. None where C is no gradient
-    ahead(tile, k, terms)   asks for memory that the tile after this one needs
-    after(tile)       what is done with a tile of C when it is complete, or None
-    pack              offset in the memory of room for a part of a strip of the right factors, where they lie without gaps
-
-    A tile is its first row, rows, first vector and vectors.
+    Parameters
+    ----------
+    job, part : what the thread works on
+    rows, depth, vectors : rows of C, terms of the sums, and vectors of a row of C
+    start, c : pointer, offset and row step: what the sums begin with, at the first vector; and C
+    most : terms of the sums that are taken at a time
     """
-    L = lane_count(memory)
-    fill = right if callable(right) else None
-    data, at, stride = (memory, pack, rows * 0) if fill else right
-    target, place, row_step = c
-    packed = rows > 0 if fill else (rows >= PACK_ROWS) * (stride >= PACK_VECTORS * L)
-    # factors that only one tile uses, where they stand, need not stay in the L1 cache
-    apart = choose((vectors < 3) * (rows <= HEIGHTS[0]), rows > 0, (depth + (most - 1)) // most)
-    parts = choose(packed, (depth + (PACKED_DEPTH - 1)) // PACKED_DEPTH, apart)
-    # whole vectors of terms
-    part_depth = switch(parts > 1, [lambda: depth * 1, lambda: ((depth + (parts - 1)) // parts + (L - 1)) // L * L])
-    parts = switch(parts > 1, [lambda: parts * 1, lambda: (depth + (part_depth - 1)) // part_depth])
-    whole = vectors // COLS
-    strips = whole + (vectors % COLS > 1) + vectors % COLS % 2
 
-    def strip(number, part, first_row, count):
-        v = smaller(number, whole) * COLS + (number > whole) * 2
-        cols = smaller(vectors - v, choose(number < whole, COLS, 2))
-        begin = part * part_depth
-        terms, last = smaller(part_depth, depth - begin), part == parts - 1
-        factors = choose(packed, from_on(memory, pack), from_on(data, at + begin * stride + v * L))
-        step = choose(packed, cols * L, stride)
-        before, before_at, before_step = (choose(part == 0, *pair) for pair in zip(start, c, strict=True))
+    # pointer, offset and row step of the right factors, whose rows are k; or None where `fill` gives them
+    right = None
+
+    def __init__(self, job, part, rows, depth, vectors, start, c, most):
+        self.job, self.part, self.rows, self.depth, self.vectors = job, part, rows, depth, vectors
+        self.start, self.c, self.most = start, c, most
+
+    def left(self, add, height, r, k):
+        """Call add(listed, a, table, a_step), of `sum_tile`, for the left factors of rows r ... and of terms k ..."""
+        raise NotImplementedError
+
+    def fill(self, k, terms, v, cols):
+        """Put the right factors of some terms, from k on, and vectors, from v on, at `part.pack`, without gaps."""
+        memory, pack, L = self.job.memory, self.part.pack, lanes(self.job.memory)
+        data, at, stride = self.right
+
+        def row(i):
+            repeat(cols, lambda j: store(memory, pack + (i * cols + j) * L, load(data, at + (k + i) * stride + (v + j) * L)))
+
+        repeat(terms, row)
+
+    def ahead(self, tile, k, terms):
+        """Ask for memory that the tile after this one needs."""
+
+    def target(self, last, tile, c):
+        """Where a tile goes, and the last three arguments of `sum_tile`; it is complete if `last`."""
+        return c, (0, None, None)
+
+    def after(self, last, tile):
+        """Do what is to be done with a tile of C; it is complete if `last`."""
+
+    def each_vector(self, tile, stride, body):
+        """body(place, v) for every vector of a tile of a matrix: where it begins, and its number in the row."""
+        first, height, v, cols = tile
+        L = lanes(self.job.memory)
+        repeat(height, lambda r: repeat(cols, lambda j: body((first + r) * stride + (v + j) * L, v + j)))
+
+    def packed(self):
+        """Whether the right factors are put together, and in how many parts the sums are taken."""
+        depth, L = self.depth, lanes(self.job.memory)
+        filled = self.right is None
+        packed = self.rows > 0 if filled else (self.rows >= PACK_ROWS) * (self.right[2] >= PACK_VECTORS * L)
+        # factors that only one tile uses, where they stand, need not stay in the L1 cache
+        apart = choose((self.vectors < 3) * (self.rows <= HEIGHTS[0]), self.rows > 0, (depth + (self.most - 1)) // self.most)
+        parts = choose(packed, (depth + (PACKED_DEPTH - 1)) // PACKED_DEPTH, apart)
+        # whole vectors of terms
+        part_depth = switch(parts > 1, [lambda: depth, lambda: ((depth + (parts - 1)) // parts + (L - 1)) // L * L])
+        parts = switch(parts > 1, [lambda: parts, lambda: (depth + (part_depth - 1)) // part_depth])
+        return packed, parts, part_depth
+
+    def run(self):
+        """Compute it, strip by strip."""
+        layout = self.packed()
+        _, parts, _ = layout
+        whole = self.vectors // COLS
+        strips = whole + (self.vectors % COLS > 1) + self.vectors % COLS % 2
+
+        def strip(number, part, rows):
+            v = smaller(number, whole) * COLS + (number > whole) * 2
+            self.strip(v, smaller(self.vectors - v, choose(number < whole, COLS, 2)), part, rows, *layout)
+
+        def block(number):
+            rows = number * ROWS, smaller(ROWS, self.rows - number * ROWS)
+
+            def group(first):
+                some = smaller(STRIPS, strips - first * STRIPS)
+                repeat(parts, lambda part: repeat(some, lambda i: strip(first * STRIPS + i, part, rows)))
+
+            repeat((strips + (STRIPS - 1)) // STRIPS, group)
+
+        repeat((self.rows + (ROWS - 1)) // ROWS, block)
+
+    def strip(self, v, cols, part, rows, packed, parts, part_depth):
+        """All tiles of some rows and vectors, for one part of the sums."""
+        memory, pack, L = self.job.memory, self.part.pack, lanes(self.job.memory)
+        begin, (first_row, count) = part * part_depth, rows
+        terms, last = smaller(part_depth, self.depth - begin), part == parts - 1
+        factors, step = from_on(memory, pack), cols * L
+        if self.right is not None:
+            data, at, stride = self.right
+            factors, step = choose(packed, factors, from_on(data, at + begin * stride + v * L)), choose(packed, step, stride)
+        before, before_at, before_step = (choose(part == 0, *pair) for pair in zip(self.start, self.c, strict=True))
+        c, c_at, c_step = self.c
         tallest = choose(cols > 2, HEIGHTS[1], HEIGHTS[0])
-
-        def copy_row(k):
-            repeat(
-                cols, lambda j: store(memory, pack + (k * cols + j) * L, load(data, at + (begin + k) * stride + (v + j) * L))
-            )
-
-        def copy_rows():
-            repeat(terms, copy_row)
 
         def rows_of_tile(number):
             r = first_row + number * tallest
             tile = r, smaller(count - number * tallest, tallest), v, cols
-            (here, to, to_step), descent, finish = (target, place + r * row_step + v * L, row_step), (0, None, None), None
-            if solve:
-                (here, to, to_step), descent, finish = solve(last, tile, (here, to, to_step))
-            ahead(tile, begin, terms)
+            (here, to, to_step), descent = self.target(last, tile, (c, c_at + r * c_step + v * L, c_step))
+            self.ahead(tile, begin, terms)
 
             def some(height, first):
                 origin = from_on(before, before_at + (r + first) * before_step + v * L)
@@ -266,628 +275,547 @@ def product(memory, start, left, right, depth, most, c, solve, ahead, after, row
                         sum_tile(height, width, listed, *left, factors, step, origin, before_step, goal, to_step, terms,
                                  *descent)  # fmt: skip
 
-                    return lambda: left(add, height, r + first, begin)
+                    return lambda: self.left(add, height, r + first, begin)
 
                 widths = [of_width(1), of_width(2), *[of_width(COLS)] * (COLS - 2)]
                 switch(cols - 1, widths if height < HEIGHTS[0] else widths[:2])
 
             def one():
-                either(cols > 2, lambda: some(HEIGHTS[1], r * 0), lambda: some(HEIGHTS[0], r * 0))
+                either(cols > 2, lambda: some(HEIGHTS[1], 0), lambda: some(HEIGHTS[0], 0))
 
             either(tile[1] == tallest, one, lambda: in_groups(tile[1], HEIGHTS[1:], some))
-            if finish:
-                finish()
-            if after:
-                either(last, lambda: after(tile), lambda: None)
+            self.after(last, tile)
 
-        if fill:
-            fill(begin, terms, v, cols)
-        else:
-            either(packed, copy_rows, lambda: None)
+        when(packed, lambda: self.fill(begin, terms, v, cols))
         repeat((count + (tallest - 1)) // tallest, rows_of_tile)
 
-    def block(number):
-        first_row = number * ROWS
-        count = smaller(ROWS, rows - first_row)
 
-        def group(first):
-            some = smaller(STRIPS, strips - first * STRIPS)
-            repeat(parts, lambda part: repeat(some, lambda i: strip(first * STRIPS + i, part, first_row, count)))
+class Part(Names):
+    """What a thread does of a block: rows begin ... begin + count - 1, its room for factors, and the masks.
 
-        repeat((strips + (STRIPS - 1)) // STRIPS, group)
+    drop_at       number of the first unit of a layer of one unit, among all of the batch
+    """
 
-    repeat((rows + (ROWS - 1)) // ROWS, block)
+    def __init__(self, job, begin, count, dropout):
+        pack = job.plan.pack + job.rank * job.plan.pack_size
+        super().__init__(begin=begin, count=count, dropout=dropout, pack=pack)
 
-
-def each_vector(tile, stride, L, body):
-    """body(place, v) for every vector of a tile of a matrix: where it begins, and its number in the row."""
-    first, height, v, cols = tile
-    repeat(height, lambda r: repeat(cols, lambda j: body((first + r) * stride + (v + j) * L, v + j)))
+    def lines(self, job, level):
+        """Where the table says where the rows of A_{level - 1} begin: those of X for the first layer."""
+        return level * job.plan.block_rows + self.begin
 
 
-@traced
-@outlined
-def activations(
-    a, a_at, table, table_at, depth, w, w_at, bias, bias_at, memory, here, seen, stride, vectors, valid, code, rows, pack,
-    drops, place, key, seed, scale, indices, starts, hidden,
-) -> None:  # fmt: skip
+class Forward(Product):
     """(1), (2): A_l = s(A_{l-1} W_l + b_l), and zero in the padding; without s for the last layer, whose loss takes it.
 
-    hidden        whether A_{l-1} is not X, whose values may be listed
-    drops, place, key, seed, scale: of `masked`; A_l stays whole, what the next layer takes in stands at `seen`.
+    A_l stays whole; where units are left out, what the next layer takes in stands beside it.
     """
-    L, mask = lane_count(memory), mask_key(memory, drops, key, seed)
 
-    def left(add, height, r, k):
-        add(False, from_on(a, a_at + k), from_on(table, table_at + r), r * 0 + 1)
+    def __init__(self, job, part, layer, a, hidden):
+        memory, stride = job.memory, layer.stride
+        bias = job.params, layer.offset + layer.n_in * stride
+        self.layer, self.a, self.hidden, self.here = layer, a, hidden, part.begin * stride
+        self.key = part.dropout.layer_key(memory, layer.number)
+        self.right = job.params, layer.offset, stride
+        super().__init__(
+            job, part, part.count, layer.n_in, vector_count(memory, layer.n_out),
+            (*either_place(layer.biased, bias, (memory, job.plan.zeros)), 0), (memory, layer.a + self.here, stride), DEPTH,
+        )  # fmt: skip
 
-    def ahead(tile, k, terms):
+    def left(self, add, height, r, k):
+        a, at = self.a
+        add(False, from_on(a, at + k), from_on(self.job.table, self.part.lines(self.job, self.layer.number) + r), 1)
+
+    def ahead(self, tile, k, terms):
         first, height, v, _ = tile
+        a, at = self.a
+        L, lines = lanes(self.job.memory), self.part.lines(self.job, self.layer.number)
 
         def ask(r):
-            row = a_at + element(table, table_at + first + height + r) + k
+            row = at + element(self.job.table, lines + first + height + r) + k
             repeat((terms + (L - 1)) // L, lambda n: prefetch(a, row + n * L))
 
-        either((v == 0) * (hidden == 0), lambda: repeat(height, ask), lambda: None)
+        when((v == 0) * (self.hidden == 0), lambda: repeat(height, ask))
 
-    def after(tile):
+    def after(self, last, tile):
+        memory, layer, dropout, stride = self.job.memory, self.layer, self.part.dropout, self.layer.stride
+        L = lanes(memory)
+
         def activate(function):
             def one(at, v):
-                store(memory, here + at, function(load(memory, here + at)) * load(memory, valid + v * L))
+                at = layer.a + self.here + at
+                store(memory, at, function(load(memory, at)) * load(memory, layer.valid + v * L))
 
-            return lambda: each_vector(tile, stride, L, one)
+            return lambda: self.each_vector(tile, stride, one)
 
         def drop(at, v):
-            store(memory, seen + at, masked(load(memory, here + at), memory, place + at, 1, drops, mask, scale))
+            at, number = self.here + at, dropout.first * stride + self.here + at
+            store(memory, layer.seen + at, dropout.masked(load(memory, layer.a + at), memory, number, 1, self.key))
 
-        # the identity leaves zeros in the padding
-        switch(code, [lambda: None, *[activate(function) for function in ACTIVATIONS[1:]]])
-        either(drops, lambda: each_vector(tile, stride, L, drop), lambda: None)
+        def complete():
+            # the identity leaves zeros in the padding
+            switch(layer.activation, [lambda: None, *map(activate, ACTIVATIONS[1:])])
+            when(dropout.drops, lambda: when(layer.number < self.job.n_layers - 1, drop_all))
 
-    def whole():
-        product(memory, (bias, bias_at, rows * 0), left, (w, w_at, stride), depth, DEPTH, (memory, here, stride), None,
-                ahead, after, rows, vectors, pack)  # fmt: skip
+        def drop_all():
+            self.each_vector(tile, stride, drop)
 
-    def listed():
-        def row(r):
-            first, count = listed_row(starts, table, table_at + r)
-            listed_sums(a, indices, first, count, w, w_at, bias, bias_at, memory, here + r * stride, stride, vectors)
-            after((r, rows * 0 + 1, vectors * 0, vectors))
-
-        repeat(rows, row)
-
-    either(hidden, whole, listed) if holds_integers(starts) else whole()
+        when(last, complete)
 
 
-@traced
-@outlined
-def deltas(
-    memory, above, table, table_at, depth, params, w_at, n_in, w_stride, zeros, a_here, here, stride, vectors, code, rows,
-    pack, drops, place, key, seed, scale, sync, counters, level,
-) -> None:  # fmt: skip
-    """(5): D_{l-1} = (D_l W_l^T) * s', times m_{l-1}; the factors are transposed where they are copied together."""
-    L, mask = lane_count(memory), mask_key(memory, drops, key, seed)
+class Delta(Product):
+    """(5): D_{l-1} = (D_l W_l^T) * s', times m_{l-1}; the factors are transposed where they are put together."""
 
-    def left(add, height, r, k):
-        add(False, from_on(memory, above + k), from_on(table, table_at + r), r * 0 + 1)
+    def __init__(self, job, part, layer, below):
+        memory, zeros = job.memory, job.plan.zeros
+        self.layer, self.below, self.here = layer, below, part.begin * below.stride
+        self.key = part.dropout.layer_key(memory, below.number)
+        super().__init__(
+            job, part, part.count, layer.n_out, vector_count(memory, layer.n_in), (memory, zeros, 0),
+            (memory, below.d + self.here, below.stride), PACKED_DEPTH,
+        )  # fmt: skip
 
-    def fill(k, terms, v, cols):
+    def left(self, add, height, r, k):
+        lines = self.part.lines(self.job, self.layer.number + 1)
+        add(False, from_on(self.job.memory, self.layer.d + k), from_on(self.job.table, lines + r), 1)
+
+    def fill(self, k, terms, v, cols):
         """W_l^T, a square of vectors at a time, with zeros below W_l."""
+        job, layer, pack, L = self.job, self.layer, self.part.pack, lanes(self.job.memory)
 
         def row(i, k):
-            inside = i < n_in
-            return load(choose(inside, params, memory), choose(inside, w_at + i * w_stride, zeros) + k)
+            weights = job.params, layer.offset + i * layer.stride
+            row, at = either_place(i < layer.n_in, weights, (job.memory, job.plan.zeros))
+            return load(row, at + k)
 
         def square(i, j):
             rows = [row((v + j) * L + lane, k + i * L) for lane in range(L)]
             for lane, column in enumerate(transposed(rows)):
-                store(memory, pack + ((i * L + lane) * cols + j) * L, column)
+                store(job.memory, pack + ((i * L + lane) * cols + j) * L, column)
 
-        mark(sync, counters, DELTA, level)
+        mark(job, DELTA, layer.number)
         repeat(cols, lambda j: repeat((terms + (L - 1)) // L, lambda i: square(i, j)))
-        mark(sync, counters, TRANSPOSE, level)
+        mark(job, TRANSPOSE, layer.number)
 
-    def ahead(tile, k, terms):
-        first, height, v, cols = tile
+    def ahead(self, tile, k, terms):
+        memory, (first, height, v, cols) = self.job.memory, tile
 
         def ask(at, v):
-            prefetch(memory, here + at)
-            prefetch(memory, a_here + at)
+            prefetch(memory, self.below.d + self.here + at)
+            prefetch(memory, self.below.a + self.here + at)
 
-        either(2 * rows * stride > FAR, lambda: each_vector((first + height, height, v, cols), stride, L, ask), lambda: None)
+        following = first + height, height, v, cols
+        when(2 * self.rows * self.below.stride > FAR, lambda: self.each_vector(following, self.below.stride, ask))
 
-    def after(tile):
+    def after(self, last, tile):
+        memory, below, dropout, stride = self.job.memory, self.below, self.part.dropout, self.below.stride
+
         def derive(function):
             def one(at, v):
-                store(memory, here + at, load(memory, here + at) * function(load(memory, a_here + at)))
+                at = self.here + at
+                store(memory, below.d + at, load(memory, below.d + at) * function(load(memory, below.a + at)))
 
-            return lambda: each_vector(tile, stride, L, one)
+            return lambda: self.each_vector(tile, stride, one)
 
         def drop(at, v):
-            store(memory, here + at, masked(load(memory, here + at), memory, place + at, 1, drops, mask, scale))
+            at, number = below.d + self.here + at, dropout.first * stride + self.here + at
+            store(memory, at, dropout.masked(load(memory, at), memory, number, 1, self.key))
 
-        switch(code, [lambda: None, *[derive(function) for function in DERIVATIVES[1:]]])
-        either(drops, lambda: each_vector(tile, stride, L, drop), lambda: None)
+        def complete():
+            switch(below.activation, [lambda: None, *map(derive, DERIVATIVES[1:])])
+            when(dropout.drops, lambda: self.each_vector(tile, stride, drop))
 
-    product(memory, (memory, zeros, rows * 0), left, fill, depth, PACKED_DEPTH, (memory, here, stride), None,
-            ahead, after, rows, vectors, pack)  # fmt: skip
-    mark(sync, counters, DELTA, level)
-
-
-@traced
-def gather_panels(a, a_at, table, table_at, count, memory, panels, panel_rows, rows) -> None:
-    """The left factors of a gradient, panel by panel: HEIGHT elements of every A_{l-1}, one after the other.
-
-    Where the first factor of a row stands, `panels` plus its entry of the table from `panel_rows` on, and those of the
-    next samples, HEIGHT elements apart, is also what `gradients` reads by.
-    """
-
-    def panel(height, first):
-        place = panels + element(table, panel_rows + first)
-        repeat(count, lambda k: copy(a, a_at + element(table, table_at + k) + first, memory, place + k * HEIGHT, height))
-
-    # the last panel is not read beyond its rows: behind those of X there may be nothing
-    in_groups(rows, HEIGHTS[1:], panel)
+        when(last, complete)
 
 
-@traced
-@outlined
-def gradients(
-    a, a_at, table, table_at, many, panels, panel_rows, memory, d, stride, vectors, count, start, start_step, params, at,
-    state, size, grad, solver, rate, first, first_gain, second, second_gain, epsilon, decay, rows, pack, aside,
-) -> None:  # fmt: skip
-    """(6), (7) for some rows of W_l, which begin at `at`.
+class Gradient(Product):
+    """(6), (7): W_l += step of A_{l-1}^T D_l, for the rows of W_l that belong to a thread."""
 
-    a, table              A_{l-1}, from the first of these rows, and where its samples begin
-    many, panels, panel_rows   whether A_{l-1} is to be found in panels, and where, as in `gather_panels`
-    aside                 room for a tile that the solver takes from there
-    start, start_step     what the sums begin with: zeros, or the gradient of the batch so far
-    """
-    L = lane_count(memory)
-    numbers = rate, first, first_gain, second, second_gain, epsilon
-    decays = first_lane(decay == 0) > 0
+    def __init__(self, job, part, layer, learning, a, rows):
+        memory, stride, zeros = job.memory, layer.stride, job.plan.zeros
+        begin, self.stop = rows
+        count, vectors = self.stop - begin, vector_count(memory, layer.n_out)
+        self.layer, self.learning, self.a, self.many = layer, learning, a, vectors >= PANEL_VECTORS
+        self.at = layer.offset + begin * stride
+        grad, fresh, few = job.plan.grad + self.at, learning.fresh, part.count
+        self.right = memory, layer.d, stride
+        super().__init__(
+            job, part, count, few, vectors, (memory, choose(fresh, zeros, grad), choose(fresh, 0, stride)),
+            (memory, grad, stride),
+            choose((vectors <= THIN_VECTORS) * (count * few > THIN_FACTORS), THIN_DEPTH, GRADIENT_DEPTH),
+        )  # fmt: skip
 
-    def left(add, height, i, k):
+    def gather_panels(self):
+        """The left factors, panel by panel: HEIGHT elements of every A_{l-1}, one after the other."""
+        job, (a, at), lines = self.job, self.a, self.part.lines(self.job, self.layer.number)
+
+        def panel(height, first):
+            to = self.learning.panels + element(job.table, self.learning.panel_rows + first)
+            repeat(
+                self.depth,
+                lambda k: copy(a, at + element(job.table, lines + k) + first, job.memory, to + k * HEIGHT, height),
+            )
+
+        # the last panel is not read beyond its rows: behind those of X there may be nothing
+        in_groups(self.rows, HEIGHTS[1:], panel)
+
+    def left(self, add, height, i, k):
+        job, (a, at), learning = self.job, self.a, self.learning
+        lines = self.part.lines(job, self.layer.number)
+
         def together():
-            add(False, from_on(memory, panels + k * HEIGHT), from_on(table, panel_rows + i), i * 0 + HEIGHT)
+            panels = from_on(job.memory, learning.panels + k * HEIGHT)
+            add(False, panels, from_on(job.table, learning.panel_rows + i), HEIGHT)
 
-        def apart():
-            add(True, from_on(a, a_at + i), from_on(table, table_at + k), i * 0)
+        either(self.many, together, lambda: add(True, from_on(a, at + i), from_on(job.table, lines + k), 0))
 
-        either(many, together, apart)
+    def ahead(self, tile, k, terms):
+        (first, height, v, cols), stride = tile, self.layer.stride
+        following = first + height, height, v, cols
+        ask = functools.partial(self.each_vector, following, stride, lambda at, v: prefetch(self.job.params, self.at + at))
+        when(self.job.plan.size > FAR, ask)
 
-    def ahead(tile, k, terms):
-        first, height, v, cols = tile
+    def target(self, last, tile, c):
+        (first, _, v, cols), L, job, solver = tile, lanes(self.job.memory), self.job, self.learning.solver
+        descends = last * (solver.code == SGD) * (1 + (first_lane(solver.decay == 0) > 0))
+        weights = job.params, self.at + first * self.layer.stride + v * L, self.layer.stride
+        c = [choose(last, *pair) for pair in zip((job.memory, self.learning.aside, cols * L), c, strict=True)]
+        return [choose(descends, *pair) for pair in zip(weights, c, strict=True)], (descends, solver.rate, solver.decay)
 
-        def ask(place, v):
-            prefetch(params, at + place)
-
-        either(size > FAR, lambda: each_vector((first + height, height, v, cols), stride, L, ask), lambda: None)
-
-    def solve(last, tile, c):
-        first, height, v, cols = tile
-        descends = last * (solver == SGD) * (1 + decays)
+    def after(self, last, tile):
+        (first, height, v, cols), L, solver = tile, lanes(self.job.memory), self.learning.solver
 
         def over(step):
-            repeat(height, lambda r: repeat(cols, lambda j: step(
-                load(memory, aside + (r * cols + j) * L), at + (first + r) * stride + (v + j) * L)))  # fmt: skip
+            def one(r, j):
+                gradient = load(self.job.memory, self.learning.aside + (r * cols + j) * L)
+                step(gradient, self.at + (first + r) * self.layer.stride + (v + j) * L)
 
-        def finish():
-            update(solver, over, params, state, size, memory, grad, numbers, decay)
+            repeat(height, lambda r: repeat(cols, lambda j: one(r, j)))
 
-        c = [choose(last, *pair) for pair in zip((memory, aside, cols * L), c, strict=True)]
-        c = [choose(descends, *pair) for pair in zip((params, at + first * stride + v * L, stride), c, strict=True)]
-        return c, (descends, rate, decay), lambda: either(last * (solver != SGD), finish, lambda: None)
-
-    product(memory, (memory, start, start_step), left, (memory, d, stride), count,
-            choose((vectors <= THIN_VECTORS) * (rows * count > THIN_FACTORS), THIN_DEPTH, GRADIENT_DEPTH),
-            (memory, grad + at, stride), solve, ahead, None, rows, vectors, pack)  # fmt: skip
+        when(last * (solver.code != SGD), lambda: update(self.job, solver, over))
 
 
-def listed_row(starts, table, place):
+# --- rows of X whose values are listed --------------------------------------------------------------------------------
+
+
+def is_listed(job):
+    """Whether the values of X are listed, which is known when a kernel is compiled."""
+    return isinstance(job.starts.of, ir.IntType) if isinstance(job.starts, Traced) else job.starts is not None
+
+
+def listed_row(job, place):
     """Where the values of the row at a place of the table begin, and how many there are."""
-    row = element(table, place)
-    first = element(starts, row)
-    return first, element(starts, row + 1) - first
+    row = element(job.table, place)
+    first = element(job.starts, row)
+    return first, element(job.starts, row + 1) - first
 
 
-def listed_sums(values, indices, first, count, w, w_at, bias, bias_at, memory, here, stride, vectors):
-    """(1) for one row of X: the bias plus, for each of its values, the value times its row of W_l."""
-    L = lane_count(memory)
+def listed_sums(job, part, layer, product):
+    """(1) for some rows of X: the bias plus, for each value of a row, the value times its row of W_l."""
+    L, stride = lanes(job.memory), layer.stride
+    bias, bias_at, _ = product.start
+    _, here, _ = product.c
 
-    def group(number, v):
-        start = load_tile(zero_tile(memory, 1, number), bias, bias_at + v * L, stride)
-
-        def add_up():
-            def right(k):
-                at = w_at + element(indices, first + k) * stride + v * L
-                return [load(w, at + c * L) for c in range(number)]
-
-            return outer(start, count, lambda k: [broadcast(values, first + k)], right)
-
-        store_tile(switch(count > 0, [lambda: start, add_up]), memory, here + v * L, stride)
-
-    side_by_side(vectors, group)
-
-
-@traced
-@outlined
-def listed_gradients(
-    values, indices, starts, table, table_at, count, memory, d, stride, vectors, fresh, finished, params, at, state, size,
-    grad, solver, rate, first, first_gain, second, second_gain, epsilon, decay, begin, stop,
-) -> None:  # fmt: skip
-    """(6), (7) for rows begin ... stop - 1 of W_l: for each value of X in their columns, the value times its row of D_l.
-
-    at                    where the first of these rows stands among the parameters
-    fresh, finished       whether a gradient begins, and whether it is complete after these samples
-    """
-    L = lane_count(memory)
-    here, elements = grad + at, (stop - begin) * stride
-
-    def sample(k):
-        origin, stored = listed_row(starts, table, table_at + k)
+    def row(r):
+        first, count = listed_row(job, part.lines(job, layer.number) + r)
 
         def group(number, v):
-            rows = [load(memory, d + k * stride + (v + c) * L) for c in range(number)]
+            start = load_tile(bias, [bias_at + v * L], number)
+
+            def add_up():
+                def right(k):
+                    at = layer.offset + element(job.indices, first + k) * stride + v * L
+                    return [load(job.params, at + c * L) for c in range(number)]
+
+                return outer(start, count, lambda k: [broadcast(job.X, first + k)], right)
+
+            store_tile(switch(count > 0, [lambda: start, add_up]), job.memory, [here + r * stride + v * L])
+
+        side_by_side(product.vectors, group)
+        product.after(1, (r, 1, 0, product.vectors))
+
+    repeat(part.count, row)
+
+
+def listed_gradients(job, part, layer, learning, rows):
+    """(6), (7) for some rows of W_l: for each value of X in their columns, the value times its row of D_l."""
+    L, stride, memory, (begin, stop) = lanes(job.memory), layer.stride, job.memory, rows
+    at, elements = layer.offset + begin * stride, (stop - begin) * stride
+    here = job.plan.grad + at
+
+    def sample(k):
+        origin, stored = listed_row(job, part.lines(job, layer.number) + k)
+
+        def group(number, v):
+            deltas = [load(memory, layer.d + k * stride + (v + c) * L) for c in range(number)]
 
             def value(i):
-                j = element(indices, origin + i)
+                j = element(job.indices, origin + i)
 
                 def add():
-                    x, place = broadcast(values, origin + i), here + (j - begin) * stride + v * L
-                    for c, row in enumerate(rows):
-                        store(memory, place + c * L, fma(x, row, load(memory, place + c * L)))
+                    x, place = broadcast(job.X, origin + i), here + (j - begin) * stride + v * L
+                    for c, delta in enumerate(deltas):
+                        store(memory, place + c * L, fma(x, delta, load(memory, place + c * L)))
 
-                either((j >= begin) * (j < stop), add, lambda: None)
+                when((j >= begin) * (j < stop), add)
 
             repeat(stored, value)
 
-        side_by_side(vectors, group)
+        side_by_side(vector_count(memory, layer.n_out), group)
 
-    repeat(fresh * elements // L, lambda v: store(memory, here + v * L, splat(memory, 0.0)))
-    repeat(count, sample)
-    numbers = rate, first, first_gain, second, second_gain, epsilon
-
-    def finish():
-        descend(params, state, size, memory, grad, solver, numbers, at, elements, splat(memory, 1.0), decay)
-
-    either(finished, finish, lambda: None)
+    repeat(learning.fresh * elements // L, lambda v: store(memory, here + v * L, splat(memory, 0.0)))
+    repeat(part.count, sample)
+    when(learning.finished, lambda: descend(job, learning.solver, at, elements, splat(memory, 1.0), decays=True))
 
 
-@traced
+# --- a block ----------------------------------------------------------------------------------------------------------
+
+
+def list_rows(job, part, first, row_of):
+    """Where the thread's rows of X begin, which are those at places of the order from `first` on, into the table."""
+    distance = 1 if is_listed(job) else element(job.layers, N_IN)
+    repeat(part.count, lambda r: put(job.table, part.begin + r, row_of(first + part.begin + r) * distance))
+
+
+def copy_targets(job, part, last, first):
+    """Targets and weights of the thread's rows; rows as in `list_rows`."""
+    memory, plan, n_out = job.memory, job.plan, last.n_out
+
+    def row(r):
+        r = part.begin + r
+        one = row_at(job, first + r)
+        either(
+            job.weighted,
+            lambda: put(memory, plan.row_weights + r, element(job.weights, one)),
+            lambda: put(memory, plan.row_weights + r, 1.0),
+        )
+        at = plan.targets + r * last.stride
+        repeat(n_out, lambda j: put(memory, at + j, element(job.Y, one * n_out + j)))
+
+    repeat(part.count, row)
+
+
+def taken(job, part, level):
+    """The layer below, and where a layer finds what it takes in: X, or what the layer below gives."""
+    hidden = level > 0
+    below = layer_of(job, level - hidden)
+    return below, either_place(hidden, (job.memory, part.dropout.taken(below)), (job.X, 0))
+
+
 @outlined
-def bias_gradients(
-    memory, d, stride, vectors, count, start, params, at, state, size, grad, solver,
-    rate, first, first_gain, second, second_gain, epsilon,
-) -> None:  # fmt: skip
+def activations(job, part, level):
+    """(1), (2) for a layer."""
+    layer, (_, a) = layer_of(job, level), taken(job, part, level)
+    product = Forward(job, part, layer, a, level > 0)
+    if is_listed(job):
+        either(level > 0, product.run, lambda: listed_sums(job, part, layer, product))
+    else:
+        product.run()
+    mark(job, FORWARD, level)
+
+
+@outlined
+def deltas(job, part, level):
+    """(5) for a layer but the first."""
+    Delta(job, part, layer_of(job, level), layer_of(job, level - 1)).run()
+    mark(job, DELTA, level)
+
+
+@outlined
+def compare(job, part, scale):
+    """(2) to (4) for the last layer and the thread's rows; loss and squared errors by GROUP, and the hits, for `total`."""
+    memory, plan, last, L = job.memory, job.plan, layer_of(job, job.n_layers - 1), lanes(job.memory)
+    outputs, head, zero = Row(memory, last.n_out, last.valid), whole(job.rule.head), splat(memory, 0.0)
+
+    def group(number, hits):
+        first = number * GROUP
+
+        def row(r, hits, *sums):
+            r = part.begin + first + r
+            z, y, d = (place + r * last.stride for place in (last.a, plan.targets, last.d))
+            weight = broadcast(memory, plan.row_weights + r)
+            sums = head_of(outputs, z, y, d, head, scale * weight, weight, sums)
+            return hits + hit(outputs, z, y, last.n_out == 1), *sums
+
+        hits, *sums = carry(smaller(part.count - first, GROUP), (hits, zero, zero), row)
+        for place, one in enumerate(sums):
+            store(memory, plan.sums + ((part.begin + first) // GROUP * 2 + place) * L, one)
+        return (hits,)
+
+    hits = switch(part.count > 0, [lambda: 0, lambda: carry((part.count + (GROUP - 1)) // GROUP, (0,), group)[0]])
+    put(job.sync, NUMBERS + LINE * job.rank, hits)
+
+
+def total(job, step):
+    """Add what the threads have found in `compare` to the record."""
+    memory, L = job.memory, lanes(job.memory)
+
+    def add(number, *sums):
+        at = job.plan.sums + number * 2 * L
+        return tuple(one + load(memory, at + place * L) for place, one in enumerate(sums))
+
+    groups = (step.stop - step.row + (GROUP - 1)) // GROUP
+    loss, squares = carry(groups, (splat(memory, 0.0),) * 2, add)
+    steps.note(job, step, LOSS, widened(sum_lanes(loss)) * steps.loss_factor(job, step))
+    steps.note(job, step, SQUARES, widened(sum_lanes(squares)))
+    repeat(job.size, lambda rank: steps.note(job, step, HITS, widened(element(job.sync, NUMBERS + LINE * rank))))
+
+
+def bias_gradients(job, part, layer, learning):
     """(6), (7) for b_l: the sum of the rows of D_l."""
-    L = lane_count(memory)
-    numbers, one = (rate, first, first_gain, second, second_gain, epsilon), splat(memory, 1.0)
+    memory, L, stride = job.memory, lanes(job.memory), layer.stride
+    at, one = layer.offset + layer.n_in * stride, splat(memory, 1.0)
+    start = choose(learning.fresh, job.plan.zeros, job.plan.grad + at)
 
     def some(cols, v):
         sums = outer(
-            load_tile(zero_tile(memory, 1, cols), memory, start + v * L, 0),
-            count,
-            lambda _: [one],
-            lambda k: [load(memory, d + k * stride + (v + c) * L) for c in range(cols)],
-        )
-        update(solver, over_tile(sums, at + v * L, stride), params, state, size, memory, grad, numbers, None)
+            load_tile(memory, [start + v * L], cols), part.count, lambda _: [one],
+            lambda k: [load(memory, layer.d + k * stride + (v + c) * L) for c in range(cols)],
+        )  # fmt: skip
+        update(job, learning.solver, over_tile(sums, at + v * L, stride), decays=False)
 
-    wide = vectors // BIAS_VECTORS
-    repeat(wide, lambda v: some(BIAS_VECTORS, v * BIAS_VECTORS))
-    repeat(vectors % BIAS_VECTORS, lambda v: some(1, wide * BIAS_VECTORS + v))
+    in_groups(vector_count(memory, layer.n_out), (BIAS_VECTORS, 1), some)
 
 
-@traced
-def distance_of_rows(starts, n_in):
-    """From row to row of X, in what the table counts: elements, or rows where their values are listed."""
-    return n_in * 0 + 1 if holds_integers(starts) else n_in * 1
-
-
-@inlined
-def list_rows(table, order, shuffled, place, begin, stop, distance):
-    """Rows begin ... stop - 1 of a block, which are order[place + r], or place + r unless `shuffled`, times `distance`."""
-    for r in range(begin, stop):
-        one = place + r
-        table[r] = (order[one] if shuffled else one) * distance
-
-
-@inlined
-def copy_targets(Y, weights, weighted, order, shuffled, place, begin, stop, n_out, memory, targets, stride, row_weights):
-    """Targets and weights of rows begin ... stop - 1 of a block; rows as in `list_rows`."""
-    for r in range(begin, stop):
-        one = order[place + r] if shuffled else place + r
-        memory[row_weights + r] = weights[one] if weighted else 1.0
-        for j in range(n_out):
-            memory[targets + r * stride + j] = Y[one * n_out + j]
-
-
-@traced
 @outlined
-def propagate(
-    layers, n_layers, params, X, indices, starts, memory, places, table, block_rows, zeros, begin, count, pack, drops,
-    offset, key, seed, scale, sync, counters,
-) -> None:  # fmt: skip
-    """(1), (2): some rows of every A_l of a block, whose rows of X are listed in the table.
+def learn(job, part, learning, level):
+    """(6), (7) for the rows of a layer's weights that belong to a thread; solver 0 leaves the gradient.
 
-    sync, counters: of `mark`.
-    drops, offset, key, seed, scale: of `masked`, but for what a layer adds to the place and the key.
+    learning
+        fresh         whether a gradient begins, else it is added to the one so far
+        finished      whether it is complete after these rows of the batch
+        solver
+        panels, panel_rows    where left factors are gathered, and the table of where each row of the weights begins there
+        aside         room for a tile that the solver takes from there
     """
+    layer, (_, (a, a_at)) = layer_of(job, level), taken(job, part, level)
+    rows = share(job, layer.n_in, SQUARE)
 
-    def layer(level):
-        row, place = level * FIELDS, level * PLACES
-        stride, n_in, w = (element(layers, row + field) for field in (STRIDE, N_IN, OFFSET))
-        first, hidden = begin * stride, level > 0
-        below = element(places, place - hidden * PLACES + taken(drops))
-        bias, bias_at = either_place(element(layers, row + N_ROWS) > n_in, (params, w + n_in * stride), (memory, zeros))
-        a, a_at = either_place(hidden, (memory, below), (X, level * 0))
-        activations(a, a_at, table, level * block_rows + begin, n_in, params, w, bias, bias_at,
-                    memory, element(places, place + A) + first, element(places, place + SEEN) + first, stride,
-                    vector_count(memory, element(layers, row + N_OUT)), element(places, place + VALID),
-                    element(layers, row + ACTIVATION), count, pack,
-                    drops * (level < n_layers - 1), offset * stride + first, key + level, seed, scale,
-                    indices, starts, hidden)  # fmt: skip
-        mark(sync, counters, FORWARD, level)
+    def dense():
+        product = Gradient(job, part, layer, learning, (a, a_at + rows[0]), rows)
+        when(product.many, product.gather_panels)
+        product.run()
 
-    repeat(n_layers, layer)
+    if is_listed(job):
+        either(level > 0, dense, lambda: listed_gradients(job, part, layer, learning, rows))
+    else:
+        dense()
+    when(layer.biased * (job.rank == job.size - 1), lambda: bias_gradients(job, part, layer, learning))
+    mark(job, GRADIENT, level)
 
 
-@traced
 @outlined
-def compare(
-    memory, z, y, d, valid, single, stride, vectors, begin, stop, head, scale, row_weights, sums, sync, hits_at
-) -> None:
-    """(2) to (4) for the last layer and some rows; loss and squared errors by GROUP into `sums`, the hits to `hits_at`."""
-    L = lane_count(memory)
-
-    def group(number, hits):
-        first = begin + number * GROUP
-
-        def row(r, hits, loss, squares):
-            at = (first + r) * stride
-            weight = broadcast(memory, row_weights + first + r)
-            loss, squares = output_row(
-                memory, z + at, y + at, d + at, valid, vectors, head, scale * weight, weight, loss, squares
-            )
-
-            return hits + hit(memory, z + at, y + at, valid, vectors, single), loss, squares
-
-        zero = splat(memory, 0.0)
-        hits, loss, squares = carry(smaller(stop - first, GROUP), (hits, zero, zero), row)
-        at = sums + first // GROUP * 2 * L
-        store(memory, at, loss)
-        store(memory, at + L, squares)
-        return (hits,)
-
-    put(sync, hits_at, *carry((stop - begin + (GROUP - 1)) // GROUP, (begin * 0,), group))
-
-
-@traced
-@outlined
-def backpropagate(
-    layers, n_layers, params, memory, places, table, block_rows, zeros, begin, count, pack, drops, offset, key, seed, scale,
-    sync, counters,
-) -> None:  # fmt: skip
-    """(5): some rows of every D_l but the last; the last arguments as of `propagate`."""
-
-    def layer(back):
-        level = n_layers - 1 - back
-        row, here, below = level * FIELDS, level * PLACES, (level - 1) * PLACES
-        stride = element(layers, row - FIELDS + STRIDE)
-        first = begin * stride
-        deltas(memory, element(places, here + D), table, (level + 1) * block_rows + begin, element(layers, row + N_OUT),
-               params, element(layers, row + OFFSET), element(layers, row + N_IN), element(layers, row + STRIDE), zeros,
-               element(places, below + A) + first, element(places, below + D) + first, stride,
-               vector_count(memory, element(layers, row + N_IN)), element(layers, row - FIELDS + ACTIVATION), count,
-               pack, drops, offset * stride + first, key + (level - 1), seed, scale, sync, counters, level)  # fmt: skip
-
-    repeat(n_layers - 1, layer)
-
-
-@traced
-@outlined
-def learn(
-    layers, n_layers, params, state, n_params, X, indices, starts, memory, places, table, block_rows, grad, zeros, panels,
-    count, fresh, finished, solver, rate, first, first_gain, second, second_gain, epsilon, decay, pack, aside, drops,
-    rank, size, sync, counters,
-) -> None:  # fmt: skip
-    """(6), (7) for the rows of the weights that belong to a thread; solver 0 leaves the gradient.
-
-    fresh         whether a gradient begins, else it is added to the one so far
-    finished      whether it is complete after these rows of the batch
-    """
-    numbers = rate, first, first_gain, second, second_gain, epsilon
-
-    def layer(level):
-        row, hidden = level * FIELDS, level > 0
-        stride, w, n_in = (element(layers, row + field) for field in (STRIDE, OFFSET, N_IN))
-        d, vectors = element(places, level * PLACES + D), vector_count(memory, element(layers, row + N_OUT))
-        begin, stop = share(n_in, SQUARE, rank, size), share(n_in, SQUARE, rank + 1, size)
-        lines, at = level * block_rows, w + begin * stride
-
-        def whole():
-            below = element(places, (level - hidden) * PLACES + taken(drops))
-            a, a_at = either_place(hidden, (memory, below + begin), (X, begin))
-            many = vectors >= PANEL_VECTORS
-            panel_rows, rows = (n_layers + 1) * block_rows, stop - begin
-            either(many, lambda: gather_panels(a, a_at, table, lines, count, memory, panels, panel_rows, rows), lambda: None)
-            gradients(a, a_at, table, lines, many, panels, panel_rows, memory, d, stride, vectors, count,
-                      choose(fresh, zeros, grad + at), choose(fresh, fresh * 0, stride),
-                      params, at, state, n_params, grad, solver, *numbers, decay, rows, pack, aside)  # fmt: skip
-
-        def listed():
-            listed_gradients(X, indices, starts, table, lines, count, memory, d, stride, vectors, fresh, finished,
-                             params, at, state, n_params, grad, solver, *numbers, decay, begin, stop)  # fmt: skip
-
-        either(hidden, whole, listed) if holds_integers(starts) else whole()
-        bias = w + n_in * stride
-
-        def learn_biases():
-            bias_gradients(memory, d, stride, vectors, count, choose(fresh, zeros, grad + bias), params, bias, state,
-                           n_params, grad, solver, *numbers)  # fmt: skip
-
-        either((element(layers, row + N_ROWS) > n_in) * (rank == size - 1), learn_biases, lambda: None)
-        mark(sync, counters, GRADIENT, level)
-
-    repeat(n_layers, layer)
-
-
-@traced
-@outlined
-def descend_all(
-    layers, n_layers, params, state, n_params, memory, grad, solver, rate, first, first_gain, second, second_gain, epsilon,
-    shrink, rank, size,
-) -> None:  # fmt: skip
+def descend_all(job, solver, shrink):
     """(7) for the rows of the weights that belong to a thread, from the stored gradient times `shrink`."""
-    numbers = rate, first, first_gain, second, second_gain, epsilon
 
-    def some(at, elements):
-        descend(params, state, n_params, memory, grad, solver, numbers, at, elements, shrink, None)
+    def one(level):
+        layer = layer_of(job, level)
+        begin, stop = share(job, layer.n_in, SQUARE)
+        descend(job, solver, layer.offset + begin * layer.stride, (stop - begin) * layer.stride, shrink)
+        bias = layer.offset + layer.n_in * layer.stride
+        when(layer.biased * (job.rank == job.size - 1), lambda: descend(job, solver, bias, layer.stride, shrink))
 
-    def layer(level):
-        row = level * FIELDS
-        n_in, w, stride = (element(layers, row + field) for field in (N_IN, OFFSET, STRIDE))
-        begin, stop = share(n_in, SQUARE, rank, size), share(n_in, SQUARE, rank + 1, size)
-        some(w + begin * stride, (stop - begin) * stride)
-        biased = (element(layers, row + N_ROWS) > n_in) * (rank == size - 1)
-        either(biased, lambda: some(w + n_in * stride, stride), lambda: None)
-
-    repeat(n_layers, layer)
+    repeat(job.n_layers, one)
 
 
-@inlined
-def total_losses(memory, sums, groups):
-    """The loss and the squared errors of a block."""
-    loss, squares = splat(memory, 0.0), splat(memory, 0.0)
-    for at in range(sums, sums + groups * 2 * lanes(memory), 2 * lanes(memory)):
-        loss, squares = add_vectors(memory, at, loss, squares)
-    return sum_lanes(loss), sum_lanes(squares)
+def panels_of(job):
+    """Where a thread gathers left factors: behind those of the threads before it, which have no more rows than this."""
+    plan = job.plan
+    most = (plan.panel_rows + (SQUARE * job.size - 1)) // (SQUARE * job.size) * SQUARE + HEIGHT
+    return plan.panels + job.rank * most * plan.block_rows
 
 
-@traced
-def add_vectors(memory, at, first, second):
-    return first + load(memory, at), second + load(memory, at + lane_count(memory))
+def train(job):
+    """As `fastbp.reference.train`; a block has `block_rows` rows at most, which the threads share, as they do weights."""
+    job.rule, job.plan, job.counters = rule_of(job.rule), named(job.plan, WIDE_PLAN), counters_of(job, job.rank)
+    memory, plan, rule, solver, n_layers = job.memory, job.plan, job.rule, Solver(job), job.n_layers
+    learning = Names(panels=panels_of(job), panel_rows=(n_layers + 1) * plan.block_rows,
+                     aside=plan.pack + (job.rank + 1) * plan.pack_size - HEIGHT * COLS * lanes(memory))  # fmt: skip
+
+    def propagate_and_back(step):
+        begin, stop = share(job, step.stop - step.row, GROUP)
+        part = Part(job, begin, stop - begin, Dropout(job, step))
+        first = step.first + step.row
+        either(
+            job.shuffled,
+            lambda: list_rows(job, part, first, lambda place: element(job.order, place)),
+            lambda: list_rows(job, part, first, lambda place: place),
+        )
+        copy_targets(job, part, layer_of(job, n_layers - 1), first)
+        mark(job, GATHER)
+        repeat(n_layers, lambda level: activations(job, part, level))
+        compare(job, part, splat(memory, steps.loss_scale(job, step)))
+        mark(job, COMPARE)
+        repeat(n_layers - 1, lambda back: deltas(job, part, n_layers - 1 - back))
+
+    def penalty(step):
+        def add():
+            steps.note_penalty(job, step)
+            mark(job, UPDATE)
+
+        when((job.rank == 0) * step.ended, add)
+        wait_for_all(job)  # the weights change now
+
+    def take_step(step, solver):
+        wait_for_all(job)
+
+        def shrunk():
+            result = steps.shrink_of(job)
+            mark(job, UPDATE)
+            wait_for_all(job)  # all have read the gradient, which solver 0 now changes
+            return result
+
+        shrink = switch(rule.max_norm < np.inf, [lambda: 1.0, shrunk])
+        descend_all(job, solver, splat(memory, shrink))
+        mark(job, UPDATE)
+
+    def gradients_and_update(step):
+        when(job.rank == 0, lambda: total(job, step))
+        when(rule.alpha != 0.0, lambda: penalty(step))
+        at_once = (step.stop - step.row == step.batch_stop - step.batch) * (rule.max_norm == np.inf)
+        now = solver.at(
+            rate=splat(memory, step_length(rule, step.steps + 1)),
+            decay=splat(memory, choose(step.ended, steps.decay_of(job, step), 0.0)),
+        )
+        part = Part(job, 0, step.stop - step.row, Dropout(job, step))
+        this = Names(**vars(learning), fresh=step.row == step.batch, finished=step.ended,
+                     solver=now.at(code=choose(at_once, now.code, 0)))  # fmt: skip
+        mark(job, OVERHEAD)
+        repeat(n_layers, lambda level: learn(job, part, this, level))
+        when((at_once == 0) * step.ended, lambda: take_step(step, now))
+
+    def block(step):
+        propagate_and_back(step)
+        wait_for_all(job)
+        when(step.weight > 0.0, lambda: gradients_and_update(step))
+        wait_for_all(job)  # before the next block, all have finished this one
+
+    steps.run(job, block)
 
 
-def train(layers, n_layers, params, state, X, indices, starts, Y, weights, weighted, n, order, shuffled, batch_size, rule,
-          blocks, cursor, record, memory, plan, places, table, totals, sync, rank, size):  # fmt: skip
-    """As `fastbp.reference.train`; a block has BLOCK_ROWS rows at most, and a call may end within a batch."""
-    control = flush_subnormals(memory)
-    counters = first_counter(n_layers, rank)
-    start_clock(sync, counters)
-    last = (n_layers - 1) * FIELDS
-    n_out, out_stride, distance = layers[last + N_OUT], layers[last + STRIDE], distance_of_rows(starts, layers[N_IN])
-    block_rows, targets, output = plan[BLOCK_ROWS], plan[TARGETS], (n_layers - 1) * PLACES
-    pack = plan[PACK] + rank * plan[PACK_SIZE]
-    aside = pack + plan[PACK_SIZE] - HEIGHT * COLS * lanes(memory)
-    epoch, row, batch, step = cursor[EPOCH], cursor[ROW], cursor[BATCH], cursor[STEP]
-    first_epoch, done = epoch, cursor[BLOCK]
-    solver, alpha, per_row, max_norm = int(rule[SOLVER]), rule[ALPHA], rule[PER_ROW], rule[MAX_NORM]
-    beta_1, beta_2, epsilon = splat(memory, rule[MOMENTUM]), splat(memory, rule[BETA_2]), splat(memory, rule[EPSILON])
-    gain_1, gain_2 = splat(memory, 1.0 - rule[MOMENTUM]), splat(memory, 1.0 - rule[BETA_2])
-    drops, seed, keep = int(rule[DROPOUT] * 4294967296.0), int(rule[SEED]), splat(memory, 1.0 / (1.0 - rule[DROPOUT]))
-    # of the layer that has the most, by how many threads there are: no other layer's share of rows is larger
-    most_rows = (plan[PANEL_ROWS] + SQUARE * size - 1) // (SQUARE * size) * SQUARE + HEIGHT
-    panels = plan[PANELS] + rank * most_rows * block_rows
-    for _ in range(blocks):
-        mark(sync, counters, OVERHEAD, 0)
-        wait_for_all(sync, size, counters)  # all have finished the block before, or read the cursor
-
-        batch_stop = min(batch + batch_size, n)
-        stop = min(row + block_rows, batch_stop)
-        count, place = stop - row, (epoch - first_epoch) * n * shuffled
-        weight = weight_of(weights, weighted, order, shuffled, place + batch, batch_stop - batch)
-        scale = 1.0 if per_row == 0.0 else (1.0 / (weight * per_row) if weight > 0.0 else 0.0)
-        begin, end = share(count, GROUP, rank, size), share(count, GROUP, rank + 1, size)
-        list_rows(table, order, shuffled, place + row, begin, end, distance)
-        copy_targets(Y, weights, weighted, order, shuffled, place + row, begin, end, n_out, memory, targets, out_stride,
-                     plan[ROW_WEIGHTS])  # fmt: skip
-        mark(sync, counters, GATHER, 0)
-        offset = row - batch
-        propagate(layers, n_layers, params, X, indices, starts, memory, places, table, block_rows, plan[ZEROS],
-                  begin, end - begin, pack, drops, offset, step * n_layers, seed, keep, sync, counters)  # fmt: skip
-        sync[NUMBERS + LINE * rank] = 0
-        if end > begin:
-            compare(
-                memory, places[output + A], targets, places[output + D], places[output + VALID], int(n_out == 1), out_stride,
-                vector_count(memory, n_out), begin, end, int(rule[HEAD]), splat(memory, scale),
-                plan[ROW_WEIGHTS], plan[SUMS], sync, NUMBERS + LINE * rank,
-            )  # fmt: skip
-        mark(sync, counters, COMPARE, 0)
-        backpropagate(layers, n_layers, params, memory, places, table, block_rows, plan[ZEROS], begin, end - begin, pack,
-                      drops, offset, step * n_layers, seed, keep, sync, counters)  # fmt: skip
-        wait_for_all(sync, size, counters)
-
-        if rank == 0 and weight > 0.0:
-            loss, squares = total_losses(memory, plan[SUMS], (count + GROUP - 1) // GROUP)
-            record[epoch * RECORD_SIZE + LOSS] += loss * loss_factor(rule, batch_stop - batch, weight)
-            record[epoch * RECORD_SIZE + SQUARES] += squares
-            for thread in range(size):
-                record[epoch * RECORD_SIZE + HITS] += sync[NUMBERS + LINE * thread]
-        whole = count == batch_stop - batch
-        if stop == batch_stop:
-            step += 1
-        rate = splat(memory, step_length(rule, step))
-        l2 = alpha if per_row == 0.0 else (alpha / weight if weight > 0.0 else 0.0)
-        at_once = whole and max_norm == np.inf
-        mark(sync, counters, OVERHEAD, 0)
-        if weight > 0.0:
-            if alpha != 0.0:
-                if rank == 0 and stop == batch_stop:
-                    penalty = penalty_of(layers, n_layers, params)
-                    record[epoch * RECORD_SIZE + PENALTY] += penalty * loss_factor(rule, batch_stop - batch, weight)
-                    mark(sync, counters, UPDATE, 0)
-                wait_for_all(sync, size, counters)  # the weights change now
-            # beside the call: numba allows a call of so many arguments no branch in them
-            solver_now, decay = solver if at_once else 0, splat(memory, l2 if stop == batch_stop else 0.0)
-            learn(layers, n_layers, params, state, plan[SIZE], X, indices, starts, memory, places, table, block_rows,
-                  plan[GRAD], plan[ZEROS], panels, count, int(row == batch), int(stop == batch_stop),
-                  solver_now, rate, beta_1, gain_1, beta_2, gain_2, epsilon, decay, pack, aside, drops, rank, size,
-                  sync, counters)  # fmt: skip
-            if not at_once and stop == batch_stop:
-                wait_for_all(sync, size, counters)
-                shrink = 1.0
-                if max_norm < np.inf:
-                    norm = math.sqrt(float(sum_squares(memory, plan[GRAD], plan[SIZE])))
-                    shrink = max_norm / norm if norm > max_norm else 1.0
-                    mark(sync, counters, UPDATE, 0)
-                    wait_for_all(sync, size, counters)  # all have read the gradient, which solver 0 now changes
-                descend_all(layers, n_layers, params, state, plan[SIZE], memory, plan[GRAD], solver,
-                            rate, beta_1, gain_1, beta_2, gain_2, epsilon, splat(memory, shrink),
-                            rank, size)  # fmt: skip
-                mark(sync, counters, UPDATE, 0)
-        elif stop == batch_stop:
-            step -= 1
-        row = stop
-        done += 1
-        if stop == batch_stop:
-            batch = stop
-        if stop == n:
-            epoch += 1
-            row, batch, done = 0, 0, 0
-    if rank == 0:
-        cursor[EPOCH], cursor[ROW], cursor[STEP], cursor[BATCH], cursor[BLOCK] = epoch, row, step, batch, done
-    mark(sync, counters, OVERHEAD, 0)
-    restore_subnormals(memory, control)
-
-
-def forward(layers, n_layers, params, X, indices, starts, n, out, rule, memory, plan, places, table, totals, sync, rank,
-            size):  # fmt: skip
+def forward(job):
     """As `fastbp.reference.forward`; a row's result does not depend on the other rows. Each thread takes its own rows."""
-    last, output = (n_layers - 1) * FIELDS, (n_layers - 1) * PLACES
-    n_out, stride, distance = layers[last + N_OUT], layers[last + STRIDE], distance_of_rows(starts, layers[N_IN])
-    head, block_rows = int(rule[HEAD]), plan[BLOCK_ROWS]
-    begin, end = share(block_rows, GROUP, rank, size), share(block_rows, GROUP, rank + 1, size)
-    for start in range(0, n, block_rows):
-        stop = min(end, n - start)
-        if stop > begin:
-            list_rows(table, table, False, start, begin, stop, distance)
-            propagate(layers, n_layers, params, X, indices, starts, memory, places, table, block_rows, plan[ZEROS],
-                      begin, stop - begin, plan[PACK] + rank * plan[PACK_SIZE], 0, 0, 0, 0, splat(memory, 1.0),
-                      sync, 0)  # fmt: skip
-            for r in range(begin, stop):
-                at = r * stride
-                prediction_row(memory, places[output + A] + at, places[output + D] + at, places[output + VALID],
-                               vector_count(memory, n_out), head)  # fmt: skip
-                for j in range(n_out):
-                    out[(start + r) * n_out + j] = memory[places[output + A] + at + j]
+    job.rule, job.plan, job.counters = rule_of(job.rule), named(job.plan, WIDE_PLAN), counters_of(job, job.rank)
+    memory, block_rows, head = job.memory, job.plan.block_rows, whole(job.rule.head)
+    begin, stop = share(job, block_rows, GROUP)
+    last, dropout = layer_of(job, job.n_layers - 1), Dropout(job)
+    outputs = Row(memory, last.n_out, last.valid)
+
+    def rows(start, count):
+        part = Part(job, begin, count, dropout)
+        list_rows(job, part, start, lambda place: place)
+        repeat(job.n_layers, lambda level: activations(job, part, level))
+
+        def row(r):
+            at, to = (begin + r) * last.stride, (start + begin + r) * last.n_out
+            predict(outputs, last.a + at, last.d + at, head)
+            repeat(last.n_out, lambda j: put(job.out, to + j, element(memory, last.a + at + j)))
+
+        repeat(count, row)
+
+    def block(number):
+        start = number * block_rows
+        count = smaller(stop, job.n - start) - begin
+        when(count > 0, lambda: rows(start, count))
+
+    repeat((job.n + (block_rows - 1)) // block_rows, block)

@@ -4,7 +4,6 @@ Every ceiling is the best of many short repeats: whatever else runs on a machine
 the repeats lies below the best says how much was going on meanwhile.
 """
 
-import functools
 import importlib.metadata
 import os
 import platform
@@ -24,9 +23,9 @@ from fastbp.kernels.pointwise import FUNCTIONS
 from fastbp.layout import ALIGNMENT_BYTES, aligned_zeros
 from fastbp.training import usable_threads
 
-SPIN = jit.Kernel("ceilings", "multiply_add", "T* int")
-READ = jit.Kernel("ceilings", "read", "T* int T* int")
-APPLY = jit.Kernel("ceilings", "apply", "int T* int T* int")
+SPIN = jit.Kernel("ceilings", "multiply_add", "memory:T* terms")
+READ = jit.Kernel("ceilings", "read", "x:T* groups out:T* times")
+APPLY = jit.Kernel("pointwise", "apply", "code x:T* n out:T* times")
 
 DTYPES = ("float32", "float64")
 # Of one repeat: far longer than starting it, on one core or on several together, and far shorter than a time slice.
@@ -186,7 +185,7 @@ def pointwise_ns(dtype: str) -> dict[str, Ceiling]:
     x[:] = np.linspace(0.01, 0.99, ELEMENTS)
     result = {}
     for code, function in enumerate(FUNCTIONS):
-        call = ready(APPLY, code, x, ELEMENTS // lanes, out)
+        call = ready(APPLY, code, x, ELEMENTS, out)
         times, seconds = repeated(lambda rank, times, call=call: call(times), 1, REPEATS // 4)  # type: ignore[misc]
         each = [one / times / ELEMENTS * 1e9 for one in seconds]
         result[function.__name__] = Ceiling(min(each), 1 - min(each) / statistics.median(each))
@@ -198,8 +197,8 @@ def ready(kernel: jit.Kernel, *args: Any) -> Callable[[int], Any]:
     width = jit.native_width()
     if jit.PLAIN_PYTHON:
         return lambda amount: kernel(*args, amount, width=width)
-    pointers = [arg.ctypes.data if isinstance(arg, np.ndarray) else arg for arg in args]
-    return functools.partial(kernel.prepare((*args, 1), width), *pointers)
+    call = kernel.prepare((*args, 1), width)
+    return lambda amount: call(kernel.packed(*args, amount), 0, 1)
 
 
 def repeated(

@@ -1,0 +1,147 @@
+"""The steps of a training, whatever the kernel: batches, their weights, the record of an epoch, and the cursor.
+
+A kernel says what happens with the rows of one block, `block(step)`, where a step has these numbers:
+
+epoch         epochs that are over
+row, stop     the first row of the block, and the one behind its last
+batch, batch_stop    the same of the batch that it belongs to
+first         where the epoch's rows begin in `job.order`
+number, ended its number in the batch, from 0, and whether it is the last one there
+done          blocks of the epoch before it
+packed        what `job.resident` was at the end of the first epoch
+steps         steps of the solver so far
+weight        the sum of the weights of the batch's rows; without any, no step is taken
+"""
+
+from fastbp.kernels.phases import mark, start_clock
+from fastbp.kernels.simd import (
+    add_to,
+    carry,
+    choose,
+    element,
+    flush_subnormals,
+    fma,
+    lanes,
+    load,
+    named,
+    put,
+    restore_subnormals,
+    smaller,
+    splat,
+    square_root,
+    sum_lanes,
+    switch,
+    when,
+    widened,
+)
+from fastbp.kernels.threads import wait_for_all
+from fastbp.kernels.tracing import Names
+from fastbp.layout import CURSOR, FIELDS, LAYER, OVERHEAD, PENALTY, PLACE, RECORD_SIZE
+
+
+def run(job, block, resident=0):
+    """As `fastbp.reference.train`: `job.blocks` blocks of `job.plan.block_rows` rows; a call may end within a batch."""
+    control = flush_subnormals(job.memory)
+    start_clock(job)
+    start = named(job.cursor, CURSOR)
+    mark(job, OVERHEAD)
+    wait_for_all(job)  # all have read the cursor, which the first thread writes in the end
+    block_rows = job.plan.block_rows
+
+    def one(_, epoch, row, steps, batch, done, packed, number):
+        batch_stop = smaller(batch + job.batch_size, job.n)
+        stop = smaller(row + block_rows, batch_stop)
+        first, ended = (epoch - start.epoch) * (job.n * job.shuffled), stop == batch_stop
+        weight = weight_of(job, first + batch, batch_stop - batch)
+        mark(job, OVERHEAD)
+        block(Names(epoch=epoch, row=row, stop=stop, batch=batch, batch_stop=batch_stop, first=first, number=number,
+                    ended=ended, done=done, packed=packed, steps=steps, weight=weight))  # fmt: skip
+        over = stop == job.n
+        row = choose(over, 0, stop)
+        return (
+            epoch + over, row, steps + ended * (weight > 0.0), choose(ended, row, batch), choose(over, 0, done + 1),
+            choose(over, resident, packed), choose(ended, 0, number + 1),
+        )  # fmt: skip
+
+    def blocks():
+        begin = *vars(start).values(), (start.row - start.batch) // block_rows
+        *end, _ = carry(job.blocks, begin, one)
+
+        def write():
+            for place, number in enumerate(end):
+                put(job.cursor, place, number)
+
+        when(job.rank == 0, write)
+
+    when(job.blocks > 0, blocks)
+    mark(job, OVERHEAD)
+    restore_subnormals(job.memory, control)
+
+
+def layer_of(job, number):
+    """A layer's entries in the tables, its number, and whether it has biases."""
+    row = named(job.layers, LAYER, number * FIELDS)
+    places = named(job.places, PLACE, number * len(PLACE))
+    return Names(**vars(row), **vars(places), number=number, biased=row.n_rows > row.n_in)
+
+
+def row_at(job, place):
+    """The row of the data that is visited at a place of the order."""
+    return switch(job.shuffled, [lambda: place, lambda: element(job.order, place)])
+
+
+def weight_of(job, place, count):
+    """The sum of the weights of the rows at some places of the order."""
+
+    def total():
+        return carry(count, (0.0,), lambda r, total: (total + widened(element(job.weights, row_at(job, place + r))),))[0]
+
+    return switch(job.weighted, [lambda: widened(count), total])
+
+
+def loss_scale(job, step):
+    """What the loss of a batch is multiplied with, but for the weights of its rows."""
+    return switch((job.rule.per_row != 0.0) * (1 + (step.weight > 0.0)),
+                  [lambda: 1.0, lambda: 0.0, lambda: 1.0 / (step.weight * job.rule.per_row)])  # fmt: skip
+
+
+def decay_of(job, step):
+    """The factor of the weights in the gradient of the L2 term."""
+    return switch(job.rule.per_row != 0.0, [lambda: job.rule.alpha, lambda: job.rule.alpha / step.weight])
+
+
+def loss_factor(job, step):
+    """What the loss of a batch is multiplied with in the record, where its weight is not 0."""
+    return switch(job.rule.by_rows != 0.0, [lambda: 1.0, lambda: widened(step.batch_stop - step.batch) / step.weight])
+
+
+def note(job, step, column, number):
+    """Add to the record of the epoch."""
+    add_to(job.record, step.epoch * RECORD_SIZE + column, number)
+
+
+def note_penalty(job, step):
+    """Add the sum of the squares of all weights to the record, where there is an L2 term."""
+
+    def add(level, total):
+        layer = named(job.layers, LAYER, level * FIELDS)
+        return (total + widened(sum_squares(job.params, layer.offset, layer.n_in * layer.stride)),)
+
+    note(job, step, PENALTY, carry(job.n_layers, (0.0,), add)[0] * loss_factor(job, step))
+
+
+def sum_squares(data, at, count):
+    """The sum of the squares of `count` elements, a multiple of LANES, a vector of partial sums at a time."""
+    L = lanes(data)
+
+    def add(v, total):
+        x = load(data, at + v * L)
+        return (fma(x, x, total),)
+
+    return sum_lanes(carry(count // L, (splat(data, 0.0),), add)[0])
+
+
+def shrink_of(job):
+    """What makes the stored gradient no longer than `max_norm`."""
+    most, norm = job.rule.max_norm, square_root(widened(sum_squares(job.memory, job.plan.grad, job.plan.size)))
+    return choose(norm > most, most / norm, 1.0)
