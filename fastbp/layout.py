@@ -32,6 +32,7 @@ EPOCH, ROW, STEP, BATCH, BLOCK, PACKED = range(6)
 CURSOR_SIZE = 6
 
 # Columns of a record, one row per epoch: sum (A_L - Y)**2, the loss, right rows, the sum of W**2 over all steps.
+RECORD = "squares", "loss", "hits", "penalty"
 SQUARES, LOSS, HITS, PENALTY = range(4)
 RECORD_SIZE = 4
 

@@ -25,7 +25,7 @@ from cases import (
 )
 
 from fastbp import kernels, reference
-from fastbp.kernels.simd import SIDE_BY_SIDE
+from fastbp.kernels.control import SIDE_BY_SIDE
 from fastbp.layout import SHARES, STRIDE
 from fastbp.rule import ACTIVATIONS, HEADS, SOLVERS
 

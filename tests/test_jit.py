@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 from processes import run_python
 
-from fastbp.kernels import jit, simd
+from fastbp.kernels import jit
+from fastbp.kernels.control import repeat
+from fastbp.kernels.numbers import element, put
 
 pytestmark = pytest.mark.compiled
 
@@ -22,7 +24,7 @@ SECONDS = 120  # for a subprocess that compiles, on a busy machine
 
 
 def scale(job):
-    simd.repeat(job.n, lambda i: simd.put(job.x, i, simd.element(job.x, i) * simd.element(job.factor, 0)))
+    repeat(job.n, lambda i: put(job.x, i, element(job.x, i) * element(job.factor, 0)))
 
 
 class CountingKernel(jit.Kernel):
@@ -109,7 +111,7 @@ def edit(path):
 CHANGES = {
     "kernel": lambda folder, monkeypatch: edit(folder / "narrow.py"),
     "pointwise": lambda folder, monkeypatch: edit(folder / "pointwise.py"),
-    "vocabulary": lambda folder, monkeypatch: edit(folder / "simd.py"),
+    "vocabulary": lambda folder, monkeypatch: edit(folder / "vectors.py"),
     "layout": lambda folder, monkeypatch: edit(folder.parent / "layout.py"),
     "rule": lambda folder, monkeypatch: edit(folder.parent / "rule.py"),
     "losses": lambda folder, monkeypatch: edit(folder / "losses.py"),
@@ -432,7 +434,7 @@ def test_files_with_one_symbol_are_not_taken_for_each_other(folder):
 
     def doubled(job):
         scale(job)
-        simd.repeat(job.n, lambda i: simd.put(job.x, i, simd.element(job.x, i) * 2))
+        repeat(job.n, lambda i: put(job.x, i, element(job.x, i) * 2))
 
     kernels = CountingKernel(), CountingKernel()
     kernels[1].name, kernels[1].function = "doubled", lambda: doubled

@@ -31,13 +31,13 @@ def test_a_network_whose_loss_is_too_large_for_numpy_too_is_left_out():
     assert run(502633902, [137]) == ([], 1, 0)
 
 
-# Mistakes in the wide kernel's gradient that only some shapes show: what stands in which file, and what it is made into.
+# Mistakes in the wide kernel's gradient that only some shapes show: what stands in its products, and what it is made into.
 MUTANTS = {
-    "panels begin a row late": ("kernels/wide.py", "element(job.table, lines + k) + first, job.memory, to",
+    "panels begin a row late": ("element(job.table, lines + k) + first, job.memory, to",
                                 "element(job.table, lines + k) + first + (first > 5), job.memory, to"),
-    "a strip's last tile is dropped": ("kernels/wide.py", "repeat((count + (tallest - 1)) // tallest, rows_of_tile)",
+    "a strip's last tile is dropped": ("repeat((count + (tallest - 1)) // tallest, rows_of_tile)",
                                        "repeat(count // tallest, rows_of_tile)"),
-    "rows are read from the middle of a panel": ("kernels/wide.py", "from_on(job.table, learning.panel_rows + i), HEIGHT)",
+    "rows are read from the middle of a panel": ("from_on(job.table, learning.panel_rows + i), HEIGHT)",
                                                  "from_on(job.table, learning.panel_rows + i // HEIGHT * HEIGHT), HEIGHT)"),
 }  # fmt: skip
 
@@ -47,7 +47,7 @@ MUTANTS = {
 @pytest.mark.draw(3)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_random_networks_find_a_wrong_gradient(name, tmp_path):
-    file, old, new = MUTANTS[name]
+    file, (old, new) = "kernels/products.py", MUTANTS[name]
     package = tmp_path / "fastbp"
     shutil.copytree(Path(fastbp.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     source = (package / file).read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ it relies on is checked before, in `gate`.
 
 `narrow` fills the vectors with samples, for layers too narrow to fill them with units; `wide` fills them with units. Both
 compute the equations of `fastbp.reference`, whose functions have the same arguments. All code is written in the words of
-`simd`, which mean vectors and tiles of LLVM when compiled and numpy arrays when run as plain Python.
+`numbers`, `vectors`, `tiles` and `control`, which mean LLVM when compiled and numpy arrays when run as plain Python.
 """
 
 import _thread

@@ -1,7 +1,9 @@
 """Loops that do nothing but what a machine is limited by: fused multiply-adds, and loads."""
 
+from fastbp.kernels.control import carry, repeat
 from fastbp.kernels.jit import registers
-from fastbp.kernels.simd import broadcast, carry, lanes, load, load_tile, outer, repeat, splat, store, store_tile
+from fastbp.kernels.tiles import load_tile, outer, store_tile
+from fastbp.kernels.vectors import broadcast, lanes, load, splat, store
 
 # Independent sums: more than the 8 to 16 that the fma units keep under way (2 units of 4 or 5 cycles on x86, 4 of 4 on the
 # wider ARM cores), and with their two factors no more than there are registers.

@@ -1,7 +1,43 @@
 """Dropout: units that a step leaves out, as random bits say that depend on the seed and the unit's place alone."""
 
-from fastbp.kernels.simd import below, choose, counters, scrambled, select, splat, switch, whole
-from fastbp.kernels.tracing import Names
+import numpy as np
+from llvmlite import ir
+
+from fastbp.kernels.control import switch
+from fastbp.kernels.numbers import choose, whole
+from fastbp.kernels.tracing import INT32, Names, operand, spread, word
+from fastbp.kernels.vectors import lanes, select, splat
+
+
+def scrambled(x):
+    """32 bits each of whose 32 bits depends on all of x, in both directions one to one.
+
+    Two rounds of shift-xor-multiply, with the constants that Wellons found by search for the least bias ("Prospecting for
+    hash functions", 2018).
+    """
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = (x ^ (x >> shift)) * factor
+    return x ^ (x >> 16)
+
+
+def python_counters(like, start, step):
+    return ((start + step * np.arange(lanes(like))) % 2**32).astype(np.uint32)
+
+
+@word(python_counters)
+def counters(like, start, step):
+    """start, start + step, ... as 32-bit integers, one for each lane of the memory `like`."""
+    builder, count = like.builder, lanes(like)
+    start, step = (spread(builder, builder.trunc(operand(value), INT32), count) for value in (start, step))
+    lane = ir.Constant(ir.VectorType(INT32, count), list(range(count)))
+    return like.new(builder.add(start, builder.mul(lane, step)))
+
+
+@word(lambda x, bound: x < bound)
+def below(x, bound):
+    """Mask of the lanes of 32-bit integers below an integer under 2**32."""
+    bounds = spread(x.builder, x.builder.trunc(operand(bound), INT32), x.type.count)
+    return x.new(x.builder.icmp_unsigned("<", x.value, bounds))
 
 
 class Dropout(Names):

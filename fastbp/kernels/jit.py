@@ -42,7 +42,7 @@ CHECKSUM_BYTES = hashlib.sha256().digest_size
 
 # Numba's own switch: the kernels run as plain Python on numpy arrays.
 PLAIN_PYTHON = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
-# Bytes of a vector in the vocabulary of `fastbp.kernels.simd`, while a kernel is compiled or run as plain Python.
+# Bytes of a vector in the vocabulary of `fastbp.kernels.vectors`, while a kernel is compiled or run as plain Python.
 vector_bytes = 64
 # Whether marks count time meanwhile (`fastbp.kernels.phases`); otherwise they are no instructions at all.
 marks = False

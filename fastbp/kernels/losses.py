@@ -12,12 +12,11 @@ import math
 
 import numpy as np
 
+from fastbp.kernels.control import carry, repeat, switch
+from fastbp.kernels.numbers import choose, element
 from fastbp.kernels.pointwise import exp, identity, log, logistic, logistic_derivative, softplus
-from fastbp.kernels.simd import (
+from fastbp.kernels.vectors import (
     across,
-    carry,
-    choose,
-    element,
     first_lane,
     fma,
     full_like,
@@ -25,11 +24,9 @@ from fastbp.kernels.simd import (
     lanes,
     larger,
     load,
-    repeat,
     select,
     splat,
     store,
-    switch,
     vector_count,
 )
 from fastbp.rule import HEADS as NAMES

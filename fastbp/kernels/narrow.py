@@ -24,52 +24,34 @@ import functools
 import numpy as np
 
 from fastbp.kernels import jit, steps
+from fastbp.kernels.control import carry, either, in_groups, repeat, switch, when
 from fastbp.kernels.dropout import Dropout
 from fastbp.kernels.jit import registers, tile_shape
 from fastbp.kernels.losses import Samples, head_and_hits, predict
+from fastbp.kernels.numbers import choose, either_place, element, from_there, named, put, smaller, whole, widened
 from fastbp.kernels.phases import counters_of, mark
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
-from fastbp.kernels.simd import (
+from fastbp.kernels.solvers import Solver, descend, rule_of, step_length
+from fastbp.kernels.steps import layer_of, row_at
+from fastbp.kernels.threads import wait_for_all
+from fastbp.kernels.tiles import fold, load_tile, outer, store_tile, transposed, zero_tile
+from fastbp.kernels.tracing import Names, outlined
+from fastbp.kernels.vectors import (
     broadcast,
-    carry,
-    choose,
-    either,
-    either_place,
-    element,
     fma,
-    fold,
-    from_there,
     full_like,
-    in_groups,
     lanes,
     load,
     load_first,
     load_like,
     load_many,
-    load_tile,
-    named,
-    outer,
-    put,
-    repeat,
     select,
-    smaller,
     splat,
     store,
-    store_tile,
     sum_lanes,
-    switch,
-    transposed,
     vector_count,
-    when,
-    whole,
-    widened,
-    zero_tile,
 )
-from fastbp.kernels.solvers import Solver, descend, rule_of, step_length
-from fastbp.kernels.steps import layer_of, row_at
-from fastbp.kernels.threads import wait_for_all
-from fastbp.kernels.tracing import outlined
-from fastbp.layout import COMPARE, DELTA, FORWARD, GATHER, GRADIENT, HITS, LOSS, N_IN, NARROW_PLAN, SQUARES, UPDATE
+from fastbp.layout import N_IN, NARROW_PLAN
 from fastbp.rule import HEADS
 
 # Register tiles of a product: by width in vectors, rows of the tall ones, where there are any, and of those for the rest.
@@ -158,13 +140,12 @@ def pack_rows(job, place, count, panel, n_out):
     repeat(columns - count, lambda c: leave_out(count + c))
 
 
-class Block:
+class Block(Names):
     """The samples that go through the network together, unit by unit, in the memory of a thread."""
 
     def __init__(self, job, panel, count, dropout):
-        self.job, self.panel, self.dropout = job, panel, dropout
-        self.columns, self.vectors = job.plan.block_rows, vector_count(job.memory, count)
-        self.private = job.rank * job.plan.private
+        super().__init__(job=job, panel=panel, dropout=dropout, columns=job.plan.block_rows,
+                         vectors=vector_count(job.memory, count), private=job.rank * job.plan.private)  # fmt: skip
 
     def layer(self, level):
         """A layer, with places in the memory of the thread."""
@@ -183,15 +164,15 @@ class Block:
         drop(self.job.memory, units, to, self.columns, layer.n_out, self.vectors, layer.stride, layer.number, self.dropout)
 
 
-def product(start, after, a, a_at, a_row, a_step, depth, memory, b, c, rows, block):
+def product(start, after, left, depth, memory, b, c, rows, block):
     """C[r, :] = start + sum_k A[r, k] B[k, :], a tile of rows x vectors at a time.
 
     start         called with the number of each row of a tile and its vectors, gives what the sums begin with
     after         called with the first column and the number of vectors of a strip whose rows are complete
-    a       IN    A[r, k] stands at a_at + r*a_row + k*a_step
+    left    IN    with a, a_at, a_row, a_step = left, A[r, k] stands in `a` at a_at + r*a_row + k*a_step
     b, c    IN, OUT    B[k, :] and C[r, :] stand at b + k*columns and c + r*columns of the memory
     """
-    L, columns = lanes(memory), block.columns
+    (a, a_at, a_row, a_step), L, columns = left, lanes(memory), block.columns
 
     def strip(cols, v):
         def tile(places):
@@ -256,7 +237,8 @@ def activations(job, layer, below, block):
 
         switch(layer.activation, [lambda: None, *map(activate, ACTIVATIONS[1:])])
 
-    product(start, after, job.params, layer.offset, 1, layer.stride, layer.n_in, memory, below, layer.a, layer.n_out, block)
+    weights = job.params, layer.offset, 1, layer.stride
+    product(start, after, weights, layer.n_in, memory, below, layer.a, layer.n_out, block)
 
 
 def deltas(job, layer, below, block):
@@ -274,8 +256,9 @@ def deltas(job, layer, below, block):
 
         switch(below.activation, [lambda: None, *map(derive, DERIVATIVES[1:])])
 
-    product(lambda rows, cols: zero_tile(memory, len(rows), cols), after, job.params, layer.offset, layer.stride, 1,
-            layer.n_out, memory, layer.d, below.d, layer.n_in, block)  # fmt: skip
+    weights = job.params, layer.offset, layer.stride, 1
+    product(lambda rows, cols: zero_tile(memory, len(rows), cols), after, weights, layer.n_out, memory, layer.d, below.d,
+            layer.n_in, block)  # fmt: skip
 
 
 def propagate(job, block):
@@ -286,28 +269,30 @@ def propagate(job, block):
         activations(job, layer, below, block)
         # A_l stays whole; what the next layer takes in stands beside it
         when(block.dropout.drops, lambda: when(level < job.n_layers - 1, lambda: block.drop(layer.a, layer.seen, layer)))
-        mark(job, FORWARD, level)
+        mark(job, "forward", level)
 
     repeat(job.n_layers, one)
 
 
 @outlined
-def compare_with(head, memory, targets, z, d, n_out, columns, vectors, scale, totals, number):
+def compare_with(head, block, targets, last, scale, number):
     """`compare` for one head, a function of its own whose constants stay in registers over the block."""
+    memory, columns, n_out = block.job.memory, block.columns, last.n_out
     L, zero, samples = lanes(memory), splat(memory, 0.0), Samples(memory, n_out, columns)
 
     def vector(v, *sums):
         at = v * L
         classes, weights = (targets + (n_out + extra) * columns + at for extra in (0, 1))
-        return head_and_hits(samples, z + at, targets + at, d + at, classes, head, scale, load(memory, weights), sums)
+        weight = load(memory, weights)
+        return head_and_hits(samples, last.a + at, targets + at, last.d + at, classes, head, scale, weight, sums)
 
-    for place, one in enumerate(carry(vectors, (zero, zero, zero), vector)):
-        put(totals, number * 3 + place, widened(sum_lanes(one)))
+    for place, one in enumerate(carry(block.vectors, (zero, zero, zero), vector)):
+        put(block.job.totals, number * 3 + place, widened(sum_lanes(one)))
 
 
 def compare(job, block, targets, last, scale, number):
     """(2) to (4) for the last layer: A_L^T in place of Z^T, D_L^T; to `totals` a block's loss, sum (A_L - Y)**2 and hits."""
-    args = job.memory, targets, last.a, last.d, last.n_out, block.columns, block.vectors, scale, job.totals, number
+    args = block, targets, last, scale, number
     switch(whole(job.rule.head), [functools.partial(compare_with, head, *args) for head in range(len(HEADS))])
 
 
@@ -342,13 +327,13 @@ def gradients(job, block, a, layer, grad, fresh):
 
 
 @outlined
-def turned_gradients(memory, vectors, columns, a, d, turned, grad, stride, rows, n_out, fresh):
-    """As `gradients`, with D_l, sample by sample, in the memory at `turned`."""
-    L = lanes(memory)
-    width = vector_count(memory, n_out)
+def turned_gradients(job, block, a, layer, grad, fresh):
+    """As `gradients`, with D_l put sample by sample aside."""
+    memory, vectors, columns, stride = job.memory, block.vectors, block.columns, layer.stride
+    turned, L, width = block.private + job.plan.turned, lanes(job.memory), vector_count(job.memory, layer.n_out)
 
     def square(v, j):
-        units = [load(memory, d + (j * L + unit) * columns + v * L) for unit in range(L)]
+        units = [load(memory, layer.d + (j * L + unit) * columns + v * L) for unit in range(L)]
         for sample, column in enumerate(transposed(units)):
             store(memory, turned + (v * L + sample) * stride + j * L, column)
 
@@ -363,7 +348,7 @@ def turned_gradients(memory, vectors, columns, a, d, turned, grad, stride, rows,
         store_tile(sums, memory, places)
 
     def strip(cols, j):
-        in_groups(rows, (HEIGHT, HEIGHT // 2, 1), lambda height, i: tile(height, cols, i, j))
+        in_groups(layer.n_rows, (HEIGHT, HEIGHT // 2, 1), lambda height, i: tile(height, cols, i, j))
 
     repeat(vectors, lambda v: repeat(width, lambda j: square(v, j)))
     in_groups(width, (COLS, 2, 1), strip)
@@ -371,7 +356,7 @@ def turned_gradients(memory, vectors, columns, a, d, turned, grad, stride, rows,
 
 def backpropagate(job, block, parts, fresh):
     """(5), (6): the gradient of a block, into `parts` where a share is `fresh`, else added to it."""
-    memory, L = job.memory, lanes(job.memory)
+    L = lanes(job.memory)
 
     def one(back):
         level = job.n_layers - 1 - back
@@ -380,24 +365,20 @@ def backpropagate(job, block, parts, fresh):
         def delta():
             deltas(job, layer, below, block)
             when(block.dropout.drops, lambda: block.drop(below.d, below.d, below))
-            mark(job, DELTA, level)
+            mark(job, "delta", level)
 
         when(level > 0, delta)
         grad = parts + layer.offset
 
-        def turn():
-            turned_gradients(memory, block.vectors, block.columns, a, layer.d, block.private + job.plan.turned, grad,
-                             layer.stride, layer.n_rows, layer.n_out, fresh)  # fmt: skip
-
-        def straight():
-            gradients(job, block, a, layer, grad, fresh)
+        args = job, block, a, layer, grad, fresh
 
         if jit.vector_bytes == jit.native_width():
             many = layer.n_rows * TURNED_SAMPLES >= block.vectors * L
-            either((layer.n_out >= TURNED_VECTORS * L) * many, turn, straight)
+            wide = layer.n_out >= TURNED_VECTORS * L
+            either(wide * many, lambda: turned_gradients(*args), lambda: gradients(*args))
         else:
-            straight()
-        mark(job, GRADIENT, level)
+            gradients(*args)
+        mark(job, "gradient", level)
 
     repeat(job.n_layers, one)
 
@@ -448,12 +429,12 @@ def train(job):
 
         def fill_panel():
             pack_rows(job, step.first + step.row, step.stop - step.row, panel, last.n_out)
-            mark(job, GATHER)
+            mark(job, "gather")
 
         when(step.packed == 0, fill_panel)
         propagate(job, block)
         compare(job, block, targets, last, splat(memory, steps.loss_scale(job, step)), step.number)
-        mark(job, COMPARE)
+        mark(job, "loss")
         backpropagate(job, block, plan.parts + part * plan.size, step.number < plan.shares)
 
     def finish(step):
@@ -461,16 +442,16 @@ def train(job):
         factor = steps.loss_factor(job, step)
 
         def note(number):
-            steps.note(job, step, LOSS, element(job.totals, number * 3) * factor)
-            steps.note(job, step, SQUARES, element(job.totals, number * 3 + 1))
-            steps.note(job, step, HITS, element(job.totals, number * 3 + 2))
+            steps.note(job, step, "loss", element(job.totals, number * 3) * factor)
+            steps.note(job, step, "squares", element(job.totals, number * 3 + 1))
+            steps.note(job, step, "hits", element(job.totals, number * 3 + 2))
 
         repeat(step.number + 1, note)
         when(job.rule.alpha != 0.0, lambda: steps.note_penalty(job, step))
         finish_gradient(job, step, smaller(plan.shares, step.number + 1))
         now = solver.at(rate=splat(memory, step_length(job.rule, step.steps + 1)))
         descend(job, now, 0, plan.size, splat(memory, 1.0))
-        mark(job, UPDATE)
+        mark(job, "update")
 
     def block(step):
         part = switch(plan.shares > 1, [lambda: 0, lambda: step.number % plan.shares])

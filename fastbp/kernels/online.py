@@ -18,40 +18,17 @@ A row of X is read where it stands. There are no threads: a step is too short fo
 import numpy as np
 
 from fastbp.kernels import steps
+from fastbp.kernels.control import SIDE_BY_SIDE, carry, either, in_groups, repeat, side_by_side, switch, when
 from fastbp.kernels.jit import registers
 from fastbp.kernels.losses import Row, head_of, hit
+from fastbp.kernels.numbers import choose, either_place, element, named, put, whole, widened
 from fastbp.kernels.phases import counters_of, mark
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
-from fastbp.kernels.simd import (
-    SIDE_BY_SIDE,
-    broadcast,
-    carry,
-    choose,
-    either,
-    either_place,
-    element,
-    fma,
-    fold,
-    in_groups,
-    lanes,
-    load,
-    named,
-    put,
-    repeat,
-    select,
-    side_by_side,
-    splat,
-    store,
-    sum_lanes,
-    switch,
-    vector_count,
-    when,
-    whole,
-    widened,
-)
 from fastbp.kernels.solvers import Solver, descend, rule_of, step_length, update
 from fastbp.kernels.steps import layer_of, row_at
-from fastbp.layout import COMPARE, FORWARD, GATHER, GRADIENT, HITS, LOSS, N_IN, ONLINE_PLAN, SQUARES, UPDATE
+from fastbp.kernels.tiles import fold
+from fastbp.kernels.vectors import broadcast, fma, lanes, load, select, splat, store, sum_lanes, vector_count
+from fastbp.layout import N_IN, ONLINE_PLAN
 
 HEIGHT = registers() // 4  # rows on the way down: their sums, factors and steps share the registers
 
@@ -113,7 +90,7 @@ def propagate(job, x_at):
             return lambda: repeat(vectors, vector)
 
         switch(layer.activation, [lambda: None, *map(activate, ACTIVATIONS[1:])])
-        mark(job, FORWARD, level)
+        mark(job, "forward", level)
 
     repeat(job.n_layers, one)
 
@@ -180,7 +157,7 @@ def backpropagate(job, x_at, solver):
 
         either(hidden, learn_hidden, lambda: learn(job.X, x_at, None))
         when(layer.biased, learn_biases)
-        mark(job, GRADIENT, level)
+        mark(job, "gradient", level)
 
     repeat(job.n_layers, one)
 
@@ -197,18 +174,18 @@ def train(job):
         x_at, weight = source * element(job.layers, N_IN), step.weight
         # long before they are read, as vectors, which takes longer where the numbers are still on their way to the cache
         repeat(n_out, lambda j: put(memory, y + j, element(job.Y, source * n_out + j)))
-        mark(job, GATHER)
+        mark(job, "gather")
         propagate(job, x_at)
         scale = choose(rule.per_row == 0.0, weight, 1.0 / rule.per_row)
         loss, squares = head_of(outputs, last.a, y, last.d, head, splat(memory, scale), splat(memory, weight), (zero, zero))
-        steps.note(job, step, LOSS, widened(sum_lanes(loss)) * steps.loss_factor(job, step))
-        steps.note(job, step, SQUARES, widened(sum_lanes(squares)))
-        steps.note(job, step, HITS, widened(hit(outputs, last.a, y, n_out == 1)))
-        mark(job, COMPARE)
+        steps.note(job, step, "loss", widened(sum_lanes(loss)) * steps.loss_factor(job, step))
+        steps.note(job, step, "squares", widened(sum_lanes(squares)))
+        steps.note(job, step, "hits", widened(hit(outputs, last.a, y, n_out == 1)))
+        mark(job, "loss")
 
         def penalty():
             steps.note_penalty(job, step)
-            mark(job, UPDATE)
+            mark(job, "update")
 
         when(rule.alpha != 0.0, penalty)
         now = solver.at(
@@ -219,7 +196,7 @@ def train(job):
 
         def clip():
             descend(job, now, 0, job.plan.size, splat(memory, steps.shrink_of(job)))
-            mark(job, UPDATE)
+            mark(job, "update")
 
         when(clips, clip)
 

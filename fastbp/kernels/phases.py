@@ -3,13 +3,26 @@
 A mark stands where a phase ends: the time since the thread's last mark belongs to that phase. Phases therefore sum to all
 the time from the start of a call to its last mark, and a phase costs one mark.
 
-What comes before the first block, between blocks and after the last one is OVERHEAD. Where threads wait for each other,
+What comes before the first block, between blocks and after the last one is overhead. Where threads wait for each other,
 `wait_for_all` has its own mark; what stands before it needs one, too.
 """
 
+import time
+
 from fastbp.kernels import jit
-from fastbp.kernels.simd import add_to, clock, element, put, repeat
-from fastbp.layout import CLOCK, COUNTER_GROUP, COUNTERS, OVERHEAD
+from fastbp.kernels.control import repeat
+from fastbp.kernels.numbers import add_to, element, put
+from fastbp.kernels.tracing import INT, external, word
+from fastbp.layout import CLOCK, COUNTER_GROUP, COUNTERS, PHASES
+
+
+@word(lambda like: time.perf_counter_ns())
+def clock(like):
+    """A counter of the processor that runs at a constant rate; 0 where it has none. Nanoseconds in plain Python.
+
+    The argument, any memory, is not looked at.
+    """
+    return like.new(external(like.builder, "llvm.readcyclecounter", INT))
 
 
 def counters_of(job, rank):
@@ -24,9 +37,9 @@ def start_clock(job):
 
 
 def mark(job, phase, level=0):
-    """The time since the thread's last mark belongs to a phase, one of OF_LAYERS with the layer's number, others with 0."""
+    """The time since the thread's last mark belongs to one of `fastbp.layout.PHASES`, where it may be a layer's."""
     if jit.marks:
-        now, pair = clock(job.sync), job.counters + level * COUNTER_GROUP + phase * 2
+        now, pair = clock(job.sync), job.counters + level * COUNTER_GROUP + list(PHASES).index(phase) * 2
         add_to(job.sync, pair, now - element(job.sync, job.counters + CLOCK))
         add_to(job.sync, pair + 1, 1)
         put(job.sync, job.counters + CLOCK, now)
@@ -35,4 +48,4 @@ def mark(job, phase, level=0):
 def count_marks(job):
     """As many marks as `job.number` says, in which nothing is done; `job.sync` counts from `job.counters` on."""
     start_clock(job)
-    repeat(job.number, lambda _: mark(job, OVERHEAD))
+    repeat(job.number, lambda _: mark(job, "overhead"))

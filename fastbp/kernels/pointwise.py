@@ -9,26 +9,94 @@ e**x - 1: put together from 2**n and e**r - 1 (Tang, ACM TOMS 18, 1992). Logarit
 s = f / (2 + f), written so that f itself is added last (Tang, ACM TOMS 16, 1990).
 """
 
+import functools
 import math
 
-from fastbp.kernels.simd import (
-    at_least,
-    beyond,
-    exponent_bias,
-    fma,
-    full_like,
-    is_float32,
-    lanes,
-    load,
-    mantissa_and_exponent,
-    polynomial,
-    power_of_two,
-    repeat,
-    select,
-    store,
-    switch,
-    times_power_of_two,
-)
+import numpy as np
+from llvmlite import ir
+
+from fastbp.kernels.control import repeat, switch
+from fastbp.kernels.tracing import word
+from fastbp.kernels.vectors import fma, full_like, is_float32, lanes, load, select, store
+
+# --- bits --------------------------------------------------------------------------------------------------------------
+
+
+@word(lambda x, number: ~(x < number))
+def at_least(x, number):
+    """Mask of the lanes where not x < number: a NaN counts."""
+    return x.new(x.builder.fcmp_unordered(">=", x.value, x.like(number)))
+
+
+@word(lambda x, number: ~(x <= number))
+def beyond(x, number):
+    """Mask of the lanes where not x <= number: a NaN counts."""
+    return x.new(x.builder.fcmp_unordered(">", x.value, x.like(number)))
+
+
+def float_format(x):
+    """Bits of an element, bits of its mantissa, bias of its exponent."""
+    return (32, 23, 127) if is_float32(x) else (64, 52, 1023)
+
+
+@word(lambda x: x.view(f"uint{float_format(x)[0]}"))
+def bits_of(x):
+    """The bits of floats, as integers."""
+    return x.new(x.builder.bitcast(x.value, ir.VectorType(ir.IntType(float_format(x)[0]), x.type.count)))
+
+
+@word(lambda bits, like: bits.view(like.dtype))
+def floats_of(bits, like):
+    """The floats that have these bits."""
+    return bits.new(bits.builder.bitcast(bits.value, like.type))
+
+
+def exponent_bias(x):
+    """What stands in the exponent's place of 1 in the type of x."""
+    return float_format(x)[2]
+
+
+def power_of_two(k):
+    """2**(k - `exponent_bias`) for an integer k that stands in the low bits of a float; right if that is a normal number."""
+    return times_power_of_two(full_like(k, 0), k)
+
+
+def times_power_of_two(x, k):
+    """x * 2**k for an integer k in the low bits of a float; right while x and the result are normal numbers.
+
+    A NaN may become anything.
+    """
+    return floats_of(bits_of(x) + (bits_of(k) << float_format(x)[1]), x)
+
+
+def mantissa_and_exponent(x):
+    """x = m * 2**k with m from sqrt(1/2) to sqrt(2) and a whole number k, both as floats; right for positive normal x.
+
+    Adding to the bits of x what makes those of sqrt(1/2) into those of 1 leaves k + bias alone in the exponent's place, and
+    m less sqrt(1/2), as integers, in the mantissa's. Put below a large power of two, the integer becomes a float.
+    """
+    bits, mantissa, bias = float_format(x)
+    low = int(np.array(0.5**0.5, f"float{bits}").view(f"uint{bits}"))
+    moved = bits_of(x) + ((bias << mantissa) - low)
+    m = floats_of((moved & (1 << mantissa) - 1) + low, x)
+    k = floats_of((moved >> mantissa) | (bias + mantissa << mantissa), x)
+    return m, k - (2.0**mantissa + bias)
+
+
+def polynomial(x, coefficients):
+    """c[0] + c[1] x + c[2] x**2 + ...: even and odd powers apart, each by Horner's rule in x**2.
+
+    The chain of dependent operations is half as long as with Horner's rule alone, for one multiplication more.
+    """
+    square = x * x
+
+    def horner(terms):
+        return functools.reduce(lambda result, term: fma(square, result, term), reversed(terms))
+
+    return fma(x, horner(coefficients[1::2]), horner(coefficients[::2]))
+
+
+# --- exponential and logarithm ----------------------------------------------------------------------------------------
 
 # (e**r - 1 - r) / r**2 on |r| <= ln(2)/2; relative error of e**r 3.1e-9 (float32) and 3.6e-18 (float64) before rounding.
 EXP_FLOAT32 = (

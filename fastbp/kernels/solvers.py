@@ -3,24 +3,11 @@
 The equations are (7) in `fastbp.reference`. A solver is a function of the gradient of LANES weights and their place.
 """
 
-from fastbp.kernels.simd import (
-    choose,
-    fma,
-    in_groups,
-    in_place,
-    is_float32,
-    lanes,
-    load,
-    named,
-    select,
-    splat,
-    square_root,
-    store,
-    switch,
-    until_zero,
-    whole,
-)
+from fastbp.kernels.control import in_groups, switch, until_zero
+from fastbp.kernels.numbers import choose, named, whole
+from fastbp.kernels.tiles import in_place
 from fastbp.kernels.tracing import Names
+from fastbp.kernels.vectors import fma, is_float32, lanes, load, select, splat, square_root, store
 from fastbp.rule import RULE
 
 SGD, ADAM = 1, 4

@@ -13,30 +13,16 @@ steps         steps of the solver so far
 weight        the sum of the weights of the batch's rows; without any, no step is taken
 """
 
+from llvmlite import ir
+
+from fastbp.kernels import jit
+from fastbp.kernels.control import carry, switch, when
+from fastbp.kernels.numbers import add_to, choose, element, named, put, smaller, widened
 from fastbp.kernels.phases import mark, start_clock
-from fastbp.kernels.simd import (
-    add_to,
-    carry,
-    choose,
-    element,
-    flush_subnormals,
-    fma,
-    lanes,
-    load,
-    named,
-    put,
-    restore_subnormals,
-    smaller,
-    splat,
-    square_root,
-    sum_lanes,
-    switch,
-    when,
-    widened,
-)
 from fastbp.kernels.threads import wait_for_all
-from fastbp.kernels.tracing import Names
-from fastbp.layout import CURSOR, FIELDS, LAYER, OVERHEAD, PENALTY, PLACE, RECORD_SIZE
+from fastbp.kernels.tracing import INT, INT32, Names, external, integer, word
+from fastbp.kernels.vectors import fma, lanes, load, splat, square_root, sum_lanes
+from fastbp.layout import CURSOR, LAYER, PLACE, RECORD
 
 
 def run(job, block, resident=0):
@@ -44,7 +30,7 @@ def run(job, block, resident=0):
     control = flush_subnormals(job.memory)
     start_clock(job)
     start = named(job.cursor, CURSOR)
-    mark(job, OVERHEAD)
+    mark(job, "overhead")
     wait_for_all(job)  # all have read the cursor, which the first thread writes in the end
     block_rows = job.plan.block_rows
 
@@ -53,7 +39,7 @@ def run(job, block, resident=0):
         stop = smaller(row + block_rows, batch_stop)
         first, ended = (epoch - start.epoch) * (job.n * job.shuffled), stop == batch_stop
         weight = weight_of(job, first + batch, batch_stop - batch)
-        mark(job, OVERHEAD)
+        mark(job, "overhead")
         block(Names(epoch=epoch, row=row, stop=stop, batch=batch, batch_stop=batch_stop, first=first, number=number,
                     ended=ended, done=done, packed=packed, steps=steps, weight=weight))  # fmt: skip
         over = stop == job.n
@@ -74,13 +60,13 @@ def run(job, block, resident=0):
         when(job.rank == 0, write)
 
     when(job.blocks > 0, blocks)
-    mark(job, OVERHEAD)
+    mark(job, "overhead")
     restore_subnormals(job.memory, control)
 
 
 def layer_of(job, number):
     """A layer's entries in the tables, its number, and whether it has biases."""
-    row = named(job.layers, LAYER, number * FIELDS)
+    row = named(job.layers, LAYER, number * len(LAYER))
     places = named(job.places, PLACE, number * len(PLACE))
     return Names(**vars(row), **vars(places), number=number, biased=row.n_rows > row.n_in)
 
@@ -116,18 +102,18 @@ def loss_factor(job, step):
 
 
 def note(job, step, column, number):
-    """Add to the record of the epoch."""
-    add_to(job.record, step.epoch * RECORD_SIZE + column, number)
+    """Add to a column of the record of the epoch, one of `fastbp.layout.RECORD`."""
+    add_to(job.record, step.epoch * len(RECORD) + RECORD.index(column), number)
 
 
 def note_penalty(job, step):
     """Add the sum of the squares of all weights to the record, where there is an L2 term."""
 
     def add(level, total):
-        layer = named(job.layers, LAYER, level * FIELDS)
+        layer = named(job.layers, LAYER, level * len(LAYER))
         return (total + widened(sum_squares(job.params, layer.offset, layer.n_in * layer.stride)),)
 
-    note(job, step, PENALTY, carry(job.n_layers, (0.0,), add)[0] * loss_factor(job, step))
+    note(job, step, "penalty", carry(job.n_layers, (0.0,), add)[0] * loss_factor(job, step))
 
 
 def sum_squares(data, at, count):
@@ -145,3 +131,47 @@ def shrink_of(job):
     """What makes the stored gradient no longer than `max_norm`."""
     most, norm = job.rule.max_norm, square_root(widened(sum_squares(job.memory, job.plan.grad, job.plan.size)))
     return choose(norm > most, most / norm, 1.0)
+
+
+# --- subnormal numbers ------------------------------------------------------------------------------------------------
+
+X86_FLUSHES, ARM_FLUSHES = 0x8040, 1 << 24  # bits by which subnormal operands and results are 0
+
+
+def room(builder):
+    """Room for 32 bits on the stack, and its address; elsewhere than at a function's start, it would take a register."""
+    with builder.goto_entry_block():
+        stored = builder.alloca(INT32)
+        return stored, builder.bitcast(stored, ir.IntType(8).as_pointer())
+
+
+@word(lambda like: 0)
+def flush_subnormals(like):
+    """From now on this thread takes numbers below the normal ones for 0; gives what `restore_subnormals` wants.
+
+    Processors need 10 to 100 times as long for them, and the moments of a weight whose gradient stays 0 become such numbers.
+    """
+    builder = like.builder
+    if jit.x86():
+        stored, address = room(builder)
+        external(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), address)
+        before = builder.zext(builder.load(stored), INT)
+        restore_subnormals(like, like.new(before) | X86_FLUSHES)
+    elif jit.arm():
+        before = external(builder, "llvm.aarch64.get.fpcr", INT)
+        restore_subnormals(like, like.new(before) | ARM_FLUSHES)
+    else:
+        before = integer(0)
+    return like.new(before)
+
+
+@word(lambda like, before: None)
+def restore_subnormals(like, before):
+    """Undo `flush_subnormals`."""
+    builder = like.builder
+    if jit.x86():
+        stored, address = room(builder)
+        builder.store(builder.trunc(before.value, INT32), stored)
+        external(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), address)
+    elif jit.arm():
+        external(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), before.value)

@@ -1,8 +1,8 @@
 """How kernels become LLVM: values whose operators emit.
 
 A kernel is plain Python. Run with numpy arrays, it computes; run once with `Traced` values, while it is compiled, it says
-what the machine code does. Loops and branches that depend on such values are words of `fastbp.kernels.simd`; whatever else
-Python has (functions, objects, comprehensions) costs nothing later.
+what the machine code does. Loops and branches that depend on such values are words of `fastbp.kernels.control`; whatever
+else Python has (functions, objects, comprehensions) costs nothing later.
 """
 
 import functools
@@ -255,7 +255,7 @@ def shuffle(builder, a, b, lanes):
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, len(lanes)), list(lanes)))
 
 
-def place(memory, offset, vector):
+def pointer(memory, offset, vector):
     """A pointer to a vector in memory."""
     builder = memory.builder
     return builder.bitcast(builder.gep(memory.value, [operand(offset)]), vector.as_pointer())

@@ -1,0 +1,429 @@
+"""Products of matrices, tile by tile: the three of a step in the wide kernel.
+
+Loops, from the innermost: a tile, which one function sums for all products, `sum_tile`; all tiles of a strip, which use the
+same few vectors of the right factor; STRIPS strips, which use the same left factors; parts of the sum; groups of strips;
+ROWS rows. A part of DEPTH terms of a strip stays in the L1 cache, the left factors of a part and the sums of a group in the
+L2 cache. A tile's activation, derivative or update is taken while the L1 cache holds it. Where a strip's factors are copied
+together, one part of up to PACKED_DEPTH terms ran 15% faster than several that take turns with the sums, though it is more
+than the L1 cache holds: the copy is read from end to end.
+
+A tile is nearly square because loads, not multiplications, run short: 6 x 4 vectors take 10 loads for 24 multiplications and
+ran a sixth faster than 8 x 2, which take 10 for 16. What the next tile needs from afar is asked for a tile ahead: rows of X
+(a tenth of the forward pass), and weights, D_l and A_l where they have left the L2 cache (a tenth of a gradient, a third of
+the delta below a narrow layer). Wide layers make it pay to copy factors together first, without gaps: the left ones of a
+gradient, tile by tile, and the right ones of a strip. Those of a delta always are: that is where they are transposed, so
+W_l^T is never there as a whole.
+"""
+
+import functools
+
+from llvmlite import ir
+
+from fastbp.kernels.control import either, in_groups, repeat, switch, when
+from fastbp.kernels.jit import tile_shape
+from fastbp.kernels.numbers import choose, either_place, element, from_on, smaller
+from fastbp.kernels.phases import mark
+from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
+from fastbp.kernels.solvers import SGD, update
+from fastbp.kernels.tiles import in_place, load_tile, outer, store_tile, transposed
+from fastbp.kernels.tracing import INT32, Names, external, outlined, word
+from fastbp.kernels.vectors import broadcast, first_lane, fma, lanes, load, load_some, store, vector_count
+from fastbp.layout import DEPTH, GRADIENT_DEPTH, PACKED_DEPTH
+
+HEIGHT, COLS = tile_shape()
+# Heights of tiles, the first one for those of one or two vectors.
+HEIGHTS = 10 if COLS > 3 else 5, *(height for height in (6, 4, 2, 1) if height <= HEIGHT)
+ROWS = 264  # rows of C at a time, whole tiles
+STRIPS = 4  # strips at a time
+# A part of a strip of right factors is copied together for so many rows of C, where a factor's rows are so many vectors
+# apart: then each is a page of its own, and 5% is saved.
+PACK_ROWS, PACK_VECTORS = 32, 64
+PANEL_VECTORS = 16  # as many vectors of D_l pay for copying the left factors of a gradient together
+FAR = 200_000  # of so many elements the first ones have left the L2 cache when they are needed again
+# A gradient of so few vectors and so many left factors takes few samples at a time: each is a stream that is read ahead.
+THIN_VECTORS, THIN_FACTORS, THIN_DEPTH = 2, 50_000, 32
+
+
+def copy(source, at, target, to, count):
+    """Copy so many elements, a constant."""
+    store(target, to, load_some(source, at, count))
+
+
+@word(lambda memory, at: None)
+def prefetch(memory, at):
+    """Ask for the memory around an element, which is about to be read and written."""
+    address = memory.builder.bitcast(from_on(memory, at).value, ir.IntType(8).as_pointer())
+    write, near, data = (ir.Constant(INT32, number) for number in (0, 3, 1))
+    external(memory.builder, "llvm.prefetch.p0i8", ir.VoidType(), address, write, near, data)
+
+
+@outlined
+def sum_tile(height, cols, listed, left, right, start, c, terms, descent):
+    """C[i, :] = start[i, :] + sum over k of left(i, k) x right[k, :], for the vectors of one tile.
+
+    A matrix is a pointer to its first element and the distance of its rows. With a, table, step = left, left(i, k) is the
+    element of `a` at
+
+        table[i] + k * step   or, where `listed`,
+        i + table[k]
+
+    With descends, rate, decay = descent: where it `descends`, the sum is a gradient, C holds weights, and plain SGD takes
+    them a step of length `rate` further; where that is 2, with an L2 term.
+    """
+    (a, table, a_step), (b, b_step), (start, start_step), (c, c_step) = left, right, start, c
+    descends, rate, decay = descent
+    L = lanes(c)
+    rows = [] if listed else [from_on(a, element(table, i)) for i in range(height)]
+
+    def of_rows(k):
+        if listed:
+            sample = from_on(a, element(table, k))
+            return [broadcast(sample, i) for i in range(height)]
+        return [broadcast(row, k * a_step) for row in rows]
+
+    def of_columns(k):
+        row = from_on(b, k * b_step)
+        return [load(row, j * L) for j in range(cols)]
+
+    def step(gradient):
+        for g, place in in_place(sums, [c_step * i for i in range(height)]):
+            w = load(c, place)
+            store(c, place, fma(gradient(g, w), rate, w))
+
+    sums = outer(load_tile(start, [start_step * i for i in range(height)], cols), terms, of_rows, of_columns)
+
+    def descend_tile():
+        either(descends > 1, lambda: step(lambda g, w: fma(w, decay, g)), lambda: step(lambda g, w: g))
+
+    either(descends, descend_tile, lambda: store_tile(sums, c, [c_step * i for i in range(height)]))
+
+
+class Product:
+    """Every tile of C = start + sum over k of left(k) x right[k]; a tile is its first row, rows, first vector and vectors.
+
+    Parameters
+    ----------
+    job, part : what the thread works on
+    rows, depth, vectors : rows of C, terms of the sums, and vectors of a row of C
+    start, c : pointer, offset and row step: what the sums begin with, at the first vector; and C
+    most : terms of the sums that are taken at a time
+    """
+
+    # pointer, offset and row step of the right factors, whose rows are k; or None where `fill` gives them
+    right = None
+
+    def __init__(self, job, part, rows, depth, vectors, start, c, most):
+        self.job, self.part, self.rows, self.depth, self.vectors = job, part, rows, depth, vectors
+        self.start, self.c, self.most = start, c, most
+
+    def left(self, add, height, r, k):
+        """Call add(listed, a, table, a_step), of `sum_tile`, for the left factors of rows r ... and of terms k ..."""
+        raise NotImplementedError
+
+    def fill(self, k, terms, v, cols):
+        """Put the right factors of some terms, from k on, and vectors, from v on, at `part.pack`, without gaps."""
+        memory, pack, L = self.job.memory, self.part.pack, lanes(self.job.memory)
+        data, at, stride = self.right
+
+        def row(i):
+            repeat(cols, lambda j: store(memory, pack + (i * cols + j) * L, load(data, at + (k + i) * stride + (v + j) * L)))
+
+        repeat(terms, row)
+
+    def ahead(self, tile, k, terms):
+        """Ask for memory that the tile after this one needs."""
+
+    def target(self, last, tile, c):
+        """Where a tile goes, and the last three arguments of `sum_tile`; it is complete if `last`."""
+        return c, (0, None, None)
+
+    def after(self, last, tile):
+        """Do what is to be done with a tile of C; it is complete if `last`."""
+
+    def each_vector(self, tile, stride, body):
+        """body(place, v) for every vector of a tile of a matrix: where it begins, and its number in the row."""
+        first, height, v, cols = tile
+        L = lanes(self.job.memory)
+        repeat(height, lambda r: repeat(cols, lambda j: body((first + r) * stride + (v + j) * L, v + j)))
+
+    def packed(self):
+        """Whether the right factors are put together, and in how many parts the sums are taken."""
+        depth, L = self.depth, lanes(self.job.memory)
+        filled = self.right is None
+        packed = self.rows > 0 if filled else (self.rows >= PACK_ROWS) * (self.right[2] >= PACK_VECTORS * L)
+        # factors that only one tile uses, where they stand, need not stay in the L1 cache
+        apart = choose((self.vectors < 3) * (self.rows <= HEIGHTS[0]), self.rows > 0, (depth + (self.most - 1)) // self.most)
+        parts = choose(packed, (depth + (PACKED_DEPTH - 1)) // PACKED_DEPTH, apart)
+        # whole vectors of terms
+        part_depth = switch(parts > 1, [lambda: depth, lambda: ((depth + (parts - 1)) // parts + (L - 1)) // L * L])
+        parts = switch(parts > 1, [lambda: parts, lambda: (depth + (part_depth - 1)) // part_depth])
+        return packed, parts, part_depth
+
+    def run(self):
+        """Compute it, strip by strip."""
+        layout = self.packed()
+        _, parts, _ = layout
+        whole = self.vectors // COLS
+        strips = whole + (self.vectors % COLS > 1) + self.vectors % COLS % 2
+
+        def strip(number, part, rows):
+            v = smaller(number, whole) * COLS + (number > whole) * 2
+            self.strip(v, smaller(self.vectors - v, choose(number < whole, COLS, 2)), part, rows, *layout)
+
+        def block(number):
+            rows = number * ROWS, smaller(ROWS, self.rows - number * ROWS)
+
+            def group(first):
+                some = smaller(STRIPS, strips - first * STRIPS)
+                repeat(parts, lambda part: repeat(some, lambda i: strip(first * STRIPS + i, part, rows)))
+
+            repeat((strips + (STRIPS - 1)) // STRIPS, group)
+
+        repeat((self.rows + (ROWS - 1)) // ROWS, block)
+
+    def strip(self, v, cols, part, rows, packed, parts, part_depth):
+        """All tiles of some rows and vectors, for one part of the sums."""
+        memory, pack, L = self.job.memory, self.part.pack, lanes(self.job.memory)
+        begin, (first_row, count) = part * part_depth, rows
+        terms, last = smaller(part_depth, self.depth - begin), part == parts - 1
+        factors, step = from_on(memory, pack), cols * L
+        if self.right is not None:
+            data, at, stride = self.right
+            factors, step = choose(packed, factors, from_on(data, at + begin * stride + v * L)), choose(packed, step, stride)
+        before, before_at, before_step = (choose(part == 0, *pair) for pair in zip(self.start, self.c, strict=True))
+        c, c_at, c_step = self.c
+        tallest = choose(cols > 2, HEIGHTS[1], HEIGHTS[0])
+
+        def rows_of_tile(number):
+            r = first_row + number * tallest
+            tile = r, smaller(count - number * tallest, tallest), v, cols
+            (here, to, to_step), descent = self.target(last, tile, (c, c_at + r * c_step + v * L, c_step))
+            self.ahead(tile, begin, terms)
+
+            def some(height, first):
+                origin = from_on(before, before_at + (r + first) * before_step + v * L)
+                goal = from_on(here, to + first * to_step)
+
+                def of_width(width):
+                    def add(listed, *left):
+                        sum_tile(height, width, listed, left, (factors, step), (origin, before_step), (goal, to_step), terms,
+                                 descent)  # fmt: skip
+
+                    return lambda: self.left(add, height, r + first, begin)
+
+                widths = [of_width(1), of_width(2), *[of_width(COLS)] * (COLS - 2)]
+                switch(cols - 1, widths if height < HEIGHTS[0] else widths[:2])
+
+            def one():
+                either(cols > 2, lambda: some(HEIGHTS[1], 0), lambda: some(HEIGHTS[0], 0))
+
+            either(tile[1] == tallest, one, lambda: in_groups(tile[1], HEIGHTS[1:], some))
+            self.after(last, tile)
+
+        when(packed, lambda: self.fill(begin, terms, v, cols))
+        repeat((count + (tallest - 1)) // tallest, rows_of_tile)
+
+
+class Part(Names):
+    """What a thread does of a block: rows begin ... begin + count - 1, its room for factors, and the masks.
+
+    drop_at       number of the first unit of a layer of one unit, among all of the batch
+    """
+
+    def __init__(self, job, begin, count, dropout):
+        pack = job.plan.pack + job.rank * job.plan.pack_size
+        super().__init__(begin=begin, count=count, dropout=dropout, pack=pack)
+
+    def lines(self, job, level):
+        """Where the table says where the rows of A_{level - 1} begin: those of X for the first layer."""
+        return level * job.plan.block_rows + self.begin
+
+
+class Forward(Product):
+    """(1), (2): A_l = s(A_{l-1} W_l + b_l), and zero in the padding; without s for the last layer, whose loss takes it.
+
+    A_l stays whole; where units are left out, what the next layer takes in stands beside it.
+    """
+
+    def __init__(self, job, part, layer, a, hidden):
+        memory, stride = job.memory, layer.stride
+        bias = job.params, layer.offset + layer.n_in * stride
+        self.layer, self.a, self.hidden, self.here = layer, a, hidden, part.begin * stride
+        self.key = part.dropout.layer_key(memory, layer.number)
+        self.right = job.params, layer.offset, stride
+        super().__init__(
+            job, part, part.count, layer.n_in, vector_count(memory, layer.n_out),
+            (*either_place(layer.biased, bias, (memory, job.plan.zeros)), 0), (memory, layer.a + self.here, stride), DEPTH,
+        )  # fmt: skip
+
+    def left(self, add, height, r, k):
+        a, at = self.a
+        add(False, from_on(a, at + k), from_on(self.job.table, self.part.lines(self.job, self.layer.number) + r), 1)
+
+    def ahead(self, tile, k, terms):
+        first, height, v, _ = tile
+        a, at = self.a
+        L, lines = lanes(self.job.memory), self.part.lines(self.job, self.layer.number)
+
+        def ask(r):
+            row = at + element(self.job.table, lines + first + height + r) + k
+            repeat((terms + (L - 1)) // L, lambda n: prefetch(a, row + n * L))
+
+        when((v == 0) * (self.hidden == 0), lambda: repeat(height, ask))
+
+    def after(self, last, tile):
+        memory, layer, dropout, stride = self.job.memory, self.layer, self.part.dropout, self.layer.stride
+        L = lanes(memory)
+
+        def activate(function):
+            def one(at, v):
+                at = layer.a + self.here + at
+                store(memory, at, function(load(memory, at)) * load(memory, layer.valid + v * L))
+
+            return lambda: self.each_vector(tile, stride, one)
+
+        def drop(at, v):
+            at, number = self.here + at, dropout.first * stride + self.here + at
+            store(memory, layer.seen + at, dropout.masked(load(memory, layer.a + at), memory, number, 1, self.key))
+
+        def complete():
+            # the identity leaves zeros in the padding
+            switch(layer.activation, [lambda: None, *map(activate, ACTIVATIONS[1:])])
+            when(dropout.drops, lambda: when(layer.number < self.job.n_layers - 1, drop_all))
+
+        def drop_all():
+            self.each_vector(tile, stride, drop)
+
+        when(last, complete)
+
+
+class Delta(Product):
+    """(5): D_{l-1} = (D_l W_l^T) * s', times m_{l-1}; the factors are transposed where they are put together."""
+
+    def __init__(self, job, part, layer, below):
+        memory, zeros = job.memory, job.plan.zeros
+        self.layer, self.below, self.here = layer, below, part.begin * below.stride
+        self.key = part.dropout.layer_key(memory, below.number)
+        super().__init__(
+            job, part, part.count, layer.n_out, vector_count(memory, layer.n_in), (memory, zeros, 0),
+            (memory, below.d + self.here, below.stride), PACKED_DEPTH,
+        )  # fmt: skip
+
+    def left(self, add, height, r, k):
+        lines = self.part.lines(self.job, self.layer.number + 1)
+        add(False, from_on(self.job.memory, self.layer.d + k), from_on(self.job.table, lines + r), 1)
+
+    def fill(self, k, terms, v, cols):
+        """W_l^T, a square of vectors at a time, with zeros below W_l."""
+        job, layer, pack, L = self.job, self.layer, self.part.pack, lanes(self.job.memory)
+
+        def row(i, k):
+            weights = job.params, layer.offset + i * layer.stride
+            row, at = either_place(i < layer.n_in, weights, (job.memory, job.plan.zeros))
+            return load(row, at + k)
+
+        def square(i, j):
+            rows = [row((v + j) * L + lane, k + i * L) for lane in range(L)]
+            for lane, column in enumerate(transposed(rows)):
+                store(job.memory, pack + ((i * L + lane) * cols + j) * L, column)
+
+        mark(job, "delta", layer.number)
+        repeat(cols, lambda j: repeat((terms + (L - 1)) // L, lambda i: square(i, j)))
+        mark(job, "transpose", layer.number)
+
+    def ahead(self, tile, k, terms):
+        memory, (first, height, v, cols) = self.job.memory, tile
+
+        def ask(at, v):
+            prefetch(memory, self.below.d + self.here + at)
+            prefetch(memory, self.below.a + self.here + at)
+
+        following = first + height, height, v, cols
+        when(2 * self.rows * self.below.stride > FAR, lambda: self.each_vector(following, self.below.stride, ask))
+
+    def after(self, last, tile):
+        memory, below, dropout, stride = self.job.memory, self.below, self.part.dropout, self.below.stride
+
+        def derive(function):
+            def one(at, v):
+                at = self.here + at
+                store(memory, below.d + at, load(memory, below.d + at) * function(load(memory, below.a + at)))
+
+            return lambda: self.each_vector(tile, stride, one)
+
+        def drop(at, v):
+            at, number = below.d + self.here + at, dropout.first * stride + self.here + at
+            store(memory, at, dropout.masked(load(memory, at), memory, number, 1, self.key))
+
+        def complete():
+            switch(below.activation, [lambda: None, *map(derive, DERIVATIVES[1:])])
+            when(dropout.drops, lambda: self.each_vector(tile, stride, drop))
+
+        when(last, complete)
+
+
+class Gradient(Product):
+    """(6), (7): W_l += step of A_{l-1}^T D_l, for the rows of W_l that belong to a thread."""
+
+    def __init__(self, job, part, layer, learning, a, rows):
+        memory, stride, zeros = job.memory, layer.stride, job.plan.zeros
+        begin, self.stop = rows
+        count, vectors = self.stop - begin, vector_count(memory, layer.n_out)
+        self.layer, self.learning, self.a, self.many = layer, learning, a, vectors >= PANEL_VECTORS
+        self.at = layer.offset + begin * stride
+        grad, fresh, few = job.plan.grad + self.at, learning.fresh, part.count
+        self.right = memory, layer.d, stride
+        super().__init__(
+            job, part, count, few, vectors, (memory, choose(fresh, zeros, grad), choose(fresh, 0, stride)),
+            (memory, grad, stride),
+            choose((vectors <= THIN_VECTORS) * (count * few > THIN_FACTORS), THIN_DEPTH, GRADIENT_DEPTH),
+        )  # fmt: skip
+
+    def gather_panels(self):
+        """The left factors, panel by panel: HEIGHT elements of every A_{l-1}, one after the other."""
+        job, (a, at), lines = self.job, self.a, self.part.lines(self.job, self.layer.number)
+
+        def panel(height, first):
+            to = self.learning.panels + element(job.table, self.learning.panel_rows + first)
+            repeat(
+                self.depth,
+                lambda k: copy(a, at + element(job.table, lines + k) + first, job.memory, to + k * HEIGHT, height),
+            )
+
+        # the last panel is not read beyond its rows: behind those of X there may be nothing
+        in_groups(self.rows, HEIGHTS[1:], panel)
+
+    def left(self, add, height, i, k):
+        job, (a, at), learning = self.job, self.a, self.learning
+        lines = self.part.lines(job, self.layer.number)
+
+        def together():
+            panels = from_on(job.memory, learning.panels + k * HEIGHT)
+            add(False, panels, from_on(job.table, learning.panel_rows + i), HEIGHT)
+
+        either(self.many, together, lambda: add(True, from_on(a, at + i), from_on(job.table, lines + k), 0))
+
+    def ahead(self, tile, k, terms):
+        (first, height, v, cols), stride = tile, self.layer.stride
+        following = first + height, height, v, cols
+        ask = functools.partial(self.each_vector, following, stride, lambda at, v: prefetch(self.job.params, self.at + at))
+        when(self.job.plan.size > FAR, ask)
+
+    def target(self, last, tile, c):
+        (first, _, v, cols), L, job, solver = tile, lanes(self.job.memory), self.job, self.learning.solver
+        descends = last * (solver.code == SGD) * (1 + (first_lane(solver.decay == 0) > 0))
+        weights = job.params, self.at + first * self.layer.stride + v * L, self.layer.stride
+        c = [choose(last, *pair) for pair in zip((job.memory, self.learning.aside, cols * L), c, strict=True)]
+        return [choose(descends, *pair) for pair in zip(weights, c, strict=True)], (descends, solver.rate, solver.decay)
+
+    def after(self, last, tile):
+        (first, height, v, cols), L, solver = tile, lanes(self.job.memory), self.learning.solver
+
+        def over(step):
+            def one(r, j):
+                gradient = load(self.job.memory, self.learning.aside + (r * cols + j) * L)
+                step(gradient, self.at + (first + r) * self.layer.stride + (v + j) * L)
+
+            repeat(height, lambda r: repeat(cols, lambda j: one(r, j)))
+
+        when(last * (solver.code != SGD), lambda: update(self.job, solver, over))

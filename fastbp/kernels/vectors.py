@@ -1,0 +1,189 @@
+"""Vectors: LANES elements of one float type, 64 (or 32, or 16) bytes.
+
+A machine with narrower registers (AVX2, NEON) gets each vector split by LLVM.
+"""
+
+import numpy as np
+from llvmlite import ir
+
+from fastbp.kernels import jit
+from fastbp.kernels.numbers import element
+from fastbp.kernels.tracing import BYTES, INT, INT32, Traced, external, integer, operand, pointer, shuffle, spread, word
+
+
+def lanes(like):
+    """Elements per vector for memory or a vector `like`; a number of Python's."""
+    return jit.vector_bytes // (BYTES[like.of] if isinstance(like, Traced) else like.dtype.itemsize)
+
+
+def vector_of(like, count=1):
+    """LLVM's type of some vectors of the elements of memory or of a vector."""
+    return ir.VectorType(like.of, count * lanes(like))
+
+
+def vector_count(like, units):
+    """Vectors that hold so many units."""
+    return (units + (lanes(like) - 1)) // lanes(like)
+
+
+def is_float32(x):
+    """Whether these are float32; the same for every lane and call."""
+    return (BYTES[x.of] if isinstance(x, Traced) else x.dtype.itemsize) == 4
+
+
+def load_many(memory, at, count):
+    """Some vectors, which stand one after the other, as one with so many times the lanes; the count is a constant.
+
+    LLVM makes an operation on it one on each vector, so that a function's chains stand side by side.
+    """
+    return load_some(memory, at, count * lanes(memory))
+
+
+def load(memory, offset):
+    """LANES elements."""
+    return load_some(memory, offset, lanes(memory))
+
+
+def load_like(vector, memory, at):
+    """As many elements as `vector` has."""
+    return load_some(memory, at, vector.type.count if isinstance(vector, Traced) else len(vector))
+
+
+@word(lambda memory, at, count: memory[at : at + count].copy())
+def load_some(memory, at, count):
+    """So many elements, a constant."""
+    vector = ir.VectorType(memory.of, count)
+    return memory.new(memory.builder.load(pointer(memory, at, vector), align=BYTES[memory.of]))
+
+
+def python_store(memory, offset, vector):
+    memory[offset : offset + len(vector)] = vector
+
+
+@word(python_store)
+def store(memory, offset, vector):
+    """As many elements as the vector has."""
+    memory.builder.store(vector.value, pointer(memory, offset, vector.type), align=BYTES[memory.of])
+
+
+@word(lambda memory, offset: np.full(lanes(memory), memory[offset]))
+def broadcast(memory, offset):
+    """One element in every lane."""
+    return memory.new(spread(memory.builder, element(memory, offset).value, lanes(memory)))
+
+
+@word(lambda like, number: np.full(lanes(like), number, like.dtype))
+def splat(like, number):
+    """A number, rounded to the float type of the memory or vector `like`, in every lane."""
+    if not isinstance(number, Traced):
+        return like.new(ir.Constant(vector_of(like), [float(number)] * lanes(like)))
+    builder, value = like.builder, number.value
+    if number.type == INT:
+        value = builder.sitofp(value, like.of)
+    elif number.type != like.of:
+        value = builder.fptrunc(value, like.of)
+    return like.new(spread(builder, value, lanes(like)))
+
+
+@word(lambda x, number: np.full_like(x, number))
+def full_like(x, number):
+    """The number in every lane of a vector of the type of x."""
+    return x.new(x.like(number))
+
+
+def python_fma(a, b, c):
+    wide = np.float64 if a.dtype == np.float32 else np.longdouble
+    b, c = np.asarray(b, a.dtype), np.asarray(c, a.dtype)
+    return (a.astype(wide) * b + c).astype(a.dtype)
+
+
+def type_name(vector):
+    """How LLVM names the type of a vector in names of functions."""
+    return f"v{vector.count}f{BYTES[vector.element] * 8}"
+
+
+@word(python_fma)
+def fma(a, b, c):
+    """a*b + c, rounded once; the last two may be numbers."""
+    return a.new(external(a.builder, f"llvm.fma.{type_name(a.type)}", a.type, a.value, a.like(b), a.like(c)))
+
+
+@word(np.sqrt)
+def square_root(x):
+    """Of a vector, or of a double."""
+    name = type_name(x.type) if isinstance(x.type, ir.VectorType) else "f64"
+    return x.new(external(x.builder, f"llvm.sqrt.{name}", x.type, x.value))
+
+
+def python_select(mask, yes, no):
+    return np.where(mask, yes, no).astype((yes if isinstance(yes, np.ndarray) else no).dtype)
+
+
+@word(python_select)
+def select(mask, yes, no):
+    """Lane by lane `yes` where the mask is set, else `no`; one of the two may be a number."""
+    like = yes if isinstance(yes, Traced) else no
+    return mask.new(mask.builder.select(mask.value, like.like(yes), like.like(no)))
+
+
+def larger(x, y):
+    """Lane by lane the larger of two vectors, y where x is NaN."""
+    return select(x > y, x, y)
+
+
+def python_sum(value):
+    while value.size > 1:
+        value = value[: value.size // 2] + value[value.size // 2 :]
+    return value[0]
+
+
+@word(python_sum)
+def sum_lanes(vector):
+    """Sum of all lanes by halving: a tree, so that the order is defined and the chain short."""
+    builder, value = vector.builder, vector.value
+    while value.type.count > 1:
+        half = value.type.count // 2
+        value = builder.fadd(*(shuffle(builder, value, value, range(start, start + half)) for start in (0, half)))
+    return vector.new(builder.extract_element(value, ir.Constant(INT32, 0)))
+
+
+@word(lambda vector, order: vector[list(order)])
+def permuted(vector, order):
+    """The lanes of a vector in another order."""
+    return vector.new(shuffle(vector.builder, vector.value, vector.value, order))
+
+
+def across(vector, combine):
+    """All lanes combined by halving, in every lane."""
+    count = lanes(vector)
+    distance = count // 2
+    while distance:
+        vector = combine(vector, permuted(vector, [lane ^ distance for lane in range(count)]))
+        distance //= 2
+    return vector
+
+
+@word(lambda mask: int(np.argmax(mask)) if mask.any() else len(mask))
+def first_lane(mask):
+    """The number of the first lane that is set, or a number not below LANES."""
+    builder, count = mask.builder, mask.type.count
+    bits = builder.zext(builder.bitcast(mask.value, ir.IntType(count)), INT)
+    return mask.new(builder.cttz(builder.or_(bits, integer(1 << count)), ir.Constant(ir.IntType(1), 1)))
+
+
+def python_load_first(memory, at, count):
+    vector = np.zeros(lanes(memory), memory.dtype)
+    count = max(0, min(int(count), len(vector)))
+    vector[:count] = memory[at : at + count]
+    return vector
+
+
+@word(python_load_first)
+def load_first(memory, at, count):
+    """As `load`, but for the first `count` elements alone, if any: no others are read, and zeros are in their place."""
+    builder, vector = memory.builder, vector_of(memory)
+    numbers = ir.Constant(ir.VectorType(INT, vector.count), list(range(vector.count)))
+    mask = builder.icmp_signed("<", numbers, spread(builder, operand(count), vector.count))
+    name, align = f"llvm.masked.load.{type_name(vector)}.p0{type_name(vector)}", ir.Constant(INT32, BYTES[memory.of])
+    zero = ir.Constant(vector, [0.0] * vector.count)
+    return memory.new(external(builder, name, vector, pointer(memory, at, vector), align, mask, zero))
