@@ -9,6 +9,7 @@ from sklearn.preprocessing import LabelBinarizer, label_binarize
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
 MULTI_OUTPUT = "multiclass-multioutput"
+KINDS = ("binary", "multiclass", "multilabel-indicator", MULTI_OUTPUT)
 
 
 class Labels(NamedTuple):
