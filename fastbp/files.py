@@ -196,8 +196,8 @@ def _parsed(name: str, content: bytes) -> np.ndarray:
     require(dtype.kind in KINDS, f"{name} must hold numbers or text, got {dtype}")
     data = memoryview(content)[stream.tell() :]
     # what has no elements could have any shape, and be as long as a list of all its rows
-    fits = math.prod(shape) * dtype.itemsize == len(data) and max(shape, default=0) <= len(content)
-    require(fits, f"{name} is damaged: {len(data)} bytes for {dtype} of shape {shape}")
+    sound = math.prod(shape) * dtype.itemsize == len(data) and max(shape, default=0) <= len(content)
+    require(sound, f"{name} is damaged: {len(data)} bytes for {dtype} of shape {shape}")
     flat = np.frombuffer(data, dtype) if data else np.empty(0, dtype)
     return flat.reshape(shape, order="F" if fortran_order else "C").copy(order="K")
 

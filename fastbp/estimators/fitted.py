@@ -15,7 +15,7 @@ from fastbp.estimators.perceptron import FLOATS
 from fastbp.estimators.tabular import Tabular, TabularClassifier, TabularRegressor
 from fastbp.files import count, fits, require
 from fastbp.lessons import Model
-from fastbp.neural_network import NeuralNetwork
+from fastbp.neural_network import NeuralNetwork, Saved
 
 CLASSES: dict[str, Any] = {
     kind.__name__: kind for kind in (MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor)
@@ -134,8 +134,8 @@ def _check_columns(state: dict[str, Any], network: Any) -> None:
     require(width == network.n_features_in_, f"network must have {width} inputs, got {network.n_features_in_}")
 
 
-def save(path: str | Path, estimator: MLPClassifier | MLPRegressor | Tabular | NeuralNetwork) -> None:
-    """Write a fitted estimator, or a network, into a file.
+def save(path: str | Path, estimator: Saved) -> None:
+    """Write a fitted estimator, or a network, into a file that `load` reads.
 
     `path` holds either what it held before or all of the new file, whatever happens. The file holds arrays and JSON with a
     checksum, and nothing that is run when it is loaded. Callbacks and metadata requests are not kept.
@@ -157,10 +157,6 @@ def save(path: str | Path, estimator: MLPClassifier | MLPRegressor | Tabular | N
         If the fitted attributes do not fit together, or `path` is something else than a file.
     OSError
         If the file cannot be written.
-
-    See Also
-    --------
-    load : The way back.
 
     Examples
     --------
@@ -205,10 +201,6 @@ def load(path: str | Path, kind: type | None = None) -> Any:
     ModelFileError
         If it is no estimator's file, is truncated or damaged, holds another kind of estimator, or was written by a newer
         fastbp. It is a ValueError.
-
-    See Also
-    --------
-    save : The way there, with an example.
     """
     with files.reading(path) as contents:
         if contents.header.get("format") != files.NETWORK:

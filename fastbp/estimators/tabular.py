@@ -31,6 +31,7 @@ from fastbp.cells import DATE, NUMBER, NUMBER_LIKE, numbers, pandas, spelling_ad
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import Perceptron, fill_in, store
 from fastbp.estimators.recipe import BETA_2, Recipe, Watch, epochs_for
+from fastbp.neural_network import Saved
 
 # A column of text is of one kind when this share of its filled cells is.
 MOST = 0.9
@@ -294,7 +295,7 @@ REFERENCES = """\
     NeurIPS 2024. What was taken from it, and what was not, stands in `fastbp.estimators.recipe`."""
 
 
-class Tabular(BaseEstimator):
+class Tabular(Saved, BaseEstimator):
     """What both estimators share. A subclass says which network learns, and what it is given for targets."""
 
     _parameter_constraints: ClassVar[dict] = {
@@ -483,19 +484,6 @@ class Tabular(BaseEstimator):
             return self.network_.to_sklearn()
         except ValueError:
             return self.network_
-
-    def save(self, path):
-        """Write the estimator into a file of arrays and JSON, whole or not at all; see `fastbp.save`."""
-        from fastbp.estimators.fitted import save
-
-        save(path, self)
-
-    @classmethod
-    def load(cls, path):
-        """Read an estimator of this class that `save` wrote; see `fastbp.load`."""
-        from fastbp.estimators.fitted import load
-
-        return load(path, cls)
 
     # --- what a file keeps ---
 
