@@ -160,12 +160,12 @@ class Archive:
         require(info.compress_type == zipfile.ZIP_STORED, f"{name} must not be compressed")
         return _parsed(name, self._zip.read(info))
 
-    def finite(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Return an array of a shape and type, without NaN and infinity."""
+    def shaped(self, name: str, shape: tuple[int, ...], dtype: Any, finite: bool = True) -> np.ndarray:
+        """Return an array of a shape and type, without NaN and infinity where it has to be finite."""
         array, shape, dtype = self.array(name), tuple(shape), np.dtype(dtype)
         got = f"{array.dtype} {array.shape}"
         require(array.shape == shape and array.dtype == dtype, f"{name} must be {dtype} of shape {shape}, got {got}")
-        require(bool(np.isfinite(array).all()), f"{name} must be finite")
+        require(not finite or bool(np.isfinite(array).all()), f"{name} must be finite")
         return array
 
     def check_format(self, name: str) -> None:
@@ -323,7 +323,7 @@ def save_model(path: str | Path, model: Model) -> None:
     header = {"format": NETWORK, "format_version": VERSIONS[NETWORK][0], **{name: getattr(net, name) for name in NAMED}}
     header |= {"dtype": net.dtype.name, "feature_names": list(model.feature_names), "target_name": model.target_name}
     header |= {"class_names": list(model.class_names)}
-    header |= {"target_low": float(model.target_low), "target_span": float(model.target_span)}
+    header |= {name: float(getattr(model, name)) for name in ("target_low", "target_span")}
     header |= {"options": {name: getattr(net, name) for name in OPTIONS}, "dropout_seed": net._seed, "rng": rng}
     arrays = _numbered("weights", net.weights) | _numbered("biases", net.biases)
     arrays |= {"input_mean": model.input_mean, "input_scale": model.input_scale}
@@ -344,8 +344,8 @@ def load_model(path: str | Path) -> Model:
 def read_model(contents: Archive) -> Model:
     """The model in an open file."""
 
-    def arrays(name: str, shapes: list[tuple[int, ...]]) -> list[np.ndarray]:
-        return [contents.finite(f"{name}_{number}", shape, dtype) for number, shape in enumerate(shapes)]
+    def arrays(name: str, shapes: list[tuple[int, ...]], finite: bool = True) -> list[np.ndarray]:
+        return [contents.shaped(f"{name}_{number}", shape, dtype, finite) for number, shape in enumerate(shapes)]
 
     header = contents.header
     require("class" not in header, f"holds an estimator, {header.get('class')}, which fastbp.load reads")
@@ -358,7 +358,7 @@ def read_model(contents: Archive) -> Model:
     shapes: list[tuple[int, ...]] = list(itertools.pairwise(units))
     bias_shapes = [shape[1:] for shape in shapes] if header["bias"] else []
     weights, biases = arrays("weights", shapes), arrays("biases", bias_shapes)
-    mean, scale = (contents.finite(name, units[:1], np.float64) for name in ("input_mean", "input_scale"))
+    mean, scale = (contents.shaped(name, units[:1], np.float64) for name in ("input_mean", "input_scale"))
     options = {name: header["options"][name] for name in OPTIONS if "options" in header}
     options |= {name: header[name] for name in (*NAMED[1:], "dtype")}
     net = NeuralNetwork(units[0], units[1:-1], units[-1], **options)
@@ -366,7 +366,8 @@ def read_model(contents: Archive) -> Model:
     if "rng" in header:
         net._seed, net._rng.bit_generator.state = header["dropout_seed"], header["rng"]
     if "moments" in header:
-        memory = [arrays(f"moments_{place}", shapes + bias_shapes) for place in range(header["moments"])]
+        # squares of gradients may be beyond float32, which makes steps 0
+        memory = [arrays(f"moments_{place}", shapes + bias_shapes, finite=False) for place in range(header["moments"])]
         net._moments = [(one[: len(shapes)], one[len(shapes) :]) for one in memory], header["steps"]
     features, classes = tuple(header["feature_names"]), tuple(header["class_names"])
     require(len(features) in (0, units[0]), f"feature_names must be {units[0]}, got {features}")

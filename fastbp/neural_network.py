@@ -173,9 +173,8 @@ class NeuralNetwork(Saved):
             self._rng = np.random.default_rng(random_state)
         except (TypeError, ValueError) as error:
             raise type(error)(f"random_state must be an int, a Generator or None, got {random_state!r}") from error
-        shapes = list(zip(self.units[:-1], self.units[1:], strict=True))
-        self._weights = [self._rng.normal(0.0, self.init_scale, shape).astype(self.dtype) for shape in shapes]
-        self._biases = [np.zeros(n_out, self.dtype) for _, n_out in shapes] if self.bias else []
+        self._weights = [self._rng.normal(0.0, self.init_scale, one).astype(self.dtype) for one in self._weight_shapes()]
+        self._biases = [np.zeros(shape, self.dtype) for shape in self._bias_shapes()]
         self._seed = 0
         self._draw_seed()
         self._memory = None  # what the solver remembers, as `State.memory` returns it

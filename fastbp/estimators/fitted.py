@@ -81,9 +81,10 @@ def _check(estimator: Any, state: dict[str, Any], network: Any) -> None:
         files.check_parts(TABLE_STATE, TABLE_STATE.keys() - optional, state)
         _check_columns(state, network)
         return
-    files.check_parts(STATE, NEEDED, state)
+    is_classifier = isinstance(estimator, ClassifierMixin)
+    files.check_parts(STATE, NEEDED | ({"classes_", "_y_type"} if is_classifier else set()), state)
     _check_shapes(state)
-    if isinstance(estimator, ClassifierMixin):
+    if is_classifier:
         _check_classes(state)
     # both raise it themselves
     estimator._activation_codes()
@@ -109,14 +110,13 @@ def _check_shapes(state: dict[str, Any]) -> None:
 
 
 def _check_classes(state: dict[str, Any]) -> None:
-    labels, output = Labels(state.get("_y_type", ""), state.get("classes_")), state["out_activation_"]
-    alike = labels.kind in KINDS and output == labels.out_activation
-    require(alike, f"out_activation_ must go with classes that are {labels.kind}, got {output}")
-    several = isinstance(labels.classes, list)
-    alike = several == (labels.kind == MULTI_OUTPUT) and labels.classes is not None
-    require(alike, f"classes_ must go with targets that are {labels.kind}, got {labels.classes}")
-    sizes = [len(column) for column in (labels.classes if several else [labels.classes])]
-    outputs = 1 if labels.kind == "binary" and sizes[0] in (1, 2) else sum(sizes)
+    kind, classes, output = (state[name] for name in ("_y_type", "classes_", "out_activation_"))
+    alike = kind in KINDS and output == Labels(kind, classes).out_activation
+    require(alike, f"out_activation_ must go with classes that are {kind}, got {output}")
+    alike = isinstance(classes, list) == (kind == MULTI_OUTPUT)
+    require(alike, f"classes_ must go with targets that are {kind}, got {classes}")
+    sizes = [len(column) for column in (classes if isinstance(classes, list) else [classes])]
+    outputs = 1 if kind == "binary" and sizes[0] in (1, 2) else sum(sizes)
     alike = outputs == state["n_outputs_"] and min(sizes) > 0
     require(alike, f"classes_ must go with {state['n_outputs_']} outputs, got {sizes}")
 
@@ -253,8 +253,8 @@ def _built(described: dict[str, Any], contents: files.Archive, kind: type | None
         fresh = version >= TABLES_VERSION
         require(fresh, f"holds {_a(cls)} of format_version {version}, whose inputs were made otherwise: fit it anew")
         network = _built(described["network"], contents, cls._network_type)
-    for key in state.keys() - (STATE if network is None else TABLE_STATE).keys():
-        require(False, f"{key} is no attribute of {_a(cls)}")
+    unknown = state.keys() - (STATE if network is None else TABLE_STATE).keys()
+    require(not unknown, f"{', '.join(sorted(unknown))} is no attribute of {_a(cls)}")
     estimator = cls(**params)
     if network is None:
         vars(estimator).update(state)
