@@ -32,9 +32,6 @@ THEIR_ACTIVATIONS = ("identity", "logistic", "tanh", "relu")
 THEIR_LOSSES = ("log_loss", "squared_error", "poisson")
 
 
-# ---- there -----------------------------------------------------------------------------------------------------------
-
-
 def to_sklearn(estimator: MLPClassifier | MLPRegressor) -> Any:
     """Return a fitted estimator of scikit-learn that predicts the same; `from_sklearn` is the way back.
 
@@ -143,9 +140,6 @@ def _their_optimizer(estimator: Any, memory: list, steps: int) -> Any:
     return optimizer
 
 
-# ---- and back --------------------------------------------------------------------------------------------------------
-
-
 def from_sklearn(estimator: Any, kind: type | None = None) -> Any:
     """Return the same model as a fitted estimator of scikit-learn; `to_sklearn` is the way back.
 
@@ -207,9 +201,6 @@ def _take_optimizer(ours: Any, optimizer: Any) -> None:
     ours._learning_rate_start = float(optimizer.learning_rate_init)
     # that of adam has the correction of its moments in it
     ours._learning_rate = float(optimizer.learning_rate_init if adam else optimizer.learning_rate)
-
-
-# ---- in its place ----------------------------------------------------------------------------------------------------
 
 
 def patch_sklearn() -> None:

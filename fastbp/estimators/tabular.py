@@ -491,14 +491,9 @@ class Tabular(Saved, BaseEstimator):
         """What was learnt, but the network, as plain values and arrays."""
         columns, parts = self.preprocessing_.named_steps.values()
         state = {name: vars(columns)[name] for name in COLUMNS_STATE}
-        state |= dict.fromkeys(("centers", "factors"), np.empty(0))
-        if columns.numbers_:
-            scaled = parts.named_transformers_["numbers"]
-            state |= {"centers": scaled.center_, "factors": scaled.factor_}
-        state["table"], state["n_features_in_"] = self.table_, self.n_features_in_
-        if hasattr(self, "feature_names_in_"):
-            state["feature_names_in_"] = self.feature_names_in_
-        return state
+        scaled, none = vars(parts.named_transformers_["numbers"]), np.empty(0)  # none where there are no numbers
+        state |= {"centers": scaled.get("center_", none), "factors": scaled.get("factor_", none), "table": self.table_}
+        return state | {name: vars(self)[name] for name in SEEN if name in vars(self)}
 
     def _restore(self, state, network):
         """Take what `_state` gave and the network."""
@@ -510,16 +505,14 @@ class Tabular(Saved, BaseEstimator):
         row |= {str(name): "" for name in columns.categories_}
         preprocessing = new_preprocessing(columns)
         preprocessing.named_steps["inputs"].fit(pandas().DataFrame([row]))
-        if columns.numbers_:
-            scaled = preprocessing.named_steps["inputs"].named_transformers_["numbers"]
-            scaled.center_, scaled.factor_ = state["centers"], state["factors"]
+        scaled = preprocessing.named_steps["inputs"].named_transformers_["numbers"]
+        scaled.center_, scaled.factor_ = state["centers"], state["factors"]
         self.preprocessing_, self.network_, self.table_ = preprocessing, network, state["table"]
-        self.n_features_in_ = state["n_features_in_"]
-        if "feature_names_in_" in state:
-            self.feature_names_in_ = state["feature_names_in_"]
+        self.__dict__ |= {name: state[name] for name in SEEN if name in state}
 
 
 COLUMNS_STATE = ("kinds_", "left_out_", "words_", "categories_")
+SEEN = ("n_features_in_", "feature_names_in_")
 
 
 def _require_rows(X):
