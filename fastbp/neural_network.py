@@ -19,16 +19,12 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "out_activation": partial(checks.one_of, OUT_ACTIVATIONS),
     "loss": partial(checks.one_of, LOSSES),
     "solver": partial(checks.one_of, SOLVERS[1:]),
-    "momentum": checks.fraction,
-    "beta_1": checks.fraction,
-    "beta_2": checks.fraction,
+    **dict.fromkeys(("momentum", "beta_1", "beta_2", "dropout"), checks.fraction),
+    **dict.fromkeys(("alpha", "init_scale"), partial(checks.above, or_zero=True)),
     "epsilon": checks.above,
-    "alpha": partial(checks.above, or_zero=True),
     "max_norm": checks.limit,
-    "dropout": checks.fraction,
     "n_jobs": checks.jobs,
     "bias": lambda name, value: bool(value),
-    "init_scale": partial(checks.above, or_zero=True),
     "dtype": checks.float_dtype,
 }
 
@@ -157,11 +153,8 @@ class NeuralNetwork(Saved):
         random_state=None,
     ):
         hidden = [hidden_size] if np.ndim(hidden_size) == 0 else list(hidden_size)
-        self.units = [
-            checks.at_least(1, "input_size", input_size),
-            *[checks.at_least(1, "hidden_size", size) for size in hidden],
-            checks.at_least(1, "output_size", output_size),
-        ]
+        sizes = {"input_size": [input_size], "hidden_size": hidden, "output_size": [output_size]}
+        self.units = [checks.at_least(1, name, size) for name, layers in sizes.items() for size in layers]
         self.activation: str | list[str] = activation
         self.out_activation, self.loss, self.solver = out_activation, loss, solver
         self.momentum, self.beta_1, self.beta_2, self.epsilon = momentum, beta_1, beta_2, epsilon

@@ -48,12 +48,8 @@ class LossCurveDisplay:
         ----------
         estimator : MLPClassifier or MLPRegressor
             Fitted with solver "sgd" or "adam"; scikit-learn's own will do.
-        ax : matplotlib Axes or None, default None
-            Where to draw; by default new ones.
-        name : str or None, default None
-            Name in the legend; by default that of the estimator's class.
-        **kwargs
-            Of the loss's line, as for ``ax.plot``.
+        ax, name, **kwargs
+            As of `plot`; the name is by default that of the estimator's class.
 
         Returns
         -------
