@@ -29,19 +29,14 @@ def at_least(least, name, value):
     return value
 
 
-def number(name, value):
-    """`value` as a float."""
+def finite_number(name, value):
+    """`value` as a float that is neither NaN nor infinite."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
-        return float(value)
+        value = float(value)
     except OverflowError:
         raise ValueError(f"{name} must be finite, got a number beyond float64") from None
-
-
-def finite_number(name, value):
-    """`value` as a float that is neither NaN nor infinite."""
-    value = number(name, value)
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
     return value
@@ -65,7 +60,8 @@ def fraction(name, value):
 
 def limit(name, value):
     """`value` as a float above 0, or None where it is that or infinite."""
-    return None if value is None or number(name, value) == math.inf else above(name, value)
+    unlimited = value is None or (isinstance(value, numbers.Real) and value == math.inf)
+    return None if unlimited else above(name, value)
 
 
 def jobs(name, value):

@@ -438,16 +438,12 @@ def _milestones(curves: "dict[str, np.ndarray]") -> list[dict[str, float]]:
 
 
 def _plot(curves: "dict[str, np.ndarray]", name: str, loss: str, path: str) -> None:
+    from fastbp.history import draw
     from fastbp.profiling.pictures import pyplot, save_picture
 
     epoch, shown = curves["epoch"], {curve: values for curve, values in curves.items() if curve not in ("epoch", "mse")}
     figure, axes = pyplot().subplots(1, len(shown), figsize=(5 * len(shown), 4), layout="constrained", squeeze=False)
-    for ax, (curve, values) in zip(axes[0], shown.items(), strict=True):
-        ax.plot(epoch, values)
-        ax.set(xlabel="epoch", ylabel=loss if curve == "loss" else curve, title=f"{curve} per epoch")
-        ax.grid(alpha=0.3)
-        if "accuracy" in curve:
-            ax.set_ylim(-0.02, 1.02)
+    draw(axes[0], epoch, shown, loss)
     figure.suptitle(name)
     save_picture(figure, path)
 

@@ -15,6 +15,7 @@ solver's moments, ``moments_0_0``, ...
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import itertools
@@ -24,7 +25,7 @@ import os
 import reprlib
 import stat
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,25 +59,8 @@ def require(holds: bool, message: str) -> None:
 def replacing(path: str | Path) -> Iterator[BinaryIO]:
     """Write a file so that `path` holds either what it held before or all of the new contents, whatever happens.
 
-    Any number of threads and processes may write to one path at once; the last to finish stays. The mode of a file that is
-    replaced stays, and its owner where that can be; a link goes on pointing where it pointed.
-
-    Parameters
-    ----------
-    path : str or Path
-        A file name, used as it is.
-
-    Yields
-    ------
-    binary file
-        A file without that name yet, for reading and writing, which takes it where the block ends without an error.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written.
-    ValueError
-        If `path` is something else than a file, a device for instance.
+    Threads and processes may write to one path at once; the last to finish stays. What is replaced leaves its mode, its
+    owner where that can be, and the links to it. An OSError if the file cannot be written, a ValueError for a device.
     """
     target = Path(path).resolve()
     if target.exists() and not target.is_file():
@@ -86,7 +70,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     temporary = target.with_name(f".{os.urandom(8).hex()}.tmp")
     try:
         # nobody reads meanwhile what will not be for them to read
-        with open(temporary, "x+b", opener=_private if before else None) as stream:
+        with open(temporary, "x+b", opener=functools.partial(os.open, mode=0o600) if before else None) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -98,17 +82,8 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(target.parent)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name itself durable, where the system lets a folder be opened."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
+    with contextlib.suppress(OSError):  # makes the name durable, too, where the system lets a folder be opened
+        descriptor = os.open(target.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
@@ -120,7 +95,6 @@ def write(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, np.n
     text = np.array(json.dumps(header, allow_nan=False))
     with replacing(path) as stream:
         _write_members(stream, {"header": text, **arrays})
-        stream.seek(0)
         digest = _digest(stream, stream.seek(0, io.SEEK_END) - DIGITS)
         stream.seek(-DIGITS, io.SEEK_END)
         stream.write(digest)
@@ -157,18 +131,15 @@ def reading(path: str | Path) -> "Iterator[Archive]":
 
 
 class Archive:
-    """An open file.
-
-    Attributes
-    ----------
-    header : dict
-    sealed : bool
-        Whether the file ends in a digest, which then is the right one.
-    """
+    """An open file: its `header`, and whether it ends in a digest, which then is the right one."""
 
     def __init__(self, stream: BinaryIO) -> None:
         size = stream.seek(0, io.SEEK_END)
-        self.sealed = _sealed(stream, size)
+        stream.seek(max(0, size - len(SEAL) - DIGITS))
+        end = stream.read()
+        self.sealed = end.startswith(SEAL)
+        right = not self.sealed or _digest(stream, size - DIGITS) == end[len(SEAL) :]
+        require(right, "is damaged: its checksum does not fit its contents")
         self._zip = zipfile.ZipFile(stream)
         damaged = self._zip.comment.startswith(SEAL) and not self.sealed
         require(not damaged, "is damaged: it goes on after its checksum")
@@ -189,12 +160,12 @@ class Archive:
         require(info.compress_type == zipfile.ZIP_STORED, f"{name} must not be compressed")
         return _parsed(name, self._zip.read(info))
 
-    def finite(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """Return an array of a shape and type, without NaN and infinity."""
+    def shaped(self, name: str, shape: tuple[int, ...], dtype: Any, finite: bool = True) -> np.ndarray:
+        """Return an array of a shape and type, without NaN and infinity where it has to be finite."""
         array, shape, dtype = self.array(name), tuple(shape), np.dtype(dtype)
         got = f"{array.dtype} {array.shape}"
         require(array.shape == shape and array.dtype == dtype, f"{name} must be {dtype} of shape {shape}, got {got}")
-        require(bool(np.isfinite(array).all()), f"{name} must be finite")
+        require(not finite or bool(np.isfinite(array).all()), f"{name} must be finite")
         return array
 
     def check_format(self, name: str) -> None:
@@ -205,17 +176,6 @@ class Archive:
         require(known, f"format_version must be at most {newest}, got {version!r}")
         sealed = self.sealed or self.header["format_version"] < first_sealed
         require(sealed, f"must end in a checksum, got format_version {version} without a checksum")
-
-
-def _sealed(stream: BinaryIO, size: int) -> bool:
-    """Whether a file of `size` bytes ends in a seal; an error where that is the wrong one."""
-    length = len(SEAL) + DIGITS
-    stream.seek(max(0, size - length))
-    end = stream.read(length)
-    if not end.startswith(SEAL):
-        return False
-    require(_digest(stream, size - DIGITS) == end[len(SEAL) :], "is damaged: its checksum does not fit its contents")
-    return True
 
 
 def _digest(stream: BinaryIO, length: int) -> bytes:
@@ -236,8 +196,8 @@ def _parsed(name: str, content: bytes) -> np.ndarray:
     require(dtype.kind in KINDS, f"{name} must hold numbers or text, got {dtype}")
     data = memoryview(content)[stream.tell() :]
     # what has no elements could have any shape, and be as long as a list of all its rows
-    fits = math.prod(shape) * dtype.itemsize == len(data) and max(shape, default=0) <= len(content)
-    require(fits, f"{name} is damaged: {len(data)} bytes for {dtype} of shape {shape}")
+    sound = math.prod(shape) * dtype.itemsize == len(data) and max(shape, default=0) <= len(content)
+    require(sound, f"{name} is damaged: {len(data)} bytes for {dtype} of shape {shape}")
     flat = np.frombuffer(data, dtype) if data else np.empty(0, dtype)
     return flat.reshape(shape, order="F" if fortran_order else "C").copy(order="K")
 
@@ -247,34 +207,41 @@ def _parsed(name: str, content: bytes) -> np.ndarray:
 
 def encode(name: str, value: Any, arrays: dict[str, np.ndarray]) -> Any:
     """Return a value for JSON; what belongs in a member of its own is added to `arrays`."""
+
+    def items(values: Iterable[Any]) -> list[Any]:
+        return [encode(f"{name}.{place}", one, arrays) for place, one in enumerate(values)]
+
     if value is None or type(value) in (bool, int, str):
         return value
     if type(value) is float:
         return value if math.isfinite(value) else {"float": str(value)}
     if isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 1:
-        return {"objects": _items(name, value.tolist(), arrays)}
-    if isinstance(value, (np.ndarray, np.generic)) or _alike(value):
+        return {"objects": items(value.tolist())}
+    # a list of numpy's scalars of one type, as a curve may be, is an array in the file
+    alike = isinstance(value, list) and len(set(map(type, value))) == 1 and isinstance(value[0], np.generic)
+    if alike or isinstance(value, (np.ndarray, np.generic)):
         if (array := np.asarray(value)).dtype.kind not in KINDS:
             raise TypeError(f"{name} must hold numbers or text to be saved, got an array of {array.dtype}")
         arrays[name] = array
-        return {"array" if isinstance(value, np.ndarray) else "scalars" if isinstance(value, list) else "scalar": name}
+        return {"scalars" if alike else "array" if isinstance(value, np.ndarray) else "scalar": name}
     if isinstance(value, list):
-        return _items(name, value, arrays)
+        return items(value)
     if isinstance(value, tuple):
-        return {"tuple": _items(name, value, arrays)}
+        return {"tuple": items(value)}
     if isinstance(value, dict):
         keys = [encode(f"{name}.{place}.key", one, arrays) for place, one in enumerate(value)]
-        return {"dict": list(zip(keys, _items(name, value.values(), arrays), strict=True))}
+        return {"dict": list(zip(keys, items(value.values()), strict=True))}
     raise TypeError(f"{name} must be None, a number, text, or arrays, lists or dicts of them to be saved, got {value!r}")
 
 
-def _items(name: str, values: Any, arrays: dict[str, np.ndarray]) -> list[Any]:
-    return [encode(f"{name}.{place}", one, arrays) for place, one in enumerate(values)]
-
-
-def _alike(value: Any) -> bool:
-    """Whether this is a list of numpy's scalars of one type, as a curve may be."""
-    return isinstance(value, list) and bool(value) and isinstance(value[0], np.generic) and len(set(map(type, value))) == 1
+# What the objects with one key stand for: of the member that they name, and of what they hold.
+MEMBERS: dict[str, Callable[[np.ndarray], Any]] = {"array": np.asarray, "scalar": lambda array: array[()], "scalars": list}
+CONTENTS: dict[str, Callable[[Any], Any]] = {
+    "float": float,
+    "tuple": tuple,
+    "dict": dict,
+    "objects": lambda values: np.fromiter(values, object, len(values)),
+}
 
 
 def decode(value: Any, contents: Archive) -> Any:
@@ -284,49 +251,46 @@ def decode(value: Any, contents: Archive) -> Any:
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
-    return DECODERS[kind](content, contents)
-
-
-def _objects(content: Any, contents: Archive) -> np.ndarray:
-    array = np.empty(len(content), object)
-    for place, one in enumerate(content):
-        array[place] = decode(one, contents)
-    return array
-
-
-DECODERS: dict[str, Callable[[Any, Archive], Any]] = {
-    "float": lambda content, contents: {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[content],
-    "array": lambda content, contents: contents.array(content),
-    "scalar": lambda content, contents: contents.array(content)[()],
-    "scalars": lambda content, contents: list(contents.array(content)),
-    "tuple": lambda content, contents: tuple(decode(one, contents) for one in content),
-    "dict": lambda content, contents: {decode(key, contents): decode(one, contents) for key, one in content},
-    "objects": _objects,
-}
+    return MEMBERS[kind](contents.array(content)) if kind in MEMBERS else CONTENTS[kind](decode(content, contents))
 
 
 # ---- what parts can be -----------------------------------------------------------------------------------------------
 
 
-def is_a(*kinds: type) -> Callable[[Any], bool]:
-    """Whether a value is of one of these types; True and False are no numbers."""
-    return lambda value: isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type (True and False are no numbers), None, one of a tuple of kinds, or as a function says.
+
+    ``[kind]`` stands for a list, ``{kind: kind}`` for a dict of them.
+    """
+    if isinstance(kind, type):
+        return isinstance(value, kind) and (kind in (bool, object) or not isinstance(value, bool))
+    if isinstance(kind, tuple):
+        return any(fits(value, one) for one in kind)
+    if isinstance(kind, list):
+        return isinstance(value, list) and all(fits(one, kind[0]) for one in value)
+    if isinstance(kind, dict):
+        ((key, held),) = kind.items()
+        return isinstance(value, dict) and all(fits(name, key) and fits(one, held) for name, one in value.items())
+    return value is None if kind is None else kind(value)
 
 
-def list_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    """Whether a value is a list of such."""
-    return lambda value: isinstance(value, list) and all(map(holds, value))
+def count(value: Any) -> bool:
+    """Whether a value is a whole number >= 0."""
+    return fits(value, (int, np.integer)) and bool(value >= 0)
 
 
-word = is_a(str)
-words = list_of(word)
+def kinds_of(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The kind of each part, of kinds by the names of several parts."""
+    return {name: kind for names, kind in table.items() for name in names.split()}
 
 
-def check_parts(table: dict[str, Callable[[Any], bool]], needed: set[str], state: Mapping[str, Any]) -> None:
-    """Raise a ValueError where a part is missing, or not of the kind that the table says."""
+def check_parts(kinds: Mapping[str, Any], needed: Iterable[str], state: Mapping[str, Any]) -> None:
+    """Raise a ModelFileError where a part is missing, or not of its kind."""
     for name, value in state.items():
-        require(name not in table or table[name](value), f"{name} must be what a fit leaves, got {reprlib.repr(value)}")
-    require(needed <= state.keys(), f"{', '.join(sorted(needed - state.keys()))} must be there")
+        is_sound = name not in kinds or fits(value, kinds[name])
+        require(is_sound, f"{name} must be what a fit leaves, got {reprlib.repr(value)}")
+    missing = sorted({*needed} - state.keys())
+    require(not missing, f"{', '.join(missing)} must be there")
 
 
 # ---- networks --------------------------------------------------------------------------------------------------------
@@ -336,14 +300,18 @@ NAMED = ("units", "activation", "out_activation", "loss", "bias")
 OPTIONS = ("solver", "momentum", "beta_1", "beta_2", "epsilon", "alpha", "max_norm", "dropout", "n_jobs", "init_scale")
 # Files of version 1 do not say this.
 VERSION_1 = {"out_activation": "logistic", "loss": "squared_error"}
-NETWORK_STATE: dict[str, Callable[[Any], bool]] = {
-    "units": lambda value: len(value) >= 2 and all(type(n) is int and n > 0 for n in value),
-    **dict.fromkeys(("feature_names", "class_names"), words),
-    "target_name": word,
-    **dict.fromkeys(("target_low", "target_span"), lambda value: type(value) is float and math.isfinite(value)),
-    "moments": lambda value: type(value) is int and 0 <= value <= 2,
-    "steps": lambda value: type(value) is int and value >= 0,
-}
+NETWORK_STATE = kinds_of({
+    "units": lambda value: fits(value, [count]) and len(value) >= 2 and min(value) > 0,
+    "feature_names class_names": [str],
+    "target_name": str,
+    "target_low target_span": lambda value: type(value) is float and math.isfinite(value),
+    "moments": lambda value: count(value) and value <= 2,
+    "steps": count,
+})  # fmt: skip
+
+
+def _numbered(name: str, arrays: Iterable[np.ndarray]) -> dict[str, Any]:
+    return {f"{name}_{number}": array for number, array in enumerate(arrays)}
 
 
 def save_model(path: str | Path, model: Model) -> None:
@@ -355,16 +323,15 @@ def save_model(path: str | Path, model: Model) -> None:
     header = {"format": NETWORK, "format_version": VERSIONS[NETWORK][0], **{name: getattr(net, name) for name in NAMED}}
     header |= {"dtype": net.dtype.name, "feature_names": list(model.feature_names), "target_name": model.target_name}
     header |= {"class_names": list(model.class_names)}
-    header |= {"target_low": float(model.target_low), "target_span": float(model.target_span)}
+    header |= {name: float(getattr(model, name)) for name in ("target_low", "target_span")}
     header |= {"options": {name: getattr(net, name) for name in OPTIONS}, "dropout_seed": net._seed, "rng": rng}
-    arrays = {f"weights_{layer}": W for layer, W in enumerate(net.weights)}
-    arrays |= {f"biases_{layer}": b for layer, b in enumerate(net.biases)}
+    arrays = _numbered("weights", net.weights) | _numbered("biases", net.biases)
     arrays |= {"input_mean": model.input_mean, "input_scale": model.input_scale}
     if net._moments is not None:
         moments, header["steps"] = net._moments
         header["moments"] = len(moments)
         for place, pair in enumerate(moments):
-            arrays |= {f"moments_{place}_{number}": array for number, array in enumerate(itertools.chain(*pair))}
+            arrays |= _numbered(f"moments_{place}", itertools.chain(*pair))
     write(path, header, arrays)
 
 
@@ -376,6 +343,10 @@ def load_model(path: str | Path) -> Model:
 
 def read_model(contents: Archive) -> Model:
     """The model in an open file."""
+
+    def arrays(name: str, shapes: list[tuple[int, ...]], finite: bool = True) -> list[np.ndarray]:
+        return [contents.shaped(f"{name}_{number}", shape, dtype, finite) for number, shape in enumerate(shapes)]
+
     header = contents.header
     require("class" not in header, f"holds an estimator, {header.get('class')}, which fastbp.load reads")
     contents.check_format(NETWORK)
@@ -384,11 +355,10 @@ def read_model(contents: Archive) -> Model:
     check_parts(NETWORK_STATE, NETWORK_STATE.keys() - {"moments", "steps"}, header)
     units, dtype = header["units"], np.dtype(header["dtype"])
     # every array is read before a network is built, so that no header can ask for more memory than the file has
-    shapes = list(itertools.pairwise(units))
+    shapes: list[tuple[int, ...]] = list(itertools.pairwise(units))
     bias_shapes = [shape[1:] for shape in shapes] if header["bias"] else []
-    weights = [contents.finite(f"weights_{layer}", shape, dtype) for layer, shape in enumerate(shapes)]
-    biases = [contents.finite(f"biases_{layer}", shape, dtype) for layer, shape in enumerate(bias_shapes)]
-    mean, scale = (contents.finite(name, units[:1], np.float64) for name in ("input_mean", "input_scale"))
+    weights, biases = arrays("weights", shapes), arrays("biases", bias_shapes)
+    mean, scale = (contents.shaped(name, units[:1], np.float64) for name in ("input_mean", "input_scale"))
     options = {name: header["options"][name] for name in OPTIONS if "options" in header}
     options |= {name: header[name] for name in (*NAMED[1:], "dtype")}
     net = NeuralNetwork(units[0], units[1:-1], units[-1], **options)
@@ -396,15 +366,12 @@ def read_model(contents: Archive) -> Model:
     if "rng" in header:
         net._seed, net._rng.bit_generator.state = header["dropout_seed"], header["rng"]
     if "moments" in header:
-        moments = []
-        for place in range(header["moments"]):
-            found = enumerate([*shapes, *bias_shapes])
-            arrays = [contents.finite(f"moments_{place}_{number}", shape, dtype) for number, shape in found]
-            moments.append((arrays[: len(shapes)], arrays[len(shapes) :]))
-        net._moments = moments, header["steps"]
+        # squares of gradients may be beyond float32, which makes steps 0
+        memory = [arrays(f"moments_{place}", shapes + bias_shapes, finite=False) for place in range(header["moments"])]
+        net._moments = [(one[: len(shapes)], one[len(shapes) :]) for one in memory], header["steps"]
     features, classes = tuple(header["feature_names"]), tuple(header["class_names"])
     require(len(features) in (0, units[0]), f"feature_names must be {units[0]}, got {features}")
-    fits = len(classes) != 1 and units[-1] == (len(classes) if len(classes) > 2 else 1)
-    require(fits or not (classes or features), f"class_names must go with {units[-1]} outputs, got {classes}")
+    sound = len(classes) != 1 and units[-1] == (len(classes) if len(classes) > 2 else 1)
+    require(sound or not (classes or features), f"class_names must go with {units[-1]} outputs, got {classes}")
     require(bool(np.all(scale > 0)), f"input_scale must be > 0, got {scale}")
     return Model(net, features, header["target_name"], classes, mean, scale, header["target_low"], header["target_span"])

@@ -5,6 +5,16 @@ import numpy as np
 from fastbp.layout import HITS, LOSS, PENALTY, SQUARES
 
 
+def draw(axes, epoch, curves, loss="loss"):
+    """Draw curves over the epochs, each in axes of its own; `loss` is what that of this name is called."""
+    for ax, (name, values) in zip(axes, curves.items(), strict=True):
+        ax.plot(epoch, values)
+        ax.set(xlabel="epoch", ylabel=loss if name == "loss" else name, title=f"{name} per epoch")
+        ax.grid(alpha=0.3)
+        if "accuracy" in name:
+            ax.set_ylim(-0.02, 1.02)
+
+
 class History:
     """Record of a training run, one value per completed epoch.
 
@@ -100,11 +110,7 @@ class History:
             import matplotlib.pyplot as plt
 
             _, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-        for ax, name in zip(axes, ("loss", "accuracy"), strict=True):
-            ax.plot(self.epoch, getattr(self, name))
-            ax.set(xlabel="epoch", ylabel=name, title=f"{name} per epoch")
-            ax.grid(alpha=0.3)
-        axes[1].set_ylim(-0.02, 1.02)
+        draw(axes, self.epoch, {"loss": self.loss, "accuracy": self.accuracy})
         return axes
 
     def __repr__(self):

@@ -8,47 +8,45 @@ from typing import Any
 
 import numpy as np
 
-from fastbp.checks import (
-    above,
-    at_least,
-    finite,
-    finite_number,
-    fitting_targets,
-    float_dtype,
-    fraction,
-    jobs,
-    limit,
-    matrix,
-    numeric,
-    one_of,
-    row_weights,
-    words,
-)
+from fastbp import checks
 from fastbp.rule import ACTIVATIONS, HEADS, LOSSES, OUT_ACTIVATIONS, SOLVERS, Rule
 from fastbp.training import Gradient, Run, predict, watch
 
 REDUCTIONS = ("sum", "mean")
 # By the name of a parameter of NeuralNetwork: what it must be, as a function that returns what is kept.
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "activation": words,
-    "out_activation": partial(one_of, OUT_ACTIVATIONS),
-    "loss": partial(one_of, LOSSES),
-    "solver": partial(one_of, SOLVERS[1:]),
-    "momentum": fraction,
-    "beta_1": fraction,
-    "beta_2": fraction,
-    "epsilon": above,
-    "alpha": partial(above, or_zero=True),
-    "max_norm": limit,
-    "dropout": fraction,
-    "n_jobs": jobs,
+    "activation": checks.words,
+    "out_activation": partial(checks.one_of, OUT_ACTIVATIONS),
+    "loss": partial(checks.one_of, LOSSES),
+    "solver": partial(checks.one_of, SOLVERS[1:]),
+    **dict.fromkeys(("momentum", "beta_1", "beta_2", "dropout"), checks.fraction),
+    **dict.fromkeys(("alpha", "init_scale"), partial(checks.above, or_zero=True)),
+    "epsilon": checks.above,
+    "max_norm": checks.limit,
+    "n_jobs": checks.jobs,
     "bias": lambda name, value: bool(value),
-    "init_scale": partial(above, or_zero=True),
-    "dtype": float_dtype,
+    "dtype": checks.float_dtype,
 }
 
 
-class NeuralNetwork:
+class Saved:
+    """What files can keep."""
+
+    def save(self, path):
+        """Write it, and what it trains on with, into a file of arrays and JSON, whole or not at all; see `fastbp.save`."""
+        from fastbp.estimators.fitted import save
+
+        save(path, self)
+
+    @classmethod
+    def load(cls, path):
+        """Read one of this class that `save` or ``fastbp train --save`` wrote; see `fastbp.load`."""
+        from fastbp.estimators.fitted import load
+
+        return load(path, cls)
+
+
+class NeuralNetwork(Saved):
     """Fully connected layers of units, trained by backpropagation; sigmoid units and the delta rule unless told otherwise.
 
     Parameters
@@ -155,11 +153,8 @@ class NeuralNetwork:
         random_state=None,
     ):
         hidden = [hidden_size] if np.ndim(hidden_size) == 0 else list(hidden_size)
-        self.units = [
-            at_least(1, "input_size", input_size),
-            *[at_least(1, "hidden_size", size) for size in hidden],
-            at_least(1, "output_size", output_size),
-        ]
+        sizes = {"input_size": [input_size], "hidden_size": hidden, "output_size": [output_size]}
+        self.units = [checks.at_least(1, name, size) for name, layers in sizes.items() for size in layers]
         self.activation: str | list[str] = activation
         self.out_activation, self.loss, self.solver = out_activation, loss, solver
         self.momentum, self.beta_1, self.beta_2, self.epsilon = momentum, beta_1, beta_2, epsilon
@@ -171,9 +166,8 @@ class NeuralNetwork:
             self._rng = np.random.default_rng(random_state)
         except (TypeError, ValueError) as error:
             raise type(error)(f"random_state must be an int, a Generator or None, got {random_state!r}") from error
-        shapes = list(zip(self.units[:-1], self.units[1:], strict=True))
-        self._weights = [self._rng.normal(0.0, self.init_scale, shape).astype(self.dtype) for shape in shapes]
-        self._biases = [np.zeros(n_out, self.dtype) for _, n_out in shapes] if self.bias else []
+        self._weights = [self._rng.normal(0.0, self.init_scale, one).astype(self.dtype) for one in self._weight_shapes()]
+        self._biases = [np.zeros(shape, self.dtype) for shape in self._bias_shapes()]
         self._seed = 0
         self._draw_seed()
         self._memory = None  # what the solver remembers, as `State.memory` returns it
@@ -243,10 +237,10 @@ class NeuralNetwork:
         for position, shape in enumerate(shapes):
             array, label = arrays[position], f"{name}[{position}]"
             if type(array) is not np.ndarray or array.dtype != self.dtype:
-                array = arrays[position] = numeric(label, array, self.dtype)
+                array = arrays[position] = checks.numeric(label, array, self.dtype)
             if array.shape != shape:
                 raise ValueError(f"{label} must have shape {shape}, got {array.shape}")
-            finite(label, array)
+            checks.finite(label, array)
         return arrays
 
     def _parameters(self):
@@ -307,7 +301,7 @@ class NeuralNetwork:
         ValueError, TypeError
             If X is not a finite numeric matrix of that shape with at least one row.
         """
-        X = matrix("X", X, self.units[0], self.dtype)
+        X = checks.matrix("X", X, self.units[0], self.dtype)
         weights, biases = self._parameters()
         return predict(weights, biases, X, self.out_activation, self._activation_codes(), self.n_jobs)
 
@@ -421,20 +415,19 @@ class NeuralNetwork:
             beyond what the output can give, or if a weight stops being finite. The weights are then as they were before.
         """
         X, y, sample_weight = self._checked_rows(X, y, sample_weight)
-        epochs = at_least(0, "epochs", epochs)
-        if finite_number("learning_rate", learning_rate) <= 0:
-            raise ValueError(f"learning_rate must be > 0, got {learning_rate}")
-        batch_size = len(X) if batch_size is None else at_least(1, "batch_size", batch_size)
+        epochs = checks.at_least(0, "epochs", epochs)
+        learning_rate = checks.above("learning_rate", learning_rate)
+        batch_size = len(X) if batch_size is None else checks.at_least(1, "batch_size", batch_size)
         if batch_size > len(X):
             raise ValueError(f"batch_size must be at most the number of rows, {len(X)}, got {batch_size}")
-        one_of(REDUCTIONS, "reduction", reduction)
-        verbose = at_least(0, "verbose", int(verbose) if isinstance(verbose, bool) else verbose)
+        checks.one_of(REDUCTIONS, "reduction", reduction)
+        verbose = checks.at_least(0, "verbose", int(verbose) if isinstance(verbose, bool) else verbose)
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable or None, got {callback!r}")
 
         weights, biases = self._parameters()
         self._draw_seed()
-        rule, memory = self._rule(float(learning_rate), reduction), self._moments
+        rule, memory = self._rule(learning_rate, reduction), self._moments
         run = Run(
             weights,
             biases,
@@ -498,7 +491,7 @@ class NeuralNetwork:
         ([array([[1.]])], [array([1.])])
         """
         X, y, sample_weight = self._checked_rows(X, y, sample_weight)
-        one_of(REDUCTIONS, "reduction", reduction)
+        checks.one_of(REDUCTIONS, "reduction", reduction)
         weights, biases = self._parameters()
         gradient = Gradient(
             self.units,
@@ -516,8 +509,8 @@ class NeuralNetwork:
 
     def _checked_rows(self, X, y, sample_weight):
         """Inputs, targets (n, n_out) and weights of rows to learn from."""
-        X = matrix("X", X, self.units[0], self.dtype)
-        y = numeric("y", y, self.dtype)
+        X = checks.matrix("X", X, self.units[0], self.dtype)
+        y = checks.numeric("y", y, self.dtype)
         if y.ndim == 1 and self.units[-1] == 1:
             y = y[:, np.newaxis]
         elif y.ndim == 1:
@@ -525,26 +518,13 @@ class NeuralNetwork:
                 f"y must have {self.units[-1]} columns, one for each output, got shape {y.shape}: of class numbers, "
                 f"numpy.eye({self.units[-1]})[y] makes them"
             )
-        y = matrix("y", y, self.units[-1], self.dtype)
+        y = checks.matrix("y", y, self.units[-1], self.dtype)
         if len(X) != len(y):
             raise ValueError(f"X and y must have the same number of rows, got {len(X)} and {len(y)}")
-        fitting_targets(y, self.out_activation, self.loss)
+        checks.fitting_targets(y, self.out_activation, self.loss)
         if sample_weight is not None:
-            sample_weight = row_weights(sample_weight, len(X), self.dtype)
+            sample_weight = checks.row_weights(sample_weight, len(X), self.dtype)
         return X, y, sample_weight
-
-    def save(self, path):
-        """Write the network, with what its solver remembers, into a file of arrays and JSON; see `fastbp.save`."""
-        from fastbp.estimators.fitted import save
-
-        save(path, self)
-
-    @classmethod
-    def load(cls, path):
-        """Read a network that `save` or ``fastbp train --save`` wrote; it trains on as it would have; see `fastbp.load`."""
-        from fastbp.estimators.fitted import load
-
-        return load(path, cls)
 
     def __repr__(self):
         activations = self.activation if isinstance(self.activation, str) else "/".join(self.activation)

@@ -100,6 +100,40 @@ def test_arrays_that_are_none_are_refused(tmp_path, content, message):
         read(tmp_path / "file.npz", "x")
 
 
+def even(value):
+    return value % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "of_it", "of_others"),
+    [
+        (None, [None], [0, ""]),
+        (int, [0, 10**30], [True, 1.0, None]),
+        (bool, [True], [1, "True"]),
+        (object, [True, None, []], []),
+        ((None, [int]), [None, [], [1, 2]], [1, [1, None], [True], (1,)]),
+        ({str: [int]}, [{}, {"a": [1]}], [{1: []}, {"a": 1}, []]),
+        (even, [0, 2], [1]),
+        ([even], [[0, 2]], [[0, 1]]),
+    ],
+)
+def test_kinds_of_parts(kind, of_it, of_others):
+    assert [files.fits(value, kind) for value in of_it] == [True] * len(of_it)
+    assert [files.fits(value, kind) for value in of_others] == [False] * len(of_others)
+
+
+VALUES = [None, True, 3, -0.5, float("inf"), "größer", [], [1, [2.0, None]], (1, ("a",)), {1: "a", (2, None): {"b": []}}]
+VALUES += [np.float32(0.1), np.array(["a", 1, None], object), [np.float64(1), np.float64(2)], {"x": np.arange(3)}]
+
+
+def test_a_tree_comes_back_as_it_was(tmp_path):
+    arrays = {}
+    files.write(tmp_path / "file.npz", {"tree": files.encode("tree", VALUES, arrays)}, arrays)
+    with files.reading(tmp_path / "file.npz") as contents:
+        again = files.decode(contents.header["tree"], contents)
+    assert repr(again) == repr(VALUES)
+
+
 def test_objects_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="Object arrays cannot be saved"):
         files.write(tmp_path / "file.npz", {}, {"x": np.array([None])})

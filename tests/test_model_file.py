@@ -67,6 +67,19 @@ def test_a_model_comes_back_as_it_was(tmp_path, rows, kind):
     np.testing.assert_array_equal(again.input_scale, model.input_scale)
 
 
+def test_a_memory_beyond_floats_comes_back(tmp_path):
+    net = NeuralNetwork(1, [], 1, out_activation="identity", solver="adam", dtype="float32", random_state=0)
+    net.train([[1e10], [2e10]], [[1e12], [-3e12]], epochs=2, learning_rate=0.01)
+    (_, ((squares,), _)), _ = net._moments
+    assert np.isinf(squares).all()
+    net.save(tmp_path / "model.npz")
+    again = NeuralNetwork.load(tmp_path / "model.npz")
+    for one in (net, again):
+        one.train([[1.0], [2.0]], [[1.0], [0.0]], epochs=2, learning_rate=0.01)
+    np.testing.assert_array_equal(again.weights[0], net.weights[0])
+    np.testing.assert_array_equal(again.biases[0], net.biases[0])
+
+
 def test_predictions_in_original_units(rows):
     model = make_model(units=(3, 2, 1), classes=())
     inputs = (rows - model.input_mean) / model.input_scale

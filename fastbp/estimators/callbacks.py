@@ -21,18 +21,7 @@ except ImportError:
 
 
 class Task:
-    """A fit as callbacks see it: one task, with a subtask for each epoch or iteration.
-
-    Parameters
-    ----------
-    est : estimator
-    X, y, sample_weight
-        As given to fit.
-    most : int or None
-        The largest number of epochs.
-    single : bool
-        Whether this is a call of partial_fit, which callbacks do not see.
-    """
+    """A fit as callbacks see it: one task, with a subtask for each of at most `most` epochs; they see no `single` one."""
 
     def __init__(self, est, X, y, sample_weight, most, single):
         # nothing is done per epoch for the many who set no callbacks

@@ -30,14 +30,6 @@ class LossCurveDisplay:
         Where the held-out rows' curve is drawn, None without one. It is `ax_` for a loss.
     validation_line_ : matplotlib Line2D or None
         The held-out rows' loss or score.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastbp import LossCurveDisplay
-    >>> display = LossCurveDisplay([0.7, 0.4, 0.3], name="small").plot()
-    >>> display.ax_.get_ylabel(), display.line_.get_label()
-    ('Loss', 'small')
     """
 
     def __init__(self, loss_curve, *, validation_loss_curve=None, validation_scores=None, name=None):
@@ -45,11 +37,8 @@ class LossCurveDisplay:
         self.validation_loss_curve = validation_loss_curve
         self.validation_scores = validation_scores
         self.name = name
-        self.ax_: Any = None
-        self.figure_: Any = None
-        self.line_: Any = None
-        self.validation_ax_: Any = None
-        self.validation_line_: Any = None
+        unset: Any = None
+        self.ax_ = self.figure_ = self.line_ = self.validation_ax_ = self.validation_line_ = unset
 
     @classmethod
     def from_estimator(cls, estimator, *, ax=None, name=None, **kwargs):
@@ -59,12 +48,8 @@ class LossCurveDisplay:
         ----------
         estimator : MLPClassifier or MLPRegressor
             Fitted with solver "sgd" or "adam"; scikit-learn's own will do.
-        ax : matplotlib Axes or None, default None
-            Where to draw; by default new ones.
-        name : str or None, default None
-            Name in the legend; by default that of the estimator's class.
-        **kwargs
-            Of the loss's line, as for ``ax.plot``.
+        ax, name, **kwargs
+            As of `plot`; the name is by default that of the estimator's class.
 
         Returns
         -------
@@ -135,8 +120,7 @@ class LossCurveDisplay:
         if ax is None:
             _, ax = pyplot.subplots()
         self.ax_, self.figure_ = ax, ax.figure
-        name = self.name if name is None else name
-        label = "loss" if name is None else name
+        label = next(one for one in (name, self.name, "loss") if one is not None)
         (self.line_,) = ax.plot(_epochs(self.loss_curve), self.loss_curve, **({"label": label} | kwargs))
         ax.set(xlabel="Epoch", ylabel="Loss")
         self._plot_validation(label)
@@ -146,19 +130,15 @@ class LossCurveDisplay:
 
     def _plot_validation(self, label):
         self.validation_ax_ = self.validation_line_ = None
-        style: dict[str, Any] = {"linestyle": "--", "color": self.line_.get_color()}
-        if self.validation_loss_curve is not None:
-            self.validation_ax_, curve, style["label"] = self.ax_, self.validation_loss_curve, f"{label}, validation loss"
-        elif self.validation_scores is not None:
-            self.validation_ax_, curve, style["label"] = (
-                self.ax_.twinx(),
-                self.validation_scores,
-                f"{label}, validation score",
-            )
-            self.validation_ax_.set_ylabel("Validation score")
-        else:
+        is_loss = self.validation_loss_curve is not None
+        curve = self.validation_loss_curve if is_loss else self.validation_scores
+        if curve is None:
             return
-        (self.validation_line_,) = self.validation_ax_.plot(_epochs(curve), curve, **style)
+        self.validation_ax_ = self.ax_ if is_loss else self.ax_.twinx()
+        if not is_loss:
+            self.validation_ax_.set_ylabel("Validation score")
+        style = {"color": self.line_.get_color(), "label": f"{label}, validation {'loss' if is_loss else 'score'}"}
+        (self.validation_line_,) = self.validation_ax_.plot(_epochs(curve), curve, linestyle="--", **style)
 
 
 def _epochs(curve):

@@ -1,7 +1,6 @@
 """Fitted estimators in files: which parts there may be, what each can hold, how they go together, `save` and `load`."""
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,29 +8,14 @@ import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
+from fastbp import files
+from fastbp.estimators.labels import KINDS, MULTI_OUTPUT, Labels
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import FLOATS
 from fastbp.estimators.tabular import Tabular, TabularClassifier, TabularRegressor
-from fastbp.files import (
-    ESTIMATOR,
-    NETWORK,
-    VERSIONS,
-    Archive,
-    check_parts,
-    decode,
-    encode,
-    is_a,
-    list_of,
-    read_model,
-    reading,
-    require,
-    save_model,
-    word,
-    words,
-    write,
-)
+from fastbp.files import count, fits, require
 from fastbp.lessons import Model
-from fastbp.neural_network import NeuralNetwork
+from fastbp.neural_network import NeuralNetwork, Saved
 
 CLASSES: dict[str, Any] = {
     kind.__name__: kind for kind in (MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor)
@@ -40,78 +24,67 @@ CLASSES: dict[str, Any] = {
 TABLES_VERSION = 2
 
 
-def _or_none(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or holds(value)
+NUMBER = (int, float, np.integer, np.floating)
 
 
-def _dict_of(holds: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, dict) and all(map(holds, value.values()))
+def _floats(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype in FLOATS
 
 
-_array, _number = is_a(np.ndarray), is_a(int, float, np.integer, np.floating)
-_curve = list_of(_number)
-_arrays = list_of(lambda value: _array(value) and value.dtype in FLOATS)
-
-
-def _count(value: Any) -> bool:
-    return is_a(int, np.integer)(value) and int(value) >= 0
+def _column(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.ndim == 1
 
 
 def _names(value: Any) -> bool:
-    return _array(value) and value.ndim == 1 and all(map(word, value))
+    return _column(value) and all(isinstance(name, str) for name in value)
 
 
-def _labels(value: Any) -> bool:
-    return all(_array(column) and column.ndim == 1 for column in (value if isinstance(value, list) else [value]))
-
-
-# Every attribute that a fitted estimator may have, and what it can be.
-STATE: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("n_features_in_", "n_layers_", "n_outputs_", "n_iter_", "t_"), _count),
-    **dict.fromkeys(("_dropout_seed", "_no_improvement_count", "_steps"), _count),
-    **dict.fromkeys(("coefs_", "intercepts_", "_best_coefs", "_best_intercepts"), _arrays),
-    **dict.fromkeys(("loss_", "_learning_rate", "_learning_rate_start"), _number),
-    **dict.fromkeys(("best_loss_", "best_validation_score_"), _or_none(_number)),
-    **dict.fromkeys(("loss_curve_", "validation_loss_curve_"), _curve),
-    **dict.fromkeys(("out_activation_", "_y_type"), word),
-    "validation_scores_": _or_none(_curve),
+# Every attribute that a fitted network may have, and what it can be.
+STATE = files.kinds_of({
+    "n_features_in_ n_layers_ n_outputs_ n_iter_ t_ _dropout_seed _no_improvement_count _steps": count,
+    "coefs_ intercepts_ _best_coefs _best_intercepts": [_floats],
+    "loss_ _learning_rate _learning_rate_start": NUMBER,
+    "best_loss_ best_validation_score_": (None, NUMBER),
+    "loss_curve_ validation_loss_curve_": [NUMBER],
+    "validation_scores_": (None, [NUMBER]),
+    "out_activation_ _y_type": str,
     "feature_names_in_": _names,
-    "classes_": _labels,
-    "_sparse_labels": is_a(bool),
-    "_moments": list_of(lambda pair: isinstance(pair, tuple) and all(map(_arrays, pair))),
-    "_sklearn_output_config": lambda value: _dict_of(word)(value) and value.keys() <= {"transform"},
-}
+    "classes_": (_column, [_column]),
+    "_sparse_labels": bool,
+    "_moments": [lambda pair: isinstance(pair, tuple) and len(pair) == 2 and fits([*pair], [[_floats]])],
+    "_sklearn_output_config": {lambda name: name == "transform": str},
+})  # fmt: skip
 NEEDED = {"n_features_in_", "n_layers_", "n_outputs_", "out_activation_", "coefs_", "intercepts_", "n_iter_", "t_"}
 # Attributes that scikit-learn puts beside them.
 NOT_KEPT = {
     "_metadata_request", "_skl_callbacks", "_callback_fit_ctx", "_parent_callback_ctx", "_skl_callbacks_to_teardown"
 }  # fmt: skip
-# The output's activation for each kind of classes.
-OUTPUTS = {"binary": "logistic", "multiclass": "softmax", "multilabel-indicator": "logistic",
-           "multiclass-multioutput": "logistic"}  # fmt: skip
 # Every part of the state of a table's estimator.
-TABLE_STATE: dict[str, Callable[[Any], bool]] = {
-    "kinds_": _dict_of(lambda value: value in ("number", "boolean", "category")),
-    "left_out_": _dict_of(word),
-    **dict.fromkeys(("words_", "categories_"), _dict_of(words)),
-    "centers": _array,
-    "factors": lambda value: _array(value) and bool((value >= 0).all()),
-    "target": lambda value: _curve(value) and len(value) == 2 and value[1] > 0,
-    "table": lambda value: (
-        _dict_of(_or_none(lambda one: type(one) in (str, bool) or words(one)))(value) and all(map(word, value))
-    ),
-    "n_features_in_": _count,
+TABLE_STATE = files.kinds_of({
+    "kinds_": {object: lambda value: value in ("number", "boolean", "category")},
+    "left_out_": {object: str},
+    "words_ categories_": {object: [str]},
+    "centers": np.ndarray,
+    "factors": lambda value: isinstance(value, np.ndarray) and bool((value >= 0).all()),
+    "target": lambda value: fits(value, [NUMBER]) and len(value) == 2 and value[1] > 0,
+    "table": {str: (None, bool, str, [str])},
+    "n_features_in_": count,
     "feature_names_in_": _names,
-}
+})  # fmt: skip
 
 
-def check_estimator(estimator: Any) -> None:
-    """Raise a ValueError where parameters and attributes do not go together."""
+def _check(estimator: Any, state: dict[str, Any], network: Any) -> None:
+    """Raise a ValueError where parameters, attributes and, of tables, the network do not go together."""
     estimator._validate_params()
-    state = vars(estimator)
-    check_parts(STATE, NEEDED, state)
+    if network is not None:
+        optional = {"feature_names_in_"} | (set() if isinstance(estimator, RegressorMixin) else {"target"})
+        files.check_parts(TABLE_STATE, TABLE_STATE.keys() - optional, state)
+        _check_columns(state, network)
+        return
+    is_classifier = isinstance(estimator, ClassifierMixin)
+    files.check_parts(STATE, NEEDED | ({"classes_", "_y_type"} if is_classifier else set()), state)
     _check_shapes(state)
-    if isinstance(estimator, ClassifierMixin):
+    if is_classifier:
         _check_classes(state)
     # both raise it themselves
     estimator._activation_codes()
@@ -120,57 +93,49 @@ def check_estimator(estimator: Any) -> None:
 
 def _check_shapes(state: dict[str, Any]) -> None:
     units = [state["n_features_in_"], *(array.size for array in state["intercepts_"])]
-    fits = len(units) == state["n_layers_"] > 1 and units[-1] == state["n_outputs_"] and min(units) > 0
-    require(fits, f"n_layers_ and n_outputs_ must go with units {units}")
+    alike = len(units) == state["n_layers_"] > 1 and units[-1] == state["n_outputs_"] and min(units) > 0
+    require(alike, f"n_layers_ and n_outputs_ must go with units {units}")
     names = len(state.get("feature_names_in_", range(units[0])))
     require(names == units[0], f"feature_names_in_ must be {units[0]} names, got {names}")
     weights, biases = list(itertools.pairwise(units)), [(size,) for size in units[1:]]
     expected = {"coefs_": weights, "intercepts_": biases, "_best_coefs": weights, "_best_intercepts": biases}
-    found = {name: state[name] for name in expected if name in state}
+    lists = [(name, state[name], shapes) for name, shapes in expected.items() if name in state]
     for place, pair in enumerate(state.get("_moments", [])):
-        for part, (shapes, arrays) in enumerate(zip((weights, biases), pair, strict=True)):
-            expected[f"_moments[{place}][{part}]"], found[f"_moments[{place}][{part}]"] = shapes, arrays
-    for name, arrays in found.items():
-        shapes = [array.shape for array in arrays]
-        require(shapes == expected[name], f"{name} must have shapes {expected[name]}, got {shapes}")
+        lists += [(f"_moments[{place}][{part}]", pair[part], shapes) for part, shapes in enumerate((weights, biases))]
+    for name, arrays, shapes in lists:
+        found = [array.shape for array in arrays]
+        require(found == shapes, f"{name} must have shapes {shapes}, got {found}")
     finite = all(np.isfinite(array).all() for array in state["coefs_"] + state["intercepts_"])
     require(finite, "coefs_ and intercepts_ must be finite")
 
 
 def _check_classes(state: dict[str, Any]) -> None:
-    kind, output = state.get("_y_type"), state["out_activation_"]
-    classes: Any = state.get("classes_")
-    fits = kind in OUTPUTS and output == OUTPUTS[kind]
-    require(fits, f"out_activation_ must go with classes that are {kind}, got {output}")
-    fits = isinstance(classes, list) == (kind == "multiclass-multioutput") and classes is not None
-    require(fits, f"classes_ must go with targets that are {kind}, got {classes}")
+    kind, classes, output = (state[name] for name in ("_y_type", "classes_", "out_activation_"))
+    alike = kind in KINDS and output == Labels(kind, classes).out_activation
+    require(alike, f"out_activation_ must go with classes that are {kind}, got {output}")
+    alike = isinstance(classes, list) == (kind == MULTI_OUTPUT)
+    require(alike, f"classes_ must go with targets that are {kind}, got {classes}")
     sizes = [len(column) for column in (classes if isinstance(classes, list) else [classes])]
     outputs = 1 if kind == "binary" and sizes[0] in (1, 2) else sum(sizes)
-    fits = outputs == state["n_outputs_"] and min(sizes) > 0
-    require(fits, f"classes_ must go with {state['n_outputs_']} outputs, got {sizes}")
+    alike = outputs == state["n_outputs_"] and min(sizes) > 0
+    require(alike, f"classes_ must go with {state['n_outputs_']} outputs, got {sizes}")
 
 
-def check_table(estimator: Any, state: dict[str, Any], network: Any) -> None:
-    """Raise a ValueError where parameters, state and network of a table's estimator do not go together."""
-    estimator._validate_params()
-    for name in state.keys() - TABLE_STATE.keys():
-        raise ValueError(f"{name} is no part of a fitted {type(estimator).__name__}")
-    optional = {"feature_names_in_"} | (set() if isinstance(estimator, RegressorMixin) else {"target"})
-    check_parts(TABLE_STATE, TABLE_STATE.keys() - optional, state)
+def _check_columns(state: dict[str, Any], network: Any) -> None:
     kinds, categories = state["kinds_"], state["categories_"]
-    fits = {name for name, kind in kinds.items() if kind == "category"} == categories.keys() and kinds
-    require(bool(fits), f"categories_ must go with kinds_, got {list(categories)}")
+    alike = {name for name, kind in kinds.items() if kind == "category"} == categories.keys() and kinds
+    require(alike, f"categories_ must go with kinds_, got {list(categories)}")
     n_numbers = len(kinds) - len(categories)
     for name in ("centers", "factors"):
         array = state[name]
-        fits = array.shape == (n_numbers,) and array.dtype == np.float64 and np.isfinite(array).all()
-        require(bool(fits), f"{name} must be {n_numbers} finite numbers, got {array!r}")
+        alike = array.shape == (n_numbers,) and array.dtype == np.float64 and np.isfinite(array).all()
+        require(alike, f"{name} must be {n_numbers} finite numbers, got {array!r}")
     width = n_numbers + sum(map(len, categories.values()))
     require(width == network.n_features_in_, f"network must have {width} inputs, got {network.n_features_in_}")
 
 
-def save(path: str | Path, estimator: MLPClassifier | MLPRegressor | Tabular | NeuralNetwork) -> None:
-    """Write a fitted estimator, or a network, into a file.
+def save(path: str | Path, estimator: Saved) -> None:
+    """Write a fitted estimator, or a network, into a file that `load` reads.
 
     `path` holds either what it held before or all of the new file, whatever happens. The file holds arrays and JSON with a
     checksum, and nothing that is run when it is loaded. Callbacks and metadata requests are not kept.
@@ -193,10 +158,6 @@ def save(path: str | Path, estimator: MLPClassifier | MLPRegressor | Tabular | N
     OSError
         If the file cannot be written.
 
-    See Also
-    --------
-    load : The way back.
-
     Examples
     --------
     >>> import os, tempfile
@@ -211,11 +172,11 @@ def save(path: str | Path, estimator: MLPClassifier | MLPRegressor | Tabular | N
     True
     """
     if isinstance(estimator, NeuralNetwork):
-        save_model(path, Model(estimator))
+        files.save_model(path, Model(estimator))
         return
     arrays: dict[str, np.ndarray] = {}
-    header = {"format": ESTIMATOR, "format_version": VERSIONS[ESTIMATOR][0]} | _described(estimator, "", arrays)
-    write(path, header, arrays)
+    header = {"format": files.ESTIMATOR, "format_version": files.VERSIONS[files.ESTIMATOR][0]}
+    files.write(path, header | _described(estimator, "", arrays), arrays)
 
 
 def load(path: str | Path, kind: type | None = None) -> Any:
@@ -240,18 +201,14 @@ def load(path: str | Path, kind: type | None = None) -> Any:
     ModelFileError
         If it is no estimator's file, is truncated or damaged, holds another kind of estimator, or was written by a newer
         fastbp. It is a ValueError.
-
-    See Also
-    --------
-    save : The way there, with an example.
     """
-    with reading(path) as contents:
-        if contents.header.get("format") != NETWORK:
-            contents.check_format(ESTIMATOR)
+    with files.reading(path) as contents:
+        if contents.header.get("format") != files.NETWORK:
+            contents.check_format(files.ESTIMATOR)
             return _built(contents.header, contents, kind)
         what = "a network, which NeuralNetwork.load and fastbp predict read"
         require(kind in (None, NeuralNetwork), f"must hold {_a(kind)}, got {what}")
-        model = read_model(contents)
+        model = files.read_model(contents)
         require(model.is_bare, "holds a network for scaled rows: fastbp predict reads it, or fastbp.files.load_model")
         return model.net
 
@@ -266,43 +223,42 @@ def _described(estimator: Any, prefix: str, arrays: dict[str, np.ndarray]) -> di
     name = type(estimator).__name__
     if CLASSES.get(name) is not type(estimator):
         raise TypeError(f"estimator must be one of fastbp's {', '.join(CLASSES)}, got {type(estimator)!r}")
-    check_is_fitted(estimator)
-    params = estimator.get_params(deep=False)
-    if isinstance(estimator, Tabular):
-        state = estimator._state()
-        check_table(estimator, state, estimator.network_)
-    else:
+    check_is_fitted(estimator, "network_" if isinstance(estimator, Tabular) else "coefs_")
+    params, network = estimator.get_params(deep=False), vars(estimator).get("network_")
+    if network is None:
         state = {key: value for key, value in vars(estimator).items() if key not in params and key not in NOT_KEPT}
         for key in state.keys() - STATE.keys():
             raise TypeError(f"{key} is no attribute of an {name}, so it cannot be saved")
+    else:
+        state = estimator._state()
     described: dict[str, Any] = {"class": name}
     for part, values in {"params": params, "state": state}.items():
-        described[part] = {key: encode(prefix + key, value, arrays) for key, value in values.items()}
-    if isinstance(estimator, Tabular):
-        described["network"] = _described(estimator.network_, f"{prefix}network.", arrays)
-    else:
-        check_estimator(estimator)
+        described[part] = {key: files.encode(prefix + key, value, arrays) for key, value in values.items()}
+    if network is not None:
+        described["network"] = _described(network, f"{prefix}network.", arrays)
+    _check(estimator, state, network)
     return described
 
 
-def _built(described: dict[str, Any], contents: Archive, kind: type | None) -> Any:
+def _built(described: dict[str, Any], contents: files.Archive, kind: type | None) -> Any:
     """The estimator that `_described` described."""
     name = described["class"]
     require(name in CLASSES, f"class must be one of {', '.join(CLASSES)}, got {name!r}")
-    cls = CLASSES[name]
+    cls, network = CLASSES[name], None
     require(kind in (None, cls), f"must hold {_a(kind)}, got {_a(cls)}, which {name}.load reads")
-    estimator = cls(**{key: decode(value, contents) for key, value in described["params"].items()})
-    state = {key: decode(value, contents) for key, value in described["state"].items()}
-    if isinstance(estimator, Tabular):
+    parts = (described["params"], described["state"])
+    params, state = ({key: files.decode(value, contents) for key, value in part.items()} for part in parts)
+    if issubclass(cls, Tabular):
         version = contents.header["format_version"]
         fresh = version >= TABLES_VERSION
         require(fresh, f"holds {_a(cls)} of format_version {version}, whose inputs were made otherwise: fit it anew")
         network = _built(described["network"], contents, cls._network_type)
-        check_table(estimator, state, network)
+    unknown = state.keys() - (STATE if network is None else TABLE_STATE).keys()
+    require(not unknown, f"{', '.join(sorted(unknown))} is no attribute of {_a(cls)}")
+    estimator = cls(**params)
+    if network is None:
+        vars(estimator).update(state)
+    _check(estimator, state, network)
+    if network is not None:
         estimator._restore(state, network)
-        return estimator
-    for key, value in state.items():
-        require(key in STATE, f"{key} is no attribute of an {name}")
-        setattr(estimator, key, value)
-    check_estimator(estimator)
     return estimator

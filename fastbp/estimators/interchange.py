@@ -24,34 +24,16 @@ THEIRS: dict[str, Any] = {name: getattr(neural_network, name) for name in OURS}
 
 # What both keep under the same name, with the same meaning.
 SHARED = (
-    "classes_",
-    "coefs_",
-    "intercepts_",
-    "n_features_in_",
-    "feature_names_in_",
-    "n_layers_",
-    "n_outputs_",
-    "out_activation_",
-    "n_iter_",
-    "t_",
-    "loss_",
-    "loss_curve_",
-    "best_loss_",
-    "validation_scores_",
-    "best_validation_score_",
-    "_best_coefs",
-    "_best_intercepts",
-    "_no_improvement_count",
-)
+    "classes_", "coefs_", "intercepts_", "n_features_in_", "feature_names_in_", "n_layers_", "n_outputs_", "out_activation_",
+    "n_iter_", "t_", "loss_", "loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_", "_best_coefs",
+    "_best_intercepts", "_no_improvement_count",
+)  # fmt: skip
 THEIR_ACTIVATIONS = ("identity", "logistic", "tanh", "relu")
 THEIR_LOSSES = ("log_loss", "squared_error", "poisson")
 
 
-# ---- there -----------------------------------------------------------------------------------------------------------
-
-
 def to_sklearn(estimator: MLPClassifier | MLPRegressor) -> Any:
-    """Return a fitted estimator of scikit-learn that predicts the same.
+    """Return a fitted estimator of scikit-learn that predicts the same; `from_sklearn` is the way back.
 
     Tools that know scikit-learn's classes take it: converters to other formats, inspection, deployment. Its partial_fit
     goes on where the estimator stopped. What scikit-learn has no parameter for (dropout, max_norm, class_weight, n_jobs and
@@ -76,10 +58,6 @@ def to_sklearn(estimator: MLPClassifier | MLPRegressor) -> Any:
     ValueError
         If scikit-learn has no such model: other activations than its four, different ones per layer, the absolute error, or
         columns of classes.
-
-    See Also
-    --------
-    from_sklearn : The way back.
 
     Examples
     --------
@@ -162,11 +140,8 @@ def _their_optimizer(estimator: Any, memory: list, steps: int) -> Any:
     return optimizer
 
 
-# ---- and back --------------------------------------------------------------------------------------------------------
-
-
 def from_sklearn(estimator: Any, kind: type | None = None) -> Any:
-    """Return the same model as a fitted estimator of scikit-learn.
+    """Return the same model as a fitted estimator of scikit-learn; `to_sklearn` is the way back.
 
     It predicts the same, and its partial_fit goes on where the estimator stopped.
 
@@ -188,10 +163,6 @@ def from_sklearn(estimator: Any, kind: type | None = None) -> Any:
         If the estimator is not fitted.
     TypeError
         If it is none of scikit-learn's, or not of this kind.
-
-    See Also
-    --------
-    to_sklearn : The way back.
 
     Examples
     --------
@@ -232,21 +203,14 @@ def _take_optimizer(ours: Any, optimizer: Any) -> None:
     ours._learning_rate = float(optimizer.learning_rate_init if adam else optimizer.learning_rate)
 
 
-# ---- in its place ----------------------------------------------------------------------------------------------------
-
-
 def patch_sklearn() -> None:
-    """Put fastbp's MLPClassifier and MLPRegressor in the place of scikit-learn's.
+    """Put fastbp's MLPClassifier and MLPRegressor in the place of scikit-learn's, until `unpatch_sklearn`.
 
     Whoever imports them from `sklearn.neural_network` from now on gets fastbp's; modules that imported them earlier keep
     scikit-learn's, so this comes first. Calling it again changes nothing. ``python -m fastbp script.py`` runs a whole
     script so.
 
     While it is on, scikit-learn's own networks can neither be pickled nor unpickled, as pickle looks them up by name.
-
-    See Also
-    --------
-    unpatch_sklearn : The way back.
 
     Examples
     --------
@@ -261,13 +225,7 @@ def patch_sklearn() -> None:
 
 
 def unpatch_sklearn() -> None:
-    """Undo `patch_sklearn`; what was imported meanwhile stays fastbp's.
-
-    Examples
-    --------
-    >>> import fastbp
-    >>> fastbp.unpatch_sklearn()
-    """
+    """Undo `patch_sklearn`; what was imported meanwhile stays fastbp's."""
     _put(THEIRS)
 
 

@@ -9,20 +9,15 @@ from sklearn.preprocessing import LabelBinarizer, label_binarize
 from sklearn.utils.multiclass import type_of_target, unique_labels
 
 MULTI_OUTPUT = "multiclass-multioutput"
+# scikit-learn's types of targets.
+KINDS = ("binary", "multiclass", "multilabel-indicator", MULTI_OUTPUT)
 
 
 class Labels(NamedTuple):
-    """Classes of one kind, and how outputs stand for them.
+    """Classes of one of the `KINDS`, a list of them for columns of classes, and how outputs stand for them.
 
-    Parameters
-    ----------
-    kind : {"binary", "multiclass", "multilabel-indicator", "multiclass-multioutput"}
-        scikit-learn's type of target: one logistic output, a softmax, a logistic output for each label, or one for each
-        class of each column.
-    classes : ndarray of shape (n_classes,), or list of them
-        A list for columns of classes.
-    sparse : bool
-        Whether indicators come as a sparse matrix.
+    That is by one logistic output, a softmax, a logistic output for each label, or one for each class of each column.
+    Indicators may come as a sparse matrix.
     """
 
     kind: str

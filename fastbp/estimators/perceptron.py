@@ -10,12 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import scipy.sparse
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-    _fit_context,
-)
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
 from sklearn.metrics import get_scorer_names
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
@@ -23,6 +18,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastbp.estimators.callbacks import CallbackSupportMixin, Task, with_callbacks
 from fastbp.estimators.fitting import Objective, Rows, fit_lbfgs, fit_stochastic
+from fastbp.neural_network import Saved
 from fastbp.rule import ACTIVATIONS, Rule, check_sum
 from fastbp.training import predict, usable_threads
 
@@ -153,7 +149,7 @@ def within_floats(names):
         raise ValueError(f"{names} must be numbers that a float can hold: {error}") from None
 
 
-class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin, BaseEstimator):
+class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin, Saved, BaseEstimator):
     """What both estimators share. A subclass says how targets become outputs and outputs predictions."""
 
     _parameter_constraints: ClassVar[dict] = {
@@ -496,20 +492,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
     def _n_features_out(self):
         return self.coefs_[-1].shape[0]
 
-    # --- files and other libraries ---
-
-    def save(self, path):
-        """Write the estimator into a file of arrays and JSON, whole or not at all; see `fastbp.save`."""
-        from fastbp.estimators.fitted import save
-
-        save(path, self)
-
-    @classmethod
-    def load(cls, path):
-        """Read an estimator of this class that `save` wrote; see `fastbp.load`."""
-        from fastbp.estimators.fitted import load
-
-        return load(path, cls)
+    # --- other libraries ---
 
     def to_sklearn(self):
         """A fitted estimator of scikit-learn that predicts the same; see `fastbp.to_sklearn`."""

@@ -31,6 +31,7 @@ from fastbp.cells import DATE, NUMBER, NUMBER_LIKE, numbers, pandas, spelling_ad
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import Perceptron, fill_in, store
 from fastbp.estimators.recipe import BETA_2, Recipe, Watch, epochs_for
+from fastbp.neural_network import Saved
 
 # A column of text is of one kind when this share of its filled cells is.
 MOST = 0.9
@@ -294,7 +295,7 @@ REFERENCES = """\
     NeurIPS 2024. What was taken from it, and what was not, stands in `fastbp.estimators.recipe`."""
 
 
-class Tabular(BaseEstimator):
+class Tabular(Saved, BaseEstimator):
     """What both estimators share. A subclass says which network learns, and what it is given for targets."""
 
     _parameter_constraints: ClassVar[dict] = {
@@ -484,33 +485,15 @@ class Tabular(BaseEstimator):
         except ValueError:
             return self.network_
 
-    def save(self, path):
-        """Write the estimator into a file of arrays and JSON, whole or not at all; see `fastbp.save`."""
-        from fastbp.estimators.fitted import save
-
-        save(path, self)
-
-    @classmethod
-    def load(cls, path):
-        """Read an estimator of this class that `save` wrote; see `fastbp.load`."""
-        from fastbp.estimators.fitted import load
-
-        return load(path, cls)
-
     # --- what a file keeps ---
 
     def _state(self):
         """What was learnt, but the network, as plain values and arrays."""
         columns, parts = self.preprocessing_.named_steps.values()
         state = {name: vars(columns)[name] for name in COLUMNS_STATE}
-        state |= dict.fromkeys(("centers", "factors"), np.empty(0))
-        if columns.numbers_:
-            scaled = parts.named_transformers_["numbers"]
-            state |= {"centers": scaled.center_, "factors": scaled.factor_}
-        state["table"], state["n_features_in_"] = self.table_, self.n_features_in_
-        if hasattr(self, "feature_names_in_"):
-            state["feature_names_in_"] = self.feature_names_in_
-        return state
+        scaled, none = vars(parts.named_transformers_["numbers"]), np.empty(0)  # none where there are no numbers
+        state |= {"centers": scaled.get("center_", none), "factors": scaled.get("factor_", none), "table": self.table_}
+        return state | {name: vars(self)[name] for name in SEEN if name in vars(self)}
 
     def _restore(self, state, network):
         """Take what `_state` gave and the network."""
@@ -522,16 +505,14 @@ class Tabular(BaseEstimator):
         row |= {str(name): "" for name in columns.categories_}
         preprocessing = new_preprocessing(columns)
         preprocessing.named_steps["inputs"].fit(pandas().DataFrame([row]))
-        if columns.numbers_:
-            scaled = preprocessing.named_steps["inputs"].named_transformers_["numbers"]
-            scaled.center_, scaled.factor_ = state["centers"], state["factors"]
+        scaled = preprocessing.named_steps["inputs"].named_transformers_["numbers"]
+        scaled.center_, scaled.factor_ = state["centers"], state["factors"]
         self.preprocessing_, self.network_, self.table_ = preprocessing, network, state["table"]
-        self.n_features_in_ = state["n_features_in_"]
-        if "feature_names_in_" in state:
-            self.feature_names_in_ = state["feature_names_in_"]
+        self.__dict__ |= {name: state[name] for name in SEEN if name in state}
 
 
 COLUMNS_STATE = ("kinds_", "left_out_", "words_", "categories_")
+SEEN = ("n_features_in_", "feature_names_in_")
 
 
 def _require_rows(X):
