@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastbp import kernels
-from fastbp.kernels import jit
+from fastbp.kernels import jit, objects
 from fastbp.profiling import machine
 from fastbp.workspace import SMALL_WIDTH
 
@@ -52,7 +52,7 @@ def warm(some: Sequence[tuple[jit.Kernel, str, int]], progress: Callable[[int], 
     """
     compiled = 0
     for number, (kernel, types, width) in enumerate(some, 1):
-        compiled += jit.read_object(kernel.file(types, width)) is None
+        compiled += objects.read_object(kernel.file(types, width)) is None
         kernel.loaded(types, width)
         if progress is not None:
             progress(number)

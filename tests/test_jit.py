@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from processes import run_python
 
-from fastbp.kernels import jit
+from fastbp.kernels import jit, objects
 from fastbp.kernels.control import repeat
 from fastbp.kernels.numbers import element, put
 
@@ -97,8 +97,8 @@ def sources(tmp_path, monkeypatch):
     """A copy of everything that is compiled, in place of the package."""
     folder = tmp_path / "package" / "kernels"
     folder.mkdir(parents=True)
-    for path in [*jit.FOLDER.glob("*.py"), jit.FOLDER.parent / "layout.py", jit.FOLDER.parent / "rule.py"]:
-        copy = folder / path.name if path.parent == jit.FOLDER else folder.parent / path.name
+    for path in [*objects.FOLDER.glob("*.py"), objects.FOLDER.parent / "layout.py", objects.FOLDER.parent / "rule.py"]:
+        copy = folder / path.name if path.parent == objects.FOLDER else folder.parent / path.name
         copy.write_bytes(path.read_bytes())
     monkeypatch.setattr(jit.importlib.resources, "files", lambda name: folder.parent)
     return folder
@@ -172,7 +172,7 @@ DAMAGES = {
     "one byte short": lambda content: content[:-1],
     "one byte long": lambda content: content + b"\0",
     "one bit in the checksum": lambda content: flip(content, 0),
-    "one bit in the name": lambda content: flip(content, jit.CHECKSUM_BYTES),
+    "one bit in the name": lambda content: flip(content, objects.CHECKSUM_BYTES),
     "one bit in the code": lambda content: flip(content, len(content) // 2),
     "head without seconds": lambda content: sealed(b"symbol\0code"),
     "head without end": lambda content: sealed(b"symbol 1.0"),
@@ -215,13 +215,13 @@ def test_a_full_disk_is_done_without(folder, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(jit.tempfile, "mkstemp", full)
+    monkeypatch.setattr(objects.tempfile, "mkstemp", full)
     assert [times_compiled(), times_compiled()] == [1, 1]
 
 
 def test_the_second_folder_is_used_where_the_first_cannot_be(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(jit, "cache_folders", lambda: [tmp_path / "file" / "cache", tmp_path / "home"])
+    monkeypatch.setattr(objects, "cache_folders", lambda: [tmp_path / "file" / "cache", tmp_path / "home"])
     assert [times_compiled(), times_compiled()] == [1, 0]
     assert len(list((tmp_path / "home").iterdir())) == 1
 
@@ -230,18 +230,18 @@ def test_the_folders(tmp_path, monkeypatch):
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.delenv("LOCALAPPDATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert jit.cache_folders() == [jit.FOLDER / "__pycache__", tmp_path / "fastbp"]
+    assert objects.cache_folders() == [objects.FOLDER / "__pycache__", tmp_path / "fastbp"]
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "chosen"))
-    assert jit.cache_folders() == [tmp_path / "chosen" / "fastbp"]
+    assert objects.cache_folders() == [tmp_path / "chosen" / "fastbp"]
 
 
 def test_no_folder_is_made_up_for_a_user_without_a_home(monkeypatch):
     for name in ("NUMBA_CACHE_DIR", "LOCALAPPDATA", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as it does for a user without a home
-    assert jit.cache_folders() == [jit.FOLDER / "__pycache__"]
+    assert objects.cache_folders() == [objects.FOLDER / "__pycache__"]
     monkeypatch.setenv("XDG_CACHE_HOME", "here")  # which the convention says to ignore
-    assert jit.cache_folders() == [jit.FOLDER / "__pycache__"]
+    assert objects.cache_folders() == [objects.FOLDER / "__pycache__"]
 
 
 # --- when others may have written it ----------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def give_away(path, monkeypatch):
     if os.geteuid() == 0:
         os.chown(path, OTHER, OTHER)
     else:
-        monkeypatch.setattr(jit.os, "geteuid", lambda: OTHER)
+        monkeypatch.setattr(objects.os, "geteuid", lambda: OTHER)
 
 
 FOREIGN = {
@@ -284,7 +284,7 @@ owners = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the system has n
 @owners
 @pytest.mark.parametrize("way", FOREIGN)
 def test_machine_code_that_others_may_have_written_is_not_run(way, folder, monkeypatch):
-    monkeypatch.setattr(jit, "own_group", lambda user: None)
+    monkeypatch.setattr(objects, "own_group", lambda user: None)
     assert times_compiled() == 1
     assert times_compiled() == 0
     (file,) = folder.iterdir()
@@ -303,7 +303,7 @@ OWN = {
 @owners
 @pytest.mark.parametrize("way", OWN)
 def test_what_nobody_else_may_write_is_used(way, folder, monkeypatch):
-    monkeypatch.setattr(jit, "own_group", lambda user: os.getegid())
+    monkeypatch.setattr(objects, "own_group", lambda user: os.getegid())
     assert times_compiled() == 1
     (file,) = folder.iterdir()
     OWN[way](file)
@@ -336,7 +336,7 @@ def test_a_group_is_the_users_own_if_it_has_the_users_name_and_no_others(monkeyp
     import grp
     import pwd
 
-    own_group = jit.own_group.__wrapped__
+    own_group = objects.own_group.__wrapped__
     monkeypatch.setattr(pwd, "getpwuid", lambda user: pwd.struct_passwd(("ann", "x", user, 7, "", "", "")))
     for name, members, expected in (("ann", [], 7), ("ann", ["ann"], 7), ("ann", ["bob"], None), ("staff", [], None)):
         monkeypatch.setattr(grp, "getgrgid", lambda group, fields=(name, "x", 7, members): grp.struct_group(fields))
@@ -440,7 +440,7 @@ def test_files_with_one_symbol_are_not_taken_for_each_other(folder):
     kernels[1].name, kernels[1].function = "doubled", lambda: doubled
     for kernel in kernels:
         kernel(np.ones(1), 1.0)
-    codes = [list(jit.read_object(kernel.file("float64", 64))) for kernel in kernels]
+    codes = [list(objects.read_object(kernel.file("float64", 64))) for kernel in kernels]
     symbols = [code[1].encode() for code in codes]
     assert len(symbols[0]) == len(symbols[1])
     codes[1][0] = codes[1][0].replace(symbols[1], symbols[0])
@@ -455,7 +455,7 @@ def test_files_with_one_symbol_are_not_taken_for_each_other(folder):
 
 def test_a_file_without_the_function_means_compiling_again(folder, monkeypatch):
     assert times_compiled() == 1
-    read = jit.read_object
+    read = objects.read_object
 
     def renamed(name):
         code, symbol, seconds = read(name)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbp.kernels import jit
+from fastbp.kernels import jit, objects
 from fastbp.kernels.ceilings import STREAMS, SUMS
 from fastbp.kernels.pointwise import FUNCTIONS
 from fastbp.layout import ALIGNMENT_BYTES, aligned_zeros
@@ -312,7 +312,7 @@ def versions() -> dict[str, str]:
 
 def cache_contents() -> dict[str, Any]:
     """The folder of the kernels' machine code, and what is in all folders that are looked at."""
-    folders = jit.cache_folders()
+    folders = objects.cache_folders()
     files = [file for folder in folders for file in folder.glob("*.o")]
     current = [file for file in files if str(jit.digest()) in file.name]
     used = next((folder for folder in folders if jit.digest() and writable(folder)), None)
@@ -328,7 +328,7 @@ def writable(folder: Path) -> bool:
     """Whether machine code can be kept in a folder, or the folder itself can be made."""
     exists = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     try:
-        return exists.is_dir() and os.access(jit.trusted(folder) if exists == folder else exists, os.W_OK)
+        return exists.is_dir() and os.access(objects.trusted(folder) if exists == folder else exists, os.W_OK)
     except OSError:
         return False
 

@@ -1,0 +1,107 @@
+"""Where machine code is kept: object files in a folder of the user's.
+
+A file is used only if its name carries the digest of all that decides the machine code (`fastbp.kernels.jit.digest`), and if
+its checksum is right: an upgrade never runs stale machine code. It is used only if nobody but the user and root can have
+written it: machine code is run unseen. Whatever is wrong with the cache (nowhere to write, damaged, foreign, no sources for
+a digest) means compiling without it.
+"""
+
+import contextlib
+import functools
+import hashlib
+import os
+import pathlib
+import stat
+import tempfile
+
+FOLDER = pathlib.Path(__file__).parent
+CHECKSUM_BYTES = hashlib.sha256().digest_size
+
+
+def cache_folders():
+    """Where object files may be kept, best first."""
+    if chosen := os.environ.get("NUMBA_CACHE_DIR"):
+        return [pathlib.Path(chosen) / "fastbp"]
+    # who has no home is left with "~", which is dropped
+    user = os.environ.get("LOCALAPPDATA") or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return [folder for folder in (FOLDER / "__pycache__", pathlib.Path(user) / "fastbp") if folder.is_absolute()]
+
+
+def trusted(folder):
+    """The folder that a path leads to; a PermissionError if others can change what is in it or where the path leads."""
+    real = pathlib.Path(os.path.realpath(folder, strict=True))
+    for place in (real, *real.parents):
+        status = place.lstat()  # a link that was no link a moment ago is none of the user's
+        # in a sticky folder such as /tmp, nobody moves what is another's
+        if not private(status, others_add=place != real and bool(status.st_mode & stat.S_ISVTX)):
+            raise PermissionError(f"{place} belongs to another user, or others may write there")
+    return real
+
+
+def private(status, others_add=False):
+    """Whether a file or folder belongs to the user or root and no others may write it, as far as the system knows users."""
+    if not hasattr(os, "geteuid"):
+        return True
+    writers = stat.S_IWOTH if status.st_gid == own_group(os.geteuid()) else stat.S_IWGRP | stat.S_IWOTH
+    return status.st_uid in (0, os.geteuid()) and (others_add or not status.st_mode & writers)
+
+
+@functools.cache
+def own_group(user_id):
+    """The group that has a user's name and no other members, as many systems give to each user; None without one."""
+    import grp
+    import pwd
+
+    try:
+        user = pwd.getpwuid(user_id)
+        group = grp.getgrgid(user.pw_gid)
+    except KeyError:
+        return None
+    return group.gr_gid if group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name} else None
+
+
+def read_object(name):
+    """Object code, its symbol and the seconds of compiling, from the file `name`; None if no folder has a sound one."""
+    for folder in cache_folders() if name else ():
+        with contextlib.suppress(OSError, ValueError), (trusted(folder) / name).open("rb") as file:
+            if private(os.fstat(file.fileno())):
+                return unpacked(file.read())
+    return None
+
+
+def unpacked(stored):
+    """What `packed` was given; a ValueError where it was something else."""
+    payload = stored[CHECKSUM_BYTES:]
+    if hashlib.sha256(payload).digest() != stored[:CHECKSUM_BYTES]:
+        raise ValueError("the checksum does not fit")
+    head, code = payload.split(b"\0", 1)
+    symbol, seconds = head.decode().split()
+    return code, symbol, float(seconds)
+
+
+def packed(symbol, seconds, code):
+    payload = f"{symbol} {seconds:.3f}".encode() + b"\0" + code
+    return hashlib.sha256(payload).digest() + payload
+
+
+def write_object(name, symbol, seconds, code):
+    """Keep an object file in the first folder that takes it, whole or not at all."""
+    for folder in cache_folders() if name else ():
+        try:
+            for place in (*reversed(folder.parents), folder):
+                place.mkdir(0o755, exist_ok=True)
+            real = trusted(folder)
+            handle, temporary = tempfile.mkstemp(dir=real, prefix=name)
+        except OSError:
+            continue
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(packed(symbol, seconds, code))
+            os.chmod(temporary, 0o644)  # what root has compiled is for everybody
+            os.replace(temporary, real / name)
+            return
+        except OSError:
+            continue
+        finally:
+            with contextlib.suppress(OSError):  # it has its name by now, if all went well
+                os.unlink(temporary)
