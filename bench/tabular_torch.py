@@ -16,8 +16,8 @@ from sklearn.utils import check_random_state
 from tabular import TABLES, splits
 
 from fastbp import TabularClassifier, TabularRegressor
+from fastbp.cells import held_out
 from fastbp.estimators.recipe import BETA_2, LABEL_SMOOTHING, Recipe, Watch, soft, wave
-from fastbp.estimators.tabular import held_out
 
 NAMES = ("wine", "hitters", "titanic", "concrete", "digits", "credit", "bikes")
 # Of the loss of the first epoch: rounding errors double within a few steps, and later epochs differ by some thousandths.
@@ -33,7 +33,7 @@ def prepared(table, epochs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         est.fit(frame, y)
-        Z = est._inputs(frame)
+        Z = est._read(frame)
     held = held_out(0.1, len(Z), None if table.values else y, check_random_state(0))
     targets = est._targets(y, ~held)
     network = est.network_.set_params(max_iter=epochs, n_iter_no_change=np.inf)

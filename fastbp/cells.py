@@ -1,4 +1,4 @@
-"""What the cells of a table hold, for whoever reads tables and for whoever learns from them."""
+"""What the cells of a table hold and which rows are held out, for whoever reads tables and for whoever learns from them."""
 
 import re
 
@@ -57,3 +57,18 @@ def spelling_advice(text):
     if re.fullmatch(r"[+-]?\d+,\d+", text):
         return f"cells such as {text!r} hold a comma: --decimal , where it marks decimals, else take it out"
     return f"cells such as {text!r} look like numbers, but are not spelled as such: take the signs out"
+
+
+def held_out(size, n, classes=None, random_state=None):
+    """Which of n rows are held out, as booleans: a share `size` of them, and of every class; always the same by default.
+
+    A class is only held out with rows to spare: of one or two rows, all are kept.
+    """
+    order = (random_state or np.random.RandomState(0)).permutation(n)
+    labels = np.zeros(n, int) if classes is None else np.unique(classes, return_inverse=True)[1][order]
+    by_class = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    rank = np.arange(n) - (np.cumsum(counts) - counts)[labels[by_class]]
+    out = np.zeros(n, bool)
+    out[order[by_class]] = (rank + 0.5) / counts[labels[by_class]] > 1 - size
+    return out

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from fastbp.cells import LARGEST, NUMBER, NUMBER_LIKE, CellError, numbers, pandas, spelling_advice
+from fastbp.cells import LARGEST, NUMBER, NUMBER_LIKE, CellError, held_out, numbers, pandas, spelling_advice
 
 NAMES = ("xor", "iris", "digits", "wine", "breast_cancer", "diabetes")
 MAX_DETECTED_CLASSES = 20
@@ -136,8 +136,6 @@ def load_named(name: str) -> Dataset:
 
 def _split(name, X, rows, y, target, classes, table) -> Dataset:
     """Hold a fifth out of those rows of X for which there is a y."""
-    from fastbp.estimators.tabular import held_out
-
     test = held_out(TEST_SIZE, len(y), y if classes else None)
     if (y[~test] == y[~test][0]).all():
         raise ValueError(f"target column {target!r} of {name} has the same value in every training row")

@@ -41,7 +41,6 @@ LAZY = {
         "fastbp.profiling.report",
     },
     "fastbp.estimators.perceptron": {"fastbp.estimators.fitted", "fastbp.estimators.interchange"},
-    "fastbp.estimators.tabular": {"fastbp.estimators.fitted"},
     "fastbp.neural_network": {"fastbp.estimators.fitted"},
     "fastbp.kernels.jit": {
         "fastbp.kernels.ceilings",

@@ -379,7 +379,7 @@ def test_numbers_that_overflow_are_refused(refused, y):
 
 
 def test_a_target_that_varies_in_test_rows_only_is_refused(refused):
-    from fastbp.estimators.tabular import held_out
+    from fastbp.cells import held_out
 
     varies = int(np.flatnonzero(held_out(0.2, 40))[0])
     text = "x,y\n" + lines(*[f"{i % 9},{1.5 + (i == varies)}" for i in range(40)])

@@ -13,8 +13,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastbp
 from fastbp import ModelFileError, NeuralNetwork, TabularClassifier, TabularRegressor, files
+from fastbp.cells import held_out
 from fastbp.datasets import MISSING, Source, read_table
-from fastbp.estimators.tabular import held_out
 
 FEW = {"max_iter": 60, "hidden_layer_sizes": (16,), "random_state": 0}
 BY_CHANCE = "rows of weight 2 are batches other than rows that come twice"
@@ -151,6 +151,16 @@ def test_scikit_learn_gets_a_pipeline(fitted, activation):
         np.testing.assert_allclose(theirs.predict_proba(X), est.predict_proba(X), atol=1e-5)
 
 
+def test_numbers_are_no_names_of_columns(fitted):
+    """Columns without names are known by their places, whatever their numbers."""
+    est, X = fitted
+    y = people()[1] if isinstance(est, TabularClassifier) else people()[2]
+    numbered = X.set_axis([9, 7, 5, 3, 1], axis=1)
+    np.testing.assert_array_equal(clone(est).fit(numbered, y).predict(numbered), est.predict(X))
+    with pytest.raises(ValueError, match="one column of each name, got two called 'city'"):
+        clone(est).fit(X.set_axis(["age", "city", "city", "size", "steps"], axis=1), y)
+
+
 def test_arrays_and_clones(fitted):
     est, X = fitted
     assert not hasattr(clone(est), "network_")
@@ -189,7 +199,7 @@ def test_the_rarest_categories_are_unknown():
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.floats(0, 0.9), st.integers(0, 99))
 def test_every_class_is_held_out_by_its_share(labels, size, seed):
     labels = np.array(labels)
-    held = held_out(size, len(labels), labels, seed)
+    held = held_out(size, len(labels), labels, np.random.RandomState(seed))
     for label in np.unique(labels):
         mine = labels == label
         assert abs(held[mine].sum() - size * mine.sum()) <= 0.5 + 1e-9

@@ -25,9 +25,6 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     Parameters
     ----------
     <PARAMETERS>
-    class_weight : dict, 'balanced' or None, default=None
-        Factor of the weight of every row of a class. 'balanced' makes all classes weigh the same.
-    <LAST_PARAMETERS>
 
     Attributes
     ----------
@@ -211,12 +208,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
 
     Parameters
     ----------
-    loss : {'squared_error', 'poisson', 'absolute_error'}, default='squared_error'
-        'squared_error' is half the squared error, 'poisson' half the deviance, with exp as the output's activation and
-        y >= 0. Of several outputs, the reported loss is the mean for squared and absolute errors, but its gradient that of
-        the sum.
     <PARAMETERS>
-    <LAST_PARAMETERS>
 
     Attributes
     ----------
