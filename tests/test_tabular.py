@@ -14,7 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import fastbp
 from fastbp import ModelFileError, NeuralNetwork, TabularClassifier, TabularRegressor, files
 from fastbp.cells import held_out
-from fastbp.datasets import MISSING, Source, read_table
+from fastbp.datasets import MISSING, TableFile
 
 FEW = {"max_iter": 60, "hidden_layer_sizes": (16,), "random_state": 0}
 BY_CHANCE = "rows of weight 2 are batches other than rows that come twice"
@@ -246,7 +246,7 @@ def test_tables_are_read_as_they_were_written(tmp_path, data):
     encoding = data.draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
     path = tmp_path / "drawn.csv"
     path.write_bytes((text.getvalue() + data.draw(st.sampled_from(["", end, end * 3]))).encode(encoding))
-    read = read_table(path, expected=names, text=names).frame
+    read = TableFile(path).read(expected=names, text=names).frame
     assert list(read) == names
     for name, column in zip(names, columns, strict=True):
         assert [None if pd.isna(cell) else cell for cell in read[name]] == [None if c is None else str(c) for c in column]
@@ -255,6 +255,5 @@ def test_tables_are_read_as_they_were_written(tmp_path, data):
 def test_the_reader_says_what_it_found(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("sep=;\na;b\n1;x\n")
-    source = Source(path, ".")
-    source.read((), None, ())
-    assert (source.separator, source.has_header, source.names, source.encoding) == (";", True, ["a", "b"], "utf-8")
+    table = TableFile(path).read()
+    assert (table.separator, table.has_header, table.names, table.encoding) == (";", True, ["a", "b"], "utf-8")
