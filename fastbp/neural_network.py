@@ -1,5 +1,6 @@
 """NeuralNetwork: layers of units, trained by backpropagation."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,43 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from fastbp.checks import (
-    above,
-    at_least,
-    finite,
-    finite_number,
-    fitting_targets,
-    float_dtype,
-    fraction,
-    jobs,
-    limit,
-    matrix,
-    numeric,
-    one_of,
-    row_weights,
-    words,
-)
+from fastbp import checks
 from fastbp.rule import ACTIVATIONS, HEADS, LOSSES, OUT_ACTIVATIONS, SOLVERS, Rule
 from fastbp.training import Gradient, Run, predict, watch
 
 REDUCTIONS = ("sum", "mean")
 # By the name of a parameter of NeuralNetwork: what it must be, as a function that returns what is kept.
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "activation": words,
-    "out_activation": partial(one_of, OUT_ACTIVATIONS),
-    "loss": partial(one_of, LOSSES),
-    "solver": partial(one_of, SOLVERS[1:]),
-    "momentum": fraction,
-    "beta_1": fraction,
-    "beta_2": fraction,
-    "epsilon": above,
-    "alpha": partial(above, or_zero=True),
-    "max_norm": limit,
-    "dropout": fraction,
-    "n_jobs": jobs,
+    "activation": checks.words,
+    "out_activation": partial(checks.one_of, OUT_ACTIVATIONS),
+    "loss": partial(checks.one_of, LOSSES),
+    "solver": partial(checks.one_of, SOLVERS[1:]),
+    "momentum": checks.fraction,
+    "beta_1": checks.fraction,
+    "beta_2": checks.fraction,
+    "epsilon": checks.above,
+    "alpha": partial(checks.above, or_zero=True),
+    "max_norm": checks.limit,
+    "dropout": checks.fraction,
+    "n_jobs": checks.jobs,
     "bias": lambda name, value: bool(value),
-    "init_scale": partial(above, or_zero=True),
-    "dtype": float_dtype,
+    "init_scale": partial(checks.above, or_zero=True),
+    "dtype": checks.float_dtype,
 }
 
 
@@ -156,9 +142,9 @@ class NeuralNetwork:
     ):
         hidden = [hidden_size] if np.ndim(hidden_size) == 0 else list(hidden_size)
         self.units = [
-            at_least(1, "input_size", input_size),
-            *[at_least(1, "hidden_size", size) for size in hidden],
-            at_least(1, "output_size", output_size),
+            checks.at_least(1, "input_size", input_size),
+            *[checks.at_least(1, "hidden_size", size) for size in hidden],
+            checks.at_least(1, "output_size", output_size),
         ]
         self.activation: str | list[str] = activation
         self.out_activation, self.loss, self.solver = out_activation, loss, solver
@@ -171,9 +157,9 @@ class NeuralNetwork:
             self._rng = np.random.default_rng(random_state)
         except (TypeError, ValueError) as error:
             raise type(error)(f"random_state must be an int, a Generator or None, got {random_state!r}") from error
-        shapes = list(zip(self.units[:-1], self.units[1:], strict=True))
-        self._weights = [self._rng.normal(0.0, self.init_scale, shape).astype(self.dtype) for shape in shapes]
-        self._biases = [np.zeros(n_out, self.dtype) for _, n_out in shapes] if self.bias else []
+        shapes = self._shapes()
+        self._weights = [self._rng.normal(0.0, self.init_scale, shape).astype(self.dtype) for shape in shapes["weights"]]
+        self._biases = [np.zeros(shape, self.dtype) for shape in shapes["biases"]]
         self._seed = 0
         self._draw_seed()
         self._memory = None  # what the solver remembers, as `State.memory` returns it
@@ -191,7 +177,7 @@ class NeuralNetwork:
 
     @weights.setter
     def weights(self, arrays):
-        self.weights[:] = map(np.copy, self._checked("weights", arrays, self._weight_shapes()))
+        self.weights[:] = map(np.copy, self._checked("weights", arrays))
 
     @property
     def biases(self):
@@ -201,7 +187,7 @@ class NeuralNetwork:
 
     @biases.setter
     def biases(self, arrays):
-        self.biases[:] = map(np.copy, self._checked("biases", arrays, self._bias_shapes()))
+        self.biases[:] = map(np.copy, self._checked("biases", arrays))
 
     @property
     def _moments(self):
@@ -226,14 +212,13 @@ class NeuralNetwork:
         self._catch_up()
         return vars(self).copy()
 
-    def _weight_shapes(self):
-        return list(zip(self.units[:-1], self.units[1:], strict=True))
+    def _shapes(self):
+        weights = list(itertools.pairwise(self.units))
+        return {"weights": weights, "biases": [shape[1:] for shape in weights] if self.bias else []}
 
-    def _bias_shapes(self):
-        return [(n_out,) for n_out in self.units[1:]] if self.bias else []
-
-    def _checked(self, name, arrays, shapes):
+    def _checked(self, name, arrays):
         """Parameter arrays in the network's dtype, themselves if they are; an error for a wrong number, shape or value."""
+        shapes = self._shapes()[name]
         try:
             arrays = list(arrays)
         except TypeError:
@@ -243,16 +228,16 @@ class NeuralNetwork:
         for position, shape in enumerate(shapes):
             array, label = arrays[position], f"{name}[{position}]"
             if type(array) is not np.ndarray or array.dtype != self.dtype:
-                array = arrays[position] = numeric(label, array, self.dtype)
+                array = arrays[position] = checks.numeric(label, array, self.dtype)
             if array.shape != shape:
                 raise ValueError(f"{label} must have shape {shape}, got {array.shape}")
-            finite(label, array)
+            checks.finite(label, array)
         return arrays
 
     def _parameters(self):
         """Both lists, checked anew: an item may have been assigned since."""
-        self.weights[:] = self._checked("weights", self.weights, self._weight_shapes())
-        self.biases[:] = self._checked("biases", self.biases, self._bias_shapes())
+        self.weights[:] = self._checked("weights", self.weights)
+        self.biases[:] = self._checked("biases", self.biases)
         return self._weights, self._biases
 
     def _activation_codes(self):
@@ -307,7 +292,7 @@ class NeuralNetwork:
         ValueError, TypeError
             If X is not a finite numeric matrix of that shape with at least one row.
         """
-        X = matrix("X", X, self.units[0], self.dtype)
+        X = checks.matrix("X", X, self.units[0], self.dtype)
         weights, biases = self._parameters()
         return predict(weights, biases, X, self.out_activation, self._activation_codes(), self.n_jobs)
 
@@ -339,15 +324,8 @@ class NeuralNetwork:
 
         Parameters
         ----------
-        X : array-like, shape (n, input_size)
-        y : array-like, shape (n, output_size)
-            Target of every output: one-hot class labels, or continuous values. With one output, shape (n,) will do.
-        learning_rate : float, default 0.1
-            Step length, > 0.
-        reduction : {"sum", "mean"}, default "sum"
-            Whether the gradient is summed over the rows, or divided by the number of target elements.
-        sample_weight : array-like, shape (n,), or None, default None
-            As in `train`.
+        X, y, learning_rate, reduction, sample_weight
+            As of `train`, with the same defaults.
 
         Returns
         -------
@@ -421,20 +399,19 @@ class NeuralNetwork:
             beyond what the output can give, or if a weight stops being finite. The weights are then as they were before.
         """
         X, y, sample_weight = self._checked_rows(X, y, sample_weight)
-        epochs = at_least(0, "epochs", epochs)
-        if finite_number("learning_rate", learning_rate) <= 0:
-            raise ValueError(f"learning_rate must be > 0, got {learning_rate}")
-        batch_size = len(X) if batch_size is None else at_least(1, "batch_size", batch_size)
+        epochs = checks.at_least(0, "epochs", epochs)
+        learning_rate = checks.above("learning_rate", learning_rate)
+        batch_size = len(X) if batch_size is None else checks.at_least(1, "batch_size", batch_size)
         if batch_size > len(X):
             raise ValueError(f"batch_size must be at most the number of rows, {len(X)}, got {batch_size}")
-        one_of(REDUCTIONS, "reduction", reduction)
-        verbose = at_least(0, "verbose", int(verbose) if isinstance(verbose, bool) else verbose)
+        checks.one_of(REDUCTIONS, "reduction", reduction)
+        verbose = checks.at_least(0, "verbose", int(verbose) if isinstance(verbose, bool) else verbose)
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable or None, got {callback!r}")
 
         weights, biases = self._parameters()
         self._draw_seed()
-        rule, memory = self._rule(float(learning_rate), reduction), self._moments
+        rule, memory = self._rule(learning_rate, reduction), self._moments
         run = Run(
             weights,
             biases,
@@ -468,13 +445,8 @@ class NeuralNetwork:
 
         Parameters
         ----------
-        X : array-like, shape (n, input_size)
-        y : array-like, shape (n, output_size)
-            Target of every output, as in `train`.
-        reduction : {"sum", "mean"}, default "sum"
-            Whether the loss is summed over the rows, or divided by the number of target elements.
-        sample_weight : array-like, shape (n,), or None, default None
-            As in `train`.
+        X, y, reduction, sample_weight
+            As of `train`, with the same defaults.
 
         Returns
         -------
@@ -498,7 +470,7 @@ class NeuralNetwork:
         ([array([[1.]])], [array([1.])])
         """
         X, y, sample_weight = self._checked_rows(X, y, sample_weight)
-        one_of(REDUCTIONS, "reduction", reduction)
+        checks.one_of(REDUCTIONS, "reduction", reduction)
         weights, biases = self._parameters()
         gradient = Gradient(
             self.units,
@@ -516,8 +488,8 @@ class NeuralNetwork:
 
     def _checked_rows(self, X, y, sample_weight):
         """Inputs, targets (n, n_out) and weights of rows to learn from."""
-        X = matrix("X", X, self.units[0], self.dtype)
-        y = numeric("y", y, self.dtype)
+        X = checks.matrix("X", X, self.units[0], self.dtype)
+        y = checks.numeric("y", y, self.dtype)
         if y.ndim == 1 and self.units[-1] == 1:
             y = y[:, np.newaxis]
         elif y.ndim == 1:
@@ -525,12 +497,12 @@ class NeuralNetwork:
                 f"y must have {self.units[-1]} columns, one for each output, got shape {y.shape}: of class numbers, "
                 f"numpy.eye({self.units[-1]})[y] makes them"
             )
-        y = matrix("y", y, self.units[-1], self.dtype)
+        y = checks.matrix("y", y, self.units[-1], self.dtype)
         if len(X) != len(y):
             raise ValueError(f"X and y must have the same number of rows, got {len(X)} and {len(y)}")
-        fitting_targets(y, self.out_activation, self.loss)
+        checks.fitting_targets(y, self.out_activation, self.loss)
         if sample_weight is not None:
-            sample_weight = row_weights(sample_weight, len(X), self.dtype)
+            sample_weight = checks.row_weights(sample_weight, len(X), self.dtype)
         return X, y, sample_weight
 
     def save(self, path):

@@ -191,13 +191,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     def predict_log_proba(self, X):
         """Logarithms of `predict_proba`.
 
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n, n_classes), or list of them
+        Parameters and results are of the same kinds.
         """
         probabilities = self.predict_proba(X)
         return [np.log(part) for part in probabilities] if isinstance(probabilities, list) else np.log(probabilities)
