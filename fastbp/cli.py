@@ -19,17 +19,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fastbp import __version__
-from fastbp.arguments import (
-    EXIT_USAGE,
-    Parser,
-    batch_size,
-    check_output,
-    check_picture,
-    did_you_mean,
-    positive,
-    seed,
-    sizes,
-)
+from fastbp import arguments as options
+from fastbp.arguments import EXIT_USAGE, check_output, check_picture, did_you_mean, positive
 from fastbp.profiling.commands import add_commands, add_reading, load
 from fastbp.tables import Table, printable
 
@@ -168,7 +159,7 @@ def _run_script(script: str, arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = options.Parser(
         prog="fastbp",
         description="Train multi-layer perceptrons in compiled CPU loops.",
         epilog="fastbp SCRIPT.py [ARGUMENT...] runs a Python script with fastbp's networks in the place of scikit-learn's.",
@@ -196,17 +187,17 @@ def _add_train(commands) -> None:
     parser.set_defaults(run=_train)
     parser.add_argument("data", metavar="DATA", help=DATA_HELP)
     add_reading(parser)
-    parser.add_argument("--hidden", type=sizes, metavar="N[,N...]", help="units of the hidden layers")
+    parser.add_argument("--hidden", type=options.sizes, metavar="N[,N...]", help="units of the hidden layers")
     parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the training rows, at most")
     parser.add_argument("--lr", type=float, metavar="RATE", dest="learning_rate", help="learning rate")
-    parser.add_argument("--batch-size", type=batch_size, metavar="N", help="rows per update, or 'full'")
+    parser.add_argument("--batch-size", type=options.batch_size, metavar="N", help="rows per update, or 'full'")
     for parameter, (option, settings) in TABLE_OPTIONS.items():
         parser.add_argument(option, dest=parameter, **settings | {"help": f"{settings['help']} (tables)"})
     parser.add_argument("--reduction", choices=("sum", "mean"), help="how a batch's gradients are combined (xor, iris)")
     parser.add_argument("--bias", action=argparse.BooleanOptionalAction, help="give every unit a bias (xor, iris)")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="default: float32 for tables, else float64")
     parser.add_argument(
-        "--seed", type=seed, metavar="N", default=0, help="seed of the initial weights and row order (default: 0)"
+        "--seed", type=options.seed, metavar="N", default=0, help="seed of the initial weights and row order (default: 0)"
     )
     parser.add_argument("--compare", action="store_true", default=False, help="time plain numpy as well (xor, iris)")
     parser.add_argument("--plot", nargs="?", const="", metavar="FILE.png", help="draw the curves (default: DATA.png)")

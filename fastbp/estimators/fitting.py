@@ -149,14 +149,7 @@ class Training:
 
 
 class Epochs(Training):
-    """The epochs of a stochastic solver as scikit-learn has them, and when to stop.
-
-    Parameters
-    ----------
-    est, rows, validation, draw, memory
-        As of `Training`.
-    task : fastbp.estimators.callbacks.Task
-    """
+    """Epochs of a stochastic solver as scikit-learn has them, and when to stop; arguments as of `Training`, and a `Task`."""
 
     def __init__(self, est, rows, validation, draw, memory, task):
         super().__init__(est, rows, validation, draw, memory)
