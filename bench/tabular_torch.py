@@ -51,8 +51,7 @@ def with_torch(recipe):
 
     torch.set_num_threads(1)
     F, est = torch.nn.functional, recipe.est
-    # the orders that the recipe has not drawn yet
-    draw = copy.deepcopy(recipe.run.draw.__closure__[1].cell_contents)
+    draw = copy.deepcopy(recipe.random_state)  # of the orders that the recipe has not drawn yet
     X, held = torch.from_numpy(recipe.rows.X), torch.from_numpy(recipe.validation.X)
     Y = torch.from_numpy(soft(recipe.rows.Y, LABEL_SMOOTHING) if is_classifier(est) else recipe.rows.Y)
     targets = torch.from_numpy(recipe.validation.Y)

@@ -566,10 +566,7 @@ def _predicted(model: Any, X: Any) -> tuple[Any, ...]:
 def _scores(
     truth: "np.ndarray", predicted: "np.ndarray", chances: "np.ndarray | None" = None, classes: Sequence[str] = ()
 ) -> dict[str, float | None]:
-    """Accuracy, log loss and ROC AUC of classes, or R2, RMSE and MAE of values, as far as they are defined.
-
-    The area is that of a class against all others, in the mean over the classes.
-    """
+    """Accuracy, log loss and ROC AUC (one class against the others, their mean), or R2, RMSE and MAE, where defined."""
     import numpy as np
     from sklearn import metrics
 

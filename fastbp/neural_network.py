@@ -34,7 +34,24 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
 }
 
 
-class NeuralNetwork:
+class Kept:
+    """What files keep."""
+
+    def save(self: Any, path):
+        """Write it into a file of arrays and JSON, with what a solver remembers, whole or not at all; see `fastbp.save`."""
+        from fastbp.estimators.fitted import save
+
+        save(path, self)
+
+    @classmethod
+    def load(cls, path):
+        """Read one of this class that `save` wrote, or ``fastbp train --save``; see `fastbp.load`."""
+        from fastbp.estimators.fitted import load
+
+        return load(path, cls)
+
+
+class NeuralNetwork(Kept):
     """Fully connected layers of units, trained by backpropagation; sigmoid units and the delta rule unless told otherwise.
 
     Parameters
@@ -504,19 +521,6 @@ class NeuralNetwork:
         if sample_weight is not None:
             sample_weight = checks.row_weights(sample_weight, len(X), self.dtype)
         return X, y, sample_weight
-
-    def save(self, path):
-        """Write the network, with what its solver remembers, into a file of arrays and JSON; see `fastbp.save`."""
-        from fastbp.estimators.fitted import save
-
-        save(path, self)
-
-    @classmethod
-    def load(cls, path):
-        """Read a network that `save` or ``fastbp train --save`` wrote; it trains on as it would have; see `fastbp.load`."""
-        from fastbp.estimators.fitted import load
-
-        return load(path, cls)
 
     def __repr__(self):
         activations = self.activation if isinstance(self.activation, str) else "/".join(self.activation)

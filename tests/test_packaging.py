@@ -40,7 +40,7 @@ LAZY = {
         "fastbp.neural_network",
         "fastbp.profiling.report",
     },
-    "fastbp.estimators.perceptron": {"fastbp.estimators.fitted", "fastbp.estimators.interchange"},
+    "fastbp.estimators.perceptron": {"fastbp.estimators.interchange"},
     "fastbp.neural_network": {"fastbp.estimators.fitted"},
     "fastbp.kernels.jit": {
         "fastbp.kernels.ceilings",

@@ -1,5 +1,7 @@
+import inspect
 import io
 import json
+import re
 
 import draws
 import numpy as np
@@ -185,6 +187,22 @@ def test_class_weights_and_probabilities():
     heavy = TabularClassifier(**FEW, class_weight={"old": 20.0, "young": 1.0}).fit(X, labels)
     assert even.classes_.tolist() == ["old", "young"]
     assert heavy.predict_proba(X)[:, 0].mean() > even.predict_proba(X)[:, 0].mean()
+
+
+def test_a_table_may_be_of_one_kind(tmp_path):
+    X, _, values = people()
+    for columns, width in ((["city"], 3), (["age", "steps"], 2)):
+        est = TabularRegressor(**FEW).fit(X[columns], values)
+        assert est.preprocessing_.transform(X).shape == (len(X), width)
+        est.save(tmp_path / "model.npz")
+        np.testing.assert_array_equal(fastbp.load(tmp_path / "model.npz").predict(X), est.predict(X))
+
+
+@pytest.mark.parametrize("kind", [TabularClassifier, TabularRegressor, fastbp.MLPClassifier, fastbp.MLPRegressor])
+def test_every_parameter_is_described_with_its_default(kind):
+    for name, parameter in inspect.signature(kind).parameters.items():
+        assert re.search(rf"\n    {name} : .*, default={re.escape(repr(parameter.default))}\n        \S", kind.__doc__)
+    assert not re.search(r"<[A-Z]+>", kind.__doc__)
 
 
 def test_the_rarest_categories_are_unknown():

@@ -50,7 +50,6 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         **Perceptron._parameter_constraints,
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
     }
-    _y_options: ClassVar[dict] = {}
     loss = "log_loss"
     classes_: Any
 
@@ -133,9 +132,6 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
     def _output(self):
         return self._labels.out_activation
-
-    def _stratified(self):
-        return self.n_outputs_ == 1
 
     def _encoded(self, y, fresh, name="y"):
         if fresh:
@@ -226,7 +222,6 @@ class MLPRegressor(RegressorMixin, Perceptron):
         **Perceptron._parameter_constraints,
         "loss": [StrOptions({"squared_error", "poisson", "absolute_error"})],
     }
-    _y_options: ClassVar[dict] = {"y_numeric": True}
 
     def __init__(
         self,
@@ -280,9 +275,6 @@ class MLPRegressor(RegressorMixin, Perceptron):
 
     def _output(self):
         return "exp" if self.loss == "poisson" else "identity"
-
-    def _stratified(self):
-        return False
 
     def _encoded(self, y, fresh, name="y"):
         if self.loss == "poisson" and y.min() < 0:

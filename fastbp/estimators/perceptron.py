@@ -9,12 +9,12 @@ import sys
 import textwrap
 from numbers import Integral, Real
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import scipy.sparse
 import sklearn.neural_network
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin, _fit_context
 from sklearn.metrics import get_scorer_names
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
@@ -22,6 +22,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastbp.estimators.callbacks import CallbackSupportMixin, Task, with_callbacks
 from fastbp.estimators.fitting import Objective, Rows, fit_lbfgs, fit_stochastic
+from fastbp.neural_network import Kept
 from fastbp.rule import ACTIVATIONS, Rule, check_sum
 from fastbp.training import predict, usable_threads
 
@@ -161,23 +162,6 @@ def within_floats(names):
         yield
     except OverflowError as error:
         raise ValueError(f"{names} must be numbers that a float can hold: {error}") from None
-
-
-class Kept:
-    """An estimator that files keep."""
-
-    def save(self: Any, path):
-        """Write the estimator into a file of arrays and JSON, whole or not at all; see `fastbp.save`."""
-        from fastbp.estimators.fitted import save
-
-        save(path, self)
-
-    @classmethod
-    def load(cls, path):
-        """Read an estimator of this class that `save` wrote; see `fastbp.load`."""
-        from fastbp.estimators.fitted import load
-
-        return load(path, cls)
 
 
 class Perceptron(Kept, ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupportMixin, BaseEstimator):
@@ -418,8 +402,9 @@ class Perceptron(Kept, ClassNamePrefixFeaturesOutMixin, TransformerMixin, Callba
         return Rows(contiguous(X).astype(dtype, copy=False), required(self._encoded(y, False, "y_val"), dtype))
 
     def _validated(self, X, y, reset):
+        numeric = isinstance(self, RegressorMixin)
         X, y = validate_data(
-            self, X, y, accept_sparse=SPARSE, multi_output=True, dtype=FLOATS, reset=reset, **self._y_options
+            self, X, y, accept_sparse=SPARSE, multi_output=True, dtype=FLOATS, reset=reset, y_numeric=numeric
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)

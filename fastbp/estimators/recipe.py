@@ -154,7 +154,7 @@ class Recipe(Training):
     """
 
     def __init__(self, est, X, y, sample_weight, validation, random_state, watch):
-        self.watch, self.classifies = watch, is_classifier(est)
+        self.watch, self.random_state, self.classifies = watch, random_state, is_classifier(est)
         est._validate_params()
         X_val, y_val, weights = validation or (None, None, None)
         X, _, rows, validation = est._begin(X, y, sample_weight, random_state, X_val=X_val, y_val=y_val)

@@ -29,8 +29,9 @@ from sklearn.utils.validation import (
 
 from fastbp.cells import DATE, NUMBER, NUMBER_LIKE, held_out, numbers, pandas, spelling_advice
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
-from fastbp.estimators.perceptron import PARAMETERS, Kept, fill_in, store
+from fastbp.estimators.perceptron import PARAMETERS, fill_in, store
 from fastbp.estimators.recipe import BETA_2, Inputs, Recipe, Watch, epochs_for
+from fastbp.neural_network import Kept
 
 # A column of text is of one kind when this share of its filled cells is.
 MOST = 0.9
