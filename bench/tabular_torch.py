@@ -16,8 +16,8 @@ from sklearn.utils import check_random_state
 from tabular import TABLES, splits
 
 from fastbp import TabularClassifier, TabularRegressor
+from fastbp.cells import held_out
 from fastbp.estimators.recipe import BETA_2, LABEL_SMOOTHING, Recipe, Watch, soft, wave
-from fastbp.estimators.tabular import held_out
 
 NAMES = ("wine", "hitters", "titanic", "concrete", "digits", "credit", "bikes")
 # Of the loss of the first epoch: rounding errors double within a few steps, and later epochs differ by some thousandths.
@@ -33,7 +33,7 @@ def prepared(table, epochs):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         est.fit(frame, y)
-        Z = est._inputs(frame)
+        Z = est._read(frame)
     held = held_out(0.1, len(Z), None if table.values else y, check_random_state(0))
     targets = est._targets(y, ~held)
     network = est.network_.set_params(max_iter=epochs, n_iter_no_change=np.inf)
@@ -51,8 +51,7 @@ def with_torch(recipe):
 
     torch.set_num_threads(1)
     F, est = torch.nn.functional, recipe.est
-    # the orders that the recipe has not drawn yet
-    draw = copy.deepcopy(recipe.run.draw.__closure__[1].cell_contents)
+    draw = copy.deepcopy(recipe.random_state)  # of the orders that the recipe has not drawn yet
     X, held = torch.from_numpy(recipe.rows.X), torch.from_numpy(recipe.validation.X)
     Y = torch.from_numpy(soft(recipe.rows.Y, LABEL_SMOOTHING) if is_classifier(est) else recipe.rows.Y)
     targets = torch.from_numpy(recipe.validation.Y)

@@ -1,9 +1,11 @@
 """What arguments of the command line may be."""
 
 import argparse
+import difflib
 import importlib.util
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -17,6 +19,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Leave with status 2."""
         self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A question for a word that is almost one of those known, else nothing."""
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f": did you mean {close[0]!r}?" if close else ""
 
 
 def positive(text: str) -> int:

@@ -1,4 +1,4 @@
-"""What the cells of a table hold, for whoever reads tables and for whoever learns from them."""
+"""What the cells of a table hold and which rows are held out, for whoever reads tables and for whoever learns from them."""
 
 import re
 
@@ -36,8 +36,8 @@ def pandas():
     return pandas
 
 
-def numbers(column, name, words=()):
-    """A column of a DataFrame as float64, with nan for missing cells and `words`; a CellError for anything else.
+def numbers(column, name, words=(), hint=""):
+    """A column of a DataFrame as float64, with nan for missing cells and `words`; a CellError, with a hint, for any other.
 
     Numbers are what pandas reads as such; infinite ones, and those whose squares could overflow, are refused.
     """
@@ -48,7 +48,7 @@ def numbers(column, name, words=()):
     bad = np.flatnonzero(filled & ~(np.abs(values) <= LARGEST))
     if bad.size:
         found = np.array(column.iloc[bad[0]]).item()
-        raise CellError(name, int(bad[0]), f"expected a finite number of at most {LARGEST:g}, got {found!r}")
+        raise CellError(name, int(bad[0]), f"expected a finite number of at most {LARGEST:g}, got {found!r}{hint}")
     return values
 
 
@@ -57,3 +57,18 @@ def spelling_advice(text):
     if re.fullmatch(r"[+-]?\d+,\d+", text):
         return f"cells such as {text!r} hold a comma: --decimal , where it marks decimals, else take it out"
     return f"cells such as {text!r} look like numbers, but are not spelled as such: take the signs out"
+
+
+def held_out(size, n, classes=None, random_state=None):
+    """Which of n rows are held out, as booleans: a share `size` of them, and of every class; always the same by default.
+
+    A class is only held out with rows to spare: of one or two rows, all are kept.
+    """
+    order = (random_state or np.random.RandomState(0)).permutation(n)
+    labels = np.zeros(n, int) if classes is None else pandas().factorize(classes)[0][order]
+    by_class = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    rank = np.arange(n) - (np.cumsum(counts) - counts)[labels[by_class]]
+    out = np.zeros(n, bool)
+    out[order[by_class]] = (rank + 0.5) / counts[labels[by_class]] > 1 - size
+    return out

@@ -6,7 +6,6 @@ Only the standard library is imported at the top, so that ``--help`` and a misty
 import argparse
 import copy
 import csv
-import difflib
 import io
 import json
 import os
@@ -14,13 +13,14 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fastbp import __version__
-from fastbp.arguments import EXIT_USAGE, Parser, batch_size, check_output, check_picture, positive, seed, sizes
+from fastbp import arguments as options
+from fastbp.arguments import EXIT_USAGE, check_output, check_picture, did_you_mean, positive
 from fastbp.profiling.commands import add_commands, add_reading, load
 from fastbp.tables import Table, printable
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fastbp.datasets import Dataset
-    from fastbp.lessons import Model
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -41,20 +40,19 @@ PLURALS = {"number": "numbers", "boolean": "booleans", "category": "categories"}
 SCORES = {"accuracy": "accuracy", "log_loss": "log loss", "roc_auc": "ROC AUC", "r2": "R2", "rmse": "RMSE", "mae": "MAE"}
 MOST_NAMES, MOST_CLASSES = 6, 10
 MUCH_SKEW, MUCH_OVERFITTING, COMMON = 2, 0.15, 0.9
-# Options for tables: the estimators' parameter, and what the parser is told.
+# Options for tables, by the estimators' parameter, and what the parser is told.
 TABLE_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
-    "activation": ("activation", {"metavar": "NAME", "help": "of the hidden layers, such as selu, relu or tanh"}),
-    "solver": ("solver", {"choices": ("adam", "sgd", "lbfgs"), "help": "how weights are updated"}),
-    "dropout": ("dropout", {"type": float, "metavar": "P", "help": "probability of leaving a hidden unit out of a step"}),
-    "alpha": ("alpha", {"type": float, "metavar": "A", "help": "strength of the L2 penalty"}),
-    "patience": (
-        "n_iter_no_change",
-        {"type": positive, "metavar": "N", "help": "epochs without improvement to put up with"},
-    ),
-    "class_weight": ("class_weight", {"choices": ("balanced",), "help": "give rare classes as much weight as common ones"}),
-    "seconds": ("max_seconds", {"type": float, "metavar": "S", "help": "end the training after so long"}),
-    "n_jobs": ("n_jobs", {"type": int, "metavar": "N", "help": "threads, -1 for all processors"}),
+    "activation": ("--activation", {"metavar": "NAME", "help": "of the hidden layers, such as selu, relu or tanh"}),
+    "solver": ("--solver", {"choices": ("adam", "sgd", "lbfgs"), "help": "how weights are updated"}),
+    "dropout": ("--dropout", {"type": float, "metavar": "P", "help": "probability of leaving a hidden unit out of a step"}),
+    "alpha": ("--alpha", {"type": float, "metavar": "A", "help": "strength of the L2 penalty"}),
+    "n_iter_no_change": ("--patience", {"type": positive, "metavar": "N", "help": "epochs to wait for an improvement"}),
+    "class_weight": ("--class-weight", {"choices": ("balanced",), "help": "give rare classes the weight of common ones"}),
+    "max_seconds": ("--seconds", {"type": float, "metavar": "S", "help": "end the training after so long"}),
+    "n_jobs": ("--n-jobs", {"type": int, "metavar": "N", "help": "threads, -1 for all processors"}),
 }
+# What other options are called as parameters.
+PARAMETERS = {"hidden": "hidden_layer_sizes", "epochs": "max_iter", "learning_rate": "learning_rate_init"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -131,9 +129,8 @@ def _check_command(argv: list[str]) -> None:
         return
     if os.path.isfile(argv[0]):
         raise ValueError(f"{argv[0]!r} is no command: did you mean fastbp train {argv[0]} --target COLUMN?")
-    close = difflib.get_close_matches(argv[0], COMMANDS, 1)
-    if close:
-        raise ValueError(f"{argv[0]!r} is no command: did you mean {close[0]!r}?")
+    if meant := did_you_mean(argv[0], COMMANDS):
+        raise ValueError(f"{argv[0]!r} is no command{meant}")
 
 
 # ---- scripts ---------------------------------------------------------------------------------------------------------
@@ -162,7 +159,7 @@ def _run_script(script: str, arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = options.Parser(
         prog="fastbp",
         description="Train multi-layer perceptrons in compiled CPU loops.",
         epilog="fastbp SCRIPT.py [ARGUMENT...] runs a Python script with fastbp's networks in the place of scikit-learn's.",
@@ -190,18 +187,17 @@ def _add_train(commands) -> None:
     parser.set_defaults(run=_train)
     parser.add_argument("data", metavar="DATA", help=DATA_HELP)
     add_reading(parser)
-    parser.add_argument("--hidden", type=sizes, metavar="N[,N...]", help="units of the hidden layers")
+    parser.add_argument("--hidden", type=options.sizes, metavar="N[,N...]", help="units of the hidden layers")
     parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the training rows, at most")
     parser.add_argument("--lr", type=float, metavar="RATE", dest="learning_rate", help="learning rate")
-    parser.add_argument("--batch-size", type=batch_size, metavar="N", help="rows per update, or 'full'")
-    for option, (_, settings) in TABLE_OPTIONS.items():
-        settings = settings | {"help": f"{settings['help']} (tables)"}
-        parser.add_argument(f"--{option.replace('_', '-')}", **settings)
+    parser.add_argument("--batch-size", type=options.batch_size, metavar="N", help="rows per update, or 'full'")
+    for parameter, (option, settings) in TABLE_OPTIONS.items():
+        parser.add_argument(option, dest=parameter, **settings | {"help": f"{settings['help']} (tables)"})
     parser.add_argument("--reduction", choices=("sum", "mean"), help="how a batch's gradients are combined (xor, iris)")
     parser.add_argument("--bias", action=argparse.BooleanOptionalAction, help="give every unit a bias (xor, iris)")
     parser.add_argument("--dtype", choices=("float32", "float64"), help="default: float32 for tables, else float64")
     parser.add_argument(
-        "--seed", type=seed, metavar="N", default=0, help="seed of the initial weights and row order (default: 0)"
+        "--seed", type=options.seed, metavar="N", default=0, help="seed of the initial weights and row order (default: 0)"
     )
     parser.add_argument("--compare", action="store_true", default=False, help="time plain numpy as well (xor, iris)")
     parser.add_argument("--plot", nargs="?", const="", metavar="FILE.png", help="draw the curves (default: DATA.png)")
@@ -229,27 +225,27 @@ def _add_predict(commands) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from fastbp.datasets import PRESETS
-
     _check_outputs(arguments)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
             data = load(arguments)
-            lesson = arguments.data in PRESETS
-            trained = _train_lesson(data, arguments) if lesson else _train_table(data, arguments)
+            from fastbp.lessons import PRESETS
+
+            train = _train_lesson if arguments.data in PRESETS else _train_table
+            report, curves, speed = train(data, arguments)
         finally:
             for warning in caught:
                 _say(f"fastbp: warning: {warning.message}")
-    report = {"data": data.name, "task": "classification" if data.class_names else "regression"} | trained.report
+    report = {"data": data.name, "task": "classification" if data.class_names else "regression"} | report
     report["interrupted"] = any("interrupted" in str(warning.message) for warning in caught)
     if arguments.save:
         report["save"] = arguments.save
     if "plot" in arguments:
-        _plot(trained.curves, data.name, trained.report["loss"], arguments.plot)
+        _plot(curves, data.name, report["loss"], arguments.plot)
         report["plot"] = arguments.plot
     if arguments.compare and not report["interrupted"]:
-        report |= trained.speed()
+        report |= speed()
     if arguments.json:
         print(json.dumps(report, allow_nan=False))
     else:
@@ -257,18 +253,11 @@ def _train(arguments: argparse.Namespace) -> int:
     return EXIT_INTERRUPTED if report["interrupted"] else 0
 
 
-@dataclass
-class Trained:
-    """A report, curves by name with the epoch first, and what can be measured further."""
-
-    report: dict[str, Any]
-    curves: "dict[str, np.ndarray]"
-    speed: Callable[[], dict[str, Any]]
-
-
 def _check_outputs(arguments: argparse.Namespace) -> None:
     """Refuse before the training what would fail after it, or overwrite something."""
     if "plot" in arguments:
+        if vars(arguments).get("solver") == "lbfgs":
+            raise ValueError("--plot draws epochs, of which --solver lbfgs has none")
         arguments.plot = arguments.plot or f"{Path(arguments.data).stem}.png"
         check_picture("--plot", arguments.plot)
     outputs = {option: vars(arguments)[option] for option in ("plot", "save") if vars(arguments).get(option) is not None}
@@ -278,22 +267,20 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--save and --plot must name two files, got {arguments.save!r} twice")
 
 
-def _given(arguments: argparse.Namespace, names: dict[str, str]) -> dict[str, Any]:
-    """Options that were given, under the names of parameters."""
-    return {parameter: vars(arguments)[option] for option, parameter in names.items() if option in arguments}
+# A report, curves by name with the epoch first, and what measures the speed.
+Trained = tuple[dict[str, Any], "dict[str, np.ndarray]", Callable[[], dict[str, Any]]]
 
 
 def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
-    from fastbp.datasets import PRESETS
     from fastbp.files import save_model
-    from fastbp.lessons import new_model
+    from fastbp.lessons import PRESETS, new_model
 
-    for option in TABLE_OPTIONS:
-        if option in arguments:
-            raise ValueError(f"--{option.replace('_', '-')} is for tables, got it with {arguments.data}")
-    preset = PRESETS[data.name]
-    settings = replace(preset, **_given(arguments, {field.name: field.name for field in fields(preset)}))
-    model = new_model(data, settings, dtype=vars(arguments).get("dtype", "float64"), random_state=arguments.seed)
+    for parameter, (option, _) in TABLE_OPTIONS.items():
+        if parameter in arguments:
+            raise ValueError(f"{option} is for tables, got it with {arguments.data}")
+    given, preset = vars(arguments), PRESETS[data.name]
+    settings = replace(preset, **{field.name: given[field.name] for field in fields(preset) if field.name in given})
+    model = new_model(data, settings, dtype=given.get("dtype", "float64"), random_state=arguments.seed)
     net = model.net
     untrained = copy.deepcopy(net)
     rows = model.inputs(data.X_train), model.targets(data.y_train), settings.epochs, settings.learning_rate
@@ -307,9 +294,9 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
               "train_rows": len(data.X_train), "test_rows": len(data.X_test), "epochs": len(history),
               "loss": f"half the {settings.reduction} of squared errors",
               "milestones": _milestones(history.columns())}  # fmt: skip
-    report["train_accuracy"] = model.score(data.X_train, data.y_train)
+    report["train_accuracy"] = model.accuracy(data.X_train, data.y_train)
     if len(data.X_test):
-        report["test_accuracy"] = model.score(data.X_test, data.y_test)
+        report["test_accuracy"] = model.accuracy(data.X_test, data.y_test)
     else:
         # with nothing held out, the outputs themselves are the thing to look at
         report["outputs"] = net.feedforward(rows[0])[:, 0].tolist()
@@ -322,7 +309,7 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
                 "reference_epochs": found.reference_epochs, "speedup_over_numpy": found.speedup,
                 "reference_epochs_per_second": found.reference_epochs_per_second}  # fmt: skip
 
-    return Trained(report, history.columns(), speed)
+    return report, history.columns(), speed
 
 
 def _train_table(data: "Dataset", arguments: argparse.Namespace) -> Trained:
@@ -330,97 +317,82 @@ def _train_table(data: "Dataset", arguments: argparse.Namespace) -> Trained:
 
     from fastbp.estimators.tabular import TabularClassifier, TabularRegressor
 
-    options, n_rows = _tabular_options(data, arguments), len(data.X_train)
-    est = (TabularClassifier if data.class_names else TabularRegressor)(random_state=arguments.seed, **options)
-    est.fit(data.X_train, data.labels(data.y_train), progress=_is_terminal(sys.stderr))
-    est.table_ = data.table or {"target": data.target_name}
+    _check_table_options(data, arguments)
+    given = {PARAMETERS.get(option, option): value for option, value in vars(arguments).items()}
+    kind = TabularClassifier if data.class_names else TabularRegressor
+    parameters = {name: given[name] for name in kind().get_params() if name in given}
+    est = kind(random_state=arguments.seed, **parameters)
+    est.fit(data.X_train, data.y_train, progress=_is_terminal(sys.stderr))
+    est.table_ = data.table
     network, columns = est.network_, est.preprocessing_.named_steps["columns"]
     # the file is one table, whatever rows are held out
     columns.learn_words(data.X_test)
     if arguments.save:
         # before anything that an interrupt could end
         est.save(arguments.save)
-    curves = {"epoch": np.arange(1, len(network.loss_curve_) + 1), "loss": np.array(network.loss_curve_)}
-    if network.validation_scores_:
-        curves["validation accuracy" if data.class_names else "validation R2"] = np.array(network.validation_scores_)
+    # solver lbfgs has no epochs
+    losses, scores = (np.array(getattr(network, name, None) or []) for name in ("loss_curve_", "validation_scores_"))
+    curves = {"epoch": np.arange(1, len(losses) + 1), "loss": losses}
+    if len(scores):
+        curves["validation accuracy" if data.class_names else "validation R2"] = scores
     kinds = {str(name): kind for name, kind in columns.kinds_.items()}
     report = {"units": [network.n_features_in_, *(len(b) for b in network.intercepts_)], "bias": True, "dtype": est.dtype,
               "learning_rate": est.learning_rate_init, "batch_size": network.batch_size, "seed": arguments.seed,
               "columns": dict(Counter(kinds.values())), "used": kinds, "left_out": columns.left_out_,
-              "train_rows": n_rows, "test_rows": len(data.X_test), "epochs": network.n_iter_,
+              "train_rows": len(data.X_train), "test_rows": len(data.X_test), "epochs": network.n_iter_,
               # which is that of the training rows
               "loss": "log loss, soft labels" if data.class_names else "half squared error, standardised",
               "milestones": _milestones(curves)}  # fmt: skip
-    truth = data.labels(data.y_train)
-    report |= {f"train_{name}": value for name, value in _scores(truth, *_predicted(est, data.X_train)).items()}
-    if len(data.X_test):
-        report |= _test_scores(est, data)
-        if 0 < len(data.class_names) <= MOST_CLASSES:
-            report["confusion"] = _confusion(est, data)
+    report |= _all_scores(est, data)
     report["hints"] = _hints(report, data)
-    return Trained(report, curves, dict)
+    return report, curves, dict
 
 
-def _tabular_options(data: "Dataset", arguments: argparse.Namespace) -> dict[str, Any]:
-    """Parameters of an estimator that were given as options."""
+def _check_table_options(data: "Dataset", arguments: argparse.Namespace) -> None:
+    """Refuse what is not for tables, or not for this one; a full batch becomes a number of rows."""
     for option in ("reduction", "bias"):
         if option in arguments:
             raise ValueError(f"--{option} is for xor and iris, got it with {arguments.data}")
     if arguments.compare:
         raise ValueError(f"--compare is for xor and iris, got it with {arguments.data}; see fastbp profile")
     if "class_weight" in arguments and not data.class_names:
-        raise ValueError(f"--class-weight is for classes, but {data.target_name!r} holds numbers")
-    names = {"hidden": "hidden_layer_sizes", "epochs": "max_iter", "learning_rate": "learning_rate_init"}
-    names |= {"batch_size": "batch_size", "dtype": "dtype"} | {name: to for name, (to, _) in TABLE_OPTIONS.items()}
-    options, n_rows = _given(arguments, names), len(data.X_train)
-    if "batch_size" in options:
-        options["batch_size"] = n_rows if options["batch_size"] is None else options["batch_size"]
-        if options["batch_size"] > n_rows:
+        raise ValueError(f"--class-weight is for classes, but {data.table['target']!r} holds numbers")
+    if "batch_size" in arguments:
+        n_rows = len(data.X_train)
+        arguments.batch_size = n_rows if arguments.batch_size is None else arguments.batch_size
+        if arguments.batch_size > n_rows:
             raise ValueError(f"--batch-size must be at most the number of rows, {n_rows}, got {arguments.batch_size}")
-    return options
 
 
-def _test_scores(est: Any, data: "Dataset") -> dict[str, Any]:
-    """Scores on the test rows, and those of guessing the same for every row."""
-    import numpy as np
-
-    truth, n = data.labels(data.y_test), len(data.y_test)
-    found = {"test": _scores(truth, *_predicted(est, data.X_test))}
-    if data.class_names:
-        shares = np.array([np.mean(data.labels(data.y_train) == one) for one in est.classes_])
-        commonest = np.full(n, est.classes_[shares.argmax()], object)
-        found["baseline"] = _scores(truth, commonest, np.tile(shares, (n, 1)), est.classes_)
-    else:
-        found["baseline"] = _scores(truth, np.full(n, data.y_train.mean()))
-    return {f"{part}_{name}": value for part, scores in found.items() for name, value in scores.items()}
-
-
-def _confusion(est: Any, data: "Dataset") -> dict[str, Any]:
-    """How many test rows of each class were taken for which."""
+def _all_scores(est: Any, data: "Dataset") -> dict[str, Any]:
+    """Scores on both parts of the rows, those of guessing the same for every row, and which classes were taken for which."""
+    from sklearn.dummy import DummyClassifier, DummyRegressor
     from sklearn.metrics import confusion_matrix
 
-    names = list(data.class_names)
-    counts = confusion_matrix(data.labels(data.y_test), est.predict(data.X_test), labels=names)
-    return {"classes": names, "counts": counts.tolist()}
+    found = {"train": _scores(data.y_train, *_predicted(est, data.X_train))}
+    confusion: dict[str, Any] = {}
+    if len(data.X_test):
+        predicted = _predicted(est, data.X_test)
+        guess = (DummyClassifier() if data.class_names else DummyRegressor()).fit(data.X_train, data.y_train)
+        found["test"] = _scores(data.y_test, *predicted)
+        found["baseline"] = _scores(data.y_test, *_predicted(guess, data.X_test))
+        if 0 < len(data.class_names) <= MOST_CLASSES:
+            names = list(data.class_names)
+            counts = confusion_matrix(data.y_test, predicted[0], labels=names).tolist()
+            confusion["confusion"] = {"classes": names, "counts": counts}
+    return {f"{part}_{name}": value for part, scores in found.items() for name, value in scores.items()} | confusion
 
 
 def _hints(report: dict[str, Any], data: "Dataset") -> list[str]:
     """Advice where the target is skewed, or the model learnt its rows by heart."""
-    import numpy as np
-
-    hints, score = [], "accuracy" if data.class_names else "r2"
+    hints, score, y = [], "accuracy" if data.class_names else "r2", data.y_train
     if data.class_names:
-        counts = np.bincount(data.y_train)
-        if (share := counts.max() / counts.sum()) > COMMON:
-            common = data.class_names[counts.argmax()]
+        ((common, count),) = Counter(y).most_common(1)
+        if (share := count / len(y)) > COMMON:
             hints.append(f"{share:.0%} of the rows are {common!r}: look at the log loss, and try --class-weight balanced")
-    else:
-        values = data.y_train - data.y_train.mean()
-        skew = float(np.mean((values / values.std()) ** 3))
-        if data.y_train.min() > 0 and skew > MUCH_SKEW:
-            hints.append(
-                f"{data.target_name!r} is skewed, a few values are very large: its logarithm may be easier to learn"
-            )
+    elif y.min() > 0 and ((y - y.mean()) ** 3).mean() > MUCH_SKEW * y.std() ** 3:
+        target = data.table["target"]
+        hints.append(f"{target!r} is skewed, a few values are very large: its logarithm may be easier to learn")
     train, test = report[f"train_{score}"], report.get(f"test_{score}")
     if None not in (train, test) and train - test > MUCH_OVERFITTING:
         hints.append(
@@ -514,30 +486,16 @@ def _shown(score: float | None) -> str:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    import fastbp
-    from fastbp import files
-    from fastbp.cells import CellError
+    import contextlib
+
     from fastbp.datasets import load_rows
 
-    with files.reading(arguments.model) as contents:
-        is_network = contents.header.get("format") == files.NETWORK
-    model: Any = (files.load_model if is_network else fastbp.load)(arguments.model)
-    known: dict[str, Any]
-    if is_network and model.feature_names:
-        known, features, text = {"target": model.target_name}, list(model.feature_names), []
-    elif getattr(model, "table_", None):
-        columns = model.preprocessing_.named_steps["columns"]
-        known, features, text = model.table_, list(columns.kinds_), list(columns.categories_)
-    else:
-        raise ValueError(f"{arguments.model} holds a model that was trained in Python: fastbp.load reads it there")
-    classes = list(model.class_names if is_network else getattr(model, "classes_", ()))
-    if arguments.proba and (is_network or not classes):
+    model, known, features, text, classes = _model(arguments.model)
+    if arguments.proba and not hasattr(model, "predict_proba"):
         raise ValueError(f"--proba needs a classifier of tables, got {arguments.model}")
     table, X, answers = load_rows(arguments.data, known, features, text, arguments.header)
-    try:
-        predictions, *chances = (_network_predictions(model, X),) if is_network else _predicted(model, X)
-    except CellError as error:
-        raise error if table is None else table.error(error) from None
+    with table.naming_lines() if table else contextlib.nullcontext():
+        predictions, *chances = _predicted(model, X)
     found = {"target": known["target"], "predictions": predictions.tolist()}
     if arguments.proba:
         found |= {"classes": classes, "probabilities": chances[0].tolist()}
@@ -557,13 +515,20 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _network_predictions(model: "Model", X: Any) -> "np.ndarray":
-    import numpy as np
+def _model(path: str) -> tuple[Any, dict[str, Any], list[str], list[str], list[str]]:
+    """A model, what it knows of its table, the columns that it reads, which of them as text, and its classes."""
+    import fastbp
+    from fastbp import files
 
-    from fastbp.cells import numbers
-
-    predicted = model.predict(np.column_stack([numbers(X[name], name) for name in model.feature_names]))
-    return np.array(model.class_names, object)[predicted] if model.class_names else predicted
+    with files.reading(path) as contents:
+        is_network = contents.header.get("format") == files.NETWORK
+    model: Any = (files.load_model if is_network else fastbp.load)(path)
+    if is_network and model.feature_names:
+        return model, {"target": model.target_name}, list(model.feature_names), [], list(model.class_names)
+    if getattr(model, "table_", None):
+        columns = model.preprocessing_.named_steps["columns"]
+        return model, model.table_, list(columns.kinds_), list(columns.categories_), list(getattr(model, "classes_", ()))
+    raise ValueError(f"{path} holds a model that was trained in Python: fastbp.load reads it there")
 
 
 def _known_scores(answers: Any, classes: list[str], *found: "np.ndarray") -> tuple[int, dict[str, float | None]]:
@@ -571,13 +536,12 @@ def _known_scores(answers: Any, classes: list[str], *found: "np.ndarray") -> tup
     import numpy as np
 
     from fastbp.cells import pandas
-    from fastbp.datasets import class_key
+    from fastbp.datasets import class_key, class_names
 
     if answers is None:
         return 0, {}
     if classes:
-        known = answers.notna().to_numpy()
-        spelled = {class_key(name): name for name in classes}
+        known, spelled = answers.notna().to_numpy(), class_names(classes)
         truth = np.array([spelled.get(class_key(one), one) for one in answers.fillna("")], object)
     else:
         truth = pandas().to_numeric(answers, errors="coerce").to_numpy(float)
@@ -589,8 +553,8 @@ def _known_scores(answers: Any, classes: list[str], *found: "np.ndarray") -> tup
 
 
 def _predicted(model: Any, X: Any) -> tuple[Any, ...]:
-    """Predictions of an estimator, and of a classifier the probabilities of its classes, and these."""
-    if not hasattr(model, "classes_"):
+    """Predictions of a model, and of one that has them the probabilities of its classes, and these."""
+    if not hasattr(model, "predict_proba"):
         return (model.predict(X),)
     return model.predict(X), model.predict_proba(X), model.classes_
 
@@ -598,10 +562,7 @@ def _predicted(model: Any, X: Any) -> tuple[Any, ...]:
 def _scores(
     truth: "np.ndarray", predicted: "np.ndarray", chances: "np.ndarray | None" = None, classes: Sequence[str] = ()
 ) -> dict[str, float | None]:
-    """Accuracy, log loss and ROC AUC of classes, or R2, RMSE and MAE of values, as far as they are defined.
-
-    The area is that of a class against all others, in the mean over the classes.
-    """
+    """Accuracy, log loss and ROC AUC (one class against the others, their mean), or R2, RMSE and MAE, where defined."""
     import numpy as np
     from sklearn import metrics
 

@@ -6,8 +6,6 @@ pandas reads the files; what is decided here is where a table begins, what its t
 import bz2
 import contextlib
 import csv
-import difflib
-import functools
 import gzip
 import io
 import itertools
@@ -16,14 +14,15 @@ import re
 import sys
 import warnings
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastbp.cells import LARGEST, NUMBER, NUMBER_LIKE, CellError, numbers, pandas, spelling_advice
+from fastbp.arguments import did_you_mean
+from fastbp.cells import LARGEST, NUMBER, NUMBER_LIKE, CellError, held_out, numbers, pandas, spelling_advice
 
 NAMES = ("xor", "iris", "digits", "wine", "breast_cancer", "diabetes")
 MAX_DETECTED_CLASSES = 20
@@ -40,25 +39,6 @@ MISSING = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan",
 
 
 @dataclass(frozen=True)
-class Preset:
-    """How a founding network is trained unless the user says otherwise; `batch_size` None means the full batch."""
-
-    hidden: tuple[int, ...]
-    epochs: int
-    learning_rate: float = 0.1
-    batch_size: int | None = None
-    reduction: str = "sum"
-    bias: bool = True
-    init_scale: float = 1.0
-
-
-PRESETS = {
-    "xor": Preset(hidden=(4,), epochs=10_000),
-    "iris": Preset(hidden=(2,), epochs=5_000, reduction="mean", bias=False, init_scale=0.5),
-}
-
-
-@dataclass(frozen=True)
 class Dataset:
     """Rows to train on and held-out rows to test on, in their original units.
 
@@ -68,13 +48,12 @@ class Dataset:
     X_train, X_test : ndarray or DataFrame of shape (n_rows, n_features)
         `X_test` has no rows when nothing is held out.
     y_train, y_test : ndarray of shape (n_rows,)
-        Class numbers 0, 1, ... where there are `class_names`, values otherwise.
+        Names of classes as objects where there are `class_names`, values otherwise.
     feature_names : tuple of str
-    target_name : str
     class_names : tuple of str
         Empty for regression.
     table : dict
-        How a file was read, so that another one can be read alike; see `load_rows`.
+        The "target", and how a file was read, so that another one can be read alike; see `load_rows`.
     """
 
     name: str
@@ -83,13 +62,8 @@ class Dataset:
     X_test: Any
     y_test: np.ndarray
     feature_names: tuple[str, ...]
-    target_name: str
-    class_names: tuple[str, ...] = ()
-    table: dict[str, Any] = field(default_factory=dict)
-
-    def labels(self, y: np.ndarray) -> np.ndarray:
-        """Return class names for class numbers; values as they are."""
-        return np.array(self.class_names, object)[y] if self.class_names else y
+    class_names: tuple[str, ...]
+    table: dict[str, Any]
 
 
 def load_named(name: str) -> Dataset:
@@ -117,9 +91,11 @@ def load_named(name: str) -> Dataset:
     """
     if name not in NAMES:
         raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
+    table = {"target": "a xor b" if name == "xor" else "target"}
     if name == "xor":
         X = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
-        return Dataset("xor", X, np.array([0, 1, 1, 0]), X[:0], np.array([], int), ("a", "b"), "a xor b", ("0", "1"))
+        y = np.array(["0", "1", "1", "0"], object)
+        return Dataset(name, X, y, X[:0], y[:0], ("a", "b"), ("0", "1"), table)
 
     from sklearn import datasets
     from sklearn.model_selection import train_test_split
@@ -127,50 +103,72 @@ def load_named(name: str) -> Dataset:
     bunch = getattr(datasets, f"load_{name}")()
     classes = tuple(str(label) for label in getattr(bunch, "target_names", ()))
     features = tuple(str(feature) for feature in bunch.feature_names)
+    y = np.array(classes, object)[bunch.target] if classes else bunch.target
     if name == "iris":
-        X, X_test, y, y_test = train_test_split(bunch.data, bunch.target, test_size=20, random_state=4)
-        return Dataset(name, X, y, X_test, y_test, features, "target", classes)
+        X, X_test, y, y_test = train_test_split(bunch.data, y, test_size=20, random_state=4)
+        return Dataset(name, X, y, X_test, y_test, features, classes, table)
     X = pandas().DataFrame(bunch.data, columns=list(features))
-    return _split(name, X, np.arange(len(X)), bunch.target, "target", classes, {})
+    return _split(name, X, np.arange(len(X)), y, classes, table)
 
 
-def _split(name, X, rows, y, target, classes, table) -> Dataset:
+def _split(name, X, rows, y, classes, table) -> Dataset:
     """Hold a fifth out of those rows of X for which there is a y."""
-    from fastbp.estimators.tabular import held_out
-
     test = held_out(TEST_SIZE, len(y), y if classes else None)
     if (y[~test] == y[~test][0]).all():
-        raise ValueError(f"target column {target!r} of {name} has the same value in every training row")
+        raise ValueError(f"target column {table['target']!r} of {name} has the same value in every training row")
     X_train, X_test = X.iloc[rows[~test]], X.iloc[rows[test]]
-    return Dataset(name, X_train, y[~test], X_test, y[test], tuple(map(str, X.columns)), target, classes, table)
+    return Dataset(name, X_train, y[~test], X_test, y[test], tuple(map(str, X.columns)), classes, table)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
-class Source:
-    """A file of text that can be read more than once, also where it comes through a pipe."""
+class TableFile:
+    """A table in a file: separated by commas, semicolons, tabs or bars, also compressed, or Parquet.
 
-    def __init__(self, path: str | Path, decimal: str):
+    It can be read more than once, also where it comes through a pipe.
+
+    Parameters
+    ----------
+    path : str or Path
+        "-" is standard input.
+    decimal : {'.', ','}, default='.'
+
+    Attributes
+    ----------
+    frame : DataFrame
+        What was read last.
+    has_header : bool
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is binary, or compressed and damaged.
+    """
+
+    def __init__(self, path: str | Path, decimal: str = "."):
         self.path, self.decimal = str(path), decimal
         self.content = None
         if self.path == "-":
             self.content = sys.stdin.buffer.read()
         elif not Path(path).is_file():
             self.content = Path(path).read_bytes()
-        self.opener: Any = functools.partial(open, mode="rb") if self.content is None else lambda stream: stream
-        start, self.is_plain = self._start(), self.content is None
-        for mark, opener in COMPRESSIONS.items():
-            if start.startswith(mark):
-                self.opener, self.is_plain = opener, False
-                start = self._start()
+        self.opener: Any = None
+        start = self._start()
+        self.opener = next((opener for mark, opener in COMPRESSIONS.items() if start.startswith(mark)), None)
+        start = self._start() if self.opener else start
         self.is_parquet = start.startswith(b"PAR1")
         self.encodings = next((names for mark, names in ENCODINGS.items() if start.startswith(mark)), ["utf-8", "cp1252"])
         if not self.is_parquet and self.encodings[0] != "utf-16" and b"\0" in start:
             raise ValueError(f"{self.path} is not a CSV file: it is binary")
 
     def _bytes(self) -> Any:
-        return self.opener(self.path if self.content is None else io.BytesIO(self.content))
+        if self.content is None:
+            return (self.opener or open)(self.path, "rb")
+        stream = io.BytesIO(self.content)
+        return self.opener(stream) if self.opener else stream
 
     def _start(self) -> bytes:
         try:
@@ -179,18 +177,40 @@ class Source:
         except (EOFError, lzma.LZMAError, zlib.error) as error:
             raise ValueError(f"{self.path} is not a CSV file: {error}") from None
 
-    def read(
-        self, expected: Sequence[str], header: bool | None, text: Sequence[str], columns: Sequence[str] = ()
-    ) -> "Table":
-        """The table that the file holds."""
+    def read(self, expected: Sequence[str] = (), header: bool | None = None, text: Sequence[str] = (),
+             columns: Sequence[str] = ()) -> "TableFile":  # fmt: skip
+        """Read the table into `frame`.
+
+        Parameters
+        ----------
+        expected : sequence of str, default=()
+            Column names that show a first line to be a header.
+        header : bool or None, default=None
+            Whether the first line has the names of the columns; None infers it. Without names, columns are called 0, 1, ...
+        text : sequence of str, default=()
+            Columns that are read as they stand.
+        columns : sequence of str, default=()
+            All columns of a table like this one, in their order.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If it is no table: not text, no rows, rows of different lengths, or two columns of one name.
+        """
         if self.is_parquet:
             with self._bytes() as stream:
-                return Table(self, _from_parquet(self.path, stream, text), True)
+                self.frame, self.has_header = _from_parquet(self.path, stream, text), True
+            return self
         for encoding in self.encodings:
             self.encoding = encoding
             try:
                 self._look(expected, header, columns)
-                return self._read(text)
+                self._read(text)
+                return self
             except UnicodeDecodeError:
                 continue
             except (csv.Error, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
@@ -214,23 +234,20 @@ class Source:
         candidates = said[1] if said else SEPARATORS.replace(self.decimal, "")
         # of separators that cut all rows alike the first is meant: a comma may also mark decimals
         self.separator = max(candidates, key=lambda one: _regularity(lines, one))
-        rows = _rows(lines, self.separator)
+        rows = _first_rows(lines, self.separator)
         if not rows:
             raise ValueError(f"{self.path} has no rows")
         self.has_header = _has_header(rows, expected, columns, self.decimal) if header is None else header
         self.names = _names(self.path, rows[0]) if self.has_header else [str(place) for place in range(len(rows[0]))]
 
-    def rows(self, stream: io.TextIOWrapper) -> Any:
+    def _rows(self, stream: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
         """Line number and cells of every row but the header."""
         for _ in range(self.skipped):
             stream.readline()
-        reader = csv.reader(stream, delimiter=self.separator, skipinitialspace=True)
-        filled = ((reader.line_num + self.skipped, row) for row in reader if any(row) or len(row) > 1)
-        if self.has_header:
-            next(filled)
-        return filled
+        for line, row in itertools.islice(_filled_rows(stream, self.separator), int(self.has_header), None):
+            yield line + self.skipped, row
 
-    def _read(self, text: Sequence[str]) -> "Table":
+    def _read(self, text: Sequence[str]) -> None:
         pd = pandas()
         known = [name for name in text if name in self.names]
         options: dict[str, Any] = {
@@ -238,11 +255,11 @@ class Source:
             "names": self.names, "index_col": False, "skipinitialspace": True,
             "decimal": self.decimal, "dtype": dict.fromkeys(known, str),
         }  # fmt: skip
-        frame: Any = None
         # the first way takes less memory, but not columns that are numbers here and text there
         for low_memory in (True, False):
             # a plain file is read at its best by its name
-            where = contextlib.nullcontext(self.path) if self.is_plain and self.encoding == "utf-8" else self._text()
+            plain = self.content is self.opener is None and self.encoding == "utf-8"
+            where = contextlib.nullcontext(self.path) if plain else self._text()
             with where as stream, warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.DtypeWarning)
                 warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -258,7 +275,7 @@ class Source:
             raise ValueError(f"{self.path} has a header but no rows")
         if frame[self.names[-1]].isna().any() and not self._is_plainly_even(len(frame)):
             self._refuse_uneven_rows()
-        return Table(self, _stripped(frame, known), self.has_header)
+        self.frame = _stripped(frame, known)
 
     def _is_plainly_even(self, n_rows: int) -> bool:
         """Whether counting says that no row is short, which takes a hundredth of the time of looking at each."""
@@ -274,35 +291,54 @@ class Source:
         """Raise a ValueError for the first row of another length: pandas fills short ones up."""
         width = len(self.names)
         with self._text() as stream:
-            for line, row in self.rows(stream):
+            for line, row in self._rows(stream):
                 # a separator at the end of the line is no cell
                 if len(row) != width and not (len(row) == width + 1 and not row[-1]):
                     raise ValueError(f"{self.path} line {line} has {len(row)} cells, expected {width}")
 
+    def spelled(self, words: Any) -> Any:
+        """Words with a point where numbers have one here."""
+        return words if self.decimal == "." else words.str.replace(self.decimal, ".", regex=False)
 
-def _rows(text: str, separator: str) -> list[list[str]]:
+    @contextlib.contextmanager
+    def naming_lines(self) -> Iterator[None]:
+        """Make a ValueError that names the line of an error that a cell causes."""
+        try:
+            yield
+        except CellError as error:
+            where = f"row {error.row + 1}"
+            if not self.is_parquet:
+                with self._text() as stream:
+                    where = f"line {next(itertools.islice(self._rows(stream), error.row, None))[0]}"
+            raise ValueError(f"{self.path} {where}, column {error.column!r}: {error.problem}") from None
+
+
+def _filled_rows(stream: io.TextIOBase, separator: str) -> Iterator[tuple[int, list[str]]]:
+    """Line number and cells of every row that is not blank."""
+    reader = csv.reader(stream, delimiter=separator, skipinitialspace=True)
+    return ((reader.line_num, row) for row in reader if any(row) or len(row) > 1)
+
+
+def _first_rows(text: str, separator: str) -> list[list[str]]:
     """The first rows of a table, or none where they cannot be told."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
     try:
-        rows = itertools.islice((row for row in reader if any(row) or len(row) > 1), SAMPLED_ROWS)
-        return [[cell.strip() for cell in row] for row in rows]
+        rows = itertools.islice(_filled_rows(io.StringIO(text, newline=""), separator), SAMPLED_ROWS)
+        return [[cell.strip() for cell in row] for _, row in rows]
     except csv.Error:
         return []
 
 
 def _regularity(text: str, separator: str) -> float:
     """Share of the first rows that have as many cells as the very first, if these are more than one."""
-    lengths = [len(row) for row in _rows(text, separator)]
+    lengths = [len(row) for row in _first_rows(text, separator)]
     return lengths.count(lengths[0]) / len(lengths) if lengths and lengths[0] > 1 else 0.0
 
 
 def _has_header(rows: list[list[str]], expected: Sequence[str], columns: Sequence[str], decimal: str) -> bool:
-    """Whether the first row has the names of the columns. This is the one place where it is decided.
-
-    A row that comes again, or of numbers, is none, unless they are 0, 1, 2, ... in order, as pandas numbers columns, or all
-    `expected` names are there, which cannot be places or stand in the order of known `columns`. With words, it is one where
-    a word stands above numbers, and where there are words only, none of which comes again below.
-    """
+    """Whether the first row has the names of the columns."""
+    # Not where it comes again, or is of numbers, unless they are 0, 1, 2, ... in order, as pandas numbers columns, or all
+    # `expected` names are there, which cannot be places or stand in the order of known `columns`. With words, where a
+    # word stands above numbers, and where there are words only, none of which comes again below.
     first, rest = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
     places = [str(place) for place in range(len(first))]
     if first in rest:
@@ -366,57 +402,6 @@ def _from_parquet(path: str, stream: Any, text: Sequence[str]) -> Any:
     return frame.reset_index(drop=True)
 
 
-@dataclass(frozen=True)
-class Table:
-    """A DataFrame, and the file that it was read from."""
-
-    source: Source
-    frame: Any
-    has_header: bool
-
-    def spelled(self, words: Any) -> Any:
-        """Words with a point where numbers have one here."""
-        return words if self.source.decimal == "." else words.str.replace(self.source.decimal, ".", regex=False)
-
-    def error(self, error: CellError) -> ValueError:
-        """What is wrong with a cell, said with the line that it stands on."""
-        where = f"row {error.row + 1}"
-        if not self.source.is_parquet:
-            with self.source._text() as stream:
-                where = f"line {next(itertools.islice(self.source.rows(stream), error.row, None))[0]}"
-        return ValueError(f"{self.source.path} {where}, column {error.column!r}: {error.problem}")
-
-
-def read_table(path: str | Path, expected: Sequence[str] = (), header: bool | None = None, decimal: str = ".",
-               text: Sequence[str] = ()) -> Table:  # fmt: skip
-    """Read a table from a file: separated by commas, semicolons, tabs or bars, also compressed, or Parquet.
-
-    Parameters
-    ----------
-    path : str or Path
-        "-" is standard input.
-    expected : sequence of str, default=()
-        Column names that show a first line to be a header.
-    header : bool or None, default=None
-        Whether the first line has the names of the columns; None infers it. Without names, columns are called 0, 1, 2, ...
-    decimal : {'.', ','}, default='.'
-    text : sequence of str, default=()
-        Columns that are read as they stand.
-
-    Returns
-    -------
-    Table
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If it is not such a table: not text, no rows, rows of different lengths, or two columns of one name.
-    """
-    return Source(path, decimal).read(expected, header, text)
-
-
 # ---- targets ---------------------------------------------------------------------------------------------------------
 
 
@@ -434,7 +419,7 @@ def load_table(path: str | Path, target: str, task: str = "auto", header: bool |
         `MAX_DETECTED_CLASSES` different whole numbers that each stand in two rows or more on average, or codes with leading
         zeros or of more than 15 digits. Labels stay as they stand, but 1.0 and 1 are one class.
     header, decimal
-        As for `read_table`.
+        As for `TableFile`.
     ignore : sequence of str, default=()
         Columns that are no inputs.
 
@@ -444,18 +429,16 @@ def load_table(path: str | Path, target: str, task: str = "auto", header: bool |
 
     Raises
     ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If the file is no table, has no such column, no input column, a target cell that is no finite number where one is
-        needed, almost as many classes as rows, or a target that is the same in every row.
+    OSError, ValueError
+        As of `TableFile`; if the file has no such column, no input column, a target cell that is no finite number where one
+        is needed, almost as many classes as rows, or a target that is the same in every row.
 
     Warns
     -----
     UserWarning
         If rows are left out.
     """
-    table = read_table(path, (target, *ignore), header, decimal, (target,))
+    table = TableFile(path, decimal).read((target, *ignore), header, (target,))
     frame, name = table.frame, "stdin" if str(path) == "-" else Path(path).name.split(".")[0]
     _refuse_spaces(table)
     for option, column in (("target", target), *(("ignore", one) for one in ignore)):
@@ -470,41 +453,33 @@ def load_table(path: str | Path, target: str, task: str = "auto", header: bool |
         raise ValueError(f"{path} has no column but the target {target!r}")
     if filled.sum() < 2:
         raise ValueError(f"{path} must have at least 2 rows whose {target!r} is known, got {filled.sum()}")
-    try:
+    with table.naming_lines():
         for column in frame.columns[[dtype.kind in "iuf" for dtype in frame.dtypes]]:
             numbers(frame[column], column)
-    except CellError as error:
-        raise table.error(error) from None
-    y, classes = _coded(table, cells, task)
+        y, classes = _targets(table, cells, task)
     if not filled.all():
         lost = f"{(~filled).sum()} of {len(filled)} rows are left out, because {target!r} is missing there"
         warnings.warn(lost, stacklevel=2)
-    return _split(name, frame, np.flatnonzero(filled), y, target, classes, about)
+    return _split(name, frame, np.flatnonzero(filled), y, classes, about)
 
 
-def _refuse_spaces(table: Table) -> None:
+def _refuse_spaces(table: TableFile) -> None:
     """Refuse one column whose cells all are as many words: spaces separate nothing, as they may be part of words."""
     if table.frame.shape[1] == 1:
         lengths = {len(str(cell).split()) for cell in table.frame.iloc[:, 0].dropna().head(SAMPLED_ROWS)}
         if len(lengths) == 1 and lengths.pop() > 1:
-            raise ValueError(f"{table.source.path} has one column, and spaces in it: put commas where columns end")
+            raise ValueError(f"{table.path} has one column, and spaces in it: put commas where columns end")
 
 
-def _header_hint(table: Table) -> str:
-    if table.source.is_parquet:
+def _header_hint(table: TableFile) -> str:
+    if table.is_parquet:
         return ""
     return "; --no-header, if its first line is a row" if table.has_header else "; --header, if its first line has names"
 
 
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """A question for a word that is almost one of those known, else nothing."""
-    close = difflib.get_close_matches(word, list(known), 1)
-    return f": did you mean {close[0]!r}?" if close else ""
-
-
-def _coded(table: Table, cells: Any, task: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class numbers with their names, or values without, of the target's cells that are not missing."""
-    where, pd = f"target column {cells.name!r} of {table.source.path}", pandas()
+def _targets(table: TableFile, cells: Any, task: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Names of classes and all of these, or values and nothing, of the target's cells that are not missing."""
+    where, pd = f"target column {cells.name!r} of {table.path}", pandas()
     codes, labels = pd.factorize(cells)  # of cells, of which most come again, each is looked at once
     if len(labels) < 2:
         found = f"the same value in every row: {labels[0]!r}" if len(labels) else "no values"
@@ -517,28 +492,23 @@ def _coded(table: Table, cells: Any, task: str) -> tuple[np.ndarray, tuple[str, 
     if task == "regression" or (task == "auto" and (~np.isnan(values))[codes].mean() > 0.5 and not coded):
         few = whole and len(set(map(class_key, labels))) <= min(MAX_DETECTED_CLASSES, len(codes) // 2)
         if task == "regression" or not few:
-            return _values(table, cells, values[codes], task), ()
+            if not np.all(np.abs(values) <= LARGEST):
+                hint = "; --task classification, if these are names of classes" if task == "auto" else ""
+                numbers(table.spelled(cells), cells.name, hint=hint)  # which some cell is not
+            return values[codes], ()
     elif task == "auto":
         _refuse_many_classes(where, labels, len(codes))
-    # of spellings of a class, the shortest is its name
+    names = class_names(labels)
+    y = np.array([names[class_key(label)] for label in labels], object)
+    return y[codes], tuple(sorted(names.values(), key=_numbers_first))
+
+
+def class_names(labels: Iterable[str]) -> dict[str, str]:
+    """Names of classes by their keys: of the spellings of one, the shortest."""
     names: dict[str, str] = {}
     for label in sorted(labels, key=lambda label: (len(label), label)):
         names.setdefault(class_key(label), label)
-    order = sorted(names, key=lambda key: _numbers_first(names[key]))
-    places = {key: place for place, key in enumerate(order)}
-    return np.array([places[class_key(label)] for label in labels])[codes], tuple(names[key] for key in order)
-
-
-def _values(table: Table, cells: Any, values: np.ndarray, task: str) -> np.ndarray:
-    """Numbers that were read from cells, or an error for the first cell that holds none."""
-    if np.all(np.abs(values) <= LARGEST):
-        return values
-    try:
-        return numbers(table.spelled(cells), cells.name)
-    except CellError as error:
-        if task == "auto":
-            error.problem += "; --task classification, if these are names of classes"
-        raise table.error(error) from None
+    return names
 
 
 def class_key(label: str) -> str:
@@ -560,7 +530,7 @@ def _numbers_first(label: str) -> tuple[bool, float, str]:
 
 
 def load_rows(data: str | Path, table: dict[str, Any], features: Sequence[str], text: Sequence[str] = (),
-              header: bool | None = None) -> tuple[Table | None, Any, Any]:  # fmt: skip
+              header: bool | None = None) -> tuple[TableFile | None, Any, Any]:  # fmt: skip
     """Return rows to predict, and the right answers as text where they are known.
 
     Parameters
@@ -580,48 +550,45 @@ def load_rows(data: str | Path, table: dict[str, Any], features: Sequence[str], 
 
     Returns
     -------
-    table : Table or None
-        What knows the lines of the rows.
+    table : TableFile or None
     X : DataFrame
     answers : Series or None
         Text, missing where the answer is not known.
 
     Raises
     ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If the file is no table, or lacks a feature.
+    OSError, ValueError
+        As of `TableFile`, or if a feature is not there.
     """
-    pd, target = pandas(), table["target"]
+    target = table["target"]
     if data in NAMES:
-        known = load_named(str(data))
+        found, known = None, load_named(str(data))
         X, y = (known.X_test, known.y_test) if len(known.X_test) else (known.X_train, known.y_train)
-        X = pd.DataFrame(np.asarray(X), columns=list(known.feature_names))
-        _require_features(str(data), features, X.columns)
-        return None, X, pd.Series([str(label) for label in known.labels(y)], dtype=str)
-    if header is None and table.get("header") is False:
-        header = False
+        frame = pandas().DataFrame(np.asarray(X), columns=list(known.feature_names))
+        answers = pandas().Series(list(map(str, y)), dtype=str)
+    else:
+        found = _read_alike(data, table, features, text, header)
+        frame, answers = found.frame, None if target in features else found.frame.get(target)
+        if answers is not None:
+            answers = answers.where(answers.str.contains(r"\w", na=False)) if answers.notna().any() else None
+    missing = [feature for feature in features if feature not in frame.columns]
+    if missing:
+        hint = did_you_mean(missing[0], frame.columns)
+        raise ValueError(f"{data} must have the columns {', '.join(features)}, got none called {missing[0]!r}{hint}")
+    return found, frame, answers
+
+
+def _read_alike(data: str | Path, table: dict[str, Any], features: Sequence[str], text: Sequence[str],
+                header: bool | None) -> TableFile:  # fmt: skip
+    """A file, read as the one that a model was trained on."""
     # without names the places of text are not known before the columns are counted
-    columns = table.get("columns", [])
-    found = Source(data, table.get("decimal", ".")).read(features, header, (target, *text), columns)
+    target, columns = table["target"], table.get("columns", [])
+    header = False if header is None and table.get("header") is False else header
+    found = TableFile(data, table.get("decimal", ".")).read(features, header, (target, *text), columns)
     if not found.has_header:
         orders = [list(features), columns, [name for name in columns if name != target]]
         names = next((names for names in orders if len(names) == found.frame.shape[1]), None)
         if names is not None and names != list(found.frame.columns):
             by_place = [str(place) for place, name in enumerate(names) if name == target or name in text]
-            found = found.source.read((), False, by_place)
-            found.frame.columns = names
-    _require_features(str(data), features, found.frame.columns)
-    answers = None
-    if target in found.frame.columns and target not in features:
-        answers = found.frame[target]
-        answers = answers.where(answers.str.contains(r"\w", na=False)) if answers.notna().any() else None
-    return found, found.frame, answers
-
-
-def _require_features(data: str, features: Sequence[str], columns: Sequence[str]) -> None:
-    missing = [feature for feature in features if feature not in columns]
-    if missing:
-        close = did_you_mean(missing[0], columns)
-        raise ValueError(f"{data} must have the columns {', '.join(features)}, got none called {missing[0]!r}{close}")
+            found.read((), False, by_place).frame.columns = names
+    return found

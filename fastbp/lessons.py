@@ -1,12 +1,32 @@
-"""Networks of the founding lessons, `fastbp train iris` and `xor`, together with how raw rows become their inputs."""
+"""Networks of the founding lessons, `fastbp train iris` and `xor`: how they are trained, and what rows are to them."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from fastbp.datasets import Dataset, Preset
+from fastbp.cells import numbers
+from fastbp.datasets import Dataset
 from fastbp.neural_network import NeuralNetwork
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How a founding network is trained unless the user says otherwise; `batch_size` None means the full batch."""
+
+    hidden: tuple[int, ...]
+    epochs: int
+    learning_rate: float = 0.1
+    batch_size: int | None = None
+    reduction: str = "sum"
+    bias: bool = True
+    init_scale: float = 1.0
+
+
+PRESETS = {
+    "xor": Preset(hidden=(4,), epochs=10_000),
+    "iris": Preset(hidden=(2,), epochs=5_000, reduction="mean", bias=False, init_scale=0.5),
+}
 
 
 @dataclass
@@ -51,34 +71,23 @@ class Model:
         return ((X - self.input_mean) / self.input_scale).astype(self.net.dtype)
 
     def targets(self, y: np.ndarray) -> np.ndarray:
-        """Return class numbers or values (n,) as the outputs (n, n_outputs) that the network should give."""
-        dtype = self.net.dtype
-        if not self.class_names:
-            return ((y - self.target_low) / self.target_span).astype(dtype)[:, np.newaxis]
-        if len(self.class_names) == 2:
-            return y.astype(dtype)[:, np.newaxis]
-        return np.eye(len(self.class_names), dtype=dtype)[y]
+        """Return class names (n,) as the outputs (n, n_outputs) that the network should give."""
+        names = self.class_names[1:] if len(self.class_names) == 2 else self.class_names
+        return (y[:, np.newaxis] == np.array(names, object)).astype(self.net.dtype)
 
-    def predict(self, X: np.ndarray) -> np.ndarray:
-        """Return the class numbers or values (n,) of raw rows (n, n_features)."""
+    def predict(self, X: Any) -> np.ndarray:
+        """Return the class names or values (n,) of raw rows (n, n_features), or of a DataFrame with such columns."""
+        if hasattr(X, "columns"):
+            X = np.column_stack([numbers(X[name], name) for name in self.feature_names])
         outputs = self.net.feedforward(self.inputs(X))
         if not self.class_names:
             return self.target_low + self.target_span * outputs[:, 0].astype(np.float64)
-        if len(self.class_names) == 2:
-            return (outputs[:, 0] >= 0.5).astype(np.intp)
-        return outputs.argmax(axis=1)
+        places = outputs.argmax(axis=1) if len(self.class_names) > 2 else (outputs[:, 0] >= 0.5).astype(np.intp)
+        return np.array(self.class_names, object)[places]
 
-    def score(self, X: np.ndarray, y: np.ndarray) -> float:
-        """Return the accuracy of classification, or R2 of regression, which is nan where all y are the same.
-
-        R2 = 1 - sum (y - p)^2 / sum (y - mean(y))^2 for predictions p.
-        """
-        predicted = self.predict(X)
-        if self.class_names:
-            return float(np.mean(predicted == y))
-        if np.all(y == y[0]):
-            return np.nan
-        return float(1 - np.sum((y - predicted) ** 2) / np.sum((y - np.mean(y)) ** 2))
+    def accuracy(self, X: np.ndarray, y: np.ndarray) -> float:
+        """Return the share of raw rows whose class is right."""
+        return float(np.mean(self.predict(X) == y))
 
 
 def new_model(data: Dataset, preset: Preset, **settings: Any) -> Model:
@@ -92,4 +101,4 @@ def new_model(data: Dataset, preset: Preset, **settings: Any) -> Model:
         init_scale=preset.init_scale,
         **settings,
     )
-    return Model(net, data.feature_names, data.target_name, data.class_names)
+    return Model(net, data.feature_names, data.table["target"], data.class_names)

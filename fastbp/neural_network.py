@@ -1,5 +1,6 @@
 """NeuralNetwork: layers of units, trained by backpropagation."""
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -166,8 +167,9 @@ class NeuralNetwork(Saved):
             self._rng = np.random.default_rng(random_state)
         except (TypeError, ValueError) as error:
             raise type(error)(f"random_state must be an int, a Generator or None, got {random_state!r}") from error
-        self._weights = [self._rng.normal(0.0, self.init_scale, one).astype(self.dtype) for one in self._weight_shapes()]
-        self._biases = [np.zeros(shape, self.dtype) for shape in self._bias_shapes()]
+        shapes = self._shapes()
+        self._weights = [self._rng.normal(0.0, self.init_scale, shape).astype(self.dtype) for shape in shapes["weights"]]
+        self._biases = [np.zeros(shape, self.dtype) for shape in shapes["biases"]]
         self._seed = 0
         self._draw_seed()
         self._memory = None  # what the solver remembers, as `State.memory` returns it
@@ -185,7 +187,7 @@ class NeuralNetwork(Saved):
 
     @weights.setter
     def weights(self, arrays):
-        self.weights[:] = map(np.copy, self._checked("weights", arrays, self._weight_shapes()))
+        self.weights[:] = map(np.copy, self._checked("weights", arrays))
 
     @property
     def biases(self):
@@ -195,7 +197,7 @@ class NeuralNetwork(Saved):
 
     @biases.setter
     def biases(self, arrays):
-        self.biases[:] = map(np.copy, self._checked("biases", arrays, self._bias_shapes()))
+        self.biases[:] = map(np.copy, self._checked("biases", arrays))
 
     @property
     def _moments(self):
@@ -220,14 +222,13 @@ class NeuralNetwork(Saved):
         self._catch_up()
         return vars(self).copy()
 
-    def _weight_shapes(self):
-        return list(zip(self.units[:-1], self.units[1:], strict=True))
+    def _shapes(self):
+        weights = list(itertools.pairwise(self.units))
+        return {"weights": weights, "biases": [shape[1:] for shape in weights] if self.bias else []}
 
-    def _bias_shapes(self):
-        return [(n_out,) for n_out in self.units[1:]] if self.bias else []
-
-    def _checked(self, name, arrays, shapes):
+    def _checked(self, name, arrays):
         """Parameter arrays in the network's dtype, themselves if they are; an error for a wrong number, shape or value."""
+        shapes = self._shapes()[name]
         try:
             arrays = list(arrays)
         except TypeError:
@@ -245,8 +246,8 @@ class NeuralNetwork(Saved):
 
     def _parameters(self):
         """Both lists, checked anew: an item may have been assigned since."""
-        self.weights[:] = self._checked("weights", self.weights, self._weight_shapes())
-        self.biases[:] = self._checked("biases", self.biases, self._bias_shapes())
+        self.weights[:] = self._checked("weights", self.weights)
+        self.biases[:] = self._checked("biases", self.biases)
         return self._weights, self._biases
 
     def _activation_codes(self):
@@ -333,15 +334,8 @@ class NeuralNetwork(Saved):
 
         Parameters
         ----------
-        X : array-like, shape (n, input_size)
-        y : array-like, shape (n, output_size)
-            Target of every output: one-hot class labels, or continuous values. With one output, shape (n,) will do.
-        learning_rate : float, default 0.1
-            Step length, > 0.
-        reduction : {"sum", "mean"}, default "sum"
-            Whether the gradient is summed over the rows, or divided by the number of target elements.
-        sample_weight : array-like, shape (n,), or None, default None
-            As in `train`.
+        X, y, learning_rate, reduction, sample_weight
+            As of `train`, with the same defaults.
 
         Returns
         -------
@@ -461,13 +455,8 @@ class NeuralNetwork(Saved):
 
         Parameters
         ----------
-        X : array-like, shape (n, input_size)
-        y : array-like, shape (n, output_size)
-            Target of every output, as in `train`.
-        reduction : {"sum", "mean"}, default "sum"
-            Whether the loss is summed over the rows, or divided by the number of target elements.
-        sample_weight : array-like, shape (n,), or None, default None
-            As in `train`.
+        X, y, reduction, sample_weight
+            As of `train`, with the same defaults.
 
         Returns
         -------

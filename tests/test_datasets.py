@@ -3,7 +3,7 @@ import pytest
 from sklearn.datasets import load_iris
 from sklearn.model_selection import train_test_split
 
-from fastbp.datasets import NAMES, load_named, load_table, read_table
+from fastbp.datasets import NAMES, TableFile, load_named, load_table
 
 FLOWERS = "length,width,species\n" + "".join(f"{i},{2 * i}.5,{'rose' if i % 2 else 'iris'}\n" for i in range(10))
 
@@ -21,14 +21,14 @@ def write(tmp_path):
 def test_xor_is_the_truth_table():
     xor = load_named("xor")
     assert xor.X_train.tolist() == [[0, 0], [0, 1], [1, 0], [1, 1]]
-    assert xor.y_train.tolist() == [0, 1, 1, 0]
+    assert xor.y_train.tolist() == ["0", "1", "1", "0"]
     assert len(xor.X_test) == len(xor.y_test) == 0
 
 
 def test_iris_is_split_as_the_founding_network_was():
     X, y = load_iris(return_X_y=True)
     iris = load_named("iris")
-    expected = train_test_split(X, y, test_size=20, random_state=4)
+    expected = train_test_split(X, np.array(["setosa", "versicolor", "virginica"])[y], test_size=20, random_state=4)
     for ours, theirs in zip((iris.X_train, iris.X_test, iris.y_train, iris.y_test), expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -39,7 +39,7 @@ def test_every_named_data_set_is_complete(name):
     assert data.X_train.shape == (len(data.y_train), len(data.feature_names))
     assert data.X_test.shape == (len(data.y_test), len(data.feature_names))
     if data.class_names:
-        assert set(data.y_train) == set(range(len(data.class_names)))
+        assert set(data.y_train) == set(data.class_names)
 
 
 def test_an_unknown_name_is_refused():
@@ -55,7 +55,7 @@ def test_csv_with_text_labels(write):
     assert len(data.X_test) == 2
     for X, y in ((data.X_train, data.y_train), (data.X_test, data.y_test)):
         np.testing.assert_array_equal(X["width"], 2 * X["length"] + 0.5)
-        np.testing.assert_array_equal(y, X["length"] % 2)
+        np.testing.assert_array_equal(y, np.where(X["length"] % 2, "rose", "iris"))
 
 
 @pytest.mark.parametrize("separator", [";", "\t", " , "])
@@ -68,14 +68,14 @@ def test_csv_with_other_separators_a_mark_and_windows_lines(write, separator):
 
 
 def test_csv_without_a_header_numbers_its_columns(write):
-    table = read_table(write("5.1,3.5,setosa\n4.9,3.0,setosa\n"))
+    table = TableFile(write("5.1,3.5,setosa\n4.9,3.0,setosa\n")).read()
     assert list(table.frame.columns) == ["0", "1", "2"]
     assert not table.has_header
     assert len(table.frame) == 2
 
 
 def test_a_header_of_numbers_is_known_by_the_target(write):
-    table = read_table(write("2019,2020\n1,2\n"), expected=("2020",))
+    table = TableFile(write("2019,2020\n1,2\n")).read(expected=("2020",))
     assert list(table.frame.columns) == ["2019", "2020"]
     assert len(table.frame) == 1
 

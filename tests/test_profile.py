@@ -568,12 +568,12 @@ def test_a_profile_of_values(run):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("data", ["xor", "iris", "wine", "diabetes", "flowers.csv"])
+@pytest.mark.parametrize("data", ["xor", "iris", "wine", "diabetes", "iris.csv"])
 def test_the_network_that_is_profiled_is_the_one_that_is_trained(run, data):
     X, y = some_rows()
     rows = [",".join([*map(str, row), "red blue"[label % 2 * 4 :][:4]]) for row, label in zip(X, y, strict=True)]
-    Path("flowers.csv").write_text("\n".join(["a,b,c,d,species", *rows]))
-    options = ["--target", "species"] if data == "flowers.csv" else []
+    Path("iris.csv").write_text("\n".join(["a,b,c,d,species", *rows]))
+    options = ["--target", "species"] if data == "iris.csv" else []
     status, out, err = run("train", data, *options, "--epochs", "1", "--json")
     assert (status, err) == (0, "")
     trained = json.loads(out)

@@ -10,8 +10,8 @@ from hypothesis.extra.numpy import arrays
 from sklearn.utils import check_random_state
 
 from fastbp import TabularClassifier, TabularRegressor
-from fastbp.estimators.recipe import LABEL_SMOOTHING, epochs_for, initial, soft, wave
-from fastbp.estimators.tabular import SmoothClip, held_out
+from fastbp.cells import held_out
+from fastbp.estimators.recipe import LABEL_SMOOTHING, SmoothClip, epochs_for, initial, soft, wave
 
 FEW = {"max_iter": 30, "hidden_layer_sizes": (16,), "random_state": 0}
 
@@ -118,7 +118,7 @@ def test_the_epoch_of_the_least_loss_is_kept(kind_and_rows):
     best = int(np.argmin(network.validation_loss_curve_))
     assert network.best_validation_score_ == network.validation_scores_[best]
     held = held_out(0.1, len(X), y if kind is TabularClassifier else None, check_random_state(0))
-    Z = est._inputs(est._frame(X[held], reset=False))
+    Z = est._read(X[held])
     if kind is TabularClassifier:
         chosen = network.predict_proba(Z)[np.arange(len(Z)), np.searchsorted(est.classes_, y[held])]
         loss = -np.log(chosen).mean()

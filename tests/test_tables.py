@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from fastbp import cli
-from fastbp.datasets import load_table
+from fastbp.datasets import TableFile, load_table
 
 
 @pytest.fixture(autouse=True)
@@ -379,7 +379,7 @@ def test_numbers_that_overflow_are_refused(refused, y):
 
 
 def test_a_target_that_varies_in_test_rows_only_is_refused(refused):
-    from fastbp.estimators.tabular import held_out
+    from fastbp.cells import held_out
 
     varies = int(np.flatnonzero(held_out(0.2, 40))[0])
     text = "x,y\n" + lines(*[f"{i % 9},{1.5 + (i == varies)}" for i in range(40)])
@@ -498,9 +498,7 @@ def test_more_rows_than_pandas_reads_at_a_time(train):
     # where a column is numbers in one part, and words in another
     rows = [f"{i % 9},{'a' if i > 150_000 else i % 5:},{i % 2}" for i in range(200_000)]
     Path("rows.csv").write_text("x,mixed,y\n" + lines(*rows))
-    from fastbp.datasets import read_table
-
-    mixed = read_table("rows.csv").frame["mixed"]
+    mixed = TableFile("rows.csv").read().frame["mixed"]
     assert set(mixed) == {"0", "1", "2", "3", "4", "a"}
 
 

@@ -1,5 +1,7 @@
+import inspect
 import io
 import json
+import re
 
 import draws
 import numpy as np
@@ -13,8 +15,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastbp
 from fastbp import ModelFileError, NeuralNetwork, TabularClassifier, TabularRegressor, files
-from fastbp.datasets import MISSING, Source, read_table
-from fastbp.estimators.tabular import held_out
+from fastbp.cells import held_out
+from fastbp.datasets import MISSING, TableFile
 
 FEW = {"max_iter": 60, "hidden_layer_sizes": (16,), "random_state": 0}
 BY_CHANCE = "rows of weight 2 are batches other than rows that come twice"
@@ -151,6 +153,16 @@ def test_scikit_learn_gets_a_pipeline(fitted, activation):
         np.testing.assert_allclose(theirs.predict_proba(X), est.predict_proba(X), atol=1e-5)
 
 
+def test_numbers_are_no_names_of_columns(fitted):
+    """Columns without names are known by their places, whatever their numbers."""
+    est, X = fitted
+    y = people()[1] if isinstance(est, TabularClassifier) else people()[2]
+    numbered = X.set_axis([9, 7, 5, 3, 1], axis=1)
+    np.testing.assert_array_equal(clone(est).fit(numbered, y).predict(numbered), est.predict(X))
+    with pytest.raises(ValueError, match="one column of each name, got two called 'city'"):
+        clone(est).fit(X.set_axis(["age", "city", "city", "size", "steps"], axis=1), y)
+
+
 def test_arrays_and_clones(fitted):
     est, X = fitted
     assert not hasattr(clone(est), "network_")
@@ -177,6 +189,22 @@ def test_class_weights_and_probabilities():
     assert heavy.predict_proba(X)[:, 0].mean() > even.predict_proba(X)[:, 0].mean()
 
 
+def test_a_table_may_be_of_one_kind(tmp_path):
+    X, _, values = people()
+    for columns, width in ((["city"], 3), (["age", "steps"], 2)):
+        est = TabularRegressor(**FEW).fit(X[columns], values)
+        assert est.preprocessing_.transform(X).shape == (len(X), width)
+        est.save(tmp_path / "model.npz")
+        np.testing.assert_array_equal(fastbp.load(tmp_path / "model.npz").predict(X), est.predict(X))
+
+
+@pytest.mark.parametrize("kind", [TabularClassifier, TabularRegressor, fastbp.MLPClassifier, fastbp.MLPRegressor])
+def test_every_parameter_is_described_with_its_default(kind):
+    for name, parameter in inspect.signature(kind).parameters.items():
+        assert re.search(rf"\n    {name} : .*, default={re.escape(repr(parameter.default))}\n        \S", kind.__doc__)
+    assert not re.search(r"<[A-Z]+>", kind.__doc__)
+
+
 def test_the_rarest_categories_are_unknown():
     X = pd.DataFrame({"word": ["a"] * 20 + ["b"] * 15 + ["c"] * 5})
     est = TabularClassifier(**FEW, max_categories=2).fit(X, np.arange(40) % 2)
@@ -189,7 +217,7 @@ def test_the_rarest_categories_are_unknown():
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=200), st.floats(0, 0.9), st.integers(0, 99))
 def test_every_class_is_held_out_by_its_share(labels, size, seed):
     labels = np.array(labels)
-    held = held_out(size, len(labels), labels, seed)
+    held = held_out(size, len(labels), labels, np.random.RandomState(seed))
     for label in np.unique(labels):
         mine = labels == label
         assert abs(held[mine].sum() - size * mine.sum()) <= 0.5 + 1e-9
@@ -236,7 +264,7 @@ def test_tables_are_read_as_they_were_written(tmp_path, data):
     encoding = data.draw(st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]))
     path = tmp_path / "drawn.csv"
     path.write_bytes((text.getvalue() + data.draw(st.sampled_from(["", end, end * 3]))).encode(encoding))
-    read = read_table(path, expected=names, text=names).frame
+    read = TableFile(path).read(expected=names, text=names).frame
     assert list(read) == names
     for name, column in zip(names, columns, strict=True):
         assert [None if pd.isna(cell) else cell for cell in read[name]] == [None if c is None else str(c) for c in column]
@@ -245,6 +273,5 @@ def test_tables_are_read_as_they_were_written(tmp_path, data):
 def test_the_reader_says_what_it_found(tmp_path):
     path = tmp_path / "table.csv"
     path.write_text("sep=;\na;b\n1;x\n")
-    source = Source(path, ".")
-    source.read((), None, ())
-    assert (source.separator, source.has_header, source.names, source.encoding) == (";", True, ["a", "b"], "utf-8")
+    table = TableFile(path).read()
+    assert (table.separator, table.has_header, table.names, table.encoding) == (";", True, ["a", "b"], "utf-8")

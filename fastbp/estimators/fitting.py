@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.optimize
 from scipy.special import xlogy
+from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
@@ -38,7 +39,7 @@ class Rows:
 
 def split(est, rows, random_state):
     """The rows for training and those for validation."""
-    stratify = rows.Y.astype(bool) if est._stratified() else None
+    stratify = rows.Y.astype(bool) if is_classifier(est) and est.n_outputs_ == 1 else None
     arrays = [rows.X, rows.Y] + ([] if rows.weights is None else [rows.weights])
     parts = train_test_split(*arrays, random_state=random_state, test_size=est.validation_fraction, stratify=stratify)
     training, validation = Rows(*parts[::2]), Rows(*parts[1::2])
@@ -149,14 +150,7 @@ class Training:
 
 
 class Epochs(Training):
-    """The epochs of a stochastic solver as scikit-learn has them, and when to stop.
-
-    Parameters
-    ----------
-    est, rows, validation, draw, memory
-        As of `Training`.
-    task : fastbp.estimators.callbacks.Task
-    """
+    """Epochs of a stochastic solver as scikit-learn has them, and when to stop; arguments as of `Training`, and a `Task`."""
 
     def __init__(self, est, rows, validation, draw, memory, task):
         super().__init__(est, rows, validation, draw, memory)

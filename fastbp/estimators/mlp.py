@@ -25,9 +25,6 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     Parameters
     ----------
     <PARAMETERS>
-    class_weight : dict, 'balanced' or None, default=None
-        Factor of the weight of every row of a class. 'balanced' makes all classes weigh the same.
-    <LAST_PARAMETERS>
 
     Attributes
     ----------
@@ -53,7 +50,6 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         **Perceptron._parameter_constraints,
         "class_weight": [dict, list, StrOptions({"balanced"}), None],
     }
-    _y_options: ClassVar[dict] = {}
     loss = "log_loss"
     classes_: Any
 
@@ -137,9 +133,6 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     def _output(self):
         return self._labels.out_activation
 
-    def _stratified(self):
-        return self.n_outputs_ == 1
-
     def _encoded(self, y, fresh, name="y"):
         if fresh:
             self._labels = Labels.of(y)
@@ -194,13 +187,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     def predict_log_proba(self, X):
         """Logarithms of `predict_proba`.
 
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n, n_features)
-
-        Returns
-        -------
-        ndarray of shape (n, n_classes), or list of them
+        Parameters and results are of the same kinds.
         """
         probabilities = self.predict_proba(X)
         return [np.log(part) for part in probabilities] if isinstance(probabilities, list) else np.log(probabilities)
@@ -211,12 +198,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
 
     Parameters
     ----------
-    loss : {'squared_error', 'poisson', 'absolute_error'}, default='squared_error'
-        'squared_error' is half the squared error, 'poisson' half the deviance, with exp as the output's activation and
-        y >= 0. Of several outputs, the reported loss is the mean for squared and absolute errors, but its gradient that of
-        the sum.
     <PARAMETERS>
-    <LAST_PARAMETERS>
 
     Attributes
     ----------
@@ -240,7 +222,6 @@ class MLPRegressor(RegressorMixin, Perceptron):
         **Perceptron._parameter_constraints,
         "loss": [StrOptions({"squared_error", "poisson", "absolute_error"})],
     }
-    _y_options: ClassVar[dict] = {"y_numeric": True}
 
     def __init__(
         self,
@@ -294,9 +275,6 @@ class MLPRegressor(RegressorMixin, Perceptron):
 
     def _output(self):
         return "exp" if self.loss == "poisson" else "identity"
-
-    def _stratified(self):
-        return False
 
     def _encoded(self, y, fresh, name="y"):
         if self.loss == "poisson" and y.min() < 0:

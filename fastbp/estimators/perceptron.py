@@ -1,16 +1,20 @@
 """Perceptron: parameters, weights, fit and predict of both estimators."""
 
 import contextlib
+import inspect
 import itertools
 import math
+import re
 import sys
+import textwrap
 from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
 import scipy.sparse
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin, _fit_context
+import sklearn.neural_network
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin, _fit_context
 from sklearn.metrics import get_scorer_names
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
@@ -36,64 +40,69 @@ FOUND_BY_EPOCHS = (
 )  # fmt: skip
 
 PARAMETERS = """\
-    hidden_layer_sizes : array-like of int, default=(100,)
-        Units of each hidden layer.
-    activation : {'identity', 'logistic', 'tanh', 'relu', 'leaky_relu', 'elu', 'softplus', 'selu'}, or a list of one for \
-each hidden layer, default='relu'
-        Activation of the hidden layers.
-    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
-        L-BFGS takes all rows at once, the others step from batch to batch.
-    alpha : float, default=0.0001
-        Strength of the L2 term alpha/2 sum W**2, which is divided by the weight of the batch; intercepts are left out.
-    batch_size : int or 'auto', default='auto'
-        Rows per step; 'auto' is min(200, n_samples).
-    learning_rate : {'constant', 'invscaling', 'adaptive'}, default='constant'
-        Of 'sgd'. 'invscaling' divides the step by (t_ + 1)**power_t after each epoch, 'adaptive' by 5 wherever training
-        would stop, down to 1e-6.
-    learning_rate_init : float, default=0.001
-        Step length at the start.
-    power_t : float, default=0.5
-        Exponent of 'invscaling'.
-    max_iter : int, default=200
-        Most epochs of 'sgd' and 'adam', most iterations of 'lbfgs'.
-    shuffle : bool, default=True
-        Visit the rows in a new random order in each epoch.
-    random_state : int, RandomState instance or None, default=None
-        Draws the initial weights, the rows of early stopping, the order of the rows and the dropout masks.
-    tol : float, default=1e-4
-        Training stops when loss or score does not improve by this for more than n_iter_no_change epochs on end; for 'lbfgs'
-        when no element of the gradient exceeds it.
-    verbose : bool, default=False
-        Print a line per epoch.
-    warm_start : bool, default=False
-        Let fit go on from the weights of the fit before, which has to have had the same layers and classes.
-    momentum : float, default=0.9
-        Of 'sgd', in [0, 1].
-    nesterovs_momentum : bool, default=True
-        Whether the momentum of 'sgd' is Nesterov's.
-    early_stopping : bool, default=False
-        Stop by the score of rows that are held back, and keep the weights that had the best one.
-    validation_fraction : float, default=0.1
-        How many rows early stopping holds back; classes keep their shares where there is one output.
-    beta_1, beta_2 : float, default=0.9 and 0.999
-        Decay of the moments of 'adam', in [0, 1).
-    epsilon : float, default=1e-8
-        Of 'adam', added to the root of the second moment.
-    n_iter_no_change : int or inf, default=10
-        Epochs without improvement that are put up with.
-    max_fun : int, default=15000
-        Most evaluations of the loss by 'lbfgs'.
-    dropout : float, default=0.0
-        Probability, in [0, 1), with which a hidden unit is left out of a training step of 'sgd' or 'adam'; the others are
-        scaled up.
-    max_norm : float, default=inf
-        Gradients of 'sgd' and 'adam' whose Euclidean norm over all parameters exceeds it are shortened to it."""
-
-LAST_PARAMETERS = """\
-    n_jobs : int or None, default=None
-        Threads, as joblib counts: None is 1, -1 all processors. Small steps stay on one. No result depends on it.
-    scoring : str, callable or None, default=None
-        What early stopping goes by instead of `score`."""
+hidden_layer_sizes : array-like of int
+    Units of each hidden layer.
+activation : {'identity', 'logistic', 'tanh', 'relu', 'leaky_relu', 'elu', 'softplus', 'selu'}, or a list of one for each \
+hidden layer
+    Activation of the hidden layers.
+solver : {'lbfgs', 'sgd', 'adam'}
+    L-BFGS takes all rows at once, the others step from batch to batch.
+alpha : float
+    Strength of the L2 term alpha/2 sum W**2, which is divided by the weight of the batch; intercepts are left out.
+batch_size : int or 'auto'
+    Rows per step; 'auto' is min(200, n_samples).
+learning_rate : {'constant', 'invscaling', 'adaptive'}
+    Of 'sgd'. 'invscaling' divides the step by (t_ + 1)**power_t after each epoch, 'adaptive' by 5 wherever training would
+    stop, down to 1e-6.
+learning_rate_init : float
+    Step length at the start.
+power_t : float
+    Exponent of 'invscaling'.
+max_iter : int
+    Most epochs of 'sgd' and 'adam', most iterations of 'lbfgs'.
+shuffle : bool
+    Visit the rows in a new random order in each epoch.
+random_state : int, RandomState instance or None
+    Draws the initial weights, the rows that early stopping holds back, the order of the rows and the dropout masks.
+tol : float
+    Training stops when loss or score does not improve by this for more than n_iter_no_change epochs on end; for 'lbfgs' when
+    no element of the gradient exceeds it.
+verbose : bool
+    Print a line per epoch.
+warm_start : bool
+    Let fit go on from the weights of the fit before, which has to have had the same layers and classes.
+momentum : float
+    Of 'sgd', in [0, 1].
+nesterovs_momentum : bool
+    Whether the momentum of 'sgd' is Nesterov's.
+early_stopping : bool
+    Stop by the score of rows that are held back, and keep the weights that had the best one.
+validation_fraction : float
+    How many rows early stopping holds back; classes keep their shares where there is one output.
+beta_1 : float
+    Decay of the first moment of 'adam', in [0, 1).
+beta_2 : float
+    Decay of the second moment of 'adam', in [0, 1).
+epsilon : float
+    Of 'adam', added to the root of the second moment.
+n_iter_no_change : int or inf
+    Epochs without improvement that are put up with.
+max_fun : int
+    Most evaluations of the loss by 'lbfgs'.
+dropout : float
+    Probability, in [0, 1), with which a hidden unit is left out of a training step of 'sgd' or 'adam'; the others are scaled
+    up.
+max_norm : float
+    Gradients of 'sgd' and 'adam' whose Euclidean norm over all parameters exceeds it are shortened to it.
+class_weight : dict, 'balanced' or None
+    Factor of the weight of every row of a class. 'balanced' makes all classes weigh the same.
+loss : {'squared_error', 'poisson', 'absolute_error'}
+    'squared_error' is half the squared error, 'poisson' half the deviance, with exp as the output's activation and y >= 0.
+    Of several outputs, the reported loss is the mean for squared and absolute errors, but its gradient that of the sum.
+n_jobs : int or None
+    Threads, as joblib counts: None is 1, -1 all processors. Small steps stay on one. No result depends on it.
+scoring : str, callable or None
+    What early stopping goes by instead of `score`."""
 
 ATTRIBUTES = """\
     coefs_, intercepts_ : list of ndarray, shapes (n_in, n_out) and (n_out,)
@@ -127,9 +136,15 @@ REFERENCES = """\
     Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015."""
 
 
-def fill_in(cls, **texts):
-    """Put texts that several estimators share into the docstring of one of them, unless Python leaves docstrings out."""
-    for name, text in texts.items():
+def fill_in(cls, parameters, **texts):
+    """Put what estimators say alike into a docstring: parameters, each with its default, and texts; unless there is none."""
+    described = {block.split()[0]: block for block in re.split(r"\n(?=\S)", parameters)}
+    blocks = []
+    for name, parameter in inspect.signature(cls).parameters.items():
+        if name in described:  # subclasses of others may have more
+            head, text = described[name].split("\n", 1)
+            blocks.append(f"{head}, default={parameter.default!r}\n{text}")
+    for name, text in {"PARAMETERS": textwrap.indent("\n".join(blocks), "    "), **texts}.items():
         cls.__doc__ = cls.__doc__ and cls.__doc__.replace(f"    <{name}>", text)
 
 
@@ -153,29 +168,8 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
     """What both estimators share. A subclass says how targets become outputs and outputs predictions."""
 
     _parameter_constraints: ClassVar[dict] = {
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
+        **sklearn.neural_network.MLPClassifier._parameter_constraints,
         "activation": [StrOptions(set(ACTIVATIONS)), list, tuple],
-        "solver": [StrOptions({"lbfgs", "sgd", "adam"})],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"})],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "power_t": [Interval(Real, 0, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "shuffle": ["boolean"],
-        "random_state": ["random_state"],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "verbose": ["verbose"],
-        "warm_start": ["boolean"],
-        "momentum": [Interval(Real, 0, 1, closed="both")],
-        "nesterovs_momentum": ["boolean"],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "beta_1": [Interval(Real, 0, 1, closed="left")],
-        "beta_2": [Interval(Real, 0, 1, closed="left")],
-        "epsilon": [Interval(Real, 0, None, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
-        "max_fun": [Interval(Integral, 1, None, closed="left")],
         "dropout": [Interval(Real, 0, 1, closed="left")],
         "max_norm": [Interval(Real, 0, None, closed="neither"), Options(Real, {np.inf})],
         "n_jobs": [Integral, None],
@@ -191,7 +185,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
 
     def __init_subclass__(cls, **arguments):
         super().__init_subclass__(**arguments)
-        fill_in(cls, PARAMETERS=PARAMETERS, LAST_PARAMETERS=LAST_PARAMETERS, ATTRIBUTES=ATTRIBUTES, REFERENCES=REFERENCES)
+        fill_in(cls, PARAMETERS, ATTRIBUTES=ATTRIBUTES, REFERENCES=REFERENCES)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -408,8 +402,9 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         return Rows(contiguous(X).astype(dtype, copy=False), required(self._encoded(y, False, "y_val"), dtype))
 
     def _validated(self, X, y, reset):
+        numeric = isinstance(self, RegressorMixin)
         X, y = validate_data(
-            self, X, y, accept_sparse=SPARSE, multi_output=True, dtype=FLOATS, reset=reset, **self._y_options
+            self, X, y, accept_sparse=SPARSE, multi_output=True, dtype=FLOATS, reset=reset, y_numeric=numeric
         )
         if y.ndim == 2 and y.shape[1] == 1:
             y = column_or_1d(y, warn=True)

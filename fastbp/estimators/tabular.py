@@ -1,7 +1,7 @@
 """TabularClassifier and TabularRegressor: networks for tables whose columns hold numbers, categories and gaps.
 
-`Columns` decides what each column is and gives numbers and categories a clean form; `SmoothClip` and scikit-learn's
-OneHotEncoder make inputs of them; `MLPClassifier` and `MLPRegressor` learn, as `fastbp.estimators.recipe` says.
+`Columns` decides what each column is and gives numbers and categories a clean form; `fastbp.estimators.recipe` says what
+inputs are made of them, and how `MLPClassifier` and `MLPRegressor` learn.
 """
 
 import re
@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin, _fit_context, clone
-from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
+from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
@@ -27,10 +27,10 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from fastbp.cells import DATE, NUMBER, NUMBER_LIKE, numbers, pandas, spelling_advice
+from fastbp.cells import DATE, NUMBER, NUMBER_LIKE, held_out, numbers, pandas, spelling_advice
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
-from fastbp.estimators.perceptron import Perceptron, fill_in, store
-from fastbp.estimators.recipe import BETA_2, Recipe, Watch, epochs_for
+from fastbp.estimators.perceptron import PARAMETERS, fill_in, store
+from fastbp.estimators.recipe import BETA_2, Inputs, Recipe, Watch, epochs_for
 from fastbp.neural_network import Saved
 
 # A column of text is of one kind when this share of its filled cells is.
@@ -38,32 +38,20 @@ MOST = 0.9
 # From this many rows on, a column of text whose cells mostly differ is taken for names or prose.
 ENOUGH_ROWS = 20
 EARLY_STOPPING_ROWS = 100
+# What files keep of the columns and of the estimator.
+COLUMNS_STATE = ("kinds_", "left_out_", "words_", "categories_")
+NAMES_STATE = ("n_features_in_", "feature_names_in_")
 
 # Names of columns that number the rows: pandas' and R's, and what people write.
 INDEX = re.compile(r"(unnamed: ?\d+|index|row\.?names|row|no\.?|nr\.?|obs\.?|#|(.*[_ .-])?id)|.*[a-z]I[dD]", re.IGNORECASE)
 
 
-def held_out(size, n, classes=None, random_state=0):
-    """Which of n rows are held out, as booleans: a share `size` of them, and of every class.
-
-    A class is only held out with rows to spare: of one or two rows, all are kept.
-    """
-    order = check_random_state(random_state).permutation(n)
-    labels = np.zeros(n, int) if classes is None else np.unique(classes, return_inverse=True)[1][order]
-    by_class = np.argsort(labels, kind="stable")
-    counts = np.bincount(labels)
-    rank = np.arange(n) - (np.cumsum(counts) - counts)[labels[by_class]]
-    out = np.zeros(n, bool)
-    out[order[by_class]] = (rank + 0.5) / counts[labels[by_class]] > 1 - size
-    return out
-
-
 class Columns(TransformerMixin, BaseEstimator):
     """Decides what each column of a table holds, and gives numbers and categories a clean form.
 
-    Numbers become float64, booleans 0 and 1, categories text; missing cells are nan and None. Columns without values, row
-    numbers, ids and prose are left out, with a warning that names them; dates, and numbers in disguise ("28,7", "$5"), are
-    errors that say what to do.
+    Numbers become float64, booleans 0 and 1, categories pandas' own of their text; missing cells are nan. Columns without
+    values, row numbers, ids and prose are left out, with a warning that names them; dates, and numbers in disguise ("28,7",
+    "$5"), are errors that say what to do.
 
     Parameters
     ----------
@@ -109,7 +97,7 @@ class Columns(TransformerMixin, BaseEstimator):
             self.kinds_[name] = "boolean"
         elif pandas().api.types.is_numeric_dtype(column):
             whole = INDEX.fullmatch(str(name)) and (filled % 1 == 0).all() and filled.is_unique
-            if whole and isinstance(name, str) and len(filled) >= 2:
+            if whole and len(filled) >= 2:
                 self.left_out_[name] = "numbers the rows"
             else:
                 self.kinds_[name] = "number"
@@ -155,55 +143,19 @@ class Columns(TransformerMixin, BaseEstimator):
         """Return the used columns of a DataFrame in their clean form, the numbers first."""
         missing = [name for name in self.kinds_ if name not in X.columns]
         if missing:
-            known = ", ".join(map(str, self.kinds_))
-            raise ValueError(f"X must have the columns {known}, got none called {missing[0]!r}")
-        # by text, because scikit-learn takes whole numbers for places
-        clean = {str(name): numbers(X[name], name, self.words_.get(name, ())) for name in self.numbers_}
-        for name in self.categories_:
-            # objects, which encoders of all versions read; a missing one is no category, as an unknown one
+            needed = ", ".join(map(str, self.kinds_))
+            raise ValueError(f"X must have the columns {needed}, got none called {missing[0]!r}")
+        clean = {name: numbers(X[name], name, self.words_.get(name, ())) for name in self.numbers_}
+        for name, known in self.categories_.items():
             column = X[name].astype(object)
-            clean[str(name)] = column.where(column.isna(), column.map(str)).fillna("").to_numpy(object)
+            text = column.where(column.isna(), column.map(str)).fillna("")
+            clean[name] = pandas().Categorical(text.where(text.isin(known)), categories=known)
         return pandas().DataFrame(clean, index=X.index)
 
     @property
     def numbers_(self):
         """Columns that become numbers."""
         return [name for name, kind in self.kinds_.items() if kind != "category"]
-
-
-class SmoothClip(TransformerMixin, BaseEstimator):
-    """Makes inputs of numbers: x = (value - median) / (quartile range), then x / sqrt(1 + (x / 3)**2), within -3 and 3.
-
-    Where the quartiles are equal, half the whole range takes the place of theirs; constant columns become 0, as missing
-    values do. After Holzmüller, Grinsztajn and Steinwart, "Better by default", NeurIPS 2024.
-
-    Attributes
-    ----------
-    center_, factor_ : ndarray of shape (n_features,)
-        The median, and what the distance from it is multiplied by.
-    """
-
-    def fit(self, X, y=None):
-        """Learn medians and ranges of columns of numbers, without their missing values."""
-        X = np.asarray(X, float)
-        X = np.where(np.isnan(X).all(axis=0), 0, X)
-        self.n_features_in_ = X.shape[1]
-        low, lower, self.center_, upper, high = np.nanquantile(X, (0, 0.25, 0.5, 0.75, 1), axis=0)
-        spread = np.where(upper > lower, upper - lower, (high - low) / 2)
-        # what is left of a constant after rounding is no spread
-        constant = high - low <= 10 * np.finfo(float).eps * np.maximum(np.abs(high), np.abs(low))
-        with np.errstate(divide="ignore", over="ignore"):
-            factor = 1 / spread
-        self.factor_ = np.where(constant | ~np.isfinite(factor), 0, factor)
-        return self
-
-    def transform(self, X):
-        """Return the inputs, float64."""
-        with np.errstate(over="ignore"):
-            x = (np.asarray(X, float) - self.center_) * self.factor_
-        most = np.finfo(float).max
-        x = np.clip(x, -most, most)  # infinity over infinity would be none of them, and missing
-        return np.nan_to_num(x / np.hypot(1, x / 3), nan=0.0)
 
 
 def _about_dates(name, cell):
@@ -213,64 +165,32 @@ def _about_dates(name, cell):
     )
 
 
-def fit_preprocessing(X, max_categories=100):
-    """A fitted Pipeline that makes inputs of a DataFrame: `Columns`, then scikit-learn's transformers."""
-    preprocessing = new_preprocessing(Columns(max_categories).fit(X))
-    preprocessing.named_steps["inputs"].fit(preprocessing.named_steps["columns"].transform(X))
-    return preprocessing
-
-
-def new_preprocessing(columns):
-    """Decided columns, and transformers that have not seen them yet.
-
-    Numbers: scaled by median and quartiles, clipped smoothly. Categories: one-hot; a missing or unknown one is all zeros.
-    """
-    known = [columns.categories_[name] for name in columns.categories_]
-    encoder = OneHotEncoder(
-        categories=[np.array(one, object) for one in known], handle_unknown="ignore", sparse_output=False
-    )
-    names = list(map(str, columns.numbers_)), list(map(str, columns.categories_))
-    parts = ColumnTransformer([("numbers", SmoothClip(), names[0]), ("categories", encoder, names[1])])
-    return Pipeline([("columns", columns), ("inputs", parts)])
-
-
-PARAMETERS = """\
-    hidden_layer_sizes : array-like of int, default=(128, 128)
-        Units of each hidden layer.
-    activation : str or list, default='selu'
-        Of the hidden layers, as for `MLPClassifier`.
-    solver : {'lbfgs', 'sgd', 'adam'}, default='adam'
-        By epochs with waves of step lengths, see `fastbp.estimators.recipe`; 'lbfgs' takes all rows at once.
-    alpha : float, default=0.0
-        Strength of the L2 term.
-    batch_size : int or 'auto', default=64
-        Rows per step; the training rows, if there are fewer.
-    learning_rate_init : float, default=0.0035
-        The longest step.
-    max_iter : int or 'auto', default='auto'
-        Most epochs; 'auto' is 128, and fewer where there are more than 31,000 rows, down to 32.
-    max_seconds : float or None, default=None
-        When the training ends, by the clock; the waves of step lengths end with it. One epoch is had in
-        any case. Results then depend on the machine. 'lbfgs' refuses it.
-    dropout : float, default=0.0
-        Probability with which a hidden unit is left out of a training step.
-    early_stopping : bool, default=True
-        Hold rows back, and keep the weights of the epoch with the least loss on them; not with fewer than 100 rows, nor with
-        solver 'lbfgs'.
-    validation_fraction : float, default=0.1
-        How many rows early stopping holds back, of every class.
-    n_iter_no_change : int or inf, default=40
-        Epochs without a lesser loss on these rows that are put up with.
-    max_categories : int, default=100
-        How many categories a column can have; rarer ones are treated as unknown.
-    dtype : {'float32', 'float64'}, default='float32'
-        Float type of the network.
-    random_state : int, RandomState instance or None, default=None
-        Draws the rows that are held back, the initial weights and the order of the rows.
-    verbose : bool, default=False
-        Print a line per epoch; the first says how long it will take.
-    n_jobs : int or None, default=None
-        Threads, as joblib counts."""
+# What differs from the networks' own.
+OWN_PARAMETERS = """
+solver : {'lbfgs', 'sgd', 'adam'}
+    By epochs with waves of step lengths, see `fastbp.estimators.recipe`; 'lbfgs' takes all rows at once.
+batch_size : int or 'auto'
+    Rows per step; the training rows, if there are fewer.
+learning_rate_init : float
+    The longest step.
+max_iter : int or 'auto'
+    Most epochs; 'auto' is 128, and fewer where there are more than 31,000 rows, down to 32.
+max_seconds : float or None
+    When the training ends, by the clock; the waves of step lengths end with it. One epoch is had in any case. Results then
+    depend on the machine. 'lbfgs' refuses it.
+early_stopping : bool
+    Hold rows back, and keep the weights of the epoch with the least loss on them; not with fewer than 100 rows, nor with
+    solver 'lbfgs'.
+validation_fraction : float
+    How many rows early stopping holds back, of every class.
+n_iter_no_change : int or inf
+    Epochs without a lesser loss on these rows that are put up with.
+max_categories : int
+    How many categories a column can have; rarer ones are treated as unknown.
+dtype : {'float32', 'float64'}
+    Float type of the network.
+verbose : bool
+    Print a line per epoch; the first says how long it will take."""
 
 ATTRIBUTES = """\
     preprocessing_ : Pipeline
@@ -299,17 +219,12 @@ class Tabular(Saved, BaseEstimator):
     """What both estimators share. A subclass says which network learns, and what it is given for targets."""
 
     _parameter_constraints: ClassVar[dict] = {
-        "hidden_layer_sizes": "no_validation", "activation": "no_validation", "solver": "no_validation",
-        "alpha": "no_validation", "batch_size": "no_validation", "learning_rate_init": "no_validation",
+        **MLPClassifier._parameter_constraints,
         "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_seconds": [Interval(Real, 0, None, closed="neither"), None],
-        "dropout": "no_validation", "n_iter_no_change": "no_validation",
-        "verbose": "no_validation", "n_jobs": "no_validation", "random_state": ["random_state"],
-        "early_stopping": ["boolean"],
-        "validation_fraction": Perceptron._parameter_constraints["validation_fraction"],
         "max_categories": [Interval(Integral, 1, None, closed="left")],
         "dtype": [StrOptions({"float32", "float64"})],
-    }  # fmt: skip
+    }
     _network_type: ClassVar[Any]
     preprocessing_: Any
     network_: Any
@@ -317,7 +232,30 @@ class Tabular(Saved, BaseEstimator):
 
     def __init_subclass__(cls, **arguments):
         super().__init_subclass__(**arguments)
-        fill_in(cls, COLUMNS=COLUMNS, PARAMETERS=PARAMETERS, ATTRIBUTES=ATTRIBUTES, REFERENCES=REFERENCES)
+        fill_in(cls, PARAMETERS + OWN_PARAMETERS, COLUMNS=COLUMNS, ATTRIBUTES=ATTRIBUTES, REFERENCES=REFERENCES)
+
+    def __init__(
+        self,
+        hidden_layer_sizes=(128, 128),
+        activation="selu",
+        *,
+        solver="adam",
+        alpha=0.0,
+        batch_size=64,
+        learning_rate_init=0.0035,
+        max_iter="auto",
+        max_seconds=None,
+        dropout=0.0,
+        early_stopping=True,
+        validation_fraction=0.1,
+        n_iter_no_change=40,
+        max_categories=100,
+        dtype="float32",
+        random_state=None,
+        verbose=False,
+        n_jobs=None,
+    ):
+        store(self, locals())
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -326,29 +264,20 @@ class Tabular(Saved, BaseEstimator):
         return tags
 
     def _frame(self, X, reset):
-        """X as a DataFrame."""
+        """X as a DataFrame, whose columns are numbered where the fit saw no names."""
         pd = pandas()
-        if hasattr(X, "to_pandas"):
-            X = X.to_pandas()
+        X = X.to_pandas() if hasattr(X, "to_pandas") else X
         if not isinstance(X, pd.DataFrame):
             X = validate_data(self, X, dtype=None, ensure_all_finite=False, reset=reset)
-            return pd.DataFrame(X, columns=self._names(X.shape[1]))
-        if reset:
-            validate_data(self, X, skip_check_array=True)
-            if not X.columns.is_unique:
-                twice = X.columns[X.columns.duplicated()][0]
-                raise ValueError(f"X must have one column of each name, got two called {twice!r}")
-            _require_rows(X)
-            return X
-        if not hasattr(self, "feature_names_in_"):
-            validate_data(self, X, skip_check_array=True, reset=False)
-            X = X.set_axis(range(X.shape[1]), axis=1)
-        _require_rows(X)
-        return X
-
-    def _names(self, width):
-        """Names for the columns of an array."""
-        return getattr(self, "feature_names_in_", range(width))
+            return pd.DataFrame(X, columns=getattr(self, "feature_names_in_", range(X.shape[1])))
+        if reset and not X.columns.is_unique:
+            twice = X.columns[X.columns.duplicated()][0]
+            raise ValueError(f"X must have one column of each name, got two called {twice!r}")
+        if reset or not hasattr(self, "feature_names_in_"):
+            validate_data(self, X, skip_check_array=True, reset=reset)
+        if not len(X):
+            raise ValueError(f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required.")
+        return X if hasattr(self, "feature_names_in_") else X.set_axis(range(X.shape[1]), axis=1)
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None, *, progress=False, callback=None):
@@ -386,10 +315,10 @@ class Tabular(Saved, BaseEstimator):
         if self.solver == "lbfgs" and self.max_seconds is not None:
             raise ValueError(f"max_seconds needs solver 'sgd' or 'adam', got {self.max_seconds} with solver='lbfgs'")
         watch = Watch(self.max_seconds, bool(self.verbose), progress, callback)
-        X, y = self._learn_columns(X, y)
+        Z, y = self._learn_columns(X, y)
         if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, np.empty((len(X), 1)))
-        self._fit_network(X, y, sample_weight, watch)
+            sample_weight = _check_sample_weight(sample_weight, Z)
+        self._fit_network(Z, y, sample_weight, watch)
         return self
 
     @property
@@ -411,12 +340,9 @@ class Tabular(Saved, BaseEstimator):
         X = self._frame(X, reset=True)
         y = self._checked_targets(y)
         check_consistent_length(X, y)
-        self.preprocessing_ = fit_preprocessing(X, self.max_categories)
+        self.preprocessing_ = Pipeline([("columns", Columns(self.max_categories)), ("inputs", Inputs())])
         self.table_ = {}
-        return self._inputs(X), y
-
-    def _inputs(self, X):
-        return self.preprocessing_.transform(X).astype(self.dtype)
+        return self.preprocessing_.fit_transform(X).astype(self.dtype), y
 
     def _fit_network(self, Z, y, sample_weight, watch):
         random_state = check_random_state(self.random_state)
@@ -468,7 +394,31 @@ class Tabular(Saved, BaseEstimator):
     def _read(self, X):
         """Inputs of the network for rows to predict."""
         check_is_fitted(self)
-        return self._inputs(self._frame(X, reset=False))
+        return self.preprocessing_.transform(self._frame(X, reset=False)).astype(self.dtype)
+
+    def predict(self, X):
+        """Classes of the rows of X, or values in the units of the target.
+
+        Parameters
+        ----------
+        X : DataFrame or array-like of shape (n, n_features)
+            A DataFrame's columns are found by their names.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            Values are float64.
+        """
+        Z = self._read(X)
+        return self._decoded(self.network_.predict(Z))
+
+    def _targets(self, y, training):
+        """What the network learns for checked targets, of which some are for training."""
+        return y
+
+    def _decoded(self, predicted):
+        """What predictions of the network stand for."""
+        return predicted
 
     def to_sklearn(self):
         """A fitted Pipeline of scikit-learn that predicts the same, with `Columns` as its first step.
@@ -476,48 +426,33 @@ class Tabular(Saved, BaseEstimator):
         Its last step is scikit-learn's own network where that has the activation, so not for SELU.
         """
         check_is_fitted(self)
-        return Pipeline([*self.preprocessing_.steps, ("network", self._pipeline_network())])
-
-    def _pipeline_network(self):
-        """The network as scikit-learn's own where that has its activations, else as it is, which pipelines take as well."""
         try:
-            return self.network_.to_sklearn()
+            network = self.network_.to_sklearn()
         except ValueError:
-            return self.network_
+            network = self.network_
+        return Pipeline([*self.preprocessing_.steps, ("network", self._last_step(network))])
+
+    def _last_step(self, network):
+        """A network that predicts as the estimator does."""
+        return network
 
     # --- what a file keeps ---
 
     def _state(self):
         """What was learnt, but the network, as plain values and arrays."""
-        columns, parts = self.preprocessing_.named_steps.values()
+        columns, inputs = self.preprocessing_.named_steps.values()
         state = {name: vars(columns)[name] for name in COLUMNS_STATE}
-        scaled, none = vars(parts.named_transformers_["numbers"]), np.empty(0)  # none where there are no numbers
-        state |= {"centers": scaled.get("center_", none), "factors": scaled.get("factor_", none), "table": self.table_}
-        return state | {name: vars(self)[name] for name in SEEN if name in vars(self)}
+        state |= {"centers": inputs.center_, "factors": inputs.factor_, "table": self.table_}
+        return state | {name: vars(self)[name] for name in NAMES_STATE if name in vars(self)}
 
     def _restore(self, state, network):
         """Take what `_state` gave and the network."""
-        columns = Columns(self.max_categories)
-        for name in COLUMNS_STATE:
-            setattr(columns, name, state[name])
-        # a row of medians and no category leaves what was learnt, but for the factors
-        row = dict(zip(map(str, columns.numbers_), state["centers"], strict=True))
-        row |= {str(name): "" for name in columns.categories_}
-        preprocessing = new_preprocessing(columns)
-        preprocessing.named_steps["inputs"].fit(pandas().DataFrame([row]))
-        scaled = preprocessing.named_steps["inputs"].named_transformers_["numbers"]
-        scaled.center_, scaled.factor_ = state["centers"], state["factors"]
-        self.preprocessing_, self.network_, self.table_ = preprocessing, network, state["table"]
-        self.__dict__ |= {name: state[name] for name in SEEN if name in state}
-
-
-COLUMNS_STATE = ("kinds_", "left_out_", "words_", "categories_")
-SEEN = ("n_features_in_", "feature_names_in_")
-
-
-def _require_rows(X):
-    if not len(X):
-        raise ValueError(f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required.")
+        columns, inputs = Columns(self.max_categories), Inputs()
+        columns.__dict__.update({name: state[name] for name in COLUMNS_STATE})
+        inputs.center_, inputs.factor_ = state["centers"], state["factors"]
+        self.preprocessing_ = Pipeline([("columns", columns), ("inputs", inputs)])
+        self.network_, self.table_ = network, state["table"]
+        self.__dict__.update({name: state[name] for name in NAMES_STATE if name in state})
 
 
 class TabularClassifier(ClassifierMixin, Tabular):
@@ -528,8 +463,6 @@ class TabularClassifier(ClassifierMixin, Tabular):
     Parameters
     ----------
     <PARAMETERS>
-    class_weight : dict, 'balanced' or None, default=None
-        Factor of the weight of every row of a class.
 
     Attributes
     ----------
@@ -550,7 +483,6 @@ class TabularClassifier(ClassifierMixin, Tabular):
     ['cherry', 'cherry', 'apple', 'apple']
     """
 
-    _parameter_constraints: ClassVar[dict] = {**Tabular._parameter_constraints, "class_weight": "no_validation"}
     _network_type = MLPClassifier
 
     def __init__(
@@ -592,24 +524,6 @@ class TabularClassifier(ClassifierMixin, Tabular):
             raise ValueError("Input y contains NaN: rows without a class must be left out")
         check_classification_targets(y)
         return y
-
-    def _targets(self, y, training):
-        return y
-
-    def predict(self, X):
-        """Classes of the rows of X.
-
-        Parameters
-        ----------
-        X : DataFrame or array-like of shape (n, n_features)
-            A DataFrame's columns are found by their names.
-
-        Returns
-        -------
-        ndarray of shape (n,)
-        """
-        Z = self._read(X)
-        return self.network_.predict(Z)
 
     def predict_proba(self, X):
         """Probabilities of the classes, in the order of `classes_`.
@@ -657,29 +571,6 @@ class TabularRegressor(RegressorMixin, Tabular):
 
     _network_type = MLPRegressor
 
-    def __init__(
-        self,
-        hidden_layer_sizes=(128, 128),
-        activation="selu",
-        *,
-        solver="adam",
-        alpha=0.0,
-        batch_size=64,
-        learning_rate_init=0.0035,
-        max_iter="auto",
-        max_seconds=None,
-        dropout=0.0,
-        early_stopping=True,
-        validation_fraction=0.1,
-        n_iter_no_change=40,
-        max_categories=100,
-        dtype="float32",
-        random_state=None,
-        verbose=False,
-        n_jobs=None,
-    ):
-        store(self, locals())
-
     def _checked_targets(self, y):
         y = column_or_1d(y, warn=True).astype(float)
         assert_all_finite(y, input_name="y")
@@ -689,20 +580,8 @@ class TabularRegressor(RegressorMixin, Tabular):
         self.scaler_ = StandardScaler().fit(y[training, np.newaxis])
         return self.scaler_.transform(y[:, np.newaxis])[:, 0].astype(self.dtype)
 
-    def predict(self, X):
-        """Values for the rows of X, in the units of the target.
-
-        Parameters
-        ----------
-        X : DataFrame or array-like of shape (n, n_features)
-            A DataFrame's columns are found by their names.
-
-        Returns
-        -------
-        ndarray of shape (n,), float64
-        """
-        Z = self._read(X)
-        return self.scaler_.inverse_transform(self.network_.predict(Z)[:, np.newaxis].astype(float))[:, 0]
+    def _decoded(self, predicted):
+        return self.scaler_.inverse_transform(predicted[:, np.newaxis].astype(float))[:, 0]
 
     def _state(self):
         return super()._state() | {"target": [float(self.scaler_.mean_[0]), float(self.scaler_.scale_[0])]}
@@ -714,7 +593,7 @@ class TabularRegressor(RegressorMixin, Tabular):
         self.scaler_.scale_ = np.array([scale])
         self.scaler_.var_ = self.scaler_.scale_**2
 
-    def _pipeline_network(self):
-        network = TransformedTargetRegressor(super()._pipeline_network(), transformer=self.scaler_)
-        network.regressor_, network.transformer_, network._training_dim = network.regressor, self.scaler_, 1
-        return network
+    def _last_step(self, network):
+        step = TransformedTargetRegressor(network, transformer=self.scaler_)
+        step.regressor_, step.transformer_, step._training_dim = network, self.scaler_, 1
+        return step

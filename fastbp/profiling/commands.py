@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from fastbp.arguments import PICTURE_FORMATS, check_output, check_picture, names, positive, sizes, units
+from fastbp.arguments import PICTURE_FORMATS, check_output, check_picture, did_you_mean, names, positive, sizes, units
 from fastbp.tables import Table
 
 UNITS = (784, 128, 10)
@@ -190,11 +190,11 @@ def _of_data(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
     data, batch_size = load(arguments), arguments.batch_size
     if batch_size is not None and batch_size > len(data.X_train):
         raise ValueError(f"--batch-size must be at most the number of rows, {len(data.X_train)}, got {batch_size}")
-    from fastbp.datasets import PRESETS
+    from fastbp.lessons import PRESETS
 
     given = _given(arguments, *SETTINGS)
-    if data.name in PRESETS:
-        return _lesson(data, PRESETS[data.name], arguments, given)
+    if arguments.data in PRESETS:
+        return _lesson(data, PRESETS[arguments.data], arguments, given)
     solver = SOLVERS[given.pop("solver", "adam")]
     from fastbp.estimators.tabular import TabularClassifier, TabularRegressor
 
@@ -216,7 +216,7 @@ def _lesson(data: Any, preset: Any, arguments: argparse.Namespace, given: dict[s
 
 def load(arguments: argparse.Namespace) -> Any:
     """The data that a command is given: a named data set, or a file read as its options say."""
-    from fastbp.datasets import NAMES, did_you_mean, load_named, load_table
+    from fastbp.datasets import NAMES, load_named, load_table
 
     name, given = arguments.data, {option: vars(arguments).get(option) for option in READING}
     if name in NAMES:
