@@ -38,6 +38,12 @@ def test_scikit_learns_checks(estimator, check):
     check(estimator)
 
 
+def test_an_empty_word_is_no_missing_cell():
+    frame = pd.DataFrame({"c": ["", "a", None, np.nan]})
+    est = TabularRegressor(max_iter=1).fit(pd.DataFrame({"c": ["", "a", "b", None] * 30}), np.arange(120.0))
+    np.testing.assert_array_equal(est.preprocessing_.transform(frame), [[1, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0]])
+
+
 def people(n=120):
     """A table of all kinds, and its two targets."""
     rng = np.random.default_rng(0)

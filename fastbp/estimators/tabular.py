@@ -148,7 +148,7 @@ class Columns(TransformerMixin, BaseEstimator):
         clean = {name: numbers(X[name], name, self.words_.get(name, ())) for name in self.numbers_}
         for name, known in self.categories_.items():
             column = X[name].astype(object)
-            text = column.where(column.isna(), column.map(str)).fillna("")
+            text = column.where(column.isna(), column.map(str))
             clean[name] = pandas().Categorical(text.where(text.isin(known)), categories=known)
         return pandas().DataFrame(clean, index=X.index)
 
