@@ -81,6 +81,19 @@ def test_threads_that_come_at_once_compile_once(folder):
     assert all(list(x) == [3, 3, 3] for x in arrays)
 
 
+def test_code_is_optimised_once(monkeypatch):
+    """By the pass that numba runs last; the names are numba's own, which a version may change."""
+    from numba.core.codegen import CPUCodeLibrary
+
+    def fail(*args):
+        raise AssertionError("numba optimises by itself")
+
+    for name in ("_optimize_functions", "_optimize_final_module"):
+        monkeypatch.setattr(CPUCodeLibrary, name, fail)
+    library, _ = CountingKernel().compile("float64", 64)
+    assert "alloca" not in library.get_llvm_str()
+
+
 # --- when it is stale -------------------------------------------------------------------------------------------------
 
 

@@ -218,6 +218,35 @@ def address_of(array):
     return array.ctypes.data
 
 
+@functools.cache
+def compiler():
+    """Numba's compiler, which optimises the code once.
+
+    By itself it optimises every function alone, the module a little, for counters of references, of which kernels have none,
+    and then the module in earnest, which makes the same code without the first two. They are private: where a version of
+    numba does without them, nothing is lost but time.
+    """
+    import numba.core.compiler
+
+    class Once(numba.core.compiler.Compiler):
+        def compile_extra(self, function):
+            codegen = self.state.targetctx.codegen()
+            self.state.library = library = codegen.create_library(function.__qualname__)
+            library.enable_object_caching()
+
+            def lay_out(module):
+                module.data_layout = codegen._data_layout
+
+            def optimise():
+                manager, builder = codegen._module_pass_manager()
+                manager.run(library._final_module, builder)
+
+            library._optimize_functions, library._optimize_final_module = lay_out, optimise
+            return super().compile_extra(function)
+
+    return Once
+
+
 class Kernel:
     """A compiled entry point: a function of one argument, a job, whose attributes are what it works on.
 
@@ -266,10 +295,9 @@ class Kernel:
 
     def prepare(self, args, width):
         """What is called with such arguments, compiled if need be."""
-        typed = [args[place].dtype for place in self.typed_by if args[place] is not None]
-        key = width, *[dtype.char for dtype in typed]
+        key = width, *[args[place].dtype.char for place in self.typed_by if args[place] is not None]
         if key not in self._prepared:  # a name of a type takes numpy longer than a small step takes
-            names = dict.fromkeys(dtype.name for dtype in typed)
+            names = dict.fromkeys(args[place].dtype.name for place in self.typed_by if args[place] is not None)
             self._prepared[key] = self.loaded("-".join(names), width)
         return self._prepared[key]
 
@@ -359,7 +387,8 @@ class Kernel:
         def entry(job, rank, size):
             body(job, rank, size)
 
-        dispatcher = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(entry)
+        options = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": compiler()}
+        dispatcher = numba.njit(**options)(entry)
         argument_types = types.CPointer(types.int64), types.int64, types.int64
         dispatcher.compile(argument_types)
         result = dispatcher.overloads[argument_types]
