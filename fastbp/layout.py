@@ -39,8 +39,8 @@ RECORD_SIZE = 4
 # Entries of a workspace's plan. Offsets and sizes are in elements of its memory.
 PLAN = "kernel", "threads", "width", "block_rows", "grad", "size", "zeros"
 KERNEL, THREADS, WIDTH, BLOCK_ROWS, GRAD, SIZE, ZEROS = range(7)
-NARROW_PLAN = *PLAN, "resident", "panel", "panel_size", "shares", "parts", "private", "turned"
-RESIDENT, PANEL, PANEL_SIZE, SHARES, PARTS, PRIVATE, TURNED = range(7, 14)
+NARROW_PLAN = *PLAN, "resident", "panel", "panel_size", "n_partials", "partials", "private", "transposed"
+RESIDENT, PANEL, PANEL_SIZE, N_PARTIALS, PARTIALS, PRIVATE, TRANSPOSED = range(7, 14)
 WIDE_PLAN = *PLAN, "targets", "row_weights", "pack", "pack_size", "panels", "panel_rows", "sums"
 TARGETS, ROW_WEIGHTS, PACK, PACK_SIZE, PANELS, PANEL_ROWS, SUMS = range(7, 14)
 ONLINE_PLAN = *PLAN, "targets"

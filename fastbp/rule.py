@@ -26,7 +26,7 @@ HEADS = (
 OUT_ACTIVATIONS = tuple(dict.fromkeys(activation for activation, _ in HEADS))
 LOSSES = tuple(dict.fromkeys(loss for _, loss in HEADS))
 # The first one leaves the gradient where it is and changes no weight.
-SOLVERS = ("keep", "sgd", "momentum", "nesterov", "adam")
+SOLVERS = ("gradient_only", "sgd", "momentum", "nesterov", "adam")
 MOMENTS = (0, 0, 1, 1, 2)  # values that a solver remembers per weight
 
 # Entries of a rule's numbers, also by name.

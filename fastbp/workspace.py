@@ -14,6 +14,7 @@ from fastbp.layout import (
     MOST_THREADS,
     N_IN,
     N_OUT,
+    N_PARTIALS,
     NARROW,
     ONLINE,
     PACK,
@@ -23,14 +24,13 @@ from fastbp.layout import (
     PANEL_ROWS,
     PANEL_SIZE,
     PANELS,
-    PARTS,
+    PARTIALS,
     PLACES,
     PLAN_SIZE,
     PRIVATE,
     RESIDENT,
     ROW_WEIGHTS,
     SEEN,
-    SHARES,
     SIZE,
     SQUARE,
     STRIDE,
@@ -38,7 +38,7 @@ from fastbp.layout import (
     SYNC_SIZE,
     TARGETS,
     THREADS,
-    TURNED,
+    TRANSPOSED,
     VALID,
     WIDE,
     WIDTH,
@@ -59,7 +59,7 @@ INPUT_EXTRA = 3  # rows of a panel beside inputs and targets: ones, class, sampl
 # Operations of a step that are worth a thread. Threads wait for each other for about 1 us, and fetch what the others wrote
 # for some 10. On two processors that share a core, 64-100-10 with 200 rows (8e6) broke even, 20-64-64-1 with 64 (2e6) lost.
 THREAD_FLOPS = 4e6
-MOST_SHARES = 8  # gradients of one batch that are summed by themselves, and may be summed at the same time
+MOST_PARTIALS = 8  # gradients of one batch that are summed by themselves, and may be summed at the same time
 WIDE_ROWS = 256  # rows of a wide block: activations and deltas of a few hundred units stay in the L2 cache
 
 
@@ -112,7 +112,7 @@ class Workspace(abc.ABC):
     state : float array, shape (moments, len(params))
         Room for what the solver remembers.
     grad : 1-D float array
-        Where solver "keep" leaves the gradient, laid out as the parameters.
+        Where solver "gradient_only" leaves the gradient, laid out as the parameters.
     arrays : Arrays
         What the kernels take as `work`: the memory, the plan and the places (see `fastbp.layout`), the wide kernel's
         table of row offsets, the narrow kernel's losses by block, and what threads tell each other.
@@ -147,7 +147,7 @@ class Workspace(abc.ABC):
 
 
 class NarrowWorkspace(Workspace):
-    """Memory of `fastbp.kernels.narrow`: panels, every A_l^T and D_l^T of each thread, the gradients of a batch's shares."""
+    """Memory of `fastbp.kernels.narrow`: panels, every A_l^T and D_l^T of each thread, the partial gradients of a batch."""
 
     def plan(self, memory, plan, places, layout, n_rows, batch_size, shuffled, dropout):
         """As `Workspace.plan`."""
@@ -158,12 +158,12 @@ class NarrowWorkspace(Workspace):
         rows = panel_rows + sum(layer[N_OUT] + 1 + layer[STRIDE] for layer in layers)
         most = max(2 * vector, BLOCK_BYTES // (rows * itemsize * vector) * vector)
         flops = 6 * batch_size * weights_of(layout)
-        per_batch = max(1, -(-batch_size // most), min(MOST_SHARES, int(flops / THREAD_FLOPS)))
+        per_batch = max(1, -(-batch_size // most), min(MOST_PARTIALS, int(flops / THREAD_FLOPS)))
         columns = round_up(-(-batch_size // per_batch), vector)
         per_batch = -(-batch_size // columns)
         self.blocks_per_epoch = n_rows // batch_size * per_batch + -(-(n_rows % batch_size) // columns)
-        shares = min(MOST_SHARES, per_batch)
-        self.threads = min(self.threads, shares)  # a thread takes whole shares
+        partials = min(MOST_PARTIALS, per_batch)
+        self.threads = min(self.threads, partials)  # a thread takes all blocks of one
         panel_size = panel_rows * columns
         resident = not shuffled and self.blocks_per_epoch * panel_size * itemsize <= RESIDENT_BYTES
         plan[PANEL] = memory.take(panel_size * (self.blocks_per_epoch if resident else self.threads))
@@ -173,11 +173,11 @@ class NarrowWorkspace(Workspace):
             place[D] = memory.take(stride * columns)
             if dropout:
                 place[SEEN] = memory.take((n_units + 1) * columns)
-        plan[TURNED] = memory.take(max(layer[STRIDE] for layer in layers) * columns)
+        plan[TRANSPOSED] = memory.take(max(layer[STRIDE] for layer in layers) * columns)
         self.private = private = memory.size - begin
         memory.take((self.threads - 1) * private)
-        plan[PARTS] = memory.take(shares * layout.size) if shares > 1 else plan[GRAD]
-        plan[[RESIDENT, PANEL_SIZE, SHARES, PRIVATE]] = resident, panel_size, shares, private
+        plan[PARTIALS] = memory.take(partials * layout.size) if partials > 1 else plan[GRAD]
+        plan[[RESIDENT, PANEL_SIZE, N_PARTIALS, PRIVATE]] = resident, panel_size, partials, private
         plan[ZEROS] = memory.take(ALIGNMENT_BYTES)
 
         plan[[KERNEL, WIDTH, BLOCK_ROWS]] = NARROW, width, columns

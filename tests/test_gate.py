@@ -255,7 +255,7 @@ def replaced(place, value):
     return changed
 
 
-PARTS = {
+PARTIALS = {
     "data strided": part("data", strided),
     "indices strided": part("indices", strided),
     "indptr strided": part("indptr", strided),
@@ -273,11 +273,11 @@ PARTS = {
 }
 
 
-@pytest.mark.parametrize("wrong", PARTS)
+@pytest.mark.parametrize("wrong", PARTIALS)
 def test_other_parts_of_a_sparse_matrix_are_refused(wrong):
     right, X = arguments(SPARSE), with_indices(SPARSE.rows()[0], "int32")
     kernels.train(**right | {"X": X})
-    PARTS[wrong](X)
+    PARTIALS[wrong](X)
     out = np.empty((40, 3))
     with pytest.raises(ValueError, match=r"^X"):
         kernels.train(**right | {"X": X, "cursor": np.zeros(CURSOR_SIZE, np.int64)})

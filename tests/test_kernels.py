@@ -399,7 +399,7 @@ def test_a_row_of_weight_two_counts_twice(case):
 @pytest.mark.parametrize("kernel", TRAINING)
 @pytest.mark.parametrize("max_norm", [0.01, np.inf])
 def test_solver_keep_changes_no_weight(kernel, max_norm):
-    case = of_kind(replace(SMALL, solver="keep", max_norm=max_norm, alpha=0.1), kernel)
+    case = of_kind(replace(SMALL, solver="gradient_only", max_norm=max_norm, alpha=0.1), kernel)
     trained = train(kernels, case)
     assert_same_bits([trained.params], [case.parameters()])
     workspace = case.workspace()

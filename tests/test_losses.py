@@ -174,7 +174,7 @@ def test_the_loss_of_an_epoch_by_hand(implementation, kernel):
         "sum": losses.sum() + penalties.sum(),
     }
     for reduction, value in expected.items():
-        rule = Rule("identity", "squared_error", "keep", alpha=0.3, reduction=reduction)
+        rule = Rule("identity", "squared_error", "gradient_only", alpha=0.3, reduction=reduction)
         history, record = curve(implementation, kernel, rule, layout, ([np.ones((1, 1))], []), (X, Y), w, 2, 1)
         assert history.loss[0] == pytest.approx(value, rel=1e-15)
         assert record[0, LOSS] == pytest.approx(2.25 * 2 / 1.5 + 50 / 4 if reduction == "row" else 52.25, rel=1e-15)

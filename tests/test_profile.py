@@ -327,7 +327,7 @@ def test_a_network_stays_as_it_is():
     ("estimator", "expected"),
     [
         (MLPClassifier((6, 5), activation=["tanh", "relu"]), {"units": [4, 6, 5, 3], "loss": "clipped_log_loss"}),
-        (MLPClassifier(solver="lbfgs"), {"batch_size": 60, "solver": "keep", "shuffle": False}),
+        (MLPClassifier(solver="lbfgs"), {"batch_size": 60, "solver": "gradient_only", "shuffle": False}),
         (
             MLPRegressor(hidden_layer_sizes=5, solver="sgd"),
             {"units": [4, 5, 1], "solver": "nesterov", "out_activation": "identity"},

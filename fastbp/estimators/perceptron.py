@@ -252,7 +252,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         return Rule(
             out_activation=self.out_activation_,
             loss="clipped_log_loss" if self.loss == "log_loss" else self.loss,
-            solver="keep" if lbfgs else solver,
+            solver="gradient_only" if lbfgs else solver,
             learning_rate=self.learning_rate_init,
             momentum=self.beta_1 if solver == "adam" else momentum,
             beta_2=self.beta_2,

@@ -20,6 +20,7 @@ from fastbp.layout import (
     MOST_THREADS,
     N_IN,
     N_OUT,
+    N_PARTIALS,
     NARROW,
     ONLINE,
     PACK,
@@ -28,7 +29,7 @@ from fastbp.layout import (
     PANEL_ROWS,
     PANEL_SIZE,
     PANELS,
-    PARTS,
+    PARTIALS,
     PLACES,
     PLAN_SIZE,
     PRIVATE,
@@ -36,7 +37,6 @@ from fastbp.layout import (
     RESIDENT,
     ROW_WEIGHTS,
     SEEN,
-    SHARES,
     SIZE,
     SQUARE,
     STRIDE,
@@ -44,7 +44,7 @@ from fastbp.layout import (
     SYNC_SIZE,
     TARGETS,
     THREADS,
-    TURNED,
+    TRANSPOSED,
     WIDE,
     WIDTH,
     ZEROS,
@@ -240,8 +240,8 @@ def rooms(layers, plan, places, size, lanes):
     widest, last = max(layer[STRIDE] for layer in layers), layers[-1][STRIDE]
     for at, room in {
         NARROW: (
-            (PANEL, threads * plan[PANEL_SIZE]), (TURNED, widest * rows + (threads - 1) * plan[PRIVATE]),
-            (PARTS, plan[SHARES] * plan[SIZE]), (ZEROS, ALIGNMENT_BYTES),
+            (PANEL, threads * plan[PANEL_SIZE]), (TRANSPOSED, widest * rows + (threads - 1) * plan[PRIVATE]),
+            (PARTIALS, plan[N_PARTIALS] * plan[SIZE]), (ZEROS, ALIGNMENT_BYTES),
         ),
         WIDE: (
             (TARGETS, rows * last), (ROW_WEIGHTS, rows), (PACK, threads * plan[PACK_SIZE]),

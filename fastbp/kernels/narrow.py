@@ -10,13 +10,13 @@ through the whole network before the next one starts:
     gradient    dW[i, j] = sum over the columns of A^T[i] D^T[j]; the update follows a batch's last block
 
 For a gradient of many weights from few samples, the sums over the lanes would take longer than the products. There D^T is
-turned back, sample by sample, and dW[i, :] is the sum over the columns of A^T[i, c] D[c, :], with lanes over units.
+transposed back, sample by sample, and dW[i, :] is the sum over the columns of A^T[i, c] D[c, :], with lanes over units.
 
 A panel has one row per input unit, a row of ones (the bias's input), one row per target, a row with the class of the target,
 and the weights of the samples. Padding columns run through every product and are removed by their weight of zero.
 
-A batch of many blocks is cut into shares, block by block in turn; each share has a gradient of its own, and these are summed
-in the order of the shares. Threads take whole shares, so their number does not change a bit.
+The blocks of a batch take turns in adding to a few partial gradients, which are summed in their order in the end. A thread
+takes all blocks of a partial gradient, so their number does not change a bit.
 """
 
 import functools
@@ -58,9 +58,9 @@ from fastbp.rule import HEADS
 TILES = {4: (6, 3), 2: (4,), 1: (4,)} if registers() == 32 else {2: (4, 2), 1: (4,)}
 # Rows and columns of the larger tiles of a gradient, whose every vector is an accumulator.
 GRADIENT_ROWS, QUAD = (4, 4) if registers() == 32 else (2, 4)
-# Of so many samples per row of the weights, or fewer, deltas are turned: turning one takes half a cycle, summing over the
-# lanes for one weight takes three. Single vectors of units would wait for their own sums.
-TURNED_SAMPLES, TURNED_VECTORS = 6, 2
+# Of so many samples per row of the weights, or fewer, deltas are transposed: for one that takes half a cycle, summing over
+# the lanes for one weight takes three. Single vectors of units would wait for their own sums.
+TRANSPOSED_SAMPLES, TRANSPOSED_VECTORS = 6, 2
 HEIGHT, COLS = tile_shape()
 
 
@@ -275,8 +275,8 @@ def propagate(job, block):
 
 
 @outlined
-def compare_with(head, block, targets, last, scale, number):
-    """`compare` for one head, a function of its own whose constants stay in registers over the block."""
+def loss_and_delta_of(head, block, targets, last, scale, number):
+    """`loss_and_delta` for one head, a function of its own whose constants stay in registers over the block."""
     memory, columns, n_out = block.job.memory, block.columns, last.n_out
     L, zero, samples = lanes(memory), splat(memory, 0.0), Samples(memory, n_out, columns)
 
@@ -290,14 +290,14 @@ def compare_with(head, block, targets, last, scale, number):
         put(block.job.totals, number * 3 + place, widened(sum_lanes(one)))
 
 
-def compare(job, block, targets, last, scale, number):
+def loss_and_delta(job, block, targets, last, scale, number):
     """(2) to (4) for the last layer: A_L^T in place of Z^T, D_L^T; to `totals` a block's loss, sum (A_L - Y)**2 and hits."""
     args = block, targets, last, scale, number
-    switch(whole(job.rule.head), [functools.partial(compare_with, head, *args) for head in range(len(HEADS))])
+    switch(whole(job.rule.head), [functools.partial(loss_and_delta_of, head, *args) for head in range(len(HEADS))])
 
 
 def gradients(job, block, a, layer, grad, fresh):
-    """(6): dW_l from A_{l-1}^T at `a` and D_l^T, into `grad` where a share is `fresh`, else added to it."""
+    """(6): dW_l from A_{l-1}^T at `a` and D_l^T, into `grad` where that is `fresh`, else added to it."""
     memory, columns = job.memory, block.columns
     L = lanes(memory)
 
@@ -327,15 +327,15 @@ def gradients(job, block, a, layer, grad, fresh):
 
 
 @outlined
-def turned_gradients(job, block, a, layer, grad, fresh):
+def transposed_gradients(job, block, a, layer, grad, fresh):
     """As `gradients`, with D_l put sample by sample aside."""
     memory, vectors, columns, stride = job.memory, block.vectors, block.columns, layer.stride
-    turned, L, width = block.private + job.plan.turned, lanes(job.memory), vector_count(job.memory, layer.n_out)
+    transposed_at, L, width = block.private + job.plan.transposed, lanes(job.memory), vector_count(job.memory, layer.n_out)
 
     def square(v, j):
         units = [load(memory, layer.d + (j * L + unit) * columns + v * L) for unit in range(L)]
         for sample, column in enumerate(transposed(units)):
-            store(memory, turned + (v * L + sample) * stride + j * L, column)
+            store(memory, transposed_at + (v * L + sample) * stride + j * L, column)
 
     def tile(height, cols, i, j):
         places = [grad + (i + r) * stride + j * L for r in range(height)]
@@ -343,7 +343,7 @@ def turned_gradients(job, block, a, layer, grad, fresh):
         sums = outer(
             switch(fresh, [lambda: load_tile(memory, places, cols), lambda: zero]), vectors * L,
             lambda k: [broadcast(memory, a + (i + r) * columns + k) for r in range(height)],
-            lambda k: [load(memory, turned + k * stride + (j + c) * L) for c in range(cols)],
+            lambda k: [load(memory, transposed_at + k * stride + (j + c) * L) for c in range(cols)],
         )  # fmt: skip
         store_tile(sums, memory, places)
 
@@ -354,8 +354,8 @@ def turned_gradients(job, block, a, layer, grad, fresh):
     in_groups(width, (COLS, 2, 1), strip)
 
 
-def backpropagate(job, block, parts, fresh):
-    """(5), (6): the gradient of a block, into `parts` where a share is `fresh`, else added to it."""
+def backpropagate(job, block, partial, fresh):
+    """(5), (6): the gradient of a block, into a partial one where that is `fresh`, else added to it."""
     L = lanes(job.memory)
 
     def one(back):
@@ -368,14 +368,11 @@ def backpropagate(job, block, parts, fresh):
             mark(job, "delta", level)
 
         when(level > 0, delta)
-        grad = parts + layer.offset
-
-        args = job, block, a, layer, grad, fresh
-
+        args = job, block, a, layer, partial + layer.offset, fresh
         if jit.vector_bytes == jit.native_width():
-            many = layer.n_rows * TURNED_SAMPLES >= block.vectors * L
-            wide = layer.n_out >= TURNED_VECTORS * L
-            either(wide * many, lambda: turned_gradients(*args), lambda: gradients(*args))
+            many = layer.n_rows * TRANSPOSED_SAMPLES >= block.vectors * L
+            wide = layer.n_out >= TRANSPOSED_VECTORS * L
+            either(wide * many, lambda: transposed_gradients(*args), lambda: gradients(*args))
         else:
             gradients(*args)
         mark(job, "gradient", level)
@@ -383,15 +380,15 @@ def backpropagate(job, block, parts, fresh):
     repeat(job.n_layers, one)
 
 
-def finish_gradient(job, step, shares):
-    """(6): the shares together, the L2 term, and no longer than `max_norm`."""
+def finish_gradient(job, step, n_partials):
+    """(6): the partial gradients together, the L2 term, and no longer than `max_norm`."""
     memory, plan, L = job.memory, job.plan, lanes(job.memory)
 
-    def add_shares(v):
+    def add_partials(v):
         def add(s, total):
-            return (total + load(memory, plan.parts + s * plan.size + v * L),)
+            return (total + load(memory, plan.partials + s * plan.size + v * L),)
 
-        store(memory, plan.grad + v * L, carry(shares, (splat(memory, 0.0),), add)[0])
+        store(memory, plan.grad + v * L, carry(n_partials, (splat(memory, 0.0),), add)[0])
 
     def add_weights(level):
         layer, decay = layer_of(job, level), splat(memory, steps.decay_of(job, step))
@@ -410,7 +407,7 @@ def finish_gradient(job, step, shares):
 
         repeat(plan.size // L, vector)
 
-    when(plan.shares > 1, lambda: repeat(plan.size // L, add_shares))
+    when(plan.n_partials > 1, lambda: repeat(plan.size // L, add_partials))
     when(job.rule.alpha != 0.0, lambda: repeat(job.n_layers, add_weights))
     when(job.rule.max_norm < np.inf, shorten)
 
@@ -421,7 +418,7 @@ def train(job):
     job.n_in = element(job.layers, N_IN)
     memory, plan, solver = job.memory, job.plan, Solver(job)
 
-    def learn(step, part):
+    def gradient(step, number):
         """The gradient of one block, which its thread computes."""
         panel = plan.panel + plan.panel_size * choose(plan.resident, step.done, job.rank)
         block = Block(job, panel, step.stop - step.row, Dropout(job, step))
@@ -433,9 +430,9 @@ def train(job):
 
         when(step.packed == 0, fill_panel)
         propagate(job, block)
-        compare(job, block, targets, last, splat(memory, steps.loss_scale(job, step)), step.number)
+        loss_and_delta(job, block, targets, last, splat(memory, steps.loss_scale(job, step)), step.number)
         mark(job, "loss")
-        backpropagate(job, block, plan.parts + part * plan.size, step.number < plan.shares)
+        backpropagate(job, block, plan.partials + number * plan.size, step.number < plan.n_partials)
 
     def finish(step):
         """The first thread's step, when all have done their blocks of the batch."""
@@ -448,15 +445,15 @@ def train(job):
 
         repeat(step.number + 1, note)
         when(job.rule.alpha != 0.0, lambda: steps.note_penalty(job, step))
-        finish_gradient(job, step, smaller(plan.shares, step.number + 1))
+        finish_gradient(job, step, smaller(plan.n_partials, step.number + 1))
         now = solver.at(rate=splat(memory, step_length(job.rule, step.steps + 1)))
         descend(job, now, 0, plan.size, splat(memory, 1.0))
         mark(job, "update")
 
     def block(step):
-        part = switch(plan.shares > 1, [lambda: 0, lambda: step.number % plan.shares])
-        mine = switch(job.size > 1, [lambda: 1, lambda: part % job.size == job.rank])
-        when(mine, lambda: learn(step, part))
+        number = switch(plan.n_partials > 1, [lambda: 0, lambda: step.number % plan.n_partials])
+        mine = switch(job.size > 1, [lambda: 1, lambda: number % job.size == job.rank])
+        when(mine, lambda: gradient(step, number))
 
         def end_batch():
             wait_for_all(job)

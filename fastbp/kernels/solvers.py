@@ -70,7 +70,7 @@ def update(job, solver, over, decays=True):
     """
     params, state, size = job.params, job.state, job.plan.size
 
-    def keep(g, w, place):
+    def gradient_only(g, w, place):
         store(job.memory, job.plan.grad + place, g)
 
     def sgd(g, w, place):
@@ -104,7 +104,7 @@ def update(job, solver, over, decays=True):
 
         return run
 
-    switch(solver.code, [each(one) for one in (keep, sgd, momentum, nesterov, adam)])
+    switch(solver.code, [each(one) for one in (gradient_only, sgd, momentum, nesterov, adam)])
 
 
 def descend(job, solver, at, elements, shrink, decays=False):

@@ -10,9 +10,9 @@ Activations lie sample by sample, A_l (rows, stride), padded like the rows of th
 so that a gradient is only stored where a batch has several blocks, or where its norm has to be known first. Rows of X are
 read where they stand, through a table of offsets, in whatever order an epoch visits them.
 
-X may also list the values of each row with their columns, as scipy's CSR matrices do. Then the first layer's products visit
-these alone: rows of W_l are added up in registers (`listed_sums`), and the gradient is added up where it is stored
-(`listed_gradients`), from which the solver takes it. What X is, the types of its pointers say, when a kernel is compiled:
+X may also be a CSR matrix, which lists the values of each row with their columns. Then the first layer's products visit
+these alone: rows of W_l are added up in registers (`csr_activations`), and the gradient is added up where it is stored
+(`csr_gradients`), from which the solver takes it. What X is, the types of its pointers say, when a kernel is compiled:
 
     X           the values, or all of a dense X
     indices     integers: the column of each value, in any order; a column may come again, and counts again
@@ -46,29 +46,29 @@ from fastbp.layout import GROUP, LINE, N_IN, NUMBERS, SQUARE, WIDE_PLAN
 BIAS_VECTORS = 4  # sums of bias gradients that run side by side
 
 
-# --- rows of X whose values are listed --------------------------------------------------------------------------------
+# --- a CSR matrix X ---------------------------------------------------------------------------------------------------
 
 
-def is_listed(job):
-    """Whether the values of X are listed, which is known when a kernel is compiled."""
+def is_csr(job):
+    """Whether X is a CSR matrix, which is known when a kernel is compiled."""
     return isinstance(job.starts.of, ir.IntType) if isinstance(job.starts, Traced) else job.starts is not None
 
 
-def listed_row(job, place):
+def csr_row(job, place):
     """Where the values of the row at a place of the table begin, and how many there are."""
     row = element(job.table, place)
     first = element(job.starts, row)
     return first, element(job.starts, row + 1) - first
 
 
-def listed_sums(job, part, layer, product):
+def csr_activations(job, part, layer, product):
     """(1) for some rows of X: the bias plus, for each value of a row, the value times its row of W_l."""
     L, stride = lanes(job.memory), layer.stride
     bias, bias_at, _ = product.start
     _, here, _ = product.c
 
     def row(r):
-        first, count = listed_row(job, part.lines(job, layer.number) + r)
+        first, count = csr_row(job, part.lines(job, layer.number) + r)
 
         def group(number, v):
             start = load_tile(bias, [bias_at + v * L], number)
@@ -88,14 +88,14 @@ def listed_sums(job, part, layer, product):
     repeat(part.count, row)
 
 
-def listed_gradients(job, part, layer, learning, rows):
+def csr_gradients(job, part, layer, learning, rows):
     """(6), (7) for some rows of W_l: for each value of X in their columns, the value times its row of D_l."""
     L, stride, memory, (begin, stop) = lanes(job.memory), layer.stride, job.memory, rows
     at, elements = layer.offset + begin * stride, (stop - begin) * stride
     here = job.plan.grad + at
 
     def sample(k):
-        origin, stored = listed_row(job, part.lines(job, layer.number) + k)
+        origin, stored = csr_row(job, part.lines(job, layer.number) + k)
 
         def group(number, v):
             deltas = [load(memory, layer.d + k * stride + (v + c) * L) for c in range(number)]
@@ -124,7 +124,7 @@ def listed_gradients(job, part, layer, learning, rows):
 
 def list_rows(job, part, first, row_of):
     """Where the thread's rows of X begin, which are those at places of the order from `first` on, into the table."""
-    distance = 1 if is_listed(job) else element(job.layers, N_IN)
+    distance = 1 if is_csr(job) else element(job.layers, N_IN)
     repeat(part.count, lambda r: put(job.table, part.begin + r, row_of(first + part.begin + r) * distance))
 
 
@@ -158,8 +158,8 @@ def activations(job, part, level):
     """(1), (2) for a layer."""
     layer, (_, a) = layer_of(job, level), taken(job, part, level)
     product = Forward(job, part, layer, a, level > 0)
-    if is_listed(job):
-        either(level > 0, product.run, lambda: listed_sums(job, part, layer, product))
+    if is_csr(job):
+        either(level > 0, product.run, lambda: csr_activations(job, part, layer, product))
     else:
         product.run()
     mark(job, "forward", level)
@@ -173,7 +173,7 @@ def deltas(job, part, level):
 
 
 @outlined
-def compare(job, part, scale):
+def loss_and_delta(job, part, scale):
     """(2) to (4) for the last layer and the thread's rows; loss and squared errors by GROUP, and the hits, for `total`."""
     memory, plan, last, L = job.memory, job.plan, layer_of(job, job.n_layers - 1), lanes(job.memory)
     outputs, head, zero = Row(memory, last.n_out, last.valid), whole(job.rule.head), splat(memory, 0.0)
@@ -198,7 +198,7 @@ def compare(job, part, scale):
 
 
 def total(job, step):
-    """Add what the threads have found in `compare` to the record."""
+    """Add what the threads have found in `loss_and_delta` to the record."""
     memory, L = job.memory, lanes(job.memory)
 
     def add(number, *sums):
@@ -229,7 +229,7 @@ def bias_gradients(job, part, layer, learning):
 
 
 @outlined
-def learn(job, part, learning, level):
+def gradient_and_update(job, part, learning, level):
     """(6), (7) for the rows of a layer's weights that belong to a thread; solver 0 leaves the gradient.
 
     learning
@@ -247,8 +247,8 @@ def learn(job, part, learning, level):
         when(product.many, product.gather_panels)
         product.run()
 
-    if is_listed(job):
-        either(level > 0, dense, lambda: listed_gradients(job, part, layer, learning, rows))
+    if is_csr(job):
+        either(level > 0, dense, lambda: csr_gradients(job, part, layer, learning, rows))
     else:
         dense()
     when(layer.biased * (job.rank == job.size - 1), lambda: bias_gradients(job, part, layer, learning))
@@ -288,7 +288,7 @@ def propagate_and_back(job, step):
     copy_targets(job, part, layer_of(job, job.n_layers - 1), first)
     mark(job, "gather")
     repeat(job.n_layers, lambda level: activations(job, part, level))
-    compare(job, part, splat(job.memory, steps.loss_scale(job, step)))
+    loss_and_delta(job, part, splat(job.memory, steps.loss_scale(job, step)))
     mark(job, "loss")
     repeat(job.n_layers - 1, lambda back: deltas(job, part, job.n_layers - 1 - back))
 
@@ -333,7 +333,7 @@ def train(job):
         this = Names(**vars(learning), fresh=step.row == step.batch, finished=step.ended,
                      solver=now.at(code=choose(at_once, now.code, 0)))  # fmt: skip
         mark(job, "overhead")
-        repeat(n_layers, lambda level: learn(job, part, this, level))
+        repeat(n_layers, lambda level: gradient_and_update(job, part, this, level))
         when((at_once == 0) * step.ended, lambda: take_step(step, now))
 
     def block(step):

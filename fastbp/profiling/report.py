@@ -368,7 +368,9 @@ def trials_of(workload: Workload) -> list[tuple[str, Any, Trainer]]:
     """Other settings with a training of each: larger and smaller batches, the shorter float type, more or fewer threads."""
     batch, rows = workload.batch_size, workload.rows
     batches = (
-        [] if workload.rule.solver == "keep" else [size for size in (batch // 2, 2 * batch, 4 * batch) if 1 <= size <= rows]
+        []
+        if workload.rule.solver == "gradient_only"
+        else [size for size in (batch // 2, 2 * batch, 4 * batch) if 1 <= size <= rows]
     )
     settings: list[tuple[str, Any]] = [("batch_size", size) for size in batches]
     if workload.dtype == "float64":

@@ -98,7 +98,7 @@ def scikit_learn(workload: Workload, threads: int) -> Callable[[], Any]:
     classifier = rule.loss.endswith("log_loss")
     if not classifier and (rule.out_activation, rule.loss) != ("identity", "squared_error"):
         raise NotPossible(f"it has no output {rule.out_activation} with {rule.loss}")
-    if rule.solver == "keep" or rule.dropout or np.isfinite(rule.max_norm):
+    if rule.solver == "gradient_only" or rule.dropout or np.isfinite(rule.max_norm):
         raise NotPossible("it has no dropout or clipping, and its L-BFGS does the same as fastbp's")
     with_momentum, nesterov = MOMENTUM_SOLVERS.get(rule.solver, (0, False))
     net = (MLPClassifier if classifier else MLPRegressor)(
