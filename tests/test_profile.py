@@ -107,14 +107,15 @@ def test_the_stored_values_of_sparse_rows_count():
 def test_rates_are_those_of_a_clock_outside():
     work = of_units([32, 64, 10], batch_size=50)
     trainer, run = Trainer(work), work.start()
-    ratios = []
-    for _ in range(5):
+    outside = []
+    for _ in range(10):
         trainer.turn(0.02)
         start = time.perf_counter()
         for _ in run.calls(10):
             pass
-        ratios.append(trainer.rates[-1] / (10 * work.rows / (time.perf_counter() - start)))
-    assert 0.5 < np.median(ratios) < 2  # on a busy machine; what is counted is the same
+        outside.append(10 * work.rows / (time.perf_counter() - start))
+    # the best of both: others were interrupted
+    assert 0.5 < max(trainer.rates) / max(outside) < 2
 
 
 @pytest.mark.compiled
