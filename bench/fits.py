@@ -76,7 +76,7 @@ def sizes_of(est):
 
 
 def flops_of_rows(units, X):
-    """Of an epoch: products as in `networks.Problem.flops`, the first one of the values that X holds."""
+    """Of an epoch: products as in `Workload.flops_per_sample`, the first one of the values that X holds."""
     stored = X.nnz if sparse.issparse(X) else X.size
     return 4 * stored * units[1] + 6 * X.shape[0] * sum(n_in * n_out for n_in, n_out in itertools.pairwise(units[1:]))
 
