@@ -404,13 +404,17 @@ def test_the_libraries_that_are_there_run_beside(found):
 
 
 def assert_same_training(train, work, epochs):
-    """Twice from the start, as a run of fastbp."""
+    """From the start as a run of fastbp, as often as asked, and on from there."""
     run = work.start()
     for _ in run.calls(epochs):
         pass
+    expected = [one for some in run.state.parameters() for one in some]
     train(1)
-    for ours, theirs in zip([one for some in run.state.parameters() for one in some], train(epochs), strict=True):
-        np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-5)
+    for _ in range(2):
+        found = [one.copy() for one in train(epochs)]
+        for ours, theirs in zip(expected, found, strict=True):
+            np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-5)
+    assert all((ours != theirs).any() for ours, theirs in zip(found, train(1, anew=False), strict=True))
 
 
 def test_the_reference_trains_the_same():

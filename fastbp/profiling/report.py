@@ -16,7 +16,7 @@ from fastbp.profiling.phases import phase_times
 from fastbp.profiling.pictures import save_profile, save_sweep, save_trace
 from fastbp.profiling.rivals import rivals
 from fastbp.profiling.roofline import BOUND_BY, Phase, phases_from
-from fastbp.profiling.workload import Workload, checked_units, of_anything, of_units
+from fastbp.profiling.workload import SETTINGS, Workload, checked_units, of_anything, of_units
 from fastbp.tables import Table, figure
 from fastbp.training import Run, usable_threads
 from fastbp.workspace import NarrowWorkspace, WideWorkspace
@@ -540,14 +540,11 @@ def sweep(
     batch_sizes: Sequence[int],
     widths: Sequence[int],
     *,
-    dtype: Any = "float32",
-    solver: str = "adam",
-    activation: Any = "relu",
-    n_jobs: int | None = None,
     seconds: float = SWEEP_SECONDS,
     progress: Callable[[str], Any] | None = None,
+    **settings: Any,
 ) -> Sweep:
-    """Measure samples per second over batch sizes and widths of the hidden layers; arguments as of `profile`."""
+    """Measure samples per second over batch sizes and widths of the hidden layers; `SETTINGS` as of `profile`."""
     began, units = time.perf_counter(), checked_units(units)
     seconds, tell = above("seconds", seconds), progress or (lambda words: None)
     if len(units) < 3:
@@ -555,7 +552,7 @@ def sweep(
     for name, values in (("batch_sizes", batch_sizes), ("widths", widths)):
         if not len(values):
             raise ValueError(f"{name} must not be empty, got {values!r}")
-    settings = {"solver": solver, "activation": activation, "dtype": dtype, "n_jobs": n_jobs}
+    settings = SETTINGS | settings
     cells, each = [], seconds / len(batch_sizes) / len(widths)
     for width in dict.fromkeys(widths):
         for size in dict.fromkeys(batch_sizes):

@@ -1,13 +1,12 @@
-"""The same training by fastbp's kernels, the numpy reference, scikit-learn, torch and jax.
+"""The same training by the numpy reference, scikit-learn, torch and jax.
 
-Each function that makes a training takes a `Workload` and how many threads there are, and returns train(epochs), which
-trains from the workload's start and returns weights and biases; or it raises `NotPossible`. Weights, rows, whole batches,
-loss and solver are the same, but that torch and jax leave an L2 term out, and that torch places Adam's epsilon otherwise.
-torch runs step by step, jax all epochs in one compiled loop with as many threads as it likes.
+Each function that makes a training takes a `Workload` and how many threads there are, and returns train(epochs, anew=True),
+which trains from the workload's start, or goes on, and returns weights and biases; or it raises `NotPossible`. Weights,
+rows, whole batches, loss and solver are the same, but that torch and jax leave an L2 term out, and that torch places Adam's
+epsilon otherwise. torch runs step by step, jax all epochs in one compiled loop with as many threads as it likes.
 """
 
 import importlib.util
-import itertools
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,16 +16,16 @@ from typing import Any
 import numpy as np
 
 from fastbp import reference
-from fastbp.layout import RECORD_SIZE
-from fastbp.profiling.clock import Timed
+from fastbp.layout import EPOCH, RECORD_SIZE
+from fastbp.profiling.clock import Timed, Trainer
 from fastbp.profiling.workload import Workload, of_network
-from fastbp.training import Run, watch
+from fastbp.training import Run
 
-Train = Callable[[int], list[np.ndarray]]
+Train = Callable[..., list[np.ndarray]]
 
 NOT_INSTALLED = "not installed"
 MOST_BATCHES = 20  # of an epoch, which has to be short beside the time that there is
-MOMENTUM_SOLVERS = {"sgd": (0, False), "momentum": (1, False), "nesterov": (1, True)}
+MOMENTUM = {"sgd": (0, False), "momentum": (1, False), "nesterov": (1, True), "adam": (0, False)}  # and whether Nesterov's
 COMPARISON_SECONDS = 0.25  # of `throughput`: enough for a steady figure, and little enough not to keep anybody waiting
 
 
@@ -39,11 +38,12 @@ class Rival(Timed):
 
     def __init__(self, epochs: Train, rows: int):
         self.epochs, self.rows = epochs, rows
+        epochs(1)
         super().__init__()
 
     def train(self, amount: int) -> int:
         """Run some epochs; returns how many rows that were."""
-        self.epochs(amount)
+        self.epochs(amount, anew=False)
         return amount * self.rows
 
 
@@ -66,28 +66,21 @@ def rivals(workload: Workload, threads: int) -> Iterator[tuple[str, Rival | str]
 
 def throughput(net: Any, X: Any, y: Any, epochs: Any, learning_rate: Any, **how: Any) -> dict[str, float]:
     """Epochs per second of `net.train(...)` with these arguments, and of the numpy reference on its first epochs."""
-    how["batch_size"] = how.get("batch_size") or len(X)
-    workload = of_network(net, X, y, learning_rate=learning_rate, **how)
-    theirs, some = epochs_per_second(numpy_reference(workload, 1), epochs)
-    ours, _ = epochs_per_second(compiled(workload, 1), epochs)
-    return {"epochs_per_second": ours, "samples_per_second": ours * len(X), "reference_epochs": some,
-            "speedup_over_numpy": ours / theirs, "reference_epochs_per_second": theirs}  # fmt: skip
-
-
-def epochs_per_second(train: Train, epochs: int) -> tuple[float, int]:
-    """How fast it trains, and the longest training that was timed: of all epochs, unless that takes too long."""
-    train(1)  # compiles or loads
-    done, longest, seconds = 0, 1, 0.0
-    while seconds < COMPARISON_SECONDS:
-        longest = min(max(1, done), epochs)
-        start = time.perf_counter()
-        train(longest)
+    workload = of_network(net, X, y, learning_rate, **how | {"batch_size": how["batch_size"] or len(X)})
+    train, done, seconds = numpy_reference(workload, 1), 0, 0.0
+    while done < epochs and seconds < COMPARISON_SECONDS:
+        some, start = min(max(1, done), epochs - done), time.perf_counter()
+        train(some, not done)
         seconds += time.perf_counter() - start
-        done += longest
-    return done / seconds, longest
+        done += some
+    ours = Trainer(workload)
+    ours.turn(COMPARISON_SECONDS)
+    rate, theirs = ours.rates[0] / len(X), done / seconds
+    return {"epochs_per_second": rate, "samples_per_second": rate * len(X), "reference_epochs": done,
+            "speedup_over_numpy": rate / theirs, "reference_epochs_per_second": theirs}  # fmt: skip
 
 
-# ---- fastbp ----------------------------------------------------------------------------------------------------------
+# ---- numpy -----------------------------------------------------------------------------------------------------------
 
 
 def begin(run: Run, workload: Workload) -> None:
@@ -96,25 +89,15 @@ def begin(run: Run, workload: Workload) -> None:
     run.work.state[:], run.cursor[:] = 0, 0
 
 
-def compiled(workload: Workload, threads: int) -> Train:
-    """fastbp's kernels, with as many threads as the workload asks for."""
-    run = workload.start()
-
-    def train(epochs: int) -> list[np.ndarray]:
-        begin(run, workload)
-        watch(run, epochs)
-        return [*itertools.chain(*run.state.parameters())]
-
-    return train
-
-
 def numpy_reference(workload: Workload, threads: int) -> Train:
     """`fastbp.reference`, whose matrix products are numpy's."""
     run = workload.start()
     layers = run.layout.layers.tolist()  # slicing with numpy's integers would take half of the time
 
-    def train(epochs: int) -> list[np.ndarray]:
-        begin(run, workload)
+    def train(epochs: int, anew: bool = True) -> list[np.ndarray]:
+        if anew:
+            begin(run, workload)
+        run.cursor[EPOCH] = 0
         order = run.order if run.draw is None else np.array([run.draw() for _ in range(epochs)])
         record = np.zeros((epochs, RECORD_SIZE))
         with np.errstate(all="ignore"):
@@ -122,7 +105,8 @@ def numpy_reference(workload: Workload, threads: int) -> Train:
                 layers, run.params, run.work.state, run.X, run.Y, run.row_weights, order, run.batch_size, run.numbers,
                 epochs * workload.steps, run.cursor, record, None,
             )  # fmt: skip
-        return [*itertools.chain(*run.state.parameters())]
+        weights, biases = run.state.parameters()
+        return weights + biases
 
     return train
 
@@ -154,7 +138,7 @@ def scikit_network(workload: Workload) -> tuple[Any, np.ndarray]:
         raise NotPossible(f"it has no output {rule.out_activation} with {rule.loss}")
     if rule.solver == "keep" or rule.dropout or np.isfinite(rule.max_norm):
         raise NotPossible("it has no dropout or clipping, and its L-BFGS does the same as fastbp's")
-    with_momentum, nesterov = MOMENTUM_SOLVERS.get(rule.solver, (0, False))
+    with_momentum, nesterov = MOMENTUM[rule.solver]
     net = (MLPClassifier if classifier else MLPRegressor)(
         hidden_layer_sizes=workload.units[1:-1], activation=next(iter(kinds), "relu"), alpha=rule.alpha,
         solver="adam" if rule.solver == "adam" else "sgd", batch_size=workload.batch_size, shuffle=workload.shuffle,
@@ -182,8 +166,9 @@ def scikit_learn(workload: Workload, threads: int) -> Train:
     """A fit of scikit-learn's network."""
     net, y = scikit_network(workload)
 
-    def train(epochs: int) -> list[np.ndarray]:
-        net.coefs_, net.intercepts_ = parameters_of(workload)
+    def train(epochs: int, anew: bool = True) -> list[np.ndarray]:
+        if anew:
+            net.coefs_, net.intercepts_ = parameters_of(workload)
         fit_quietly(net.set_params(max_iter=epochs), workload.X, y)
         return net.coefs_ + net.intercepts_
 
@@ -199,7 +184,7 @@ def layers_of(workload: Workload, functions: Any) -> list[Callable[[Any], Any]]:
     known = {("softmax", "log_loss"), ("logistic", "log_loss"), ("identity", "squared_error"), ("logistic", "squared_error")}
     if (rule.out_activation, rule.loss.removeprefix("clipped_")) not in known:
         raise NotPossible(f"output {rule.out_activation} with {rule.loss} is not written for it")
-    if rule.solver != "adam" and rule.solver not in MOMENTUM_SOLVERS:
+    if rule.solver not in MOMENTUM:
         raise NotPossible(f"solver {rule.solver} is not written for it")
     words = [*workload.activations, rule.out_activation if rule.loss == "squared_error" else "identity"]
     names = {"logistic": "sigmoid"}
@@ -220,18 +205,21 @@ def torch_eager(workload: Workload, threads: int) -> Train:
     functions = layers_of(workload, F)
     log_loss = F.cross_entropy if rule.out_activation == "softmax" else F.binary_cross_entropy_with_logits
     loss = F.mse_loss if rule.loss == "squared_error" else log_loss
-    with_momentum, nesterov = MOMENTUM_SOLVERS.get(rule.solver, (0, False))
+    with_momentum, nesterov = MOMENTUM[rule.solver]
     batches = [(torch.from_numpy(x), torch.from_numpy(y), factor_of(workload, len(y))) for x, y in batches_of(workload)]
+    state: list[Any] = []
 
-    def train(epochs: int) -> list[np.ndarray]:
+    def start() -> tuple:
         weights, biases = ([torch.from_numpy(one).requires_grad_() for one in some] for some in parameters_of(workload))
+        both, momentum = weights + biases, rule.momentum * with_momentum
         if rule.solver == "adam":
-            moments = rule.momentum, rule.beta_2
-            optimizer = torch.optim.Adam(weights + biases, rule.learning_rate, moments, rule.epsilon)
-        else:
-            momentum = rule.momentum * with_momentum
-            optimizer = torch.optim.SGD(weights + biases, rule.learning_rate, momentum, nesterov=nesterov)
-        before = torch.get_num_threads()
+            return weights, biases, torch.optim.Adam(both, rule.learning_rate, (rule.momentum, rule.beta_2), rule.epsilon)
+        return weights, biases, torch.optim.SGD(both, rule.learning_rate, momentum, nesterov=nesterov)
+
+    def train(epochs: int, anew: bool = True) -> list[np.ndarray]:
+        if anew:
+            state[:] = start()
+        (weights, biases, optimizer), before = state, torch.get_num_threads()
         torch.set_num_threads(threads)
         try:
             for _ in range(epochs):
@@ -252,7 +240,7 @@ def jax_step(jax: Any, workload: Workload) -> tuple[Callable[[Any, Any], Any], C
     """step((parameters, moments, t), (x, y)), as a scan takes it, and a function that returns what it starts from."""
     jnp, nn, rule = jax.numpy, jax.nn, workload.rule
     functions, factor = layers_of(workload, nn), factor_of(workload, workload.batch_size)
-    with_momentum, nesterov = MOMENTUM_SOLVERS.get(rule.solver, (0, False))
+    with_momentum, nesterov = MOMENTUM[rule.solver]
 
     def loss(parameters: Any, a: Any, y: Any) -> Any:
         for w, b, function in zip(*parameters, functions, strict=True):
@@ -301,9 +289,12 @@ def jax_loop(workload: Workload, threads: int) -> Train:
     with jax.enable_x64(True):
         rows = [jax.numpy.asarray(one).reshape(workload.steps, -1, one.shape[1]) for one in (workload.X, workload.Y)]
 
-    def train(epochs: int) -> list[np.ndarray]:
+    state: list[Any] = []
+
+    def train(epochs: int, anew: bool = True) -> list[np.ndarray]:
         with jax.enable_x64(True):
-            (weights, biases), _, _ = jax.block_until_ready(run(start(), epochs, rows))
+            state[:] = jax.block_until_ready(run(start() if anew else tuple(state), epochs, rows))
+            (weights, biases), _, _ = state
             return [np.asarray(one) for one in weights + biases]
 
     return train

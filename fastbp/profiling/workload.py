@@ -20,6 +20,7 @@ from fastbp.training import Run
 
 BATCH_SIZE = 200  # scikit-learn's
 LEARNING_RATE = 1e-3
+SETTINGS: dict[str, Any] = {"solver": "adam", "activation": "relu", "dtype": "float32", "n_jobs": None}
 # Synthetic data: enough batches that caches see new rows, as in a training, and little enough to be made in no time.
 BATCHES, MOST_BYTES = 20, 64 * 1024**2
 LEAST_BATCHES = 4  # so that a batch four times as large can be tried
@@ -106,24 +107,15 @@ class Workload:
         return described | {"steps_per_epoch": self.steps, "flops_per_sample": self.flops_per_sample}
 
 
-def of_units(
-    units: Sequence[int],
-    *,
-    batch_size: int | None = None,
-    rows: int | None = None,
-    dtype: str = "float32",
-    solver: str = "adam",
-    activation: Any = "relu",
-    n_jobs: int | None = None,
-) -> Workload:
-    """A classifier of random data, or a regressor where there is a single output; see `fastbp.profile`."""
+def of_units(units: Sequence[int], *, batch_size: int | None = None, rows: int | None = None, **settings: Any) -> Workload:
+    """A classifier of random data, or a regressor where there is a single output; settings beyond `SETTINGS` as given."""
     units = checked_units(units)
     batch_size = BATCH_SIZE if batch_size is None else at_least(1, "batch_size", batch_size)
     classes = units[-1] > 1
     net = NeuralNetwork(
-        units[0], units[1:-1], units[-1], activation=activation, solver=solver, n_jobs=n_jobs, dtype=dtype, random_state=0,
-        init_scale=units[0] ** -0.5, out_activation="softmax" if classes else "identity",
-        loss="log_loss" if classes else "squared_error",
+        units[0], units[1:-1], units[-1], random_state=0, init_scale=units[0] ** -0.5,
+        out_activation="softmax" if classes else "identity", loss="log_loss" if classes else "squared_error",
+        **SETTINGS | settings,
     )  # fmt: skip
     row_bytes = (units[0] + units[-1]) * net.dtype.itemsize
     if rows is None:
@@ -148,14 +140,7 @@ def checked_units(units: Sequence[int]) -> tuple[int, ...]:
 
 
 def of_network(
-    net: NeuralNetwork,
-    X: Any,
-    y: Any,
-    *,
-    batch_size: int | None = None,
-    learning_rate: float = LEARNING_RATE,
-    reduction: str = "mean",
-    shuffle: bool = False,
+    net: NeuralNetwork, X: Any, y: Any, learning_rate=LEARNING_RATE, *, batch_size=None, reduction="mean", shuffle=False
 ) -> Workload:
     """What `net.train(X, y, ...)` would do, in batches of 200 or all rows by default; the network stays as it is."""
     net = copy.deepcopy(net)
