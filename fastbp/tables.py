@@ -15,8 +15,10 @@ def printable(text: str) -> str:
     )  # fmt: skip
 
 
-def figure(value: float) -> str:
-    """Three digits, or all before the point."""
+def figure(value: float | None) -> str:
+    """Three digits, or all before the point; nothing for None."""
+    if value is None:
+        return ""
     size = abs(value)
     return f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
 

@@ -60,18 +60,10 @@ class Ceilings:
     pointwise_ns: dict[str, dict[str, Ceiling]]  # of an element on one core, from and to the L1 cache
     seconds: float  # that measuring took
 
-    def peak(self, dtype: str, threads: int) -> float:
-        """GFLOP/s of so many threads, as far as there are cores for them."""
-        return at_most(threads, self.peak_gflops[dtype])
-
-    def bandwidth(self, level: str, threads: int) -> float:
-        """GB/s of so many threads, as far as there are cores for them."""
-        return at_most(threads, self.read_gbs[level])
-
-
-def at_most(count: int, by_cores: dict[int, Ceiling]) -> float:
-    """The best that was measured on so many cores or fewer."""
-    return max(ceiling.best for cores, ceiling in by_cores.items() if cores <= max(count, min(by_cores)))
+    def best(self, what: str, threads: int) -> float:
+        """GFLOP/s in a float type, or GB/s from a level, of so many threads, as far as there are cores for them."""
+        by_cores = (self.peak_gflops | self.read_gbs)[what]
+        return max(ceiling.best for cores, ceiling in by_cores.items() if cores <= max(threads, min(by_cores)))
 
 
 def ceilings(dtypes: Sequence[str], cores: Sequence[int]) -> Ceilings:
@@ -81,7 +73,8 @@ def ceilings(dtypes: Sequence[str], cores: Sequence[int]) -> Ceilings:
             kernel.loaded(dtype, jit.native_width())
     start = time.perf_counter()
     peak = {dtype: {count: peak_gflops(dtype, count) for count in cores} for dtype in dtypes}
-    large = aligned_ones(bytes_beyond_caches())
+    large = aligned_zeros(bytes_beyond_caches() // 4 // ALIGNMENT_BYTES * ALIGNMENT_BYTES, np.float32)
+    large[:] = 1  # pages of zeros may all be one in memory
     l2, l3 = cache_bytes(2), cache_bytes(3)
     # a core reads its own part of the L2 caches, and of what they all do not hold together
     sizes = {"L2": lambda count: l2 // 2 * count, "L3": lambda count: min(4 * l2 * count, max(l3 // 2, l2 * count))}
@@ -168,13 +161,6 @@ def once(calls: list[Callable[[int], Any]], amount: int) -> float:
     with ThreadPoolExecutor(len(calls)) as pool:
         starts, ends = zip(*pool.map(run, calls), strict=True)
     return max(ends) - min(starts)
-
-
-def aligned_ones(size: int) -> np.ndarray:
-    """Bytes that stand in memory of their own (pages of zeros may all be one), as float32."""
-    result = aligned_zeros(size // 4 // ALIGNMENT_BYTES * ALIGNMENT_BYTES, np.float32)
-    result[:] = 1
-    return result
 
 
 # ---- what it is ------------------------------------------------------------------------------------------------------

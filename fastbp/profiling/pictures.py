@@ -72,11 +72,11 @@ def draw_roofline(profile: Any, axes: Any) -> None:
     least = min([phase.intensity for phase in points] + [0.5]) / 2
     most = max([phase.intensity for phase in points] + [100]) * 3
     for level, style in LEVEL_STYLES.items():
-        bandwidth = profile.ceilings.bandwidth(level, profile.network["threads"])
+        bandwidth = profile.ceilings.best(level, profile.network["threads"])
         ridge = min(max(peak / bandwidth, least), most)
         axes.plot([least, ridge], [least * bandwidth, ridge * bandwidth], color="black", lw=1, ls=style,
                   label=f"{level}, {figure(bandwidth)} GB/s")  # fmt: skip
-    fastest = profile.ceilings.bandwidth("L2", profile.network["threads"])
+    fastest = profile.ceilings.best("L2", profile.network["threads"])
     axes.plot([min(peak / fastest, most), most], [peak, peak], color="black", lw=2, label=f"peak, {figure(peak)} GFLOP/s")
     # copies stand at the left edge, where the lines of the bandwidths begin, so that heights can be compared with them
     copies = [phase for phase in profile.phases if phase.gbs and not phase.gflops]
@@ -152,13 +152,7 @@ def html_table(table: Table) -> str:
 
 
 def save_trace(profile: Any, path: Any) -> None:
-    """Write an average step, a track for each thread, in the order in which phases follow each other."""
-    with replacing(path) as stream:
-        stream.write(json.dumps(trace_events(profile), allow_nan=False).encode() + b"\n")
-
-
-def trace_events(profile: Any) -> dict[str, Any]:
-    """The step in the trace event format; times are in microseconds."""
+    """Write an average step in the trace event format: a track for each thread, and times in microseconds."""
     phase_of = {phase.label: phase for phase in profile.phases}
     names = [("process_name", 0, f"fastbp: an average step of {profile.title}")]
     names += [("thread_name", thread, f"thread {thread}") for thread in range(len(profile.threads))]
@@ -174,7 +168,9 @@ def trace_events(profile: Any) -> dict[str, Any]:
             events.append(event | {"args": args})
             at += seconds * 1e6
     described = {name: str(value) for name, value in profile.network.items()}
-    return {"traceEvents": events, "displayTimeUnit": "ns", "otherData": described}
+    trace = {"traceEvents": events, "displayTimeUnit": "ns", "otherData": described}
+    with replacing(path) as stream:
+        stream.write(json.dumps(trace, allow_nan=False).encode() + b"\n")
 
 
 # ---- sweep -----------------------------------------------------------------------------------------------------------

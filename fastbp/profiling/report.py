@@ -132,7 +132,7 @@ class Profile(Report):
     @property
     def peak_gflops(self) -> float:
         """What the cores of its threads manage in its float type."""
-        return self.ceilings.peak(self.network["dtype"], self.network["threads"])
+        return self.ceilings.best(self.network["dtype"], self.network["threads"])
 
     @property
     def fraction_of_peak(self) -> float:
@@ -387,16 +387,6 @@ def between(rate: Rate) -> str:
     return f"{figure(rate.median)} ({figure(rate.low)} to {figure(rate.high)})"
 
 
-def known(value: float | None, shown: Callable[[float], str] = figure) -> str:
-    """A figure, if there is one."""
-    return "" if value is None else shown(value)
-
-
-def percent(value: float) -> str:
-    """A share without decimals."""
-    return f"{value:.0%}"
-
-
 def summary_table(found: Profile) -> Table:
     """What was trained, how fast, by which kernel."""
     network, choice, threads = found.network, found.choice, found.network["threads"]
@@ -436,8 +426,8 @@ def phases_table(found: Profile) -> Table:
     """Where the time of a step goes."""
     steps = found.network["steps_per_epoch"]
     rows = [
-        [one.label, figure(one.seconds / steps * 1e6), f"{one.share:.1%}", known(one.gflops), known(one.gbs),
-         known(one.reached, percent), BOUND_BY[one.bound]]
+        [one.label, figure(one.seconds / steps * 1e6), f"{one.share:.1%}", figure(one.gflops), figure(one.gbs),
+         "" if one.reached is None else f"{one.reached:.0%}", BOUND_BY[one.bound]]
         for one in found.phases
     ]  # fmt: skip
     columns = ["phase[layer]", "us per step", "share", "GFLOP/s", "GB/s", "of ceiling", "bound by"]

@@ -23,7 +23,6 @@ from fastbp.training import Run
 
 Train = Callable[..., list[np.ndarray]]
 
-NOT_INSTALLED = "not installed"
 MOST_BATCHES = 20  # of an epoch, which has to be short beside the time that there is
 MOMENTUM = {"sgd": (0, False), "momentum": (1, False), "nesterov": (1, True), "adam": (0, False)}  # and whether Nesterov's
 COMPARISON_SECONDS = 0.25  # of `throughput`: enough for a steady figure, and little enough not to keep anybody waiting
@@ -56,7 +55,7 @@ def rivals(workload: Workload, threads: int) -> Iterator[tuple[str, Rival | str]
     some = replace(workload, X=workload.X[:rows], Y=workload.Y[:rows], row_weights=weights)
     for name, module, make in RIVALS:
         if importlib.util.find_spec(module) is None:
-            yield name, NOT_INSTALLED
+            yield name, "not installed"
             continue
         try:
             yield name, Rival(make(some, threads), rows)

@@ -105,7 +105,7 @@ def phases_from(times: list, workload: Workload, run: Run, ceilings: Ceilings) -
     """Speed and bound of every phase of the workload's run; `times` as of `fastbp.profiling.phases.phase_times`."""
     threads, dtype = run.work.threads, workload.dtype
     functions = {name: ceiling.best for name, ceiling in ceilings.pointwise_ns[dtype].items()}
-    peak, bandwidth = ceilings.peak(dtype, threads) * 1e9, ceilings.bandwidth(level_of(run), threads) * 1e9
+    peak, bandwidth = ceilings.best(dtype, threads) * 1e9, ceilings.best(level_of(run), threads) * 1e9
     total = sum(seconds for _, _, seconds, _ in times) or 1.0
     result = []
     for name, layer, seconds, visits in times:

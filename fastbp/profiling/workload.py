@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from sklearn.base import clone
+from sklearn.utils.multiclass import type_of_target
 
 from fastbp.checks import at_least, float_dtype
 from fastbp.choice import workspace_for_training
@@ -154,8 +156,6 @@ def of_network(
 
 def of_estimator(est: Perceptron, X: Any, y: Any) -> Workload:
     """What `est.fit(X, y)` would do but for validation rows and L-BFGS's own steps; the estimator stays as it is."""
-    from sklearn.base import clone
-
     est = clone(est)
     est._validate_params()
     hidden = est._hidden_sizes()
@@ -180,6 +180,13 @@ def of_anything(what: Any = None, X: Any = None, y: Any = None, **options: Any) 
     options = {name: value for name, value in options.items() if value is not None}
     if (X is None) != (y is None):
         raise ValueError(f"X and y must be given together, got only {'y' if X is None else 'X'}")
+    if what is None and X is not None:
+        if "rows" in options:
+            raise ValueError(f"rows are those of X, got {options['rows']!r}")
+        if "dtype" in options:
+            X = np.asarray(X, float_dtype("dtype", options.pop("dtype")))
+        values = type_of_target(y).startswith("continuous")
+        what, options = (MLPRegressor if values else MLPClassifier)(**options), {}
     if isinstance(what, (NeuralNetwork, Perceptron, Tabular)):
         kind, network = type(what).__name__, isinstance(what, NeuralNetwork)
         if X is None:
@@ -190,20 +197,8 @@ def of_anything(what: Any = None, X: Any = None, y: Any = None, **options: Any) 
         if isinstance(what, NeuralNetwork):
             return of_network(what, X, y, **options)
         return of_estimator(*(what.untrained(X, y) if isinstance(what, Tabular) else (what, X, y)))
-    if what is None and X is not None:
-        return of_data(X, y, **options)
     if isinstance(what, str) or not hasattr(what, "__iter__"):
         raise TypeError(f"what must be layer sizes, a NeuralNetwork or an estimator, got {what!r}")
     if X is not None:
         raise ValueError("X and y come with a NeuralNetwork, an estimator, or by themselves, got them with layer sizes")
     return of_units(what, **options)
-
-
-def of_data(X: Any, y: Any, *, dtype: str | None = None, **options: Any) -> Workload:
-    """What the classifier or the regressor with these options would do with the data."""
-    from sklearn.utils.multiclass import type_of_target
-
-    kind = MLPRegressor if type_of_target(y).startswith("continuous") else MLPClassifier
-    if "rows" in options:
-        raise ValueError(f"rows are those of X, got {options['rows']!r}")
-    return of_estimator(kind(**options), X if dtype is None else np.asarray(X, float_dtype("dtype", dtype)), y)
