@@ -1,7 +1,6 @@
 """Whole fits and predictions of the estimators beside scikit-learn's, and the memory that they take."""
 
 import functools
-import itertools
 import tracemalloc
 import warnings
 
@@ -15,8 +14,9 @@ from work import Work, assert_close, kernel_of
 
 import fastbp
 from fastbp import reference
-from fastbp.choice import workspace_for_prediction, workspace_for_training
+from fastbp.choice import workspace_for_prediction
 from fastbp.layout import Layout
+from fastbp.profiling.workload import of_estimator
 from fastbp.rule import ACTIVATIONS, Rule
 
 PACKAGES = {"fastbp": fastbp, "scikit-learn": neural_network}
@@ -71,37 +71,19 @@ def check_curve(result, expected, dtype):
     assert_close([curve[:both]], [expected[:both]], rtol=TOLERANCE[dtype])
 
 
-def sizes_of(est):
-    return [est.coefs_[0].shape[0], *[w.shape[1] for w in est.coefs_]]
-
-
-def flops_of_rows(units, X):
-    """Of an epoch: products as in `networks.Problem.flops`, the first one of the values that X holds."""
-    stored = X.nnz if sparse.issparse(X) else X.size
-    return 4 * stored * units[1] + 6 * X.shape[0] * sum(n_in * n_out for n_in, n_out in itertools.pairwise(units[1:]))
-
-
-def kernel(units, X, batch=None):
-    """Which one fastbp chooses, for training in batches or for predicting."""
-    layout = Layout(units, X.dtype, True, [ACTIVATIONS.index("relu")] * (len(units) - 2))
-    if batch is None:
-        return kernel_of(workspace_for_prediction(layout, X.shape[0]))
-    return kernel_of(workspace_for_training(layout, X.shape[0], batch, sparse.issparse(X), shuffled=True))
-
-
 def fit_work(case, short):
     """A fit with default parameters, from a random state."""
     expected = expected_curve(case.subject, case.dtype, short)
-    X, _ = rows(case.subject, case.dtype)
-    work = Work(run=None, check=lambda result: check_curve(result, expected, case.dtype), seconds=0)
+    X, y = rows(case.subject, case.dtype)
+    workload = of_estimator(new_estimator("fastbp", case.subject, short), X, y)
+    kernel = kernel_of(workload.start().work) if case.implementation == "fastbp" else None
+    work = Work(run=None, check=lambda result: check_curve(result, expected, case.dtype), kernel=kernel, seconds=0)
 
     def run(times):
         for _ in range(times):
             est = fit(case.implementation, case.subject, case.dtype, short)
         work.samples, work.notes["epochs"] = est.n_iter_ * X.shape[0], est.n_iter_
-        work.flops = est.n_iter_ * flops_of_rows(sizes_of(est), X)
-        if case.implementation == "fastbp":
-            work.kernel = kernel(sizes_of(est), X, case.batch)
+        work.flops = work.samples * workload.flops_per_sample
         return [np.array(est.loss_curve_)]
 
     work.run = run
@@ -129,8 +111,12 @@ def estimator_of(library):
     return predictor
 
 
+def layout_of(X):
+    return Layout((64, 100, 10), X.dtype, True, [ACTIVATIONS.index("relu")])
+
+
 def fastbp_reference(est, X):
-    layout = Layout(sizes_of(est), X.dtype, True, [ACTIVATIONS.index("relu")])
+    layout = layout_of(X)
     params, numbers = layout.gather(est.coefs_, est.intercepts_), Rule("softmax", "log_loss").numbers(10)
 
     def predict(X):
@@ -191,7 +177,7 @@ def prediction_work(case, short):
         check=lambda result: assert_close(result, [expected], atol=PREDICTION_TOLERANCE[case.dtype]),
         samples=len(X),
         flops=2 * len(X) * (64 * 100 + 100 * 10),
-        kernel=kernel(sizes_of(est), X) if case.implementation == "fastbp" else None,
+        kernel=kernel_of(workspace_for_prediction(layout_of(X), len(X))) if case.implementation == "fastbp" else None,
     )
 
 

@@ -8,8 +8,7 @@ from sklearn.model_selection import train_test_split
 from work import Work, assert_close, kernel_of
 
 from fastbp import NeuralNetwork
-from fastbp.choice import workspace_for_training
-from fastbp.layout import Layout
+from fastbp.profiling.workload import of_network
 
 # 10,000 updates carry a rounding error of 1e-16 or 1e-7 each, which a learning network amplifies by some powers of ten
 TOLERANCE = {"float64": 1e-9, "float32": 1e-3}
@@ -90,6 +89,7 @@ def work(case, short):
     """A whole training, of which the time of an epoch is told."""
     X, y, loop, _, run = NETWORKS[case.subject]()
     X, y = X.astype(case.dtype), y.astype(case.dtype)
+    workload = of_network(start(case.subject, case.dtype), X, y, batch_size=case.batch)
 
     def train(times):
         for _ in range(times):
@@ -105,15 +105,7 @@ def work(case, short):
         check=lambda result: assert_close(result, expected(case.subject), atol=TOLERANCE[case.dtype]),
         samples=len(X) * run["epochs"],
         per=run["epochs"],
-        kernel=kernel(case) if case.implementation == "fastbp" else None,
+        kernel=kernel_of(workload.start().work) if case.implementation == "fastbp" else None,
         rounds=20,
         seconds=0.02,
     )
-
-
-def kernel(case):
-    """Which one fastbp chooses."""
-    net = start(case.subject, case.dtype)
-    units = [net.weights[0].shape[0], *[w.shape[1] for w in net.weights]]
-    layout = Layout(units, case.dtype, bool(net.biases), [1])
-    return kernel_of(workspace_for_training(layout, case.rows, case.batch, shuffled=False))

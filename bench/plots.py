@@ -6,6 +6,8 @@ import json
 
 import tables
 
+from fastbp.profiling.pictures import pyplot
+
 COLOURS = {
     "fastbp": "#0b6e4f",
     "fastbp n_jobs=2": "#6bbf59",
@@ -17,15 +19,6 @@ COLOURS = {
     "jax": "#b279a2",
 }
 FONT = {"font.size": 9, "svg.hashsalt": "fastbp", "svg.fonttype": "none"}
-
-
-def pyplot():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
 
 
 def label(key):

@@ -14,11 +14,12 @@ import json
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import plots
 import tables
+
+from fastbp.profiling.machine import versions
 
 ROOT = Path(__file__).resolve().parent.parent
 README, STORED, PICTURE = ROOT / "README.md", ROOT / "bench" / "figures.json", ROOT / "bench" / "figures.svg"
@@ -48,17 +49,6 @@ def measure(file, quick, others):
     run("test_table.py", f"--benchmark-json={file}", "--benchmark-columns=median,iqr,rounds", *["--quick"] * quick, *others)
 
 
-def versions():
-    """Of Python and of every library that was measured."""
-    found = {"Python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def figures_of(results):
     """What pytest-benchmark wrote, as one row for each bench and where it was measured."""
     rows = [one["extra_info"] for one in results["benchmarks"] if "kind" in one["extra_info"]]
@@ -68,7 +58,9 @@ def figures_of(results):
             peaks[row["dtype"]] = max(peaks.get(row["dtype"], 0), row["peak_gflops_per_core"])
     cpu = results["machine_info"]["cpu"].get("brand_raw", platform.machine())
     blas = next((row["blas"] for row in rows if row["blas"]), "")
-    return {"cpu": cpu, "peak_gflops": peaks, "versions": versions(), "blas": blas, "rows": rows}
+    found = versions()
+    measured = {"Python": found["python"]} | {name: found[name] for name in LIBRARIES if name in found}
+    return {"cpu": cpu, "peak_gflops": peaks, "versions": measured, "blas": blas, "rows": rows}
 
 
 def published(figures):

@@ -186,7 +186,7 @@ def _add_train(commands) -> None:
     )
     parser.set_defaults(run=_train)
     parser.add_argument("data", metavar="DATA", help=DATA_HELP)
-    add_reading(parser)
+    add_reading(parser.add_argument)
     parser.add_argument("--hidden", type=options.sizes, metavar="N[,N...]", help="units of the hidden layers")
     parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the training rows, at most")
     parser.add_argument("--lr", type=float, metavar="RATE", dest="learning_rate", help="learning rate")
@@ -302,12 +302,9 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
         report["outputs"] = net.feedforward(rows[0])[:, 0].tolist()
 
     def speed() -> dict[str, Any]:
-        from fastbp.profiling.throughput import throughput
+        from fastbp.profiling.rivals import throughput
 
-        found = throughput(untrained, *rows, **how)
-        return {"epochs_per_second": found.epochs_per_second, "samples_per_second": found.samples_per_second,
-                "reference_epochs": found.reference_epochs, "speedup_over_numpy": found.speedup,
-                "reference_epochs_per_second": found.reference_epochs_per_second}  # fmt: skip
+        return throughput(untrained, *rows, **how)
 
     return report, history.columns(), speed
 

@@ -15,6 +15,14 @@ def printable(text: str) -> str:
     )  # fmt: skip
 
 
+def figure(value: float | None) -> str:
+    """Three digits, or all before the point; nothing for None."""
+    if value is None:
+        return ""
+    size = abs(value)
+    return f"{value:,.{0 if size >= 100 else 1 if size >= 10 else 2 if size >= 1 else 3}f}"
+
+
 LEAST_ROOM = 20  # characters for a value, however narrow the terminal
 
 
@@ -48,7 +56,7 @@ class Table:
                 for number, part in enumerate(textwrap.wrap(value, room) or [""])
             ]
         widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-        justify = [str.ljust if self._left(place) else str.rjust for place in range(len(widths))]
+        justify = [str.ljust if self.left(place) else str.rjust for place in range(len(widths))]
         text = (
             "  ".join(just(cell, width) for just, cell, width in zip(justify, line, widths, strict=True)).rstrip()
             for line in lines
@@ -67,7 +75,7 @@ class Table:
 
         table = Table(box=box.SIMPLE, show_header=self.columns is not None)
         for place, column in enumerate(self.columns or [""] * len(self.rows[0])):
-            table.add_column(column, justify="left" if self._left(place) else "right", no_wrap=place == 0)
+            table.add_column(column, justify="left" if self.left(place) else "right", no_wrap=place == 0)
         for row in self.rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
 
@@ -79,5 +87,6 @@ class Table:
             Output().print(Text(self.title, "bold"))
         Output().print(table)
 
-    def _left(self, place: int) -> bool:
+    def left(self, place: int) -> bool:
+        """Whether a column stands to the left."""
         return self.columns is None or place < self.words

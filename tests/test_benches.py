@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastbp.profiling import rivals
+
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "bench"))
 import compare  # noqa: E402
@@ -124,28 +126,29 @@ def test_the_loss_that_a_process_prints_is_checked(monkeypatch):
             startup.check_loss([np.array(wrong)])
 
 
-def unchanged(problem):
+def unchanged(problem, threads):
     return lambda epochs: problem.weights + problem.biases
 
 
-def one_epoch_short(problem):
-    return lambda epochs: networks.fastbp_reference(problem)(epochs - 1)
+def one_epoch_short(problem, threads):
+    return lambda epochs: rivals.numpy_reference(problem, threads)(epochs - 1)
 
 
-def without_a_bias_gradient(problem):
+def without_a_bias_gradient(problem, threads):
     def train(epochs):
-        parameters = networks.fastbp_reference(problem)(epochs)
+        parameters = rivals.numpy_reference(problem, threads)(epochs)
         return [*parameters[:-1], problem.biases[-1]]
 
     return train
 
 
-def half_the_rate(problem):
-    return networks.fastbp_reference(replace(problem, learning_rate=problem.learning_rate / 2))
+def half_the_rate(problem, threads):
+    rule = replace(problem.rule, learning_rate=problem.rule.learning_rate / 2)
+    return rivals.numpy_reference(replace(problem, rule=rule), threads)
 
 
-def another_solver(problem):
-    return networks.fastbp_reference(replace(problem, solver="momentum"))
+def another_solver(problem, threads):
+    return rivals.numpy_reference(replace(problem, rule=replace(problem.rule, solver="momentum")), threads)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

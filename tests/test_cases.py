@@ -26,7 +26,7 @@ from cases import (
 
 from fastbp import kernels, reference
 from fastbp.kernels.control import SIDE_BY_SIDE
-from fastbp.layout import SHARES, STRIDE
+from fastbp.layout import N_PARTIALS, STRIDE
 from fastbp.rule import ACTIVATIONS, HEADS, SOLVERS
 
 BIAS, NO_BIAS = CASES[48], CASES[3]
@@ -78,7 +78,7 @@ def test_the_cases_reach_every_group_of_the_online_kernel(dtype):
 
 
 def test_the_narrow_kernel_s_batches_have_as_many_shares_as_there_can_be():
-    assert max(int(case.workspace().arrays[1][SHARES]) for case in CASES if case.kernel == "narrow") == 8
+    assert max(int(case.workspace().arrays[1][N_PARTIALS]) for case in CASES if case.kernel == "narrow") == 8
 
 
 @pytest.mark.draw(3)

@@ -17,7 +17,7 @@ from fastbp import History, NeuralNetwork, cli, datasets, lessons, training
 from fastbp.arguments import check_output
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import RECORD_SIZE
-from fastbp.profiling import throughput
+from fastbp.profiling import rivals
 from fastbp.rule import Rule
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -29,7 +29,7 @@ SHORTER = 5 if PLAIN_PYTHON else 1  # fewer epochs where they are slow, and but 
 @pytest.fixture(autouse=True)
 def small_and_tidy(monkeypatch, tmp_path):
     """Run in an empty folder, and compare with numpy only for a moment."""
-    monkeypatch.setattr(throughput, "COMPARISON_SECONDS", 0.01 / SHORTER**4)
+    monkeypatch.setattr(rivals, "COMPARISON_SECONDS", 0.01 / SHORTER**4)
     monkeypatch.chdir(tmp_path)
 
 

@@ -5,7 +5,7 @@ import importlib.util
 import json
 import re
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -20,18 +20,17 @@ from fastbp.choice import choice_for_training, workspace_for_training
 from fastbp.kernels import pointwise
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import RECORD_SIZE
-from fastbp.profiling import report, workload
+from fastbp.profiling import report
 from fastbp.profiling.clock import Rate, rate_of, take_turns
-from fastbp.profiling.machine import Ceiling, Ceilings, ceilings, core_counts, facts, repeated
+from fastbp.profiling.machine import Ceiling, Ceilings, ceilings, facts, repeated
 from fastbp.profiling.phases import phase_times
-from fastbp.profiling.report import Trainer, profile
+from fastbp.profiling.report import Trainer, profile, sweep
 from fastbp.profiling.rivals import RIVALS, NotPossible, rivals
 from fastbp.profiling.roofline import phases_from
-from fastbp.profiling.sweep import sweep
-from fastbp.profiling.tables import figure
 from fastbp.profiling.workload import of_anything, of_units
 from fastbp.rule import ACTIVATIONS
-from fastbp.tables import Table
+from fastbp.tables import Table, figure
+from fastbp.training import usable_threads
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MAKE = {name: make for name, _, make in RIVALS}
@@ -174,7 +173,7 @@ def test_the_wide_kernel_has_its_own_order():
 
 @pytest.mark.compiled
 def test_ceilings():
-    found = ceilings(cores=[1])
+    found = ceilings(["float32", "float64"], [1])
     peaks = {dtype: by_cores[1].best for dtype, by_cores in found.peak_gflops.items()}
     assert peaks["float32"] > 1.2 * peaks["float64"] > 0  # twice as many lanes
     reads = {level: by_cores[1].best for level, by_cores in found.read_gbs.items()}
@@ -182,18 +181,18 @@ def test_ceilings():
     for names in found.pointwise_ns.values():
         assert set(ACTIVATIONS) <= set(names)
         assert names["tanh"].best > names["relu"].best > 0
-    json.dumps(found.to_dict())
+    json.dumps(asdict(found))
 
 
 def test_an_interruption_does_not_shorten_the_repeats(monkeypatch):
     amounts, interruptions, now = [], iter([0.01]), [0.0]
     monkeypatch.setattr("fastbp.profiling.machine.time", SimpleNamespace(perf_counter=lambda: now[0]))
 
-    def work(rank, amount):
+    def work(amount):
         amounts.append(amount)
         now[0] += next(interruptions, 0) + 1e-5 * amount
 
-    amount, seconds = repeated(work, 1, 4, least=2e-3)
+    amount, seconds = repeated([work], 4, least=2e-3)
     assert amounts[-4:] == [amount] * 4
     assert seconds == pytest.approx([1e-5 * amount] * 4)
     assert 100 <= amount <= 200
@@ -405,33 +404,43 @@ def test_the_libraries_that_are_there_run_beside(found):
             assert rate.median > 0
 
 
-def test_the_reference_trains_the_same(monkeypatch):
-    work, runs = replace(of_units(UNITS, batch_size=BATCH, rows=90), shuffle=True), []
-    start = work.start()
-
-    def kept(self):
-        runs.append(start)
-        return start
-
-    monkeypatch.setattr(workload.Workload, "start", kept)
-    epoch = MAKE["numpy reference"](work, 1)
-    monkeypatch.undo()
-    ours = work.start()
+def assert_same_training(train, work, epochs):
+    """From the start as a run of fastbp, as often as asked, and on from there."""
+    run = work.start()
+    for _ in run.calls(epochs):
+        pass
+    expected = [one for some in run.state.parameters() for one in some]
+    train(1)
     for _ in range(2):
-        epoch()
-        for _ in ours.calls(1):
-            pass
-    np.testing.assert_allclose(runs[0].params, ours.params, rtol=1e-3, atol=1e-5)
+        found = [one.copy() for one in train(epochs)]
+        for ours, theirs in zip(expected, found, strict=True):
+            np.testing.assert_allclose(theirs, ours, rtol=1e-3, atol=1e-5)
+    assert all((ours != theirs).any() for ours, theirs in zip(found, train(1, anew=False), strict=True))
+
+
+def test_the_reference_trains_the_same():
+    work = of_units(UNITS, batch_size=BATCH, rows=90)
+    assert_same_training(MAKE["numpy reference"](work, 1), work, 2)
 
 
 @pytest.mark.parametrize("name", ["torch", "jax"])
 @pytest.mark.parametrize("solver", ["sgd", "momentum", "nesterov", "adam"])
-def test_torch_and_jax_run_where_they_are_installed(name, solver):
+def test_torch_and_jax_train_the_same(name, solver):
     pytest.importorskip(name)
-    work = of_units(UNITS, batch_size=BATCH, rows=40, solver=solver)
+    for units in (UNITS, [4, 8, 1]):
+        work = of_units(units, batch_size=BATCH, rows=40, solver=solver)
+        assert_same_training(MAKE[name](work, 1), work, 3)
     rival = dict(rivals(work, 1))[name]
     rival.turn(0.001)
     assert rival.rates[0] > 0
+
+
+def test_scikit_learn_starts_from_the_same_weights():
+    work = of_anything(MLPClassifier(8, shuffle=False, random_state=0), *some_rows())
+    assert_same_training(MAKE["scikit-learn"](work, 1), work, 2)
+    two = work.Y[:, 2] == 0
+    with pytest.raises(NotPossible, match="no classes but those of the rows"):
+        MAKE["scikit-learn"](replace(work, X=work.X[two], Y=work.Y[two]), 1)
 
 
 def test_what_a_library_lacks_is_said():
@@ -633,7 +642,7 @@ def test_the_command_info(run):
     assert (status, err) == (0, "")
     shown = json.loads(out)
     assert shown["versions"]["fastbp"] == fastbp.__version__
-    assert shown["processors"] == core_counts()[-1]
+    assert shown["processors"] == usable_threads(-1)
     assert shown["blas"]
     assert set(shown) == set(facts())
     assert "kernels in" in run("info")[1]

@@ -640,12 +640,12 @@ def test_other_files_are_no_scripts(run):
 
 @pytest.mark.compiled
 def test_the_model_is_saved_before_numpy_is_timed(run, monkeypatch):
-    from fastbp.profiling import throughput
+    from fastbp.profiling import rivals
 
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(throughput, "throughput", interrupt)
+    monkeypatch.setattr(rivals, "throughput", interrupt)
     assert run("train", "xor", "--epochs", 5, "--save", "xor.npz")[0] == 0
     assert run("train", "iris", "--epochs", 5, "--compare", "--save", "iris.npz")[0] == 130
     assert run("predict", "iris.npz", "iris")[0] == 0

@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Self
 
 import numpy as np
 
@@ -26,13 +26,7 @@ WARM_TURNS = 1  # that do not count: caches and clocks settle
 
 @dataclass(frozen=True)
 class Rate:
-    """Median, lowest and highest of some repeats.
-
-    Parameters
-    ----------
-    median, low, high : float
-    repeats : int
-    """
+    """Median, lowest and highest of some repeats."""
 
     median: float
     low: float
@@ -54,70 +48,53 @@ def rate_of(values: Sequence[float]) -> Rate:
     return Rate(statistics.median(values), min(values), max(values), len(values))
 
 
-def paired(first: "Timed", second: "Timed") -> float:
-    """How many times faster the first one was: the median over turns that followed each other."""
-    return statistics.median(a / b for a, b in zip(first.rates, second.rates, strict=True))
+class Timed:
+    """Something that trains a moment at a time, and notes samples per second of each turn in `rates`."""
 
-
-class Timed(Protocol):
-    """Something that trains a moment at a time, and notes samples per second of each turn."""
-
-    rates: list[float]
-
-    def turn(self, seconds: float) -> Any:
-        """Train for about so long."""
-
-
-class Trainer:
-    """A training that is run a moment at a time.
-
-    Parameters
-    ----------
-    workload : Workload
-    workspace : callable
-        What picks the kernel.
-
-    Attributes
-    ----------
-    run : fastbp.training.Run
-    rates : list of float
-        Samples per second of each turn.
-    """
-
-    def __init__(self, workload: Workload, workspace: Callable[..., Any] = workspace_for_training):
-        self.workload = workload
+    def __init__(self) -> None:
         self.rates: list[float] = []
-        self.run = workload.start(workspace)
-        self.train(1)  # compiles or loads the kernel
+        self.train(1)  # compiles or loads what it takes
         start = time.perf_counter()
         self.train(1)
-        self.pace = 1 / (time.perf_counter() - start)  # blocks per second
+        self.pace = 1 / (time.perf_counter() - start)  # amounts per second
 
-    def train(self, blocks: int) -> int:
-        """Run some blocks; returns how many rows that were."""
-        run, cursor = self.run, self.run.cursor
-        cursor[EPOCH], before = 0, int(cursor[ROW])
-        run.record = np.zeros((int(cursor[BLOCK] + blocks) // run.work.blocks_per_epoch + 1, RECORD_SIZE))
-        run.advance(blocks)
-        return int(cursor[EPOCH]) * run.n_rows + int(cursor[ROW]) - before
+    def train(self, amount: int) -> int:
+        """Train for some blocks or epochs; returns how many rows that were."""
+        raise NotImplementedError
 
     def turn(self, seconds: float) -> int:
         """Train for about so long, in calls as long as a training's; returns how many rows that were."""
         rows, spent = 0, 0.0
         while spent < ENOUGH * seconds:
-            blocks = max(1, int(self.pace * min(CALL_SECONDS, seconds - spent)))
+            amount = max(1, int(self.pace * min(CALL_SECONDS, seconds - spent)))
             start = time.perf_counter()
-            rows += self.train(blocks)
+            rows += self.train(amount)
             call = time.perf_counter() - start
-            spent, self.pace = spent + call, blocks / call
+            spent, self.pace = spent + call, amount / call
         self.rates.append(rows / spent)
         return rows
 
-    def anew(self) -> "Trainer":
+    def anew(self) -> Self:
         """The same training with no turns taken yet."""
         result = copy.copy(self)
         result.rates = []
         return result
+
+
+class Trainer(Timed):
+    """A training by fastbp, whose amounts are blocks of rows; `workspace` picks the kernel."""
+
+    def __init__(self, workload: Workload, workspace: Callable[..., Any] = workspace_for_training):
+        self.workload, self.run = workload, workload.start(workspace)
+        super().__init__()
+
+    def train(self, amount: int) -> int:
+        """Run some blocks; returns how many rows that were."""
+        run, cursor = self.run, self.run.cursor
+        cursor[EPOCH], before = 0, int(cursor[ROW])
+        run.record = np.zeros((int(cursor[BLOCK] + amount) // run.work.blocks_per_epoch + 1, RECORD_SIZE))
+        run.advance(amount)
+        return int(cursor[EPOCH]) * run.n_rows + int(cursor[ROW]) - before
 
 
 def take_turns(trainers: Sequence[Timed], weights: Sequence[float], seconds: float, turns: int = TURNS) -> None:

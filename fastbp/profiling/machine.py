@@ -4,14 +4,17 @@ Every ceiling is the best of many short repeats: whatever else runs on a machine
 the repeats lies below the best says how much was going on meanwhile.
 """
 
+import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import statistics
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,6 @@ SPIN = jit.Kernel("ceilings", "multiply_add", "memory:T* terms")
 READ = jit.Kernel("ceilings", "read", "x:T* groups out:T* times")
 APPLY = jit.Kernel("pointwise", "apply", "code x:T* n out:T* times")
 
-DTYPES = ("float32", "float64")
 # Of one repeat: far longer than starting it, on one core or on several together, and far shorter than a time slice.
 REPEAT_SECONDS, REPEAT_SECONDS_TOGETHER = 1.5e-4, 2e-3
 REPEATS, REPEATS_TOGETHER = 100, 12
@@ -41,13 +43,7 @@ MOST_BYTES = 192 * 1024**2  # read from memory
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The best of some repeats, and by which part of it their median was lower.
-
-    Parameters
-    ----------
-    best : float
-    spread : float
-    """
+    """The best of some repeats, and by which part of it their median was lower."""
 
     best: float
     spread: float
@@ -55,77 +51,29 @@ class Ceiling:
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What the machine can do at best.
+    """What the machine can do at best, by float type or level of memory, and by number of cores or function."""
 
-    Parameters
-    ----------
-    peak_gflops : dict
-        By float type and number of cores: billions of operations per second of fused multiply-adds on vectors in registers,
-        each of them two operations.
-    read_gbs : dict
-        By "L2", "L3" or "memory" and number of cores: billions of bytes per second that are loaded from half of each core's
-        L2 cache, from arrays that only the L3 cache holds, and from some that no cache does, by loops that add up all
-        elements. Nothing is written.
-    pointwise_ns : dict
-        By float type and function: nanoseconds per element on one core, loaded from and stored to the L1 cache.
-    seconds : float
-        How long measuring took.
-    """
-
-    peak_gflops: dict[str, dict[int, Ceiling]]
+    peak_gflops: dict[str, dict[int, Ceiling]]  # fused multiply-adds of vectors in registers, two operations each
+    # loaded and added up: half of each core's L2 cache, arrays that only the L3 cache holds, and some that no cache does
     read_gbs: dict[str, dict[int, Ceiling]]
-    pointwise_ns: dict[str, dict[str, Ceiling]]
-    seconds: float
+    pointwise_ns: dict[str, dict[str, Ceiling]]  # of an element on one core, from and to the L1 cache
+    seconds: float  # that measuring took
 
-    def to_dict(self) -> dict[str, Any]:
-        """All figures, for JSON."""
-        return asdict(self)
-
-    def peak(self, dtype: str, threads: int) -> float:
-        """GFLOP/s of so many threads, as far as there are cores for them."""
-        return at_most(threads, self.peak_gflops[dtype])
-
-    def bandwidth(self, level: str, threads: int) -> float:
-        """GB/s of so many threads, as far as there are cores for them."""
-        return at_most(threads, self.read_gbs[level])
+    def best(self, what: str, threads: int) -> float:
+        """GFLOP/s in a float type, or GB/s from a level, of so many threads, as far as there are cores for them."""
+        by_cores = (self.peak_gflops | self.read_gbs)[what]
+        return max(ceiling.best for cores, ceiling in by_cores.items() if cores <= max(threads, min(by_cores)))
 
 
-def at_most(count: int, by_cores: dict[int, Ceiling]) -> float:
-    """The best that was measured on so many cores or fewer."""
-    return max(ceiling.best for cores, ceiling in by_cores.items() if cores <= max(count, min(by_cores)))
-
-
-def core_counts() -> list[int]:
-    """1, 2, 4 ... and the number of usable processors."""
-    usable = usable_threads(-1)
-    return sorted({1 << power for power in range(usable.bit_length())} | {usable})
-
-
-def ceilings(dtypes: tuple[str, ...] = DTYPES, cores: list[int] | None = None) -> Ceilings:
-    """Measure what this machine can do at best; about half a second, the first time compiling apart.
-
-    Parameters
-    ----------
-    dtypes : tuple of str, default ("float32", "float64")
-    cores : list of int, optional
-        Numbers of cores to measure on; 1, 2, 4 ... and all that are usable by default.
-
-    Returns
-    -------
-    Ceilings
-
-    Examples
-    --------
-    >>> from fastbp.profiling.machine import ceilings
-    >>> measured = ceilings(("float32",), [1])  # doctest: +SKIP
-    >>> measured.peak_gflops["float32"][1].best  # doctest: +SKIP
-    147.9
-    """
-    cores = core_counts() if cores is None else cores
-    load_kernels(dtypes)
+def ceilings(dtypes: Sequence[str], cores: Sequence[int]) -> Ceilings:
+    """Measure on these numbers of cores; about half a second, the first time compiling apart."""
+    if not jit.PLAIN_PYTHON:
+        for kernel, dtype in ((READ, "float32"), *[(kernel, dtype) for dtype in dtypes for kernel in (SPIN, APPLY)]):
+            kernel.loaded(dtype, jit.native_width())
     start = time.perf_counter()
     peak = {dtype: {count: peak_gflops(dtype, count) for count in cores} for dtype in dtypes}
-    large = aligned_ones(bytes_beyond_caches())
+    large = aligned_zeros(bytes_beyond_caches() // 4 // ALIGNMENT_BYTES * ALIGNMENT_BYTES, np.float32)
+    large[:] = 1  # pages of zeros may all be one in memory
     l2, l3 = cache_bytes(2), cache_bytes(3)
     # a core reads its own part of the L2 caches, and of what they all do not hold together
     sizes = {"L2": lambda count: l2 // 2 * count, "L3": lambda count: min(4 * l2 * count, max(l3 // 2, l2 * count))}
@@ -138,58 +86,34 @@ def ceilings(dtypes: tuple[str, ...] = DTYPES, cores: list[int] | None = None) -
     return Ceilings(peak, reads, pointwise, time.perf_counter() - start)
 
 
-def load_kernels(dtypes: tuple[str, ...] = DTYPES) -> None:
-    """Compile or load what `ceilings` runs."""
-    if jit.PLAIN_PYTHON:
-        return
-    width = jit.native_width()
-    READ.loaded("float32", width)
-    for dtype in dtypes:
-        SPIN.loaded(dtype, width)
-        APPLY.loaded(dtype, width)
-
-
 def peak_gflops(dtype: str, cores: int) -> Ceiling:
     """Fused multiply-adds on some cores at the same time."""
-    width = jit.native_width()
-    lanes = width // np.dtype(dtype).itemsize
+    lanes = jit.native_width() // np.dtype(dtype).itemsize
     memories = [aligned_zeros(SUMS * lanes, dtype) for _ in range(cores)]
     for memory in memories:
         memory[:] = np.linspace(1e-3, 2e-3, memory.size)
-
-    calls = [ready(SPIN, memory) for memory in memories]
-    terms, seconds = repeated(lambda rank, terms: calls[rank](terms), cores, REPEATS)
-    return rate(2e-9 * SUMS * lanes * terms * cores, seconds)
+    return best([ready(SPIN, memory) for memory in memories], 2e-9 * SUMS * lanes, REPEATS)
 
 
 def read_gbs(array: np.ndarray, cores: int, repeats: int) -> Ceiling:
     """Adding up an array of float32, of which each core has a part of its own."""
-    width = jit.native_width()
-    group = width * STREAMS // array.itemsize
+    group = jit.native_width() * STREAMS // array.itemsize
     groups = max(1, len(array) // cores // group)
     parts = [array[rank * groups * group :][: groups * group] for rank in range(cores)]
-    outs = [aligned_zeros(group, array.dtype) for _ in range(cores)]
-
-    calls = [ready(READ, part, groups, out) for part, out in zip(parts, outs, strict=True)]
-    times, seconds = repeated(lambda rank, times: calls[rank](times), cores, repeats)
-    return rate(1e-9 * groups * group * array.itemsize * times * cores, seconds)
+    calls = [ready(READ, part, groups, aligned_zeros(group, array.dtype)) for part in parts]
+    return best(calls, 1e-9 * groups * group * array.itemsize, repeats)
 
 
 def pointwise_ns(dtype: str) -> dict[str, Ceiling]:
     """Every activation, derivative, exponential and logarithm."""
-    width = jit.native_width()
-    lanes = width // np.dtype(dtype).itemsize
+    lanes = jit.native_width() // np.dtype(dtype).itemsize
     # not a multiple of 4 KiB apart, where a load is taken for one that depends on an earlier store
     both = aligned_zeros(2 * ELEMENTS + 8 * lanes, dtype)
     x, out = both[:ELEMENTS], both[ELEMENTS + 8 * lanes :]
     x[:] = np.linspace(0.01, 0.99, ELEMENTS)
-    result = {}
-    for code, function in enumerate(FUNCTIONS):
-        call = ready(APPLY, code, x, ELEMENTS, out)
-        times, seconds = repeated(lambda rank, times, call=call: call(times), 1, REPEATS // 4)  # type: ignore[misc]
-        each = [one / times / ELEMENTS * 1e9 for one in seconds]
-        result[function.__name__] = Ceiling(min(each), 1 - min(each) / statistics.median(each))
-    return result
+    calls = [ready(APPLY, code, x, ELEMENTS, out) for code in range(len(FUNCTIONS))]
+    per_ns = [best([call], 1e-9 * ELEMENTS, REPEATS // 4) for call in calls]
+    return {function.__name__: Ceiling(1 / one.best, one.spread) for function, one in zip(FUNCTIONS, per_ns, strict=True)}
 
 
 def ready(kernel: jit.Kernel, *args: Any) -> Callable[[int], Any]:
@@ -201,53 +125,41 @@ def ready(kernel: jit.Kernel, *args: Any) -> Callable[[int], Any]:
     return lambda amount: call(kernel.packed(*args, amount), 0, 1)
 
 
-def repeated(
-    work: Callable[[int, int], None], cores: int, repeats: int, least: float | None = None
-) -> tuple[int, list[float]]:
-    """Call work(rank, amount) on some cores at the same time; the amount that takes about `least` seconds, and all times."""
+def best(calls: list[Callable[[int], Any]], unit: float, repeats: int) -> Ceiling:
+    """What call(amount) does of `unit` per second, in sum over a core for each call."""
+    amount, seconds = repeated(calls, repeats)
+    return Ceiling(unit * amount * len(calls) / min(seconds), 1 - min(seconds) / statistics.median(seconds))
+
+
+def repeated(calls: list[Callable[[int], Any]], repeats: int, least: float | None = None) -> tuple[int, list[float]]:
+    """Call each on a core of its own at the same time; the amount that takes about `least` seconds, and all times."""
     amount = 1
     if least is None:
-        least = REPEAT_SECONDS if cores == 1 else REPEAT_SECONDS_TOGETHER
-        repeats = repeats if cores == 1 else min(repeats, REPEATS_TOGETHER)
+        least = REPEAT_SECONDS if len(calls) == 1 else REPEAT_SECONDS_TOGETHER
+        repeats = repeats if len(calls) == 1 else min(repeats, REPEATS_TOGETHER)
     # the fastest of a few: one that was interrupted says nothing about how much is enough
-    while (seconds := min(once(work, 1, amount) for _ in range(CALIBRATIONS))) < least / 2:
+    while (seconds := min(once(calls[:1], amount) for _ in range(CALIBRATIONS))) < least / 2:
         amount = max(amount * 2, int(amount * 0.7 * least / max(seconds, 1e-9)))
-    return amount, [once(work, cores, amount) for _ in range(repeats)]
+    return amount, [once(calls, amount) for _ in range(repeats)]
 
 
-def once(work: Callable[[int, int], None], cores: int, amount: int) -> float:
+def once(calls: list[Callable[[int], Any]], amount: int) -> float:
     """Seconds from the first core's start to the last one's end."""
-    if cores == 1:
+    if len(calls) == 1:
         start = time.perf_counter()
-        work(0, amount)
+        calls[0](amount)
         return time.perf_counter() - start
-    ready, spans = threading.Barrier(cores), []
+    together = threading.Barrier(len(calls))
 
-    def run(rank: int) -> None:
-        ready.wait()
+    def run(call: Callable[[int], Any]) -> tuple[float, float]:
+        together.wait()
         start = time.perf_counter()
-        work(rank, amount)
-        spans.append((start, time.perf_counter()))
+        call(amount)
+        return start, time.perf_counter()
 
-    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(cores)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    starts, ends = zip(*spans, strict=True)
+    with ThreadPoolExecutor(len(calls)) as pool:
+        starts, ends = zip(*pool.map(run, calls), strict=True)
     return max(ends) - min(starts)
-
-
-def rate(amount: float, seconds: list[float]) -> Ceiling:
-    """Amount per second."""
-    return Ceiling(amount / min(seconds), 1 - min(seconds) / statistics.median(seconds))
-
-
-def aligned_ones(size: int) -> np.ndarray:
-    """Bytes that stand in memory of their own (pages of zeros may all be one), as float32."""
-    result = aligned_zeros(size // 4 // ALIGNMENT_BYTES * ALIGNMENT_BYTES, np.float32)
-    result[:] = 1
-    return result
 
 
 # ---- what it is ------------------------------------------------------------------------------------------------------
@@ -275,12 +187,9 @@ def bytes_beyond_caches() -> int:
 
 def processor_name() -> str:
     """What the processor calls itself."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
+    with contextlib.suppress(OSError):
+        if found := re.search(r"^model name\s*:(.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE):
+            return found[1].strip()
     return platform.processor() or platform.machine()
 
 
@@ -289,12 +198,11 @@ def blas_kernels() -> list[str]:
     import scipy.linalg  # noqa: F401  threadpoolctl sees only what is loaded
     from threadpoolctl import threadpool_info
 
-    pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
-    names = {(Path(pool["filepath"]).parent.name.removesuffix(".libs"), pool["internal_api"]): pool for pool in pools}
-    return [
-        f"{owner}: {api} {pool.get('version')}, {pool.get('architecture', 'unknown kernel')}"
-        for (owner, api), pool in sorted(names.items())
-    ]
+    return sorted({
+        f"{Path(pool['filepath']).parent.name.removesuffix('.libs')}: {pool['internal_api']} {pool.get('version')}, "
+        f"{pool.get('architecture', 'unknown kernel')}"
+        for pool in threadpool_info() if pool["user_api"] == "blas"
+    })  # fmt: skip
 
 
 def versions() -> dict[str, str]:
@@ -303,10 +211,8 @@ def versions() -> dict[str, str]:
 
     found = {"fastbp": __version__, "python": platform.python_version()}
     for name in ("numpy", "numba", "llvmlite", "scikit-learn", "scipy", "torch", "jax"):
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 
@@ -334,19 +240,7 @@ def writable(folder: Path) -> bool:
 
 
 def facts() -> dict[str, Any]:
-    """What fastbp runs on, for bug reports and for reading figures.
-
-    Returns
-    -------
-    dict
-        For JSON.
-
-    Examples
-    --------
-    >>> from fastbp.profiling.machine import facts
-    >>> sorted(facts())
-    ['blas', 'cache', 'caches', 'processor', 'processors', 'target', 'threads', 'vector_bytes', 'versions']
-    """
+    """What fastbp runs on, for bug reports and for reading figures."""
     import llvmlite.binding as llvm
 
     return {

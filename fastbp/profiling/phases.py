@@ -17,7 +17,7 @@ import numpy as np
 from fastbp.kernels import count_marks
 from fastbp.kernels.jit import PLAIN_PYTHON, arm, x86
 from fastbp.layout import CLOCK, COUNTER_GROUP, COUNTERS, OF_LAYERS, OVERHEAD, PHASES, aligned_zeros, counters_size
-from fastbp.profiling.clock import Trainer, paired, rate_of, take_turns
+from fastbp.profiling.clock import Trainer, rate_of, take_turns
 from fastbp.profiling.roofline import label_of
 from fastbp.profiling.workload import Workload
 from fastbp.training import Run
@@ -35,23 +35,7 @@ BACKWARD = ("transpose", "delta", "gradient")
 
 
 def count(run: Run) -> np.ndarray:
-    """Let the calls of a run count the time of its phases; what it computes stays the same to the last bit.
-
-    Parameters
-    ----------
-    run : Run
-
-    Returns
-    -------
-    ndarray of int64, shape (threads, layers, phases, 2)
-        Ticks of the processor's clock, with what the marks took, and the number of marks so far. A phase that belongs to no
-        layer has those of the first one.
-
-    Raises
-    ------
-    RuntimeError
-        If the processor has no clock that a program may read.
-    """
+    """Let a run count ticks and marks of (thread, layer, phase), and change no bit; the first layer has what is of none."""
     check_clock()
     threads, n_layers = run.work.threads, len(run.layout.rows)
     memory = aligned_zeros(counters_size(threads, n_layers), np.int64)
@@ -62,13 +46,7 @@ def count(run: Run) -> np.ndarray:
 
 
 class Marked(Trainer):
-    """A training whose phases are counted.
-
-    Attributes
-    ----------
-    turns : list of (ndarray, int, int)
-        Of each turn, what `count` returns, the ticks from its start to its end, and the rows.
-    """
+    """A training that keeps, of each turn, what was counted, the ticks from its start to its end, and the rows."""
 
     def __init__(self, workload: Workload):
         super().__init__(workload)
@@ -84,29 +62,16 @@ class Marked(Trainer):
 
 
 def phase_times(workload: Workload, plain: Trainer, seconds: float) -> tuple[list, list, float | None]:
-    """Where the time goes, and by which part counting slows a training down.
+    """Where the time goes, and by which part counting slows down the same training that is yet to take its turns, `plain`.
 
-    Parameters
-    ----------
-    workload : Workload
-    plain : Trainer
-        The same training without marks, which has not taken a turn yet.
-    seconds : float
-
-    Returns
-    -------
-    times : list of (name, layer or None, seconds per epoch averaged over the threads, visits per epoch and thread)
-        In the order of a step.
-    tracks : list of list of (label, seconds per step)
-        The same for each thread.
-    slower : float or None
-        None where kernels run as plain Python, which is not timed.
+    Phases in the order of a step, each with its layer or None, seconds per epoch and visits, averaged over the threads; for
+    each thread pairs of label and seconds per step; and None in the place of the slowdown where plain Python is not timed.
     """
     if PLAIN_PYTHON:
         return [], [], None
     marked = Marked(workload)
     take_turns([marked, plain], [1, 1], seconds)
-    slower = paired(plain, marked) - 1
+    slower = float(np.median(np.divide(plain.rates, marked.rates))) - 1
     pairs, whole, rows = map(np.array, zip(*marked.turns[-len(marked.rates) :], strict=True))
     inside, outside = shares_of(pairs, whole, slower)
     epoch = workload.rows / rate_of(plain.rates).median / (inside.sum(axis=(1, 2)) + outside)  # of each thread

@@ -1,7 +1,7 @@
-"""How fast a network trains on this machine, where the time goes, and what would make it faster."""
+"""How fast a network trains on this machine, where the time goes, and what would make it faster; sweeps over networks."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,19 +11,19 @@ from fastbp.choice import choice_for_training
 from fastbp.kernels import jit
 from fastbp.layout import KERNEL, WIDTH
 from fastbp.profiling.clock import Rate, Trainer, rate_of, take_turns
-from fastbp.profiling.machine import Ceilings, ceilings, facts, load_kernels
+from fastbp.profiling.machine import Ceilings, ceilings, facts
 from fastbp.profiling.phases import phase_times
-from fastbp.profiling.pictures import save_profile, save_trace
+from fastbp.profiling.pictures import save_profile, save_sweep, save_trace
 from fastbp.profiling.rivals import rivals
-from fastbp.profiling.roofline import Phase, phases_from
-from fastbp.profiling.tables import tables
-from fastbp.profiling.workload import Workload, of_anything
-from fastbp.tables import Table
+from fastbp.profiling.roofline import BOUND_BY, Phase, phases_from
+from fastbp.profiling.workload import SETTINGS, Workload, checked_units, of_anything, of_units
+from fastbp.tables import Table, figure
 from fastbp.training import Run, usable_threads
 from fastbp.workspace import NarrowWorkspace, WideWorkspace
 
-SECONDS = 2.0
+SECONDS, SWEEP_SECONDS = 2.0, 5.0
 LEAST_SECONDS = 0.05
+SWEEP_TURNS = 5
 # Turns of the training itself for one of anything that it is compared with.
 WEIGHT = 3
 # Parts of the time for what is compared, for the phases, and for rivals where they are asked for.
@@ -31,23 +31,26 @@ TURNS_PART, PHASES_PART, RIVALS_PART = 0.6, 0.2, 0.4
 MORE_THAN_NOISE = 0.03  # nothing less is advised, however still the machine
 
 
+class Report:
+    """What is shown as tables."""
+
+    def tables(self) -> list[Table]:
+        """All tables in the order in which they are read."""
+        raise NotImplementedError
+
+    def table(self) -> str:
+        """All tables as text."""
+        return "\n".join(table.text() for table in self.tables()).lstrip("\n")
+
+    def __str__(self) -> str:
+        return self.table()
+
+
 @dataclass(frozen=True)
 class Trial:
-    """What another setting gave.
+    """What another setting gave; `advised` if it was faster in every turn, and by more than the spread of the two."""
 
-    Parameters
-    ----------
-    setting : str
-        Its name: "batch_size", "dtype" or "n_jobs".
-    value : int or str
-    samples_per_second : Rate
-    gain : float
-        By which part its median is above that of the training itself, in turns that were taken one after the other.
-    advised : bool
-        Whether it was faster in every turn, and the gain is larger than the spread of the two.
-    """
-
-    setting: str
+    setting: str  # "batch_size", "dtype" or "n_jobs"
     value: int | str
     samples_per_second: Rate
     gain: float
@@ -56,34 +59,19 @@ class Trial:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which kernel trains, and what the other one would do.
+    """Which kernel trains, and what the other one would do; None where there is no other, and where nothing is compiled."""
 
-    Parameters
-    ----------
-    kernel : {"narrow", "wide", "online"}
-    reason : str
-    other : str or None
-        None where no other can train this.
-    other_samples_per_second : Rate or None
-    speedup : float or None
-        How many times faster the chosen one is.
-    compile_seconds : float or None
-        What compiling it takes, once; None where kernels run as plain Python.
-    load_seconds : float or None
-        What loading its machine code from disk takes, once per process; None where there is none.
-    """
-
-    kernel: str
+    kernel: str  # "narrow", "wide" or "online"
     reason: str
     other: str | None
     other_samples_per_second: Rate | None
-    speedup: float | None
-    compile_seconds: float | None
-    load_seconds: float | None
+    speedup: float | None  # over the other
+    compile_seconds: float | None  # once
+    load_seconds: float | None  # from disk, once per process
 
 
 @dataclass(frozen=True)
-class Profile:
+class Profile(Report):
     """What `fastbp.profile` found out.
 
     Parameters
@@ -91,8 +79,11 @@ class Profile:
     network : dict
         What was trained, see `Workload.describe`; with `threads`, the number that one step is worth.
     samples_per_second : Rate
+        Median, lowest and highest of some turns.
     ceilings : fastbp.profiling.machine.Ceilings
+        What the machine can do at best.
     choice : Choice
+        Which kernel trains, why, and what the other one would do.
     phases : list of fastbp.profiling.roofline.Phase
         Where the time goes; empty where kernels run as plain Python.
     threads : list of list
@@ -100,6 +91,7 @@ class Profile:
     slowdown : float or None
         By which part training is slower while phases are counted.
     trials : list of Trial
+        What other settings gave.
     comparison : dict or None
         By name, Rate of samples per second, or why there is none; None if it was not asked for.
     seconds : float
@@ -140,7 +132,7 @@ class Profile:
     @property
     def peak_gflops(self) -> float:
         """What the cores of its threads manage in its float type."""
-        return self.ceilings.peak(self.network["dtype"], self.network["threads"])
+        return self.ceilings.best(self.network["dtype"], self.network["threads"])
 
     @property
     def fraction_of_peak(self) -> float:
@@ -152,6 +144,14 @@ class Profile:
         """What would be faster by more than the spread, the best first."""
         return sorted((trial for trial in self.trials if trial.advised), key=lambda trial: -trial.gain)
 
+    @property
+    def title(self) -> str:
+        """The network in one line."""
+        network = self.network
+        kinds = ["/".join(dict.fromkeys(network["activations"]))] if network["activations"] else []
+        output = f"{network['out_activation']} with {network['loss']}"
+        return ", ".join(["-".join(map(str, network["units"])), *kinds, output, network["solver"], network["dtype"]])
+
     def to_dict(self) -> dict[str, Any]:
         """All figures, for JSON.
 
@@ -159,37 +159,23 @@ class Profile:
         -------
         dict
         """
-        choice = asdict(self.choice)
-        return {
-            "network": self.network,
-            "samples_per_second": asdict(self.samples_per_second),
-            "spread": self.samples_per_second.spread,
-            "epochs_per_second": self.epochs_per_second.median,
-            "steps_per_second": self.steps_per_second.median,
-            "ns_per_sample": self.ns_per_sample,
-            "gflops": self.gflops.median,
-            "peak_gflops": self.peak_gflops,
-            "fraction_of_peak": self.fraction_of_peak,
-            "kernel": choice,
-            "phases": [phase.to_dict() for phase in self.phases],
-            "slowdown_by_counting": self.slowdown,
-            "trials": [asdict(trial) for trial in self.trials],
-            "comparison": self.comparison
-            and {name: one if isinstance(one, str) else asdict(one) for name, one in self.comparison.items()},
-            "ceilings": self.ceilings.to_dict(),
-            "machine": facts(),
-            "seconds": self.seconds,
-        }
+        found = asdict(self)
+        del found["threads"]
+        found["kernel"], found["slowdown_by_counting"] = found.pop("choice"), found.pop("slowdown")
+        found |= {name: getattr(self, name).median for name in ("epochs_per_second", "steps_per_second", "gflops")}
+        found |= {name: getattr(self, name) for name in ("ns_per_sample", "peak_gflops", "fraction_of_peak")}
+        return found | {"spread": self.samples_per_second.spread, "machine": facts()}
 
     def tables(self) -> list[Table]:
-        """What is shown: figures, phases, trials, rivals and ceilings."""
-        return tables(self)
+        """What is shown: figures, phases, trials, rivals and ceilings.
 
-    def table(self) -> str:
-        """All tables as text."""
-        return "\n".join(table.text() for table in self.tables()).lstrip("\n")
-
-    __str__ = table
+        Returns
+        -------
+        list of fastbp.tables.Table
+        """
+        shown = [(summary_table, True), (phases_table, self.phases), (trials_table, self.trials)]
+        shown += [(comparison_table, self.comparison is not None), (machine_table, True)]
+        return [table_of(self) for table_of, known in shown if known]
 
     def plot(self, path: Any) -> None:
         """Draw the roofline with every phase on it, and how long the phases take.
@@ -297,30 +283,27 @@ def profile(
     )
     tell("compiling or loading kernels")
     base, other, tried = Trainer(workload), other_kernel(workload), trials_of(workload)
+    threads = base.run.work.threads
     trainers = [base, *([] if other is None else [other]), *[trainer for _, _, trainer in tried]]
-    load_kernels((workload.dtype,))
     tell("measuring what the machine can do")
-    start = time.perf_counter()
-    measured = ceilings(
-        (workload.dtype,), sorted({1, base.run.work.threads, min(base.run.work.threads, usable_threads(-1))})
-    )
-    seconds = max(seconds / 2, seconds - (time.perf_counter() - start))
+    measured = ceilings([workload.dtype], sorted({1, threads, min(threads, usable_threads(-1))}))
+    seconds = max(seconds / 2, seconds - measured.seconds)
     tell("training")
     rivals_seconds = seconds * RIVALS_PART * compare
     take_turns(trainers, [WEIGHT] + [1] * (len(trainers) - 1), (seconds - rivals_seconds) * TURNS_PART)
     tell("counting phases")
-    times, threads, slowdown = phase_times(workload, base.anew(), (seconds - rivals_seconds) * PHASES_PART)
+    times, tracks, slowdown = phase_times(workload, base.anew(), (seconds - rivals_seconds) * PHASES_PART)
     comparison = None
     if compare:
         tell("training with other libraries")
         comparison = compared(workload, base, rivals_seconds)
     return Profile(
-        network=workload.describe() | {"threads": base.run.work.threads},
+        network=workload.describe() | {"threads": threads},
         samples_per_second=rate_of(base.rates),
         ceilings=measured,
         choice=choice_of(workload, base, other),
         phases=phases_from(times, workload, base.run, measured),
-        threads=threads,
+        threads=tracks,
         slowdown=slowdown,
         trials=[trial_of(setting, value, trainer, base) for setting, value, trainer in tried],
         comparison=comparison,
@@ -328,7 +311,7 @@ def profile(
     )
 
 
-# ---- kernels ---------------------------------------------------------------------------------------------------------
+# ---- kernels, other settings, other libraries ------------------------------------------------------------------------
 
 
 def kernel_name(run: Run) -> str:
@@ -350,32 +333,24 @@ def choice_of(workload: Workload, base: Trainer, other: Trainer | None) -> Choic
     types = f"{workload.dtype}-{X.indices.dtype.name}" if workload.sparse else workload.dtype
     kernel, width = kernels.TRAIN[plan[KERNEL]], int(plan[WIDTH])
     _, reason = choice_for_training(base.run.layout, workload.batch_size, workload.sparse, workload.rule.dropout > 0)
+    compiled = kernel.compile_seconds.get((types, width)), None if jit.PLAIN_PYTHON else kernel.load_seconds(types, width)
+    if other is None:
+        return Choice(kernel_name(base.run), reason, None, None, None, *compiled)
+    rate = rate_of(other.rates)
     return Choice(
-        kernel_name(base.run),
-        reason,
-        None if other is None else kernel_name(other.run),
-        None if other is None else rate_of(other.rates),
-        None if other is None else rate_of(base.rates).median / rate_of(other.rates).median,
-        kernel.compile_seconds.get((types, width)),
-        None if jit.PLAIN_PYTHON else kernel.load_seconds(types, width),
+        kernel_name(base.run), reason, kernel_name(other.run), rate, rate_of(base.rates).median / rate.median, *compiled
     )
-
-
-# ---- what else could be set ------------------------------------------------------------------------------------------
 
 
 def trials_of(workload: Workload) -> list[tuple[str, Any, Trainer]]:
     """Other settings with a training of each: larger and smaller batches, the shorter float type, more or fewer threads."""
-    batch, rows = workload.batch_size, workload.rows
-    batches = (
-        []
-        if workload.rule.solver == "gradient_only"
-        else [size for size in (batch // 2, 2 * batch, 4 * batch) if 1 <= size <= rows]
-    )
-    settings: list[tuple[str, Any]] = [("batch_size", size) for size in batches]
+    batch, processors = workload.batch_size, usable_threads(-1)
+    settings: list[tuple[str, Any]] = []
+    if workload.rule.solver != "gradient_only":
+        sizes = (batch // 2, 2 * batch, 4 * batch)
+        settings += [("batch_size", size) for size in sizes if 1 <= size <= workload.rows]
     if workload.dtype == "float64":
         settings.append(("dtype", "float32"))
-    processors = usable_threads(-1)
     if processors > 1:
         settings.append(("n_jobs", processors if usable_threads(workload.n_jobs) == 1 else 1))
     tried = [(name, value, Trainer(workload.changed(**{name: value}))) for name, value in settings]
@@ -386,20 +361,196 @@ def trials_of(workload: Workload) -> list[tuple[str, Any, Trainer]]:
 
 def trial_of(setting: str, value: Any, trainer: Trainer, base: Trainer) -> Trial:
     """What it gave, and whether that is more than chance."""
-    rate, gain = rate_of(trainer.rates), rate_of(trainer.rates).median / rate_of(base.rates).median - 1
-    always = all(ours > before for ours, before in zip(trainer.rates, base.rates, strict=True))
-    advised = always and gain > max(MORE_THAN_NOISE, rate_of(base.rates).spread, rate.spread)
-    return Trial(setting, value, rate, gain, advised)
+    rate, before = rate_of(trainer.rates), rate_of(base.rates)
+    gain = rate.median / before.median - 1
+    always = all(one > other for one, other in zip(trainer.rates, base.rates, strict=True))
+    return Trial(setting, value, rate, gain, always and gain > max(MORE_THAN_NOISE, before.spread, rate.spread))
 
 
 def compared(workload: Workload, base: Trainer, seconds: float) -> dict[str, Rate | str]:
     """The rivals' rates, beside a rate of fastbp's that was measured in the same turns."""
     from threadpoolctl import threadpool_limits
 
-    threads, base = base.run.work.threads, base.anew()
+    threads = base.run.work.threads
     with threadpool_limits(threads):
-        ready = dict(rivals(workload, threads))
-        racing = {name: rival for name, rival in ready.items() if not isinstance(rival, str)}
-        take_turns([base, *racing.values()], [1] * (1 + len(racing)), seconds)
-    rates = {name: rival if isinstance(rival, str) else rate_of(rival.rates) for name, rival in ready.items()}
-    return {"fastbp": rate_of(base.rates), **rates}
+        racing = {"fastbp": base.anew(), **dict(rivals(workload, threads))}
+        ready = [one for one in racing.values() if not isinstance(one, str)]
+        take_turns(ready, [1] * len(ready), seconds)
+    return {name: one if isinstance(one, str) else rate_of(one.rates) for name, one in racing.items()}
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+def between(rate: Rate) -> str:
+    """A rate with its extremes."""
+    return f"{figure(rate.median)} ({figure(rate.low)} to {figure(rate.high)})"
+
+
+def summary_table(found: Profile) -> Table:
+    """What was trained, how fast, by which kernel."""
+    network, choice, threads = found.network, found.choice, found.network["threads"]
+    kind = "random " if network["synthetic"] else ("sparse " if network["sparse"] else "")
+    batches = f"batches of {network['batch_size']:,}"
+    asked = "" if network["n_jobs"] in (None, threads) else f" (n_jobs={network['n_jobs']})"
+    several = "s" * (threads > 1)
+    rows = [
+        ["network", found.title],
+        ["data", f"{network['rows']:,} {kind}rows in {batches}, {threads} thread{several}{asked}"],
+        ["speed", f"{between(found.samples_per_second)} samples/s, {found.samples_per_second.repeats} times"],
+        ["", f"{figure(found.ns_per_sample)} ns per sample, {figure(found.steps_per_second.median)} steps/s, "
+             f"{figure(found.epochs_per_second.median)} epochs/s"],
+        ["arithmetic", f"{figure(found.gflops.median)} GFLOP/s, {found.fraction_of_peak:.0%} of the "
+                       f"{figure(found.peak_gflops)} of {threads} core{several}"],
+        ["kernel", f"{choice.kernel}, because {choice.reason}"],
+    ]  # fmt: skip
+    if choice.speedup is not None and choice.other_samples_per_second is not None:
+        rate = choice.other_samples_per_second
+        rows.append(["", f"{choice.other} would do {figure(rate.median)} samples/s, {1 / choice.speedup:.2f} times as many"])
+    if choice.compile_seconds is not None:
+        load = choice.load_seconds
+        loaded = "not kept on disk" if load is None else f"loaded from disk in {load * 1e3:.0f} ms"
+        rows.append(["", f"compiled once in {choice.compile_seconds:.1f} s, {loaded}"])
+    if found.advice:
+        best = found.advice[0]
+        rows.append(["try", f"{best.setting}={best.value}: {best.gain:.0%} more samples/s, measured"])
+        if best.setting == "batch_size":
+            times = network["batch_size"] / best.value
+            rows.append(["", f"which makes {times:.3g} times as many updates per epoch: it may learn less in each"])
+    else:
+        rows.append(["try", "nothing: no other setting was faster by more than the spread"])
+    return Table(rows)
+
+
+def phases_table(found: Profile) -> Table:
+    """Where the time of a step goes."""
+    steps = found.network["steps_per_epoch"]
+    rows = [
+        [one.label, figure(one.seconds / steps * 1e6), f"{one.share:.1%}", figure(one.gflops), figure(one.gbs),
+         "" if one.reached is None else f"{one.reached:.0%}", BOUND_BY[one.bound]]
+        for one in found.phases
+    ]  # fmt: skip
+    columns = ["phase[layer]", "us per step", "share", "GFLOP/s", "GB/s", "of ceiling", "bound by"]
+    return Table(rows, columns, "Where a step goes", words=1)
+
+
+def trials_table(found: Profile) -> Table:
+    """What else was tried."""
+    rows = []
+    for trial in found.trials:
+        verdict = "faster" if trial.advised else ("within the spread" if trial.gain > 0 else "not faster")
+        rows.append([f"{trial.setting}={trial.value}", between(trial.samples_per_second), f"{trial.gain:+.0%}", verdict])
+    return Table(rows, ["setting", "samples/s", "gain", "verdict"], "What else was tried", words=1)
+
+
+def comparison_table(found: Profile) -> Table:
+    """Other libraries beside fastbp."""
+    rows, ours = [], 0.0
+    for name, rate in (found.comparison or {}).items():
+        if isinstance(rate, str):
+            rows.append([name, "", "", "", "", rate])
+            continue
+        ours = ours or rate.median  # fastbp is the first
+        lead = "" if name == "fastbp" else f"{ours / rate.median:.2f} times"
+        rows.append([name, *map(figure, (rate.low, rate.median, rate.high)), lead, ""])
+    columns = ["library", "lowest", "samples/s", "highest", "fastbp's lead", ""]
+    return Table(rows, columns, "Side by side", words=1)
+
+
+def machine_table(found: Profile) -> Table:
+    """The ceilings."""
+    dtype, reads = found.network["dtype"], found.ceilings.read_gbs
+    columns = {f"GFLOP/s {dtype}": found.ceilings.peak_gflops[dtype], **{f"{level} GB/s": reads[level] for level in reads}}
+    rows = [
+        [str(cores), *[f"{figure(one[cores].best)} ({one[cores].spread:.0%})" for one in columns.values()]]
+        for cores in found.ceilings.peak_gflops[dtype]
+    ]
+    title = "What this machine can do at best (in brackets: how far below it the median was)"
+    return Table(rows, ["cores", *columns], title)
+
+
+# ---- sweep -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network with one batch size."""
+
+    width: int
+    batch_size: int
+    kernel: str
+    samples_per_second: Rate
+    gflops: float
+
+
+@dataclass(frozen=True)
+class Sweep(Report):
+    """Samples per second over batch sizes and widths of the hidden layers of a network."""
+
+    units: tuple[int, ...]
+    settings: dict[str, Any]  # that all have in common
+    cells: list[Cell]  # width by width, for each the batch sizes
+    seconds: float  # that it took
+
+    @property
+    def widths(self) -> list[int]:
+        """Rows of the table."""
+        return list(dict.fromkeys(cell.width for cell in self.cells))
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """Columns of the table."""
+        return list(dict.fromkeys(cell.batch_size for cell in self.cells))
+
+    @property
+    def name(self) -> str:
+        """The network with a letter for the width."""
+        return "-".join([str(self.units[0]), *["w"] * (len(self.units) - 2), str(self.units[-1])])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All figures, for JSON."""
+        return asdict(self) | {"widths": self.widths, "batch_sizes": self.batch_sizes}
+
+    def tables(self) -> list[Table]:
+        """Samples per second, a row for each width; GFLOP/s likewise."""
+        heads = ["width", *[f"batch {size:,}" for size in self.batch_sizes]]
+        cells = {width: [cell for cell in self.cells if cell.width == width] for width in self.widths}
+        rates = [[str(width), *[figure(one.samples_per_second.median) for one in row]] for width, row in cells.items()]
+        gflops = [[str(width), *[figure(one.gflops) for one in row]] for width, row in cells.items()]
+        what = ", ".join(str(value) for value in self.settings.values() if value is not None)
+        return [Table(rates, heads, f"samples/s of {self.name}, {what}"), Table(gflops, heads, "GFLOP/s")]
+
+    def plot(self, path: Any) -> None:
+        """Draw a heat map."""
+        save_sweep(self, path)
+
+
+def sweep(
+    units: Sequence[int],
+    batch_sizes: Sequence[int],
+    widths: Sequence[int],
+    *,
+    seconds: float = SWEEP_SECONDS,
+    progress: Callable[[str], Any] | None = None,
+    **settings: Any,
+) -> Sweep:
+    """Measure samples per second over batch sizes and widths of the hidden layers; `SETTINGS` as of `profile`."""
+    began, units = time.perf_counter(), checked_units(units)
+    seconds, tell = above("seconds", seconds), progress or (lambda words: None)
+    if len(units) < 3:
+        raise ValueError(f"units must have a hidden layer whose width can change, got {list(units)}")
+    for name, values in (("batch_sizes", batch_sizes), ("widths", widths)):
+        if not len(values):
+            raise ValueError(f"{name} must not be empty, got {values!r}")
+    settings = SETTINGS | settings
+    cells, each = [], seconds / len(batch_sizes) / len(widths)
+    for width in dict.fromkeys(widths):
+        for size in dict.fromkeys(batch_sizes):
+            tell(f"width {width}, batch size {size}")
+            workload = of_units((units[0], *[width] * (len(units) - 2), units[-1]), batch_size=size, **settings)
+            trainer = Trainer(workload)
+            take_turns([trainer], [1], each, SWEEP_TURNS)
+            rate = rate_of(trainer.rates)
+            gflops = rate.median * workload.flops_per_sample / 1e9
+            cells.append(Cell(width, size, kernel_name(trainer.run), rate, gflops))
+    return Sweep(units, settings, cells, time.perf_counter() - began)

@@ -1,57 +1,49 @@
-"""The same training by the numpy reference, scikit-learn, torch and jax, a moment at a time.
+"""The same training by the numpy reference, scikit-learn, torch and jax.
 
-Each function takes a `Workload` and returns a function that trains for one epoch, or raises `NotPossible`. A library that is
-not installed is named as such. Weights, rows, whole batches, loss and solver are the same, but that torch and jax leave an
-L2 term out, and that torch places Adam's epsilon otherwise. torch runs step by step with as many threads as fastbp, jax a
-whole epoch in one compiled loop with as many as it likes.
+Each function that makes a training takes a `Workload` and how many threads there are, and returns train(epochs, anew=True),
+which trains from the workload's start, or goes on, and returns weights and biases; or it raises `NotPossible`. Weights,
+rows, whole batches, loss and solver are the same, but that torch and jax leave an L2 term out, and that torch places Adam's
+epsilon otherwise. torch runs step by step, jax all epochs in one compiled loop with as many threads as it likes.
 """
 
 import importlib.util
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fastbp import reference
-from fastbp.layout import RECORD_SIZE
-from fastbp.profiling.workload import Workload
+from fastbp.layout import EPOCH, RECORD_SIZE
+from fastbp.profiling.clock import Timed, Trainer
+from fastbp.profiling.workload import Workload, of_network
+from fastbp.training import Run
 
-NOT_INSTALLED = "not installed"
+Train = Callable[..., list[np.ndarray]]
+
 MOST_BATCHES = 20  # of an epoch, which has to be short beside the time that there is
-MOMENTUM_SOLVERS = {"sgd": (0, False), "momentum": (1, False), "nesterov": (1, True)}
+MOMENTUM = {"sgd": (0, False), "momentum": (1, False), "nesterov": (1, True), "adam": (0, False)}  # and whether Nesterov's
+COMPARISON_SECONDS = 0.25  # of `throughput`: enough for a steady figure, and little enough not to keep anybody waiting
 
 
 class NotPossible(ValueError):
     """What a library has no word for."""
 
 
-class Rival:
-    """A training whose epochs are timed one by one.
+class Rival(Timed):
+    """A training by another library, whose amounts are epochs of so many rows."""
 
-    Parameters
-    ----------
-    epoch : callable
-        Trains for one epoch.
-    rows : int
-        Of an epoch.
-    """
+    def __init__(self, epochs: Train, rows: int):
+        self.epochs, self.rows = epochs, rows
+        epochs(1)
+        super().__init__()
 
-    def __init__(self, epoch: Callable[[], Any], rows: int):
-        self.epoch, self.rows = epoch, rows
-        self.rates: list[float] = []
-        epoch()
-
-    def turn(self, seconds: float) -> None:
-        """Train for about so long, one epoch at least."""
-        epochs, start = 0, time.perf_counter()
-        while (spent := time.perf_counter() - start) < seconds or not epochs:
-            self.epoch()
-            epochs += 1
-        self.rates.append(epochs * self.rows / spent if epochs and spent else 0.0)
+    def train(self, amount: int) -> int:
+        """Run some epochs; returns how many rows that were."""
+        self.epochs(amount, anew=False)
+        return amount * self.rows
 
 
 def rivals(workload: Workload, threads: int) -> Iterator[tuple[str, Rival | str]]:
@@ -63,7 +55,7 @@ def rivals(workload: Workload, threads: int) -> Iterator[tuple[str, Rival | str]
     some = replace(workload, X=workload.X[:rows], Y=workload.Y[:rows], row_weights=weights)
     for name, module, make in RIVALS:
         if importlib.util.find_spec(module) is None:
-            yield name, NOT_INSTALLED
+            yield name, "not installed"
             continue
         try:
             yield name, Rival(make(some, threads), rows)
@@ -71,25 +63,70 @@ def rivals(workload: Workload, threads: int) -> Iterator[tuple[str, Rival | str]
             yield name, str(error)
 
 
-def numpy_reference(workload: Workload, threads: int) -> Callable[[], Any]:
+def throughput(net: Any, X: Any, y: Any, epochs: Any, learning_rate: Any, **how: Any) -> dict[str, float]:
+    """Epochs per second of `net.train(...)` with these arguments, and of the numpy reference on its first epochs."""
+    workload = of_network(net, X, y, learning_rate, **how | {"batch_size": how["batch_size"] or len(X)})
+    train, done, seconds = numpy_reference(workload, 1), 0, 0.0
+    while done < epochs and seconds < COMPARISON_SECONDS:
+        some, start = min(max(1, done), epochs - done), time.perf_counter()
+        train(some, not done)
+        seconds += time.perf_counter() - start
+        done += some
+    ours = Trainer(workload)
+    ours.turn(COMPARISON_SECONDS)
+    rate, theirs = ours.rates[0] / len(X), done / seconds
+    return {"epochs_per_second": rate, "samples_per_second": rate * len(X), "reference_epochs": done,
+            "speedup_over_numpy": rate / theirs, "reference_epochs_per_second": theirs}  # fmt: skip
+
+
+# ---- numpy -----------------------------------------------------------------------------------------------------------
+
+
+def begin(run: Run, workload: Workload) -> None:
+    """Be at the workload's start once more."""
+    run.state.take(workload.weights, workload.biases)
+    run.work.state[:], run.cursor[:] = 0, 0
+
+
+def numpy_reference(workload: Workload, threads: int) -> Train:
     """`fastbp.reference`, whose matrix products are numpy's."""
     run = workload.start()
-    layers, record = run.layout.layers.tolist(), np.zeros((1, RECORD_SIZE))
+    layers = run.layout.layers.tolist()  # slicing with numpy's integers would take half of the time
 
-    def epoch() -> None:
-        run.cursor[0] = 0
-        order = run.order if run.draw is None else run.draw()[None].copy()
+    def train(epochs: int, anew: bool = True) -> list[np.ndarray]:
+        if anew:
+            begin(run, workload)
+        run.cursor[EPOCH] = 0
+        order = run.order if run.draw is None else np.array([run.draw() for _ in range(epochs)])
+        record = np.zeros((epochs, RECORD_SIZE))
         with np.errstate(all="ignore"):
             reference.train(
                 layers, run.params, run.work.state, run.X, run.Y, run.row_weights, order, run.batch_size, run.numbers,
-                workload.steps, run.cursor, record, None,
+                epochs * workload.steps, run.cursor, record, None,
             )  # fmt: skip
+        weights, biases = run.state.parameters()
+        return weights + biases
 
-    return epoch
+    return train
 
 
-def scikit_learn(workload: Workload, threads: int) -> Callable[[], Any]:
-    """`MLPClassifier` or `MLPRegressor`, of which each fit is an epoch."""
+def parameters_of(workload: Workload) -> tuple[list, list]:
+    """Copies of weights and biases; zeros where there are none."""
+    zeros = [np.zeros(w.shape[1], w.dtype) for w in workload.weights]
+    return [w.copy() for w in workload.weights], [b.copy() for b in workload.biases] or zeros
+
+
+def batches_of(workload: Workload) -> list:
+    """Pairs of rows of X and Y."""
+    starts = range(0, workload.rows, workload.batch_size)
+    return [tuple(one[row : row + workload.batch_size] for one in (workload.X, workload.Y)) for row in starts]
+
+
+# ---- scikit-learn ----------------------------------------------------------------------------------------------------
+
+
+def scikit_network(workload: Workload) -> tuple[Any, np.ndarray]:
+    """`MLPClassifier` or `MLPRegressor`, fitted once, so that it goes on from the weights it is given; and its targets."""
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
     rule, kinds = workload.rule, set(workload.activations)
@@ -100,166 +137,169 @@ def scikit_learn(workload: Workload, threads: int) -> Callable[[], Any]:
         raise NotPossible(f"it has no output {rule.out_activation} with {rule.loss}")
     if rule.solver == "gradient_only" or rule.dropout or np.isfinite(rule.max_norm):
         raise NotPossible("it has no dropout or clipping, and its L-BFGS does the same as fastbp's")
-    with_momentum, nesterov = MOMENTUM_SOLVERS.get(rule.solver, (0, False))
+    with_momentum, nesterov = MOMENTUM[rule.solver]
     net = (MLPClassifier if classifier else MLPRegressor)(
         hidden_layer_sizes=workload.units[1:-1], activation=next(iter(kinds), "relu"), alpha=rule.alpha,
         solver="adam" if rule.solver == "adam" else "sgd", batch_size=workload.batch_size, shuffle=workload.shuffle,
         learning_rate_init=rule.learning_rate, momentum=rule.momentum * with_momentum, nesterovs_momentum=nesterov,
+        beta_1=rule.momentum, beta_2=rule.beta_2, epsilon=rule.epsilon,
         max_iter=1, tol=0, warm_start=True, n_iter_no_change=10**9, random_state=0,
     )  # fmt: skip
     y: np.ndarray = workload.Y if workload.units[-1] > 1 else workload.Y[:, 0]
     if classifier:
         y = (y if y.ndim == 1 or rule.out_activation == "logistic" else y.argmax(axis=1)).astype(int)
-
-    def epoch() -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            net.fit(workload.X, y)
-
-    return epoch
+    fit_quietly(net, workload.X, y)
+    if net.n_outputs_ != workload.units[-1]:
+        raise NotPossible("it knows no classes but those of the rows it is given")
+    return net, y
 
 
-def torch_eager(workload: Workload, threads: int) -> Callable[[], Any]:
-    """Layers, loss and optimiser of torch."""
+def fit_quietly(net: Any, X: Any, y: Any) -> None:
+    """Fit without a word on convergence."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net.fit(X, y)
+
+
+def scikit_learn(workload: Workload, threads: int) -> Train:
+    """A fit of scikit-learn's network."""
+    net, y = scikit_network(workload)
+
+    def train(epochs: int, anew: bool = True) -> list[np.ndarray]:
+        if anew:
+            net.coefs_, net.intercepts_ = parameters_of(workload)
+        fit_quietly(net.set_params(max_iter=epochs), workload.X, y)
+        return net.coefs_ + net.intercepts_
+
+    return train
+
+
+# ---- torch and jax ---------------------------------------------------------------------------------------------------
+
+
+def layers_of(workload: Workload, functions: Any) -> list[Callable[[Any], Any]]:
+    """What follows each layer's sums, by its name in a library; what is part of the loss is left to it."""
+    rule = workload.rule
+    known = {("softmax", "log_loss"), ("logistic", "log_loss"), ("identity", "squared_error"), ("logistic", "squared_error")}
+    if (rule.out_activation, rule.loss.removeprefix("clipped_")) not in known:
+        raise NotPossible(f"output {rule.out_activation} with {rule.loss} is not written for it")
+    if rule.solver not in MOMENTUM:
+        raise NotPossible(f"solver {rule.solver} is not written for it")
+    words = [*workload.activations, rule.out_activation if rule.loss == "squared_error" else "identity"]
+    names = {"logistic": "sigmoid"}
+    return [(lambda z: z) if word == "identity" else getattr(functions, names.get(word, word)) for word in words]
+
+
+def factor_of(workload: Workload, rows: int) -> float:
+    """By what the sum of some rows' log losses, or of their squared errors, is multiplied."""
+    half = 2 if workload.rule.loss == "squared_error" else 1
+    return 1 / half / {"sum": 1, "mean": rows * workload.units[-1], "row": rows}[workload.rule.reduction]
+
+
+def torch_eager(workload: Workload, threads: int) -> Train:
+    """Layers, loss and optimiser of torch, with as many threads as fastbp has."""
     import torch
 
-    F = torch.nn.functional
-    activations: dict[str, Any] = {
-        "identity": lambda z: z, "logistic": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu,
-        "leaky_relu": F.leaky_relu, "elu": F.elu, "softplus": F.softplus, "selu": F.selu,
-    }  # fmt: skip
-    losses: dict[tuple[str, str], Any] = {
-        ("softmax", "log_loss"): lambda z, y: F.cross_entropy(z, y, reduction="sum"),
-        ("logistic", "log_loss"): lambda z, y: F.binary_cross_entropy_with_logits(z, y, reduction="sum"),
-        ("identity", "squared_error"): lambda z, y: F.mse_loss(z, y, reduction="sum") / 2,
-        ("logistic", "squared_error"): lambda z, y: F.mse_loss(torch.sigmoid(z), y, reduction="sum") / 2,
-    }
-    rule, loss = workload.rule, losses.get(head_of(workload))
-    optimizer_of = optimizers(torch, rule)
-    if loss is None:
-        raise NotPossible(f"output {rule.out_activation} with {rule.loss} is not written for it")
-    weights, biases = ([torch.tensor(one).requires_grad_() for one in some] for some in parameters_of(workload))
-    optimizer = optimizer_of(weights + biases)
-    batches = [(torch.from_numpy(x), torch.from_numpy(y)) for x, y in batches_of(workload)]
-    hidden = [*[activations[word] for word in workload.activations], None]
+    F, rule = torch.nn.functional, workload.rule
+    functions = layers_of(workload, F)
+    log_loss = F.cross_entropy if rule.out_activation == "softmax" else F.binary_cross_entropy_with_logits
+    loss = F.mse_loss if rule.loss == "squared_error" else log_loss
+    with_momentum, nesterov = MOMENTUM[rule.solver]
+    batches = [(torch.from_numpy(x), torch.from_numpy(y), factor_of(workload, len(y))) for x, y in batches_of(workload)]
+    state: list[Any] = []
 
-    def epoch() -> None:
-        with torch_threads(torch, threads):
-            for a, y in batches:
-                for w, b, s in zip(weights, biases, hidden, strict=True):
-                    a = torch.addmm(b, a, w)
-                    a = a if s is None else s(a)
-                optimizer.zero_grad()
-                (loss(a, y) / divisor(workload, len(y))).backward()
-                optimizer.step()
+    def start() -> tuple:
+        weights, biases = ([torch.from_numpy(one).requires_grad_() for one in some] for some in parameters_of(workload))
+        both, momentum = weights + biases, rule.momentum * with_momentum
+        if rule.solver == "adam":
+            return weights, biases, torch.optim.Adam(both, rule.learning_rate, (rule.momentum, rule.beta_2), rule.epsilon)
+        return weights, biases, torch.optim.SGD(both, rule.learning_rate, momentum, nesterov=nesterov)
 
-    return epoch
+    def train(epochs: int, anew: bool = True) -> list[np.ndarray]:
+        if anew:
+            state[:] = start()
+        (weights, biases, optimizer), before = state, torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            for _ in range(epochs):
+                for a, y, factor in batches:
+                    for w, b, function in zip(weights, biases, functions, strict=True):
+                        a = function(torch.addmm(b, a, w))
+                    optimizer.zero_grad()
+                    (loss(a, y, reduction="sum") * factor).backward()
+                    optimizer.step()
+        finally:
+            torch.set_num_threads(before)
+        return [one.detach().numpy() for one in weights + biases]
 
-
-@contextmanager
-def torch_threads(torch: Any, threads: int) -> Iterator[None]:
-    """As many threads as fastbp has."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return train
 
 
-def optimizers(torch: Any, rule: Any) -> Callable[[list], Any]:
-    """A function that makes torch's optimiser for some parameters."""
-    if rule.solver == "adam":
-        betas = rule.momentum, rule.beta_2
-        return lambda some: torch.optim.Adam(some, rule.learning_rate, betas, rule.epsilon)
-    if rule.solver not in MOMENTUM_SOLVERS:
-        raise NotPossible(f"solver {rule.solver} is not written for it")
-    with_momentum, nesterov = MOMENTUM_SOLVERS[rule.solver]
-    return lambda some: torch.optim.SGD(some, rule.learning_rate, rule.momentum * with_momentum, nesterov=nesterov)
-
-
-def jax_loop(workload: Workload, threads: int) -> Callable[[], Any]:
-    """An epoch as one compiled loop of jax; its threads are its own affair."""
-    import jax
-
-    jnp, rule = jax.numpy, workload.rule
-    with_momentum, nesterov = MOMENTUM_SOLVERS.get(rule.solver, (0, False))
-    if rule.solver != "adam" and rule.solver not in MOMENTUM_SOLVERS:
-        raise NotPossible(f"solver {rule.solver} is not written for it")
-    activations: dict[str, Any] = {
-        "identity": lambda z: z, "logistic": jax.nn.sigmoid, "tanh": jnp.tanh, "relu": jax.nn.relu,
-        "leaky_relu": jax.nn.leaky_relu, "elu": jax.nn.elu, "softplus": jax.nn.softplus, "selu": jax.nn.selu,
-    }  # fmt: skip
-    losses: dict[tuple[str, str], Any] = {
-        ("softmax", "log_loss"): lambda z, y: -jnp.sum(y * jax.nn.log_softmax(z)),
-        ("logistic", "log_loss"): lambda z, y: jnp.sum(jax.nn.softplus(z) - y * z),
-        ("identity", "squared_error"): lambda z, y: jnp.sum((z - y) ** 2) / 2,
-        ("logistic", "squared_error"): lambda z, y: jnp.sum((jax.nn.sigmoid(z) - y) ** 2) / 2,
-    }
-    head = losses.get(head_of(workload))
-    if head is None:
-        raise NotPossible(f"output {rule.out_activation} with {rule.loss} is not written for it")
-    hidden = [*[activations[word] for word in workload.activations], lambda z: z]
+def jax_step(jax: Any, workload: Workload) -> tuple[Callable[[Any, Any], Any], Callable[[], Any]]:
+    """step((parameters, moments, t), (x, y)), as a scan takes it, and a function that returns what it starts from."""
+    jnp, nn, rule = jax.numpy, jax.nn, workload.rule
+    functions, factor = layers_of(workload, nn), factor_of(workload, workload.batch_size)
+    with_momentum, nesterov = MOMENTUM[rule.solver]
 
     def loss(parameters: Any, a: Any, y: Any) -> Any:
-        for w, b, s in zip(*parameters, hidden, strict=True):
-            a = s(a @ w + b)
-        return head(a, y) / divisor(workload, workload.batch_size)
+        for w, b, function in zip(*parameters, functions, strict=True):
+            a = function(a @ w + b)
+        if rule.loss == "squared_error":
+            return jnp.sum((a - y) ** 2) * factor
+        losses = -y * nn.log_softmax(a) if rule.out_activation == "softmax" else nn.softplus(a) - y * a
+        return jnp.sum(losses) * factor
 
-    def moved(p: Any, g: Any, m: Any, v: Any, t: Any) -> tuple:
+    def moved(t: Any, p: Any, g: Any, *moments: Any) -> tuple:
         rate, beta_1, beta_2 = rule.learning_rate, rule.momentum, rule.beta_2
         if rule.solver == "adam":
-            m, v = beta_1 * m + (1 - beta_1) * g, beta_2 * v + (1 - beta_2) * g * g
-            rate = rate * jnp.sqrt(1 - beta_2**t) / (1 - beta_1**t)
+            m, v = beta_1 * moments[0] + (1 - beta_1) * g, beta_2 * moments[1] + (1 - beta_2) * g * g
+            rate = (rate * jnp.sqrt(1 - beta_2**t) / (1 - beta_1**t)).astype(p.dtype)
             return p - rate * m / (jnp.sqrt(v) + rule.epsilon), m, v
-        m = rule.momentum * with_momentum * m - rate * g
-        return p + (rule.momentum * m - rate * g if nesterov else m), m, v
+        if not with_momentum:
+            return (p - rate * g,)
+        m = rule.momentum * moments[0] - rate * g
+        return p + (rule.momentum * m - rate * g if nesterov else m), m
 
     def step(state: Any, xy: Any) -> tuple:
-        parameters, first, second, t = state
-        gradient = jax.grad(loss)(parameters, *xy)
-        moves = [jax.tree.leaves(one) for one in (parameters, gradient, first, second)]
-        new = [moved(p, g, m, v, t + 1) for p, g, m, v in zip(*moves, strict=True)]
-        shape = jax.tree.structure(parameters)
-        return (*[jax.tree.unflatten(shape, part) for part in zip(*new, strict=True)], t + 1), None
+        parameters, moments, t = state
+        trees = parameters, jax.grad(loss)(parameters, *xy), *moments
+        leaves = zip(*map(jax.tree.leaves, trees), strict=True)
+        new = zip(*(moved(t + 1, *some) for some in leaves), strict=True)
+        parameters, *moments = (jax.tree.unflatten(jax.tree.structure(parameters), part) for part in new)
+        return (parameters, moments, t + 1), None
+
+    def start() -> tuple:
+        parameters = jax.tree.map(jnp.asarray, parameters_of(workload))
+        return parameters, [jax.tree.map(jnp.zeros_like, parameters)] * rule.moments, jnp.zeros((), "float64")
+
+    return step, start
+
+
+def jax_loop(workload: Workload, threads: int) -> Train:
+    """All epochs as one compiled loop of jax; its threads are its own affair."""
+    import jax
+
+    step, start = jax_step(jax, workload)
+
+    @jax.jit
+    def run(state: Any, epochs: Any, rows: Any) -> Any:
+        return jax.lax.fori_loop(0, epochs, lambda _, state: jax.lax.scan(step, state, rows)[0], state)
 
     with jax.enable_x64(True):
-        X, Y = (jnp.asarray(one).reshape(-1, workload.batch_size, one.shape[1]) for one in (workload.X, workload.Y))
-        parameters = jax.tree.map(jnp.asarray, parameters_of(workload))
-        zeros = jax.tree.map(jnp.zeros_like, parameters)
-        state = [(parameters, zeros, zeros, jnp.zeros((), X.dtype))]
-        run = jax.jit(lambda state, X, Y: jax.lax.scan(step, state, (X, Y))[0])
+        rows = [jax.numpy.asarray(one).reshape(workload.steps, -1, one.shape[1]) for one in (workload.X, workload.Y)]
 
-    def epoch() -> None:
+    state: list[Any] = []
+
+    def train(epochs: int, anew: bool = True) -> list[np.ndarray]:
         with jax.enable_x64(True):
-            state[0] = jax.block_until_ready(run(state[0], X, Y))
+            state[:] = jax.block_until_ready(run(start() if anew else tuple(state), epochs, rows))
+            (weights, biases), _, _ = state
+            return [np.asarray(one) for one in weights + biases]
 
-    return epoch
-
-
-def head_of(workload: Workload) -> tuple[str, str]:
-    """Output and loss, however the loss is reported."""
-    return workload.rule.out_activation, workload.rule.loss.removeprefix("clipped_")
+    return train
 
 
-def divisor(workload: Workload, rows: int) -> float:
-    """What the sum of the losses of some rows is divided by."""
-    return {"sum": 1.0, "mean": rows * workload.units[-1], "row": rows}[workload.rule.reduction]
-
-
-def parameters_of(workload: Workload) -> tuple[list, list]:
-    """Weights and biases; zeros where there are none."""
-    zeros = [np.zeros(w.shape[1], w.dtype) for w in workload.weights]
-    return list(workload.weights), list(workload.biases) or zeros
-
-
-def batches_of(workload: Workload) -> list:
-    """Pairs of rows of X and Y."""
-    starts = range(0, workload.rows, workload.batch_size)
-    return [tuple(one[row : row + workload.batch_size] for one in (workload.X, workload.Y)) for row in starts]
-
-
-RIVALS: tuple[tuple[str, str, Callable[..., Callable[[], Any]]], ...] = (
+RIVALS: tuple[tuple[str, str, Callable[[Workload, int], Train]], ...] = (
     ("numpy reference", "numpy", numpy_reference),
     ("scikit-learn", "sklearn", scikit_learn),
     ("torch", "torch", torch_eager),

@@ -20,8 +20,7 @@ the time it took, it is *latency-bound*: too short, or too dependent on itself, 
 The bandwidth is that of the smallest of L2, L3 and memory that holds everything a step uses, its rows apart.
 """
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -32,68 +31,24 @@ from fastbp.training import Run
 from fastbp.workspace import NarrowWorkspace, OnlineWorkspace
 
 BUSY = 0.25  # the share of a ceiling from which on a phase is bound by it
-OUTPUT_FUNCTIONS = {"softmax": "exp"}
-
-
-@dataclass(frozen=True)
-class Work:
-    """What a phase has to do at least, per epoch.
-
-    Parameters
-    ----------
-    flops, bytes : float
-    functions : float
-        Nanoseconds that its functions of single elements take one core.
-    """
-
-    flops: float = 0.0
-    bytes: float = 0.0
-    functions: float = 0.0
+BOUND_BY = {"compute": "arithmetic", "memory": "memory", "latency": "latency", "overhead": "overhead"}
 
 
 @dataclass(frozen=True)
 class Phase:
-    """Time and speed of a part of training.
-
-    Parameters
-    ----------
-    name : str
-    layer : int or None
-        Its number from 0, or None for what belongs to no layer.
-    seconds : float
-        Per epoch, averaged over the threads.
-    share : float
-        Of the time of all phases.
-    visits : float
-        How often a thread comes by in an epoch.
-    gflops, gbs : float or None
-        Billions of operations and of bytes per second; None where it has none, or took no time that marks can tell.
-    intensity : float or None
-        Operations per byte.
-    reached : float or None
-        The time that its work takes at the ceiling, as a share of the time it took.
-    bound : {"compute", "memory", "latency", "overhead"}
-    """
+    """Time and speed of a part of training; None for speeds of what has no work, or took no time that marks can tell."""
 
     name: str
-    layer: int | None
-    seconds: float
+    layer: int | None  # from 0, or None for what belongs to no layer
+    seconds: float  # per epoch, averaged over the threads
     share: float
-    visits: float
+    visits: float  # of a thread in an epoch
     gflops: float | None
     gbs: float | None
-    intensity: float | None
-    reached: float | None
-    bound: str
-
-    @property
-    def label(self) -> str:
-        """Its name with the layer's number."""
-        return label_of(self.name, self.layer)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All figures, for JSON."""
-        return asdict(self) | {"label": self.label}
+    intensity: float | None  # operations per byte
+    reached: float | None  # the time that its work takes at the ceiling, as a share of the time it took
+    bound: str  # one of BOUND_BY
+    label: str
 
 
 def label_of(name: str, layer: int | None) -> str:
@@ -110,95 +65,59 @@ def level_of(run: Run) -> str:
     return "L3" if used <= cache_bytes(3) else "memory"
 
 
-def work_of(workload: Workload, run: Run, name: str, layer: int | None, functions: dict[str, float]) -> Work:
-    """What a phase has to do at least per epoch; see the top of this file.
-
-    Parameters
-    ----------
-    workload : Workload
-    run : fastbp.training.Run
-        Of the workload.
-    name : str
-    layer : int or None
-    functions : dict
-        Nanoseconds per element of each pointwise function.
-    """
+def work_of(
+    workload: Workload, run: Run, name: str, layer: int | None, functions: dict[str, float]
+) -> tuple[float, float, float]:
+    """Operations, bytes and nanoseconds of functions, given per element, that a phase takes at least per epoch."""
     n, steps, blocks = workload.rows, workload.steps, run.work.blocks_per_epoch
     size, moments = np.dtype(workload.dtype).itemsize, workload.rule.moments
     rows = run.layout.rows
-    everything = sum(row[N_IN] * row[N_OUT] for row in rows)
     if name == "gather":
-        return Work(bytes=2 * size * n * gathered(workload, run))
+        copied = workload.units[-1]
+        if isinstance(run.work, NarrowWorkspace):
+            copied = 0 if run.work.arrays[1][RESIDENT] else workload.units[0] + copied
+        return 0, 2 * size * n * copied, 0
     if name == "loss":
-        word = workload.rule.out_activation
-        outputs = n * workload.units[-1]
-        return Work(bytes=3 * size * outputs, functions=outputs * functions[OUTPUT_FUNCTIONS.get(word, word)])
+        word, outputs = workload.rule.out_activation, n * workload.units[-1]
+        return 0, 3 * size * outputs, outputs * functions["exp" if word == "softmax" else word]
     if name == "update":
-        return Work(bytes=size * everything * (3 + 2 * moments) * steps)
+        return 0, size * sum(row[N_IN] * row[N_OUT] for row in rows) * (3 + 2 * moments) * steps, 0
     if layer is None or name not in ("forward", "delta", "gradient", "transpose"):
-        return Work()
+        return 0, 0, 0
     n_out, weights = rows[layer][N_OUT], rows[layer][N_IN] * rows[layer][N_OUT]
     n_in = workload.values_per_row if layer == 0 else rows[layer][N_IN]
     if name == "transpose":
-        return Work(bytes=2 * size * weights * blocks)
+        return 0, 2 * size * weights * blocks, 0
     flops = 2 * n * workload.products[layer]
     if name == "gradient":
         if isinstance(run.work, OnlineWorkspace) and layer > 0:
             flops += 2 * n * weights  # of the delta, which is the same pass over the weights
-        return Work(flops, size * (n * (n_in + n_out) + weights * (2 + 2 * moments) * steps))
+        return flops, size * (n * (n_in + n_out) + weights * (2 + 2 * moments) * steps), 0
     if name == "forward":
         last = layer == len(rows) - 1
         elements = 0 if last else n * n_out * functions[workload.activations[layer]]
-        return Work(flops, size * (n * (n_in + n_out) + weights * blocks), elements)
+        return flops, size * (n * (n_in + n_out) + weights * blocks), elements
     derivative = functions[f"{workload.activations[layer - 1]}_derivative"]
-    return Work(flops, size * (n * (2 * n_in + n_out) + weights * blocks), n * n_in * derivative)
+    return flops, size * (n * (2 * n_in + n_out) + weights * blocks), n * n_in * derivative
 
 
-def gathered(workload: Workload, run: Run) -> float:
-    """Elements of a row that are copied in each epoch."""
-    if not isinstance(run.work, NarrowWorkspace):
-        return workload.units[-1]
-    resident = run.work.arrays[1][RESIDENT]
-    return 0 if resident else workload.units[0] + workload.units[-1]
-
-
-def phases_from(
-    times: list[tuple[str, int | None, float, float]], workload: Workload, run: Run, ceilings: Ceilings
-) -> list[Phase]:
-    """Speed and bound of every phase.
-
-    Parameters
-    ----------
-    times : list of (name, layer or None, seconds per epoch averaged over the threads, visits per epoch and thread)
-    workload : Workload
-    run : fastbp.training.Run
-        Of the workload.
-    ceilings : fastbp.profiling.machine.Ceilings
-
-    Returns
-    -------
-    list of Phase
-    """
+def phases_from(times: list, workload: Workload, run: Run, ceilings: Ceilings) -> list[Phase]:
+    """Speed and bound of every phase of the workload's run; `times` as of `fastbp.profiling.phases.phase_times`."""
     threads, dtype = run.work.threads, workload.dtype
     functions = {name: ceiling.best for name, ceiling in ceilings.pointwise_ns[dtype].items()}
-    peak, bandwidth = ceilings.peak(dtype, threads) * 1e9, ceilings.bandwidth(level_of(run), threads) * 1e9
+    peak, bandwidth = ceilings.best(dtype, threads) * 1e9, ceilings.best(level_of(run), threads) * 1e9
     total = sum(seconds for _, _, seconds, _ in times) or 1.0
     result = []
     for name, layer, seconds, visits in times:
-        work = work_of(workload, run, name, layer, functions)
+        flops, loaded, pointwise = work_of(workload, run, name, layer, functions)
         reached, bound = None, "overhead"
-        if work != Work() and seconds > 0:
-            arithmetic = (work.flops / peak + work.functions * 1e-9 / threads) / seconds
-            loads = work.bytes / bandwidth / seconds
+        if (flops or loaded or pointwise) and seconds > 0:
+            arithmetic = (flops / peak + pointwise * 1e-9 / threads) / seconds
+            loads = loaded / bandwidth / seconds
             reached = max(arithmetic, loads)
             bound = "latency" if reached < BUSY else ("compute" if arithmetic >= loads else "memory")
-        result.append(
-            Phase(
-                name, layer, seconds, seconds / total, visits,
-                work.flops / seconds / 1e9 if work.flops and seconds else None,
-                work.bytes / seconds / 1e9 if work.bytes and seconds else None,
-                work.flops / work.bytes if work.flops else None,
-                reached, bound,
-            )
-        )  # fmt: skip
+        gflops, gbs = (amount / seconds / 1e9 if amount and seconds else None for amount in (flops, loaded))
+        intensity = flops / loaded if flops else None
+        phase = name, layer, seconds, seconds / total, visits, gflops, gbs, intensity, reached, bound
+        result.append(Phase(*phase, label_of(name, layer)))
     return result
