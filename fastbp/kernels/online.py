@@ -200,4 +200,4 @@ def train(job):
 
         when(clips, clip)
 
-    steps.run(job, lambda step: when(step.weight > 0.0, lambda: block(step)))
+    steps.run(job, lambda step: when(step.weight > 0.0, lambda: block(step)), single=True)

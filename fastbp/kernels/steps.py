@@ -4,7 +4,7 @@ A kernel says what happens with the rows of one block, `block(step)`, where a st
 
 epoch         epochs that are over
 row, stop     the first row of the block, and the one behind its last
-batch, batch_stop    the same of the batch that it belongs to
+batch, count  the first row of the batch that it belongs to, and how many that has
 first         where the epoch's rows begin in `job.order`
 number, ended its number in the batch, from 0, and whether it is the last one there
 done          blocks of the epoch before it
@@ -25,8 +25,11 @@ from fastbp.kernels.vectors import fma, lanes, load, splat, square_root, sum_lan
 from fastbp.layout import CURSOR, LAYER, PLACE, RECORD
 
 
-def run(job, block, resident=0):
-    """As `fastbp.reference.train`: `job.blocks` blocks of `job.plan.block_rows` rows; a call may end within a batch."""
+def run(job, block, resident=0, single=False):
+    """As `fastbp.reference.train`: `job.blocks` blocks of `job.plan.block_rows` rows; a call may end within a batch.
+
+    Where that is known to be `single`, every batch is a row, and every row a block.
+    """
     control = flush_subnormals(job.memory)
     start_clock(job)
     start = named(job.cursor, CURSOR)
@@ -35,13 +38,14 @@ def run(job, block, resident=0):
     block_rows = job.plan.block_rows
 
     def one(_, epoch, row, steps, batch, done, packed, number):
-        batch_stop = smaller(batch + job.batch_size, job.n)
-        stop = smaller(row + block_rows, batch_stop)
-        first, ended = (epoch - start.epoch) * (job.n * job.shuffled), stop == batch_stop
-        weight = weight_of(job, first + batch, batch_stop - batch)
+        batch, count = (row, 1) if single else (batch, smaller(job.batch_size, job.n - batch))
+        batch_stop = batch + count
+        stop = batch_stop if single else smaller(row + block_rows, batch_stop)
+        first, ended = (epoch - start.epoch) * (job.n * job.shuffled), 1 if single else stop == batch_stop
+        weight = weight_of(job, first + batch, count)
         mark(job, "overhead")
-        block(Names(epoch=epoch, row=row, stop=stop, batch=batch, batch_stop=batch_stop, first=first, number=number,
-                    ended=ended, done=done, packed=packed, steps=steps, weight=weight))  # fmt: skip
+        block(Names(epoch=epoch, row=row, stop=stop, batch=batch, count=count, first=first, number=number, ended=ended,
+                    done=done, packed=packed, steps=steps, weight=weight))  # fmt: skip
         over = stop == job.n
         row = choose(over, 0, stop)
         return (
@@ -98,7 +102,7 @@ def decay_of(job, step):
 
 def loss_factor(job, step):
     """What the loss of a batch is multiplied with in the record, where its weight is not 0."""
-    return switch(job.rule.by_rows != 0.0, [lambda: 1.0, lambda: widened(step.batch_stop - step.batch) / step.weight])
+    return switch(job.rule.by_rows != 0.0, [lambda: 1.0, lambda: widened(step.count) / step.weight])
 
 
 def note(job, step, column, number):

@@ -324,7 +324,7 @@ def train(job):
     def gradients_and_update(step):
         when(job.rank == 0, lambda: total(job, step))
         when(rule.alpha != 0.0, lambda: penalty(step))
-        at_once = (step.stop - step.row == step.batch_stop - step.batch) * (rule.max_norm == np.inf)
+        at_once = (step.stop - step.row == step.count) * (rule.max_norm == np.inf)
         now = solver.at(
             rate=splat(memory, step_length(rule, step.steps + 1)),
             decay=splat(memory, choose(step.ended, steps.decay_of(job, step), 0.0)),
