@@ -94,6 +94,15 @@ def test_code_is_optimised_once(monkeypatch):
     assert "alloca" not in library.get_llvm_str()
 
 
+def test_a_numba_with_other_names_compiles_as_it_does_by_itself(monkeypatch):
+    def fail(*args):
+        raise AttributeError("no such name")
+
+    monkeypatch.setattr(jit.compiler(), "library_of", fail)
+    library, _ = CountingKernel().compile("float64", 64)
+    assert "alloca" not in library.get_llvm_str()
+
+
 # --- when it is stale -------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ fastmath      never: ``nnan`` and ``ninf`` would hide a diverging network, ``rea
               `fastbp.kernels.pointwise` away. Where a fused multiply-add is meant, the kernel says so.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -223,26 +224,32 @@ def compiler():
     """Numba's compiler, which optimises the code once.
 
     By itself it optimises every function alone, the module a little, for counters of references, of which kernels have none,
-    and then the module in earnest, which makes the same code without the first two. They are private: where a version of
-    numba does without them, nothing is lost but time.
+    and then the module in earnest, which makes the same code without the first two. The names for it are private: where a
+    version of numba has others, nothing is lost but time.
     """
     import numba.core.compiler
 
     class Once(numba.core.compiler.Compiler):
         def compile_extra(self, function):
+            with contextlib.suppress(AttributeError):
+                self.state.library = self.library_of(function.__qualname__)
+            return super().compile_extra(function)
+
+        def library_of(self, name):
             codegen = self.state.targetctx.codegen()
-            self.state.library = library = codegen.create_library(function.__qualname__)
+            library = codegen.create_library(name)
             library.enable_object_caching()
+            data_layout, passes = codegen._data_layout, codegen._module_pass_manager
 
             def lay_out(module):
-                module.data_layout = codegen._data_layout
+                module.data_layout = data_layout
 
             def optimise():
-                manager, builder = codegen._module_pass_manager()
+                manager, builder = passes()
                 manager.run(library._final_module, builder)
 
             library._optimize_functions, library._optimize_final_module = lay_out, optimise
-            return super().compile_extra(function)
+            return library
 
     return Once
 

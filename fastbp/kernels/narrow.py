@@ -28,10 +28,10 @@ from fastbp.kernels.control import carry, either, in_groups, repeat, switch, whe
 from fastbp.kernels.dropout import Dropout
 from fastbp.kernels.jit import registers, tile_shape
 from fastbp.kernels.losses import Samples, head_and_hits, predict
-from fastbp.kernels.numbers import choose, either_place, element, from_there, named, put, smaller, whole, widened
-from fastbp.kernels.phases import counters_of, mark
+from fastbp.kernels.numbers import choose, either_place, element, from_there, put, smaller, whole, widened
+from fastbp.kernels.phases import mark
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
-from fastbp.kernels.solvers import Solver, descend, rule_of, step_length
+from fastbp.kernels.solvers import Solver, descend, step_length
 from fastbp.kernels.steps import layer_of, row_at
 from fastbp.kernels.threads import wait_for_all
 from fastbp.kernels.tiles import fold, load_tile, outer, store_tile, transposed, zero_tile
@@ -414,7 +414,7 @@ def finish_gradient(job, step, n_partials):
 
 def train(job):
     """As `fastbp.reference.train`; a block is what one panel holds."""
-    job.rule, job.plan, job.counters = rule_of(job.rule), named(job.plan, NARROW_PLAN), counters_of(job, job.rank)
+    steps.name_numbers(job, NARROW_PLAN)
     job.n_in = element(job.layers, N_IN)
     memory, plan, solver = job.memory, job.plan, Solver(job)
 
@@ -467,7 +467,7 @@ def train(job):
 
 def forward(job):
     """As `fastbp.reference.forward`; a row's result does not depend on the other rows. Threads take blocks in turn."""
-    job.rule, job.plan, job.counters = rule_of(job.rule), named(job.plan, NARROW_PLAN), counters_of(job, job.rank)
+    steps.name_numbers(job, NARROW_PLAN)
     job.n_in = element(job.layers, N_IN)
     memory, plan, L = job.memory, job.plan, lanes(job.memory)
     columns, head, dropout = plan.block_rows, whole(job.rule.head), Dropout(job)

@@ -61,7 +61,6 @@ def smaller(a, b):
     return choose(a < b, a, b)
 
 
-@word(lambda flag, yes, no: yes if flag else no)
 def choose(flag, yes, no):
     """One of two pointers or numbers, as an integer flag says; both are there before."""
     if not isinstance(flag, Traced):

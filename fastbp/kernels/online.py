@@ -21,10 +21,10 @@ from fastbp.kernels import steps
 from fastbp.kernels.control import SIDE_BY_SIDE, carry, either, in_groups, repeat, side_by_side, switch, when
 from fastbp.kernels.jit import registers
 from fastbp.kernels.losses import Row, head_of, hit
-from fastbp.kernels.numbers import choose, either_place, element, named, put, whole, widened
-from fastbp.kernels.phases import counters_of, mark
+from fastbp.kernels.numbers import choose, either_place, element, put, whole, widened
+from fastbp.kernels.phases import mark
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
-from fastbp.kernels.solvers import Solver, descend, rule_of, step_length, update
+from fastbp.kernels.solvers import Solver, descend, step_length, update
 from fastbp.kernels.steps import layer_of, row_at
 from fastbp.kernels.tiles import fold
 from fastbp.kernels.vectors import broadcast, fma, lanes, load, select, splat, store, sum_lanes, vector_count
@@ -164,7 +164,7 @@ def backpropagate(job, x_at, solver):
 
 def train(job):
     """As `fastbp.reference.train`, for batches of one row; a block is a row."""
-    job.rule, job.plan, job.counters = rule_of(job.rule), named(job.plan, ONLINE_PLAN), counters_of(job, job.rank)
+    steps.name_numbers(job, ONLINE_PLAN)
     memory, rule, last, y = job.memory, job.rule, layer_of(job, job.n_layers - 1), job.plan.targets
     n_out, outputs, head, solver = last.n_out, Row(memory, last.n_out, last.valid), whole(rule.head), Solver(job)
     zero = splat(memory, 0.0)

@@ -225,10 +225,7 @@ class Product:
 
 
 class Part(Names):
-    """What a thread does of a block: rows begin ... begin + count - 1, its room for factors, and the masks.
-
-    drop_at       number of the first unit of a layer of one unit, among all of the batch
-    """
+    """What a thread does of a block: rows begin ... begin + count - 1, its room for factors, and the masks."""
 
     def __init__(self, job, begin, count, dropout):
         pack = job.plan.pack + job.rank * job.plan.pack_size
@@ -367,8 +364,8 @@ class Gradient(Product):
 
     def __init__(self, job, part, layer, learning, a, rows):
         memory, stride, zeros = job.memory, layer.stride, job.plan.zeros
-        begin, self.stop = rows
-        count, vectors = self.stop - begin, vector_count(memory, layer.n_out)
+        begin, stop = rows
+        count, vectors = stop - begin, vector_count(memory, layer.n_out)
         self.layer, self.learning, self.a, self.many = layer, learning, a, vectors >= PANEL_VECTORS
         self.at = layer.offset + begin * stride
         grad, fresh, few = job.plan.grad + self.at, learning.fresh, part.count

@@ -4,11 +4,10 @@ The equations are (7) in `fastbp.reference`. A solver is a function of the gradi
 """
 
 from fastbp.kernels.control import in_groups, switch, until_zero
-from fastbp.kernels.numbers import choose, named, whole
+from fastbp.kernels.numbers import choose, whole
 from fastbp.kernels.tiles import in_place
 from fastbp.kernels.tracing import Names
 from fastbp.kernels.vectors import fma, is_float32, lanes, load, select, splat, square_root, store
-from fastbp.rule import RULE
 
 SGD, ADAM = 1, 4
 NOTHING = 2.0**-60  # adding it to 1 changes nothing
@@ -46,11 +45,6 @@ class Solver(Names):
         result = Solver.__new__(Solver)
         vars(result).update(vars(self), **changes)
         return result
-
-
-def rule_of(numbers):
-    """The numbers of a `fastbp.rule.Rule` by name."""
-    return named(numbers, RULE)
 
 
 def over_tile(tile, at, stride):

@@ -18,11 +18,12 @@ from llvmlite import ir
 from fastbp.kernels import jit
 from fastbp.kernels.control import carry, switch, when
 from fastbp.kernels.numbers import add_to, choose, element, named, put, smaller, widened
-from fastbp.kernels.phases import mark, start_clock
+from fastbp.kernels.phases import counters_of, mark, start_clock
 from fastbp.kernels.threads import wait_for_all
 from fastbp.kernels.tracing import INT, INT32, Names, external, integer, word
 from fastbp.kernels.vectors import fma, lanes, load, splat, square_root, sum_lanes
 from fastbp.layout import CURSOR, LAYER, PLACE, RECORD
+from fastbp.rule import RULE
 
 
 def run(job, block, resident=0, single=False):
@@ -66,6 +67,11 @@ def run(job, block, resident=0, single=False):
     when(job.blocks > 0, blocks)
     mark(job, "overhead")
     restore_subnormals(job.memory, control)
+
+
+def name_numbers(job, plan):
+    """Let the numbers of a job's rule and of its workspace's plan have names."""
+    job.rule, job.plan, job.counters = named(job.rule, RULE), named(job.plan, plan), counters_of(job, job.rank)
 
 
 def layer_of(job, number):

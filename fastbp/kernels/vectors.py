@@ -16,9 +16,9 @@ def lanes(like):
     return jit.vector_bytes // (BYTES[like.of] if isinstance(like, Traced) else like.dtype.itemsize)
 
 
-def vector_of(like, count=1):
-    """LLVM's type of some vectors of the elements of memory or of a vector."""
-    return ir.VectorType(like.of, count * lanes(like))
+def vector_of(like):
+    """LLVM's type of a vector of the elements of memory or of a vector."""
+    return ir.VectorType(like.of, lanes(like))
 
 
 def vector_count(like, units):

@@ -32,10 +32,10 @@ from fastbp.kernels import steps
 from fastbp.kernels.control import carry, either, in_groups, repeat, side_by_side, switch, when
 from fastbp.kernels.dropout import Dropout
 from fastbp.kernels.losses import Row, head_of, hit, predict
-from fastbp.kernels.numbers import choose, either_place, element, named, put, smaller, whole, widened
-from fastbp.kernels.phases import counters_of, mark
+from fastbp.kernels.numbers import choose, either_place, element, put, smaller, whole, widened
+from fastbp.kernels.phases import mark
 from fastbp.kernels.products import COLS, HEIGHT, Delta, Forward, Gradient, Part
-from fastbp.kernels.solvers import Solver, descend, over_tile, rule_of, step_length, update
+from fastbp.kernels.solvers import Solver, descend, over_tile, step_length, update
 from fastbp.kernels.steps import layer_of, row_at
 from fastbp.kernels.threads import share, wait_for_all
 from fastbp.kernels.tiles import load_tile, outer, store_tile
@@ -295,7 +295,7 @@ def propagate_and_back(job, step):
 
 def train(job):
     """As `fastbp.reference.train`; a block has `block_rows` rows at most, which the threads share, as they do weights."""
-    job.rule, job.plan, job.counters = rule_of(job.rule), named(job.plan, WIDE_PLAN), counters_of(job, job.rank)
+    steps.name_numbers(job, WIDE_PLAN)
     memory, plan, rule, solver, n_layers = job.memory, job.plan, job.rule, Solver(job), job.n_layers
     learning = Names(panels=panels_of(job), panel_rows=(n_layers + 1) * plan.block_rows,
                      aside=plan.pack + (job.rank + 1) * plan.pack_size - HEIGHT * COLS * lanes(memory))  # fmt: skip
@@ -347,7 +347,7 @@ def train(job):
 
 def forward(job):
     """As `fastbp.reference.forward`; a row's result does not depend on the other rows. Each thread takes its own rows."""
-    job.rule, job.plan, job.counters = rule_of(job.rule), named(job.plan, WIDE_PLAN), counters_of(job, job.rank)
+    steps.name_numbers(job, WIDE_PLAN)
     memory, block_rows, head = job.memory, job.plan.block_rows, whole(job.rule.head)
     begin, stop = share(job, block_rows, GROUP)
     last, dropout = layer_of(job, job.n_layers - 1), Dropout(job)
