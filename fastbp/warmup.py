@@ -1,17 +1,22 @@
 """Compiling ahead of time."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from joblib import Parallel, delayed
 
 from fastbp import kernels
 from fastbp.kernels import jit, objects
 from fastbp.profiling import machine
+from fastbp.training import usable_threads
 from fastbp.workspace import SMALL_WIDTH
 
 INDICES = "int32"  # scipy's, unless a matrix is very large
+One: TypeAlias = tuple[jit.Kernel, str, int]  # with its types and the bytes of its vectors
 
 
-def kernels_for(dtypes: Sequence[str]) -> list[tuple[jit.Kernel, str, int]]:
+def kernels_for(dtypes: Sequence[str]) -> list[One]:
     """Every kernel with its types and the bytes of its vectors, for training, predicting and profiling.
 
     Parameters
@@ -33,11 +38,11 @@ def kernels_for(dtypes: Sequence[str]) -> list[tuple[jit.Kernel, str, int]]:
                 types.append(f"{dtype}-{INDICES}")
             result += [(kernel, one, bytes_) for one in types for bytes_ in widths]
         result += [(kernel, dtype, width) for kernel in (machine.SPIN, machine.APPLY)]
-    return [*result, (machine.READ, "float32", width)]
+    return [*result, (machine.READ, "float32", width), (kernels.count_marks, "", width)]
 
 
-def warm(some: Sequence[tuple[jit.Kernel, str, int]], progress: Callable[[int], Any] | None = None) -> int:
-    """Compile what is not on disk yet.
+def warm(some: Sequence[One], progress: Callable[[int], Any] | None = None) -> int:
+    """Compile what is not on disk yet, on all processors.
 
     Parameters
     ----------
@@ -50,10 +55,27 @@ def warm(some: Sequence[tuple[jit.Kernel, str, int]], progress: Callable[[int], 
     int
         How many were compiled.
     """
-    compiled = 0
-    for number, (kernel, types, width) in enumerate(some, 1):
-        compiled += objects.read_object(kernel.file(types, width)) is None
-        kernel.loaded(types, width)
+    missing = [one for one in some if objects.read_object(one[0].file(*one[1:]), jit.digest()) is None]
+    for number, ((kernel, *types), code, seconds) in enumerate(compiled(missing), 1):
+        objects.write_object(kernel.file(*types), jit.digest(), code, seconds)
         if progress is not None:
-            progress(number)
-    return compiled
+            progress(len(some) - len(missing) + number)
+    return len(missing)
+
+
+def compiled(some: Sequence[One]) -> Iterator[tuple[One, bytes, float]]:
+    """Each of these kernels with its object code and the seconds of compiling, in the order in which they are ready."""
+    workers = Parallel(n_jobs=min(usable_threads(-1), max(1, len(some))), return_as="generator_unordered")
+    return workers(delayed(compile_one)(one) for one in some)
+
+
+def compile_one(one: One) -> tuple[One, bytes, float]:
+    """A kernel with its object code and the seconds of compiling."""
+    kernel, types, width = one
+    return one, *kernel.compile(types, width)
+
+
+def ship(folder: str) -> None:
+    """Put every kernel's object file for the level into a folder, as it comes with the package."""
+    for (kernel, *types), code, seconds in compiled(kernels_for(("float32", "float64"))):
+        Path(folder, f"{kernel.file(*types)}.o").write_bytes(objects.packed(jit.digest(), code, seconds))

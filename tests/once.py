@@ -8,29 +8,31 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 from fastbp.kernels import jit
 
 FOLDER = os.environ.get("NUMBA_CACHE_DIR")
-COMPILE, ASSEMBLY = jit.Kernel.compile, jit.Kernel.assembly
+ASSEMBLY = jit.Kernel.assembly
 
 
 def text_of(kernel, dtype, width):
     """Where the text of a kernel is kept; None for one that is not the package's, or of a test with a cache of its own."""
     if not FOLDER or type(kernel) is not jit.Kernel or os.environ.get("NUMBA_CACHE_DIR") != FOLDER:
         return None
-    return pathlib.Path(FOLDER) / "fastbp-tests" / (kernel.file(dtype, width) + ".s")
+    return pathlib.Path(FOLDER) / "fastbp-tests" / f"{kernel.file(dtype, width)}.{jit.digest()}.s"
 
 
 def compile_and_keep_text(kernel, dtype, width):
-    library, symbol = COMPILE(kernel, dtype, width)
+    start = time.perf_counter()
+    module, target = kernel.optimised(dtype, width)
     path = text_of(kernel, dtype, width)
     if path and "-" not in dtype:  # no test reads the others'
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = path.with_suffix(f".{os.getpid()}")
-        whole.write_text(library.get_asm_str(), encoding="utf-8")
+        whole.write_text(target.emit_assembly(module), encoding="utf-8")
         whole.replace(path)
-    return library, symbol
+    return target.emit_object(module), time.perf_counter() - start
 
 
 def assembly(kernel, dtype, width=64):
@@ -57,7 +59,8 @@ def compile_all():
 
 
 if __name__ == "__main__":
-    from fastbp.warmup import kernels_for, warm
+    from fastbp.warmup import kernels_for
 
     share()
-    warm(kernels_for(sys.argv[1:]))
+    for kernel, types, width in kernels_for(sys.argv[1:]):
+        kernel.loaded(types, width)

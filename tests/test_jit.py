@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from processes import run_python
 
-from fastbp.kernels import jit, objects
+from fastbp.kernels import jit, levels, objects
 from fastbp.kernels.control import repeat
 from fastbp.kernels.numbers import element, put
 
@@ -81,26 +81,17 @@ def test_threads_that_come_at_once_compile_once(folder):
     assert all(list(x) == [3, 3, 3] for x in arrays)
 
 
-def test_code_is_optimised_once(monkeypatch):
-    """By the pass that numba runs last; the names are numba's own, which a version may change."""
+def test_numba_makes_no_code_by_itself(monkeypatch):
+    """It would optimise for this processor what is then optimised for a level; the names are numba's own."""
     from numba.core.codegen import CPUCodeLibrary
 
     def fail(*args):
         raise AssertionError("numba optimises by itself")
 
-    for name in ("_optimize_functions", "_optimize_final_module"):
+    for name in ("_optimize_functions", "_optimize_final_module", "finalize"):
         monkeypatch.setattr(CPUCodeLibrary, name, fail)
-    library, _ = CountingKernel().compile("float64", 64)
-    assert "alloca" not in library.get_llvm_str()
-
-
-def test_a_numba_with_other_names_compiles_as_it_does_by_itself(monkeypatch):
-    def fail(*args):
-        raise AttributeError("no such name")
-
-    monkeypatch.setattr(jit.compiler(), "library_of", fail)
-    library, _ = CountingKernel().compile("float64", 64)
-    assert "alloca" not in library.get_llvm_str()
+    module, _ = CountingKernel().optimised("float64", 64)
+    assert "alloca" not in str(module)
 
 
 # --- when it is stale -------------------------------------------------------------------------------------------------
@@ -138,10 +129,10 @@ CHANGES = {
     "rule": lambda folder, monkeypatch: edit(folder.parent / "rule.py"),
     "losses": lambda folder, monkeypatch: edit(folder / "losses.py"),
     "new file": lambda folder, monkeypatch: (folder / "new.py").write_text(""),
-    "options": lambda folder, monkeypatch: monkeypatch.setitem(jit.OPTIONS, "fastmath", True),
-    "versions": lambda folder, monkeypatch: monkeypatch.setattr(jit.importlib.metadata, "version", lambda name: "0"),
-    "processor": lambda folder, monkeypatch: monkeypatch.setattr("llvmlite.binding.get_host_cpu_name", lambda: "abacus"),
-    "numba settings": lambda folder, monkeypatch: monkeypatch.setenv("NUMBA_OPT", "1"),
+    "options": lambda folder, monkeypatch: edit(folder / "building.py"),
+    "level": lambda folder, monkeypatch: monkeypatch.setattr(jit, "level", lambda: levels.Level("abacus", "wood")),
+    "system": lambda folder, monkeypatch: monkeypatch.setattr(jit.sys, "platform", "plan9"),
+    "vectors": lambda folder, monkeypatch: monkeypatch.setattr(jit, "OTHER_VECTORS", "8x2"),
 }
 
 
@@ -154,11 +145,19 @@ def test_whatever_decides_the_machine_code_changes_the_digest(change, sources, m
     assert digest() not in (None, before)
 
 
+def test_an_upgrade_of_the_compiler_compiles_nothing(folder, monkeypatch):
+    """Versions of numba and llvmlite belong to the making of machine code, and not to its use."""
+    assert times_compiled() == 1
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "99.0")
+    monkeypatch.setattr("llvmlite.__version__", "99.0")
+    monkeypatch.setattr(jit, "digest", jit.digest.__wrapped__)
+    assert times_compiled() == 0
+
+
 LACKS = {
     "no sources": lambda folder, monkeypatch: shutil.rmtree(folder),
     "no kernels": lambda folder, monkeypatch: [path.unlink() for path in folder.iterdir()],
     "no rule": lambda folder, monkeypatch: (folder.parent / "rule.py").unlink(),
-    "no metadata": lambda folder, monkeypatch: monkeypatch.setattr(jit.importlib.metadata, "version", raising),
     "no resources": lambda folder, monkeypatch: monkeypatch.setattr(jit.importlib.resources, "files", raising),
 }
 
@@ -172,6 +171,7 @@ def test_what_has_no_digest_is_not_kept(lack, sources, folder, monkeypatch):
     LACKS[lack](sources, monkeypatch)
     monkeypatch.setattr(jit, "digest", jit.digest.__wrapped__)
     assert jit.digest() is None
+    monkeypatch.setattr(objects, "COMPILED", "nowhere")
     assert [times_compiled(), times_compiled()] == [1, 1]
     assert not folder.exists()
     assert jit.Kernel("narrow", "train", "x:T*").load_seconds("float64", 64) is None
@@ -194,12 +194,13 @@ DAMAGES = {
     "one byte short": lambda content: content[:-1],
     "one byte long": lambda content: content + b"\0",
     "one bit in the checksum": lambda content: flip(content, 0),
-    "one bit in the name": lambda content: flip(content, objects.CHECKSUM_BYTES),
+    "one bit in the digest": lambda content: flip(content, objects.CHECKSUM_BYTES),
     "one bit in the code": lambda content: flip(content, len(content) // 2),
-    "head without seconds": lambda content: sealed(b"symbol\0code"),
-    "head without end": lambda content: sealed(b"symbol 1.0"),
-    "head of other words": lambda content: sealed(b"symbol soon\0code"),
+    "head without seconds": lambda content: sealed(b"digest\0code"),
+    "head without end": lambda content: sealed(jit.digest().encode() + b" 1.0"),
+    "head of other words": lambda content: sealed(jit.digest().encode() + b" soon\0code"),
     "head that is no text": lambda content: sealed(b"\xff 1.0\0code"),
+    "another's digest": lambda content: sealed(b"0" * 24 + content[objects.CHECKSUM_BYTES + 24 :]),
     "foreign": lambda content: b"\x7fELF" + bytes(100),
     "text": lambda content: b"hello",
 }
@@ -304,6 +305,7 @@ owners = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="the system has n
 
 
 @owners
+@pytest.mark.filterwarnings("ignore:machine code is not kept")
 @pytest.mark.parametrize("way", FOREIGN)
 def test_machine_code_that_others_may_have_written_is_not_run(way, folder, monkeypatch):
     monkeypatch.setattr(objects, "own_group", lambda user: None)
@@ -336,7 +338,10 @@ def test_what_nobody_else_may_write_is_used(way, folder, monkeypatch):
 def test_what_others_may_write_is_not_added_to(folder):
     folder.mkdir(parents=True)
     folder.chmod(0o777)
-    assert [times_compiled(), times_compiled()] == [1, 1]
+    objects.warn_once.cache_clear()
+    with pytest.warns(UserWarning, match=rf"machine code is not kept: {folder} belongs to another user") as warned:
+        assert [times_compiled(), times_compiled()] == [1, 1]
+    assert len(warned) == 1
     assert not list(folder.iterdir())
 
 
@@ -452,7 +457,7 @@ def test_threads_that_link_at_once_get_addresses(folder):
 
 
 def test_files_with_one_symbol_are_not_taken_for_each_other(folder):
-    """Two processes give two kernels the same name, which are loaded together in a third."""
+    """All kernels have the same name in their files, and are loaded together."""
 
     def doubled(job):
         scale(job)
@@ -462,40 +467,21 @@ def test_files_with_one_symbol_are_not_taken_for_each_other(folder):
     kernels[1].name, kernels[1].function = "doubled", lambda: doubled
     for kernel in kernels:
         kernel(np.ones(1), 1.0)
-    codes = [list(objects.read_object(kernel.file("float64", 64))) for kernel in kernels]
-    symbols = [code[1].encode() for code in codes]
-    assert len(symbols[0]) == len(symbols[1])
-    codes[1][0] = codes[1][0].replace(symbols[1], symbols[0])
+    codes = [objects.read_object(kernel.file("float64", 64), jit.digest())[0] for kernel in kernels]
     results = []
-    for code, *_ in codes:
+    for code in codes:
         x = np.ones(1)
         factor = np.array([3.0])
-        kernels[0].prototype(jit.link(code, codes[0][1]))(kernels[0].packed(x, 1, factor), 0, 1)
+        kernels[0].prototype(jit.link(code))(kernels[0].packed(x, 1, factor), 0, 1)
         results.append(x[0])
     assert results == [3, 6]
 
 
-def test_a_file_without_the_function_means_compiling_again(folder, monkeypatch):
-    assert times_compiled() == 1
-    read = objects.read_object
-
-    def renamed(name):
-        code, symbol, seconds = read(name)
-        return code, symbol + "_of_another", seconds
-
-    monkeypatch.setattr(jit, "read_object", renamed)
-    assert times_compiled() == 1
-
-
 def test_an_address_of_0_is_never_called(folder, monkeypatch):
-    class NoLibrary:
-        def get_pointer_to_function(self, symbol):
-            return 0
-
-    kernel = CountingKernel()
-    monkeypatch.setattr(kernel, "compile", lambda dtype, width: (NoLibrary(), "nothing"))
-    with pytest.raises(RuntimeError, match="no machine code was found for nothing"):
-        kernel(np.ones(3), 2.0)
+    assert times_compiled() == 1
+    monkeypatch.setattr(jit, "SYMBOL", "another")
+    with pytest.raises(RuntimeError, match="no another was found in machine code"):
+        times_compiled()  # what is compiled then has none either, whose address is never called
 
 
 # --- forks ------------------------------------------------------------------------------------------------------------

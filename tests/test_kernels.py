@@ -536,8 +536,7 @@ print(tiles, spilled, "%zmm" in assembly)
 def test_the_tile_fits_sixteen_registers():
     if platform.machine().lower() not in ("x86_64", "amd64") or packed_fma("float32") is None:
         pytest.skip("needs an x86 processor with AVX2")
-    settings = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+bmi,+bmi2,+fma,+sse4.2"}
-    result = run_python("-c", OF_16_REGISTERS, env=settings)
+    result = run_python("-c", OF_16_REGISTERS, env={"FASTBP_LEVEL": "x86-64-v3"})
     assert result.returncode == 0, result.stderr[-2000:]
     tiles, spilled, wide = result.stdout.split()
     assert int(tiles) >= 20

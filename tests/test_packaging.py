@@ -52,7 +52,7 @@ LAZY = {
     },
 }
 FLOOR_OF = {name: -number for number, line in enumerate(FLOORS.split("\n")) for name in line.split()}
-MODULES = sorted(PACKAGE.rglob("*.py"))
+MODULES = sorted(set(PACKAGE.rglob("*.py")) - {PACKAGE / "wheel.py"})  # which makes wheels, and is in none
 
 
 def module_name(path):

@@ -1,26 +1,17 @@
-"""How the kernels are compiled, and how machine code is called.
+"""How machine code is found, loaded and called.
 
-The only file that says ``numba.njit``. A `Kernel` is an entry point: a function of one of the kernel modules, whose body
-numba sees as a single instruction (`fastbp.kernels.tracing`). Its first call looks for machine code on disk, and only if
-there is none imports numba and the module, compiles the function and keeps the object file. A later process loads that file
-through llvmlite and never imports numba, which would take several times as long as everything else a short training needs.
-
-Compiler options, and why:
-
-error_model   "numpy": a division by zero gives inf, and no kernel has a branch that raises.
-fastmath      never: ``nnan`` and ``ninf`` would hide a diverging network, ``reassoc`` folds the rounding tricks of
-              `fastbp.kernels.pointwise` away. Where a fused multiply-add is meant, the kernel says so.
+A `Kernel` is an entry point: a function of one of the kernel modules. Its first call looks for machine code that came with
+the package or is kept in a folder, and only if there is none imports numba and the module, compiles the function
+(`fastbp.kernels.building`) and keeps the object file. A file is loaded through llvmlite, without numba, whose import would
+take several times as long as everything else that a short training needs.
 """
 
-import contextlib
 import ctypes
 import functools
 import hashlib
-import importlib.metadata
 import importlib.resources
 import logging  # noqa: F401, see at `register_at_fork`
 import os
-import platform
 import struct
 import sys
 import threading
@@ -28,9 +19,8 @@ import time
 
 import numpy as np
 
-from fastbp.kernels.objects import read_object, write_object
-
-OPTIONS = {"error_model": "numpy"}
+from fastbp.kernels.levels import lacking, level
+from fastbp.kernels.objects import SYMBOL, read_object, write_object
 
 # Numba's own switch: the kernels run as plain Python on numpy arrays.
 PLAIN_PYTHON = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
@@ -50,50 +40,20 @@ YIELD = "fastbp_yield"
 # Kernels for vectors of so many bytes and so many registers of them, as in "16x32", instead of the processor's own. Every
 # processor can run all of them, if slowly: so tests see here what would happen elsewhere.
 OTHER_VECTORS = os.environ.get("FASTBP_VECTORS")
-# Environment variables by which numba changes the machine code.
-NUMBA_SETTINGS = ("NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_OPT", "NUMBA_LOOP_VECTORIZE", "NUMBA_SLP_VECTORIZE")
-
-
-@functools.cache
-def features():
-    """What the processor that is compiled for offers, as far as it is known."""
-    chosen = os.environ.get("NUMBA_CPU_FEATURES")
-    if chosen is None:
-        other = os.environ.get("NUMBA_CPU_NAME") not in (None, "", "host")
-        chosen = "" if other else host_features()
-    return {word[1:] for word in chosen.split(",") if word.startswith("+")}
-
-
-def host_features():
-    """What this processor offers, as LLVM writes it."""
-    with BUILDING:
-        import llvmlite.binding as llvm
-
-        return llvm.get_host_cpu_features().flatten()
-
-
-def x86():
-    return platform.machine().lower() in ("x86_64", "amd64")
-
-
-def arm():
-    return platform.machine().lower() in ("arm64", "aarch64")
 
 
 def registers():
-    """Vector registers: 16 on x86 without AVX-512, else 32."""
+    """Vector registers of the level."""
     if OTHER_VECTORS:
         return int(OTHER_VECTORS.split("x")[1])
-    return 16 if x86() and "avx512f" not in features() and not PLAIN_PYTHON else 32
+    return 32 if PLAIN_PYTHON else level().registers
 
 
 def native_width():
     """Bytes of a vector register."""
     if OTHER_VECTORS:
         return int(OTHER_VECTORS.split("x")[0])
-    if PLAIN_PYTHON or "avx512f" in features():
-        return 64
-    return 32 if x86() else 16
+    return 64 if PLAIN_PYTHON else level().vector_bytes
 
 
 def tile_shape():
@@ -104,20 +64,8 @@ def tile_shape():
 @functools.cache
 def digest():
     """Hex digest of all that decides the machine code but the kernel and its types; None if not all of it is known."""
-    import llvmlite.binding as llvm
-
     try:
-        facts = [
-            OPTIONS,
-            importlib.metadata.version("numba"),
-            importlib.metadata.version("llvmlite"),
-            sys.platform,
-            llvm.get_host_cpu_name(),
-            llvm.get_host_cpu_features().flatten(),
-            [os.environ.get(name) for name in NUMBA_SETTINGS],
-            OTHER_VECTORS,
-            sources(),
-        ]
+        facts = sys.platform, level().name, OTHER_VECTORS, sources()
     except Exception:  # loaders of all kinds fail in all kinds of ways
         return None
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:24]
@@ -133,8 +81,8 @@ def sources():
     return sorted((file.name, hashlib.sha256(file.read_bytes()).hexdigest()) for file in files)
 
 
-def link(code, symbol):
-    """Address of a symbol of an object file, made executable; a RuntimeError where there is none.
+def link(code):
+    """Address of the kernel of an object file, made executable; a RuntimeError where there is none.
 
     Each file has a linker of its own, so that no two of them can be taken for each other.
     """
@@ -149,14 +97,10 @@ def link(code, symbol):
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         engine.finalize_object()
         engines.append(engine)
-        return sound(engine.get_function_address(symbol), symbol)
-
-
-def sound(address, symbol):
-    """The address, which is never 0: calling that would end the process."""
-    if not address:
-        raise RuntimeError(f"no machine code was found for {symbol}")
-    return address
+        address = engine.get_function_address(SYMBOL)
+        if not address:  # calling it would end the process
+            raise RuntimeError(f"no {SYMBOL} was found in machine code")
+        return address
 
 
 @functools.cache
@@ -219,41 +163,6 @@ def address_of(array):
     return array.ctypes.data
 
 
-@functools.cache
-def compiler():
-    """Numba's compiler, which optimises the code once.
-
-    By itself it optimises every function alone, the module a little, for counters of references, of which kernels have none,
-    and then the module in earnest, which makes the same code without the first two. The names for it are private: where a
-    version of numba has others, nothing is lost but time.
-    """
-    import numba.core.compiler
-
-    class Once(numba.core.compiler.Compiler):
-        def compile_extra(self, function):
-            with contextlib.suppress(AttributeError):
-                self.state.library = self.library_of(function.__qualname__)
-            return super().compile_extra(function)
-
-        def library_of(self, name):
-            codegen = self.state.targetctx.codegen()
-            library = codegen.create_library(name)
-            library.enable_object_caching()
-            data_layout, passes = codegen._data_layout, codegen._module_pass_manager
-
-            def lay_out(module):
-                module.data_layout = data_layout
-
-            def optimise():
-                manager, builder = passes()
-                manager.run(library._final_module, builder)
-
-            library._optimize_functions, library._optimize_final_module = lay_out, optimise
-            return library
-
-    return Once
-
-
 class Kernel:
     """A compiled entry point: a function of one argument, a job, whose attributes are what it works on.
 
@@ -284,6 +193,9 @@ class Kernel:
         self.typed_by = [kinds.index(kind) for kind in ("T*", "I*") if kind in kinds]
         self._pack = struct.Struct(f"{len(kinds)}q").pack
         self._calls, self._prepared, self.compile_seconds = {}, {}, {}
+
+    def __reduce__(self):  # so that another process may compile it
+        return Kernel, (self.module, self.name, self.fields, self.marked)
 
     def __call__(self, *args, rank=0, size=1, width=64):
         if PLAIN_PYTHON:
@@ -324,6 +236,8 @@ class Kernel:
         """The C function for the types of a call and a vector width: from disk, or compiled and then kept on disk."""
         with BUILDING:
             if (dtype, width) not in self._calls:
+                if what := lacking(level()):
+                    raise RuntimeError(f"code for {level().name} cannot run here: this processor {what}")
                 address, seconds = self.found(dtype, width) or self.built(dtype, width)
                 self.compile_seconds[dtype, width] = seconds
                 self._calls[dtype, width] = self.prototype(address)
@@ -331,75 +245,47 @@ class Kernel:
 
     def found(self, dtype, width):
         """The address of the function, and what compiling it took, from disk; None if there is none that is sound."""
-        stored = read_object(self.file(dtype, width))
-        if stored is None:
-            return None
-        code, symbol, seconds = stored
+        stored = read_object(self.file(dtype, width), digest())
         try:
-            return link(code, symbol), seconds
+            return stored and (link(stored[0]), stored[1])
         except RuntimeError:  # it is no object file, or another one's
             return None
 
     def built(self, dtype, width):
         """The same, compiled and kept on disk."""
-        start = time.perf_counter()
         for tell in listeners:
             tell("compiling")
-        library, symbol = self.compile(dtype, width)
+        code, seconds = self.compile(dtype, width)
         for tell in listeners:
             tell("")
-        address = sound(library.get_pointer_to_function(symbol), symbol)
-        engines.append(library)
-        seconds = time.perf_counter() - start
-        write_object(self.file(dtype, width), symbol, seconds, library.serialize_using_object_code()[2][0])
+        address = link(code)
+        write_object(self.file(dtype, width), digest(), code, seconds)
         return address, seconds
 
     def load_seconds(self, dtype, width):
         """How long loading from disk takes; None where nothing is there."""
         start = time.perf_counter()
-        stored = read_object(self.file(dtype, width))
-        if stored is None:
-            return None
-        link(*stored[:2])
-        return time.perf_counter() - start
+        found = self.found(dtype, width)
+        return found and time.perf_counter() - start
 
     def file(self, dtype, width):
-        """Name of the object file; None where there is no digest to name it by."""
-        key = digest()
-        return key and f"{self.module}.{self.name}{'.marked' * self.marked}.{dtype}.{width}.{key}.o"
+        """Name of the object file, without what tells one version from another."""
+        return f"{self.module}.{self.name}{'.marked' * self.marked}.{dtype}.{width}.{level().name}"
 
     def compile(self, dtype, width):
-        """Numba's code library and the symbol of the function in it."""
-        return with_vectors_of(width, self.marked, lambda: self.library(dtype.split("-")))
+        """Object code for the level, whatever the processor, and the seconds that it took."""
+        start = time.perf_counter()
+        module, target = self.optimised(dtype, width)
+        return target.emit_object(module), time.perf_counter() - start
 
-    def library(self, names):
-        """The same, for vectors of the present length."""
-        import numba
-        from numba.core import types
-        from numba.extending import intrinsic
+    def optimised(self, dtype, width):
+        """LLVM's module of the function, and what makes code for the level of it."""
+        from fastbp.kernels import building
 
-        from fastbp.kernels.tracing import traced_job
+        def work():
+            return building.optimised(building.traced(self.function(), self.kinds, dtype.split("-")), level())
 
-        add_yield()
-        function, kinds = self.function(), self.kinds
-
-        @intrinsic
-        def body(context, job, rank, size):
-            def emit(context, builder, signature, args):
-                function(traced_job(builder, kinds, names, *args))
-                return context.get_dummy_value()
-
-            return types.void(job, rank, size), emit
-
-        def entry(job, rank, size):
-            body(job, rank, size)
-
-        options = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": compiler()}
-        dispatcher = numba.njit(**options)(entry)
-        argument_types = types.CPointer(types.int64), types.int64, types.int64
-        dispatcher.compile(argument_types)
-        result = dispatcher.overloads[argument_types]
-        return result.library, result.fndesc.llvm_func_name
+        return with_vectors_of(width, self.marked, work)
 
     def prototype(self, address):
         """A Python callable that releases the GIL. Numba's functions take two leading pointers: result and exception."""
@@ -409,4 +295,5 @@ class Kernel:
 
     def assembly(self, dtype, width=64):
         """The machine code for the types of a call and a vector width, as text."""
-        return self.compile(dtype, width)[0].get_asm_str()
+        module, target = self.optimised(dtype, width)
+        return target.emit_assembly(module)

@@ -1,21 +1,29 @@
-"""Where machine code is kept: object files in a folder of the user's.
+"""Where machine code is kept: object files that came with the package, and a folder of the user's.
 
-A file is used only if its name carries the digest of all that decides the machine code (`fastbp.kernels.jit.digest`), and if
-its checksum is right: an upgrade never runs stale machine code. It is used only if nobody but the user and root can have
-written it: machine code is run unseen. Whatever is wrong with the cache (nowhere to write, damaged, foreign, no sources for
-a digest) means compiling without it.
+A file is used only if it tells the digest of all that decides the machine code (`fastbp.kernels.jit.digest`), and if its
+checksum is right: an upgrade never runs stale machine code. One of a folder is used only if nobody but the user and root can
+have written it: machine code is run unseen. Whatever is wrong (nowhere to write, damaged, foreign, no sources for a digest)
+means compiling without it.
 """
 
 import contextlib
 import functools
 import hashlib
+import importlib.resources
 import os
 import pathlib
 import stat
 import tempfile
+import warnings
 
 FOLDER = pathlib.Path(__file__).parent
+COMPILED = "compiled"  # the folder in the package
+SYMBOL = "fastbp_kernel"  # under which a kernel stands in its object file
 CHECKSUM_BYTES = hashlib.sha256().digest_size
+
+
+class ForeignError(PermissionError):
+    """A folder is not the user's alone."""
 
 
 def cache_folders():
@@ -28,13 +36,13 @@ def cache_folders():
 
 
 def trusted(folder):
-    """The folder that a path leads to; a PermissionError if others can change what is in it or where the path leads."""
+    """The folder that a path leads to; a ForeignError if others can change what is in it or where the path leads."""
     real = pathlib.Path(os.path.realpath(folder, strict=True))
     for place in (real, *real.parents):
         status = place.lstat()  # a link that was no link a moment ago is none of the user's
         # in a sticky folder such as /tmp, nobody moves what is another's
         if not private(status, others_add=place != real and bool(status.st_mode & stat.S_ISVTX)):
-            raise PermissionError(f"{place} belongs to another user, or others may write there")
+            raise ForeignError(f"{place} belongs to another user, or others may write there")
     return real
 
 
@@ -60,48 +68,66 @@ def own_group(user_id):
     return group.gr_gid if group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name} else None
 
 
-def read_object(name):
-    """Object code, its symbol and the seconds of compiling, from the file `name`; None if no folder has a sound one."""
-    for folder in cache_folders() if name else ():
-        with contextlib.suppress(OSError, ValueError), (trusted(folder) / name).open("rb") as file:
+def read_object(name, digest):
+    """Object code and the seconds of compiling, from the file `name`; None if there is no sound one of this digest."""
+    with contextlib.suppress(Exception):  # loaders of all kinds fail in all kinds of ways
+        package = importlib.resources.files("fastbp")
+        made_of = digest if (package / "kernels" / "jit.py").is_file() else None  # else they came without sources
+        return unpacked((package / COMPILED / f"{name}.o").read_bytes(), made_of)
+    for folder in cache_folders() if digest else ():
+        with contextlib.suppress(OSError, ValueError), (trusted(folder) / f"{name}.{digest}.o").open("rb") as file:
             if private(os.fstat(file.fileno())):
-                return unpacked(file.read())
+                return unpacked(file.read(), digest)
     return None
 
 
-def unpacked(stored):
-    """What `packed` was given; a ValueError where it was something else."""
+def unpacked(stored, digest):
+    """Code and seconds that `packed` was given; a ValueError where it was something else, or another digest."""
     payload = stored[CHECKSUM_BYTES:]
     if hashlib.sha256(payload).digest() != stored[:CHECKSUM_BYTES]:
         raise ValueError("the checksum does not fit")
     head, code = payload.split(b"\0", 1)
-    symbol, seconds = head.decode().split()
-    return code, symbol, float(seconds)
+    made_of, seconds = head.decode().split()
+    if digest not in (made_of, None):
+        raise ValueError("other sources")
+    return code, float(seconds)
 
 
-def packed(symbol, seconds, code):
-    payload = f"{symbol} {seconds:.3f}".encode() + b"\0" + code
+def packed(digest, code, seconds):
+    payload = f"{digest} {seconds:.3f}".encode() + b"\0" + code
     return hashlib.sha256(payload).digest() + payload
 
 
-def write_object(name, symbol, seconds, code):
+def write_object(name, digest, code, seconds):
     """Keep an object file in the first folder that takes it, whole or not at all."""
-    for folder in cache_folders() if name else ():
+    foreign = None
+    for folder in cache_folders() if digest else ():
         try:
             for place in (*reversed(folder.parents), folder):
                 place.mkdir(0o755, exist_ok=True)
             real = trusted(folder)
             handle, temporary = tempfile.mkstemp(dir=real, prefix=name)
+        except ForeignError as error:
+            foreign = error
+            continue
         except OSError:
             continue
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(packed(symbol, seconds, code))
+                file.write(packed(digest, code, seconds))
             os.chmod(temporary, 0o644)  # what root has compiled is for everybody
-            os.replace(temporary, real / name)
+            os.replace(temporary, real / f"{name}.{digest}.o")
             return
         except OSError:
             continue
         finally:
             with contextlib.suppress(OSError):  # it has its name by now, if all went well
                 os.unlink(temporary)
+    if foreign is not None:
+        warn_once(str(foreign))
+
+
+@functools.cache
+def warn_once(why):
+    """Say that machine code is compiled again in every process."""
+    warnings.warn(f"machine code is not kept: {why}", stacklevel=2)

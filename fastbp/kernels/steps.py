@@ -15,8 +15,8 @@ weight        the sum of the weights of the batch's rows; without any, no step i
 
 from llvmlite import ir
 
-from fastbp.kernels import jit
 from fastbp.kernels.control import carry, switch, when
+from fastbp.kernels.levels import level
 from fastbp.kernels.numbers import add_to, choose, element, named, put, smaller, widened
 from fastbp.kernels.phases import counters_of, mark, start_clock
 from fastbp.kernels.threads import wait_for_all
@@ -162,12 +162,12 @@ def flush_subnormals(like):
     Processors need 10 to 100 times as long for them, and the moments of a weight whose gradient stays 0 become such numbers.
     """
     builder = like.builder
-    if jit.x86():
+    if level().machine == "x86_64":
         stored, address = room(builder)
         external(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), address)
         before = builder.zext(builder.load(stored), INT)
         restore_subnormals(like, like.new(before) | X86_FLUSHES)
-    elif jit.arm():
+    elif level().machine == "aarch64":
         before = external(builder, "llvm.aarch64.get.fpcr", INT)
         restore_subnormals(like, like.new(before) | ARM_FLUSHES)
     else:
@@ -179,9 +179,9 @@ def flush_subnormals(like):
 def restore_subnormals(like, before):
     """Undo `flush_subnormals`."""
     builder = like.builder
-    if jit.x86():
+    if level().machine == "x86_64":
         stored, address = room(builder)
         builder.store(builder.trunc(before.value, INT32), stored)
         external(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), address)
-    elif jit.arm():
+    elif level().machine == "aarch64":
         external(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), before.value)

@@ -15,7 +15,8 @@ import time
 import numpy as np
 
 from fastbp.kernels import count_marks
-from fastbp.kernels.jit import PLAIN_PYTHON, arm, x86
+from fastbp.kernels.jit import PLAIN_PYTHON
+from fastbp.kernels.levels import machine
 from fastbp.layout import CLOCK, COUNTER_GROUP, COUNTERS, OF_LAYERS, OVERHEAD, PHASES, aligned_zeros, counters_size
 from fastbp.profiling.clock import Trainer, rate_of, take_turns
 from fastbp.profiling.roofline import label_of
@@ -129,10 +130,10 @@ def ticks_now() -> int:
 
 def check_clock() -> None:
     """Raise a RuntimeError where no clock can be read."""
-    if not PLAIN_PYTHON and not x86():
+    if not PLAIN_PYTHON and machine() != "x86_64":
         import llvmlite.binding as llvm
 
-        if not arm() or llvm.llvm_version_info[0] < LLVM_FOR_ARM:
+        if machine() != "aarch64" or llvm.llvm_version_info[0] < LLVM_FOR_ARM:
             raise RuntimeError(f"phases cannot be timed: no clock is known that may be read on {platform.machine()}")
     first = ticks_now()
     time.sleep(0.001)
