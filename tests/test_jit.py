@@ -18,7 +18,7 @@ from fastbp.kernels import jit, levels, objects
 from fastbp.kernels.control import repeat
 from fastbp.kernels.numbers import element, put
 
-pytestmark = pytest.mark.compiled
+pytestmark = [pytest.mark.compiled, pytest.mark.compiles]
 
 SECONDS = 120  # for a subprocess that compiles, on a busy machine
 

@@ -289,6 +289,7 @@ def instructions(assembly):
     return [line for line in lines if line and (not line.startswith(".") or line.startswith(".LBB"))]
 
 
+@pytest.mark.compiles
 @pytest.mark.draw(3)
 @pytest.mark.compiled
 @pytest.mark.parametrize("kernel", kernels.TRAIN, ids=lambda kernel: kernel.module)
@@ -300,6 +301,7 @@ def test_a_mark_that_does_not_count_is_no_instruction(kernel):
     assert ours != instructions(kernel.with_marks().assembly("float32"))
 
 
+@pytest.mark.compiles
 @pytest.mark.compiled
 def test_a_kernel_that_counts_has_a_file_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))

@@ -194,6 +194,7 @@ def test_errors_are_counted_in_ulp(sign, dtype):
     assert error_in_ulp(half + half, sign * (1 - Decimal(float(roundoff)) / 4)) == pytest.approx(0.25)
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_length_of_a_vector_changes_no_bit(name, dtype):
