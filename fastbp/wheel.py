@@ -41,7 +41,8 @@ class CompiledWheel(BuildHookInterface):
         tag, levels = WHEELS[system]
         self.folder = tempfile.TemporaryDirectory()
         for level in levels:
-            environment = os.environ | {"FASTBP_LEVEL": level, "PYTHONPATH": self.root}
+            path = os.pathsep.join([self.root, *filter(None, [os.environ.get("PYTHONPATH")])])
+            environment = os.environ | {"FASTBP_LEVEL": level, "PYTHONPATH": path}
             subprocess.run([sys.executable, "-c", COMPILE, self.folder.name], check=True, env=environment)
         build_data["force_include"][self.folder.name] = "fastbp/compiled"
         build_data["pure_python"], build_data["tag"] = False, tag

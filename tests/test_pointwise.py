@@ -48,7 +48,7 @@ DOMAIN = {
 }
 
 
-def values(name, z, width=64):
+def values(name, z, width=None):
     """What the kernels compute for each number."""
     padded = np.zeros(-(-len(z) // LANES) * LANES, z.dtype)
     padded[: len(z)] = z
@@ -199,7 +199,7 @@ def test_errors_are_counted_in_ulp(sign, dtype):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_length_of_a_vector_changes_no_bit(name, dtype):
     z = arguments(name, dtype)[::7]
-    assert values(name, z, width=32).tobytes() == values(name, z).tobytes()
+    assert values(name, z, width=32).tobytes() == values(name, z, width=64).tobytes()
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------
