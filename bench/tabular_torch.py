@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state
 from tabular import TABLES, splits
 
 from fastbp import TabularClassifier, TabularRegressor
-from fastbp.cells import held_out
+from fastbp.datasets import held_out
 from fastbp.estimators.recipe import BETA_2, LABEL_SMOOTHING, Recipe, Watch, soft, wave
 
 NAMES = ("wine", "hitters", "titanic", "concrete", "digits", "credit", "bikes")

@@ -13,7 +13,6 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -279,20 +278,20 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
         if parameter in arguments:
             raise ValueError(f"{option} is for tables, got it with {arguments.data}")
     given, preset = vars(arguments), PRESETS[data.name]
-    settings = replace(preset, **{field.name: given[field.name] for field in fields(preset) if field.name in given})
+    settings = preset | {name: given[name] for name in preset if name in given}
     model = new_model(data, settings, dtype=given.get("dtype", "float64"), random_state=arguments.seed)
     net = model.net
     untrained = copy.deepcopy(net)
-    rows = model.inputs(data.X_train), model.targets(data.y_train), settings.epochs, settings.learning_rate
-    how = {"batch_size": settings.batch_size, "reduction": settings.reduction, "shuffle": settings.batch_size is not None}
+    rows = model.inputs(data.X_train), model.targets(data.y_train), settings["epochs"], settings["learning_rate"]
+    how = {name: settings[name] for name in ("batch_size", "reduction")} | {"shuffle": settings["batch_size"] is not None}
     history = net.train(*rows, progress=_is_terminal(sys.stderr), **how)
     if arguments.save:
         # before anything that an interrupt could end
         save_model(arguments.save, model)
-    report = {"units": net.units, "bias": net.bias, "dtype": net.dtype.name, "learning_rate": settings.learning_rate,
-              "batch_size": settings.batch_size, "reduction": settings.reduction, "seed": arguments.seed,
+    report = {"units": net.units, "bias": net.bias, "dtype": net.dtype.name, "learning_rate": settings["learning_rate"],
+              "batch_size": settings["batch_size"], "reduction": settings["reduction"], "seed": arguments.seed,
               "train_rows": len(data.X_train), "test_rows": len(data.X_test), "epochs": len(history),
-              "loss": f"half the {settings.reduction} of squared errors",
+              "loss": f"half the {settings['reduction']} of squared errors",
               "milestones": _milestones(history.columns())}  # fmt: skip
     report["train_accuracy"] = model.accuracy(data.X_train, data.y_train)
     if len(data.X_test):
@@ -532,8 +531,7 @@ def _known_scores(answers: Any, classes: list[str], *found: "np.ndarray") -> tup
     """How many answers are known, and how good the predictions, and probabilities, of them are."""
     import numpy as np
 
-    from fastbp.cells import pandas
-    from fastbp.datasets import class_key, class_names
+    from fastbp.datasets import class_key, class_names, pandas
 
     if answers is None:
         return 0, {}

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from sklearn.utils import check_random_state
 
 from fastbp import TabularClassifier, TabularRegressor
-from fastbp.cells import held_out
+from fastbp.datasets import held_out
 from fastbp.estimators.recipe import LABEL_SMOOTHING, SmoothClip, epochs_for, initial, soft, wave
 
 FEW = {"max_iter": 30, "hidden_layer_sizes": (16,), "random_state": 0}

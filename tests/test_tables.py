@@ -379,7 +379,7 @@ def test_numbers_that_overflow_are_refused(refused, y):
 
 
 def test_a_target_that_varies_in_test_rows_only_is_refused(refused):
-    from fastbp.cells import held_out
+    from fastbp.datasets import held_out
 
     varies = int(np.flatnonzero(held_out(0.2, 40))[0])
     text = "x,y\n" + lines(*[f"{i % 9},{1.5 + (i == varies)}" for i in range(40)])
@@ -445,6 +445,7 @@ def test_files_as_people_write_them(train, change, options):
         ("x,y\n1,2,3\n3,4,5\n4,5,6\n", "line 2 has 3 cells, expected 2"),
         ('x,y\n"1,1",2\n3\n4,5\n', "line 3 has 1 cells, expected 2"),
         ("x,y\n\n1,2\n\n3\n", "line 5 has 1 cells, expected 2"),
+        ("x,y\n1,2,\n3\n4,5\n", "line 3 has 1 cells, expected 2"),
         ('x,y\n1,2\n3,"4\n', "is not a CSV file"),
         (gzip.compress(CITIES.encode())[:-20], "is not a CSV file"),
         (b"PAR1 and so on", "table.csv"),

@@ -15,8 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastbp
 from fastbp import ModelFileError, NeuralNetwork, TabularClassifier, TabularRegressor, files
-from fastbp.cells import held_out
-from fastbp.datasets import MISSING, TableFile
+from fastbp.datasets import MISSING, TableFile, held_out
 
 FEW = {"max_iter": 60, "hidden_layer_sizes": (16,), "random_state": 0}
 BY_CHANCE = "rows of weight 2 are batches other than rows that come twice"

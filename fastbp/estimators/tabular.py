@@ -27,7 +27,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from fastbp.cells import DATE, NUMBER, NUMBER_LIKE, held_out, numbers, pandas, spelling_advice
+from fastbp.datasets import DATE, NUMBER, NUMBER_LIKE, held_out, numbers, pandas, spelling_advice
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import PARAMETERS, fill_in, store
 from fastbp.estimators.recipe import BETA_2, Inputs, Recipe, Watch, epochs_for

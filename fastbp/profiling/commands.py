@@ -181,8 +181,7 @@ def _of_data(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
     if arguments.data in PRESETS:  # a founding network, with all rows in a batch
         from fastbp.lessons import new_model
 
-        preset = PRESETS[arguments.data]
-        model = new_model(data, replace(preset, hidden=arguments.hidden or preset.hidden), random_state=0, **given)
+        model = new_model(data, PRESETS[arguments.data] | _given(arguments, "hidden"), random_state=0, **given)
         rows = model.inputs(data.X_train), model.targets(data.y_train)
         return (model.net, *rows), {"batch_size": batch_size or len(data.X_train)}
     from fastbp.estimators.tabular import TabularClassifier, TabularRegressor
