@@ -320,7 +320,7 @@ def _train_table(data: "Dataset", arguments: argparse.Namespace) -> Trained:
     est = kind(random_state=arguments.seed, **parameters)
     est.fit(data.X_train, data.y_train, progress=_is_terminal(sys.stderr))
     est.table_ = data.table
-    network, columns = est.network_, est.preprocessing_.named_steps["columns"]
+    network, columns = est.network_, est.preprocessing_
     # the file is one table, whatever rows are held out
     columns.learn_words(data.X_test)
     if arguments.save:
@@ -522,7 +522,7 @@ def _model(path: str) -> tuple[Any, dict[str, Any], list[str], list[str], list[s
     if is_network and model.feature_names:
         return model, {"target": model.target_name}, list(model.feature_names), [], list(model.class_names)
     if getattr(model, "table_", None):
-        columns = model.preprocessing_.named_steps["columns"]
+        columns = model.preprocessing_
         return model, model.table_, list(columns.kinds_), list(columns.categories_), list(getattr(model, "classes_", ()))
     raise ValueError(f"{path} holds a model that was trained in Python: fastbp.load reads it there")
 

@@ -71,7 +71,7 @@ def fitted(request):
 
 def test_columns_are_used_by_their_kinds(fitted):
     est, X = fitted
-    columns = est.preprocessing_.named_steps["columns"]
+    columns = est.preprocessing_
     assert columns.kinds_ == {
         "age": "number",
         "city": "category",
@@ -176,6 +176,7 @@ def test_arrays_and_clones(fitted):
     Z = X.to_numpy(object)
     by_place = clone(est).fit(Z, y)
     np.testing.assert_array_equal(by_place.predict(Z), clone(est).fit(X, y).predict(X))
+    assert by_place.to_sklearn().score(Z, y) == pytest.approx(by_place.score(Z, y), rel=1e-5)
     with pytest.raises(ValueError, match="4 features"):
         by_place.predict(Z[:, :4])
 
