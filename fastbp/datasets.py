@@ -169,32 +169,16 @@ class TableFile:
     def __init__(self, path: str | Path, decimal: str = "."):
         self.path, self.decimal = str(path), decimal
         self.content: bytes | None = None
-        self.opener: Any = None
         if self.path == "-":
             self.content = sys.stdin.buffer.read()
         elif not Path(path).is_file():
             self.content = Path(path).read_bytes()
-        start = self._start()
-        if opener := _by_mark(COMPRESSIONS, start):
-            self.opener = opener
-            start = self._start()
-        self.is_parquet = start.startswith(b"PAR1")
-        self.encodings = _by_mark(ENCODINGS, start) or ["utf-8", "cp1252"]
-        if not self.is_parquet and self.encodings[0] != "utf-16" and b"\0" in start:
-            raise ValueError(f"{self.path} is not a CSV file: it is binary")
 
     def _bytes(self) -> Any:
         if self.content is None:
             return (self.opener or open)(self.path, "rb")
         stream = io.BytesIO(self.content)
         return self.opener(stream) if self.opener else stream
-
-    def _start(self) -> bytes:
-        try:
-            with self._bytes() as stream:
-                return stream.read(SAMPLE)
-        except (EOFError, lzma.LZMAError, zlib.error) as error:
-            raise ValueError(f"{self.path} is not a CSV file: {error}") from None
 
     def read(self, expected: Sequence[str] = (), header: bool | None = None, text: Sequence[str] = (),
              columns: Sequence[str] = ()) -> "TableFile":  # fmt: skip
@@ -203,23 +187,34 @@ class TableFile:
         Whether there is a `header` is inferred where it is None, with the help of names that are `expected` in one, and of
         all `columns` of a table like this one in their order.
         """
-        if self.is_parquet:
-            with self._bytes() as stream:
-                self.frame, self.has_header = _from_parquet(self.path, stream, text), True
-            return self
-        for encoding in self.encodings:
-            self.encoding = encoding
-            try:
-                self._look(expected, header, columns)
-                self._read(text)
+        try:
+            self._sniff()
+            if self.is_parquet:
+                self.frame, self.has_header = self._parquet(text), True
                 return self
-            except UnicodeDecodeError:
-                continue
-            except (csv.Error, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-                if isinstance(error, OSError) and error.filename:
-                    raise
-                raise ValueError(f"{self.path} is not a CSV file: {error}") from None
+            for encoding in self.encodings:
+                self.encoding = encoding
+                with contextlib.suppress(UnicodeDecodeError):
+                    self._look(expected, header, columns)
+                    self._read(text)
+                    return self
+        except (csv.Error, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            if isinstance(error, OSError) and error.filename:
+                raise
+            raise ValueError(f"{self.path} is not a CSV file: {error}") from None
         raise ValueError(f"{self.path} is not a CSV file in {' or '.join(self.encodings)}")
+
+    def _sniff(self) -> None:
+        """Find out how the file is compressed and encoded."""
+        self.opener: Any = None
+        for _ in range(2):  # the second time what is compressed is seen
+            with self._bytes() as stream:
+                start = stream.read(SAMPLE)
+            self.opener = self.opener or _by_mark(COMPRESSIONS, start)
+        self.is_parquet = start.startswith(b"PAR1")
+        self.encodings = _by_mark(ENCODINGS, start) or ["utf-8", "cp1252"]
+        if not self.is_parquet and self.encodings[0] != "utf-16" and b"\0" in start:
+            raise ValueError(f"{self.path} is not a CSV file: it is binary")
 
     def _text(self) -> io.TextIOWrapper:
         errors = "replace" if self.encoding == "cp1252" else "strict"
@@ -299,6 +294,21 @@ class TableFile:
                 # a separator at the end of the line is no cell
                 if len(row) != width and not (len(row) == width + 1 and not row[-1]):
                     raise ValueError(f"{self.path} line {line} has {len(row)} cells, expected {width}")
+
+    def _parquet(self, text: Sequence[str]) -> Any:
+        try:
+            with self._bytes() as stream:
+                frame = pandas().read_parquet(stream)
+        except ImportError:
+            raise ValueError(f"{self.path} is a Parquet file, which needs pyarrow: pip install pyarrow") from None
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{self.path} is not a Parquet file: {error}") from None
+        if frame.index.names != [None]:
+            frame = frame.reset_index()
+        frame.columns = _names(self.path, list(map(str, frame.columns)))
+        for name in frame.columns.intersection(list(text)):
+            frame[name] = frame[name].map(str, na_action="ignore")
+        return frame.reset_index(drop=True)
 
     def spelled(self, words: Any) -> Any:
         """Words with a point where numbers have one here."""
@@ -397,21 +407,6 @@ def _stripped(frame: Any, text: Sequence[str]) -> Any:
     return frame
 
 
-def _from_parquet(path: str, stream: Any, text: Sequence[str]) -> Any:
-    try:
-        frame = pandas().read_parquet(stream)
-    except ImportError:
-        raise ValueError(f"{path} is a Parquet file, which needs pyarrow: pip install pyarrow") from None
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is not a Parquet file: {error}") from None
-    if frame.index.names != [None]:
-        frame = frame.reset_index()
-    frame.columns = _names(path, list(map(str, frame.columns)))
-    for name in frame.columns.intersection(list(text)):
-        frame[name] = frame[name].map(str, na_action="ignore")
-    return frame.reset_index(drop=True)
-
-
 # ---- targets ---------------------------------------------------------------------------------------------------------
 
 
@@ -429,7 +424,10 @@ def load_table(path: str | Path, target: str, task: str = "auto", header: bool |
     _refuse_spaces(table)
     for option, column in (("target", target), *(("ignore", one) for one in ignore)):
         if column not in frame.columns:
-            hint = did_you_mean(column, frame.columns) + ("" if header is not None else _header_hint(table))
+            hint = did_you_mean(column, frame.columns)
+            if header is None and not table.is_parquet:
+                option_for, found = ("--no-header", "is a row") if table.has_header else ("--header", "has names")
+                hint += f"; {option_for}, if its first line {found}"
             raise ValueError(f"{option} must be a column of {path} ({', '.join(frame.columns)}), got {column!r}{hint}")
     about = {"target": target, "header": table.has_header, "decimal": decimal, "columns": list(frame.columns)}
     # none of these copies the columns, of which there may be much
@@ -455,12 +453,6 @@ def _refuse_spaces(table: TableFile) -> None:
         lengths = {len(str(cell).split()) for cell in table.frame.iloc[:, 0].dropna().head(SAMPLED_ROWS)}
         if len(lengths) == 1 and lengths.pop() > 1:
             raise ValueError(f"{table.path} has one column, and spaces in it: put commas where columns end")
-
-
-def _header_hint(table: TableFile) -> str:
-    if table.is_parquet:
-        return ""
-    return "; --no-header, if its first line is a row" if table.has_header else "; --header, if its first line has names"
 
 
 def _targets(table: TableFile, cells: Any, task: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -516,30 +508,38 @@ def _numbers_first(label: str) -> tuple[bool, float, str]:
 
 
 def load_rows(data: str | Path, table: dict[str, Any], features: Sequence[str], text: Sequence[str] = (),
-              header: bool | None = None) -> tuple[TableFile | None, Any, Any]:  # fmt: skip
-    """The file, if it is one, rows to predict, and the right answers as text where they are known, or None.
+              header: bool | None = None, classes: Sequence[str] = ()) -> tuple[TableFile | None, Any, Any]:  # fmt: skip
+    """The file, if it is one, rows to predict, and the right answers: `classes` or values, nan where unknown, or None.
 
     Of a named data set the held-out rows are taken, if it has any. Of a file with a header the columns called `features` are
     read, of which those of `text` stay as they stand; of one without it all columns, if there are as many as features, as
     columns of the table that the model was trained on, or as these less the target. A `header` of None is inferred, but
     there is none where the model's table had none. `table` is that of a `Dataset`, or its "target" alone.
     """
-    target = table["target"]
+    target, y = table["target"], None
     if data in NAMES:
         found, known = None, load_named(str(data))
         X, y = (known.X_test, known.y_test) if len(known.X_test) else (known.X_train, known.y_train)
         frame = pandas().DataFrame(np.asarray(X), columns=list(known.feature_names))
-        answers = pandas().Series(list(map(str, y)), dtype=str)
     else:
         found = _read_alike(data, table, features, text, header)
-        frame, answers = found.frame, None if target in features else found.frame.get(target)
-        if answers is not None:
-            answers = answers.where(answers.str.contains(r"\w", na=False)) if answers.notna().any() else None
+        frame = found.frame
+        if target in frame and target not in features:
+            y = _answers(found, frame[target], classes)
     missing = [feature for feature in features if feature not in frame.columns]
     if missing:
         hint = did_you_mean(missing[0], frame.columns)
         raise ValueError(f"{data} must have the columns {', '.join(features)}, got none called {missing[0]!r}{hint}")
-    return found, frame, answers
+    return found, frame, y
+
+
+def _answers(table: TableFile, cells: Any, classes: Sequence[str]) -> np.ndarray:
+    """What the text of a target stands for."""
+    cells, known = cells.where(cells.str.contains(r"\w", na=False)), class_names(classes)
+    if not classes:
+        values = pandas().to_numeric(table.spelled(cells), errors="coerce").to_numpy(float, na_value=np.nan)
+        return np.where(np.isfinite(values), values, np.nan)
+    return cells.map(lambda cell: known.get(class_key(cell), cell), na_action="ignore").to_numpy(object, na_value=np.nan)
 
 
 def _read_alike(data: str | Path, table: dict[str, Any], features: Sequence[str], text: Sequence[str],

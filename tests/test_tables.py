@@ -314,11 +314,12 @@ def test_a_class_for_every_row_is_refused(refused, train, spell, advice):
     assert train(text, "y", "--task", "classification")["units"][-1] == 40
 
 
-def test_decimal_commas_can_be_said(train, predict):
+def test_decimal_commas_can_be_said(train, predict, run):
     text = "x;y\n" + lines(*[f"{i % 9},5;{i},25" for i in range(60)])
     report = train(text, "y", "--decimal", ",", epochs=1)
     assert (report["task"], report["columns"]) == ("regression", {"number": 1})
-    assert len(predict("x;y\n1,5;3,25\n")) == 1
+    (predicted,) = predict("x;y\n1,5;3,25\n")
+    assert run("predict", "m.npz", "rows.csv")[2].endswith(f"MAE {abs(float(predicted) - 3.25):.3f} on 1 rows\n")
     # where there is but one column, commas separate nothing
     assert len(predict("x\n1,5\n")) == 1
 

@@ -78,6 +78,7 @@ class Columns(TransformerMixin, BaseEstimator):
         self.categories_: dict[Any, list[str]] = {}
         for name in X.columns:
             self._decide(name, X[name])
+        self.learn_words(X)
         for name, reason in self.left_out_.items():
             warnings.warn(f"column {name!r} is left out: it {reason}", stacklevel=2)
         if not self.kinds_:
@@ -112,7 +113,6 @@ class Columns(TransformerMixin, BaseEstimator):
         if share(NUMBER) >= MOST:
             self.kinds_[name] = "number"
             self.words_[name] = []
-            self._learn_words(name, counts)
         elif share(DATE) >= MOST:
             raise ValueError(_about_dates(name, counts.index[0]))
         elif share(NUMBER_LIKE) >= MOST:
@@ -126,16 +126,14 @@ class Columns(TransformerMixin, BaseEstimator):
 
     def learn_words(self, X):
         """Take words of further rows for missing cells of numbers, too; a warning names them."""
-        for name in self.words_:
-            self._learn_words(name, X[name].dropna().astype(str).value_counts())
-
-    def _learn_words(self, name, counts):
-        new = [cell for cell in counts.index if not NUMBER.fullmatch(cell) and cell not in self.words_[name]]
-        self.words_[name] = sorted([*self.words_[name], *new])
-        if new:
-            shown = ", ".join(map(repr, new[:5])) + (", ..." if len(new) > 5 else "")
-            message = f"column {name!r} holds numbers: what else stands there is taken for missing, {shown} in "
-            warnings.warn(f"{message}{counts[new].sum()} of {counts.sum()} cells", stacklevel=4)
+        for name, known in self.words_.items():
+            counts = X[name].dropna().astype(str).value_counts()
+            new = [cell for cell in counts.index if not NUMBER.fullmatch(cell) and cell not in known]
+            self.words_[name] = sorted([*known, *new])
+            if new:
+                shown = ", ".join(map(repr, new[:5])) + (", ..." if len(new) > 5 else "")
+                message = f"column {name!r} holds numbers: what else stands there is taken for missing, {shown} in "
+                warnings.warn(f"{message}{counts[new].sum()} of {counts.sum()} cells", stacklevel=3)
 
     def _numbers(self, X):
         """Columns of a DataFrame that hold numbers, as a matrix."""
