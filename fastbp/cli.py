@@ -24,8 +24,6 @@ from fastbp.profiling import commands
 from fastbp.tables import Table, printable
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from fastbp.datasets import Dataset
 
 EXIT_INTERRUPTED = 130
@@ -45,10 +43,7 @@ TABLE_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "solver": ("--solver", {"choices": ("adam", "sgd", "lbfgs"), "help": "how weights are updated"}),
     "dropout": ("--dropout", {"type": float, "metavar": "P", "help": "probability of leaving a hidden unit out of a step"}),
     "alpha": ("--alpha", {"type": float, "metavar": "A", "help": "strength of the L2 penalty"}),
-    "n_iter_no_change": (
-        "--patience",
-        {"type": options.positive, "metavar": "N", "help": "epochs to wait for an improvement"},
-    ),
+    "n_iter_no_change": ("--patience", {"type": options.positive, "metavar": "N", "help": "epochs to wait for improvement"}),
     "class_weight": ("--class-weight", {"choices": ("balanced",), "help": "give rare classes the weight of common ones"}),
     "max_seconds": ("--seconds", {"type": float, "metavar": "S", "help": "end the training after so long"}),
     "n_jobs": ("--n-jobs", {"type": int, "metavar": "N", "help": "threads, -1 for all processors"}),
@@ -257,11 +252,8 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         raise ValueError(f"--save and --plot must name two files, got {arguments.save!r} twice")
 
 
-# A report, and curves by name with the epoch first.
-Trained = tuple[dict[str, Any], "dict[str, np.ndarray]"]
-
-
-def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
+def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A report, and curves by name with the epoch first."""
     from fastbp.files import save_model
     from fastbp.lessons import PRESETS, new_model
 
@@ -297,7 +289,8 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
     return report, history.columns()
 
 
-def _train_table(data: "Dataset", arguments: argparse.Namespace) -> Trained:
+def _train_table(data: "Dataset", arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same of a network of a table."""
     import numpy as np
 
     from fastbp.estimators.tabular import TabularClassifier, TabularRegressor
@@ -386,7 +379,7 @@ def _hints(report: dict[str, Any], data: "Dataset") -> list[str]:
     return hints
 
 
-def _milestones(curves: "dict[str, np.ndarray]") -> list[dict[str, float]]:
+def _milestones(curves: dict[str, Any]) -> list[dict[str, float]]:
     """About `MILESTONES` evenly spaced epochs, the first and the last."""
     length = len(curves["epoch"])
     step = max(1, length // MILESTONES)
@@ -394,7 +387,7 @@ def _milestones(curves: "dict[str, np.ndarray]") -> list[dict[str, float]]:
     return [{name: values[row].item() for name, values in curves.items()} for row in chosen]
 
 
-def _plot(curves: "dict[str, np.ndarray]", name: str, loss: str, path: str) -> None:
+def _plot(curves: dict[str, Any], name: str, loss: str, path: str) -> None:
     from fastbp.history import draw
     from fastbp.profiling.pictures import pyplot, save_picture
 
@@ -519,9 +512,7 @@ def _predicted(model: Any, X: Any) -> tuple[Any, ...]:
     return model.predict(X), model.predict_proba(X), model.classes_
 
 
-def _scores(
-    truth: "np.ndarray", predicted: "np.ndarray", chances: "np.ndarray | None" = None, classes: Sequence[str] = ()
-) -> dict[str, float | None]:
+def _scores(truth: Any, predicted: Any, chances: Any = None, classes: Sequence[str] = ()) -> dict[str, float | None]:
     """Accuracy, log loss and ROC AUC (one class against the others, their mean), or R2, RMSE and MAE, where defined."""
     import numpy as np
     from sklearn import metrics

@@ -421,7 +421,10 @@ def load_table(path: str | Path, target: str, task: str = "auto", header: bool |
     """
     table = TableFile(path, decimal).read((target, *ignore), header, (target,))
     frame, name = table.frame, "stdin" if str(path) == "-" else Path(path).name.split(".")[0]
-    _refuse_spaces(table)
+    if frame.shape[1] == 1:  # spaces separate nothing, as they may be part of words
+        lengths = {len(str(cell).split()) for cell in frame.iloc[:, 0].dropna().head(SAMPLED_ROWS)}
+        if len(lengths) == 1 and lengths.pop() > 1:
+            raise ValueError(f"{path} has one column, and spaces in it: put commas where columns end")
     for option, column in (("target", target), *(("ignore", one) for one in ignore)):
         if column not in frame.columns:
             hint = did_you_mean(column, frame.columns)
@@ -447,14 +450,6 @@ def load_table(path: str | Path, target: str, task: str = "auto", header: bool |
     return _split(name, frame, np.flatnonzero(filled), y, classes, about)
 
 
-def _refuse_spaces(table: TableFile) -> None:
-    """Refuse one column whose cells all are as many words: spaces separate nothing, as they may be part of words."""
-    if table.frame.shape[1] == 1:
-        lengths = {len(str(cell).split()) for cell in table.frame.iloc[:, 0].dropna().head(SAMPLED_ROWS)}
-        if len(lengths) == 1 and lengths.pop() > 1:
-            raise ValueError(f"{table.path} has one column, and spaces in it: put commas where columns end")
-
-
 def _targets(table: TableFile, cells: Any, task: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Names of classes and all of these, or values and nothing, of the target's cells that are not missing."""
     where, pd = f"target column {cells.name!r} of {table.path}", pandas()
@@ -475,7 +470,11 @@ def _targets(table: TableFile, cells: Any, task: str) -> tuple[np.ndarray, tuple
                 numbers(table.spelled(cells), cells.name, hint=hint)  # which some cell is not
             return values[codes], ()
     elif task == "auto":
-        _refuse_many_classes(where, labels, len(codes))
+        alike = all(map(NUMBER_LIKE.fullmatch, labels))
+        if len(labels) > len(codes) / 2 or (alike and len(labels) > MAX_DETECTED_CLASSES):
+            what = spelling_advice(labels[0]) if alike and not NUMBER.fullmatch(labels[0]) else "it looks like ids"
+            raise ValueError(f"{where} has {len(labels)} different words in {len(codes)} rows: {what}; "
+                             "--task classification, if they are names of classes")  # fmt: skip
     names = class_names(labels)
     y = np.array([names[class_key(label)] for label in labels], object)
     return y[codes], tuple(sorted(names.values(), key=_numbers_first))
@@ -492,14 +491,6 @@ def class_names(labels: Iterable[str]) -> dict[str, str]:
 def class_key(label: str) -> str:
     """What is the same for all spellings of a class: that of a whole number, without a decimal point."""
     return re.sub(r"^([+-]?\d+)\.0*$", r"\1", label)
-
-
-def _refuse_many_classes(where: str, labels: Sequence[str], n_rows: int) -> None:
-    alike = all(map(NUMBER_LIKE.fullmatch, labels))
-    if len(labels) > n_rows / 2 or (alike and len(labels) > MAX_DETECTED_CLASSES):
-        what = spelling_advice(labels[0]) if alike and not NUMBER.fullmatch(labels[0]) else "it looks like ids"
-        raise ValueError(f"{where} has {len(labels)} different words in {n_rows} rows: {what}; "
-                         "--task classification, if they are names of classes")  # fmt: skip
 
 
 def _numbers_first(label: str) -> tuple[bool, float, str]:
