@@ -181,11 +181,11 @@ class TableFile:
         return self.opener(stream) if self.opener else stream
 
     def read(self, expected: Sequence[str] = (), header: bool | None = None, text: Sequence[str] = (),
-             columns: Sequence[str] = ()) -> "TableFile":  # fmt: skip
-        """Read the table into `frame`, the columns `text` as they stand; without a header, columns are called 0, 1, ...
+             orders: Sequence[Sequence[str]] = ()) -> "TableFile":  # fmt: skip
+        """Read the table into `frame`, the columns `text` as they stand.
 
-        Whether there is a `header` is inferred where it is None, with the help of names that are `expected` in one, and of
-        all `columns` of a table like this one in their order.
+        Whether there is a `header` is inferred where it is None, with the help of names that are `expected` in one. Without
+        it, columns are called as in the first of `orders`, of a table like this one, that has as many, or 0, 1, ...
         """
         try:
             self._sniff()
@@ -195,7 +195,7 @@ class TableFile:
             for encoding in self.encodings:
                 self.encoding = encoding
                 with contextlib.suppress(UnicodeDecodeError):
-                    self._look(expected, header, columns)
+                    self._look(expected, header, orders)
                     self._read(text)
                     return self
         except (csv.Error, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
@@ -220,7 +220,7 @@ class TableFile:
         errors = "replace" if self.encoding == "cp1252" else "strict"
         return io.TextIOWrapper(self._bytes(), self.encoding, errors, newline="")
 
-    def _look(self, expected: Sequence[str], header: bool | None, columns: Sequence[str]) -> None:
+    def _look(self, expected: Sequence[str], header: bool | None, orders: Sequence[Sequence[str]]) -> None:
         """Find separator and header in the first rows."""
         with self._text() as stream:
             start = stream.read(SAMPLE)
@@ -235,8 +235,10 @@ class TableFile:
         rows = starts[self.separator]
         if not rows:
             raise ValueError(f"{self.path} has no rows")
-        self.has_header = _has_header(rows, expected, columns, self.decimal) if header is None else header
-        self.names = _names(self.path, rows[0]) if self.has_header else [str(place) for place in range(len(rows[0]))]
+        self.has_header = _has_header(rows, expected, orders, self.decimal) if header is None else header
+        places = [str(place) for place in range(len(rows[0]))]
+        alike = (list(names) for names in orders if len(names) == len(places))
+        self.names = _names(self.path, rows[0]) if self.has_header else next(alike, places)
 
     def _rows(self, stream: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
         """Line number and cells of every row but the header."""
@@ -354,10 +356,10 @@ def _regularity(rows: list[list[str]]) -> float:
     return lengths.count(lengths[0]) / len(lengths) if lengths and lengths[0] > 1 else 0.0
 
 
-def _has_header(rows: list[list[str]], expected: Sequence[str], columns: Sequence[str], decimal: str) -> bool:
+def _has_header(rows: list[list[str]], expected: Sequence[str], orders: Sequence[Sequence[str]], decimal: str) -> bool:
     """Whether the first row has the names of the columns."""
     # Not where it comes again, or is of numbers, unless they are 0, 1, 2, ... in order, as pandas numbers columns, or all
-    # `expected` names are there, which cannot be places or stand in the order of known `columns`. With words, where a
+    # `expected` names are there, which cannot be places or stand in one of the known `orders`. With words, where a
     # word stands above numbers, and where there are words only, none of which comes again below.
     first, rest = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
     places = [str(place) for place in range(len(first))]
@@ -365,7 +367,7 @@ def _has_header(rows: list[list[str]], expected: Sequence[str], columns: Sequenc
         return False
     if places[: len(first) - (first[0] == "")] == first[first[0] == "" :]:
         return True
-    in_order = [name for name in columns if name in first] == first
+    in_order = any([name for name in names if name in first] == first for names in orders)
     if expected and set(expected) <= set(first) and (in_order or not set(expected) <= set(places)):
         return True
 
@@ -513,7 +515,10 @@ def load_rows(data: str | Path, table: dict[str, Any], features: Sequence[str], 
         X, y = (known.X_test, known.y_test) if len(known.X_test) else (known.X_train, known.y_train)
         frame = pandas().DataFrame(np.asarray(X), columns=list(known.feature_names))
     else:
-        found = _read_alike(data, table, features, text, header)
+        header = False if header is None and table.get("header") is False else header
+        columns = table.get("columns", [])
+        orders = [features, columns, [name for name in columns if name != target]]
+        found = TableFile(data, table.get("decimal", ".")).read(features, header, (target, *text), orders)
         frame = found.frame
         if target in frame and target not in features:
             y = _answers(found, frame[target], classes)
@@ -531,19 +536,3 @@ def _answers(table: TableFile, cells: Any, classes: Sequence[str]) -> np.ndarray
         values = pandas().to_numeric(table.spelled(cells), errors="coerce").to_numpy(float, na_value=np.nan)
         return np.where(np.isfinite(values), values, np.nan)
     return cells.map(lambda cell: known.get(class_key(cell), cell), na_action="ignore").to_numpy(object, na_value=np.nan)
-
-
-def _read_alike(data: str | Path, table: dict[str, Any], features: Sequence[str], text: Sequence[str],
-                header: bool | None) -> TableFile:  # fmt: skip
-    """A file, read as the one that a model was trained on."""
-    # without names the places of text are not known before the columns are counted
-    target, columns = table["target"], table.get("columns", [])
-    header = False if header is None and table.get("header") is False else header
-    found = TableFile(data, table.get("decimal", ".")).read(features, header, (target, *text), columns)
-    if not found.has_header:
-        orders = [list(features), columns, [name for name in columns if name != target]]
-        names = next((names for names in orders if len(names) == found.frame.shape[1]), None)
-        if names is not None and names != list(found.frame.columns):
-            by_place = [str(place) for place, name in enumerate(names) if name == target or name in text]
-            found.read((), False, by_place).frame.columns = names
-    return found
