@@ -210,9 +210,9 @@ class TableFile:
         for _ in range(2):  # the second time what is compressed is seen
             with self._bytes() as stream:
                 start = stream.read(SAMPLE)
-            self.opener = self.opener or _by_mark(COMPRESSIONS, start)
+            self.opener = self.opener or next((one for mark, one in COMPRESSIONS.items() if start.startswith(mark)), None)
         self.is_parquet = start.startswith(b"PAR1")
-        self.encodings = _by_mark(ENCODINGS, start) or ["utf-8", "cp1252"]
+        self.encodings = next((names for mark, names in ENCODINGS.items() if start.startswith(mark)), ["utf-8", "cp1252"])
         if not self.is_parquet and self.encodings[0] != "utf-16" and b"\0" in start:
             raise ValueError(f"{self.path} is not a CSV file: it is binary")
 
@@ -327,11 +327,6 @@ class TableFile:
                 with self._text() as stream:
                     where = f"line {next(itertools.islice(self._rows(stream), error.row, None))[0]}"
             raise ValueError(f"{self.path} {where}, column {error.column!r}: {error.problem}") from None
-
-
-def _by_mark(values: dict[bytes, Any], start: bytes) -> Any:
-    """The value whose mark a file starts with, or None."""
-    return next((value for mark, value in values.items() if start.startswith(mark)), None)
 
 
 def _filled_rows(stream: io.TextIOBase, separator: str) -> Iterator[tuple[int, list[str]]]:

@@ -84,10 +84,13 @@ class Recipe(Training):
     """The training of a new network of an estimator by epochs of "sgd" or "adam", which keeps what it finds.
 
     `validation` is X, y and sample_weight of rows whose loss says which epoch was the best, or None: then the last one is.
+    It began at `start`, has to be over after `max_seconds`, and is shown as `fit` is asked to.
     """
 
-    def __init__(self, est, X, y, sample_weight, validation, random_state):
-        self.random_state, self.classifies = random_state, is_classifier(est)
+    def __init__(self, est, X, y, sample_weight, validation, random_state, start=None, max_seconds=None, progress=False,
+                 callback=None):  # fmt: skip
+        self.random_state, self.classifies, self.max_seconds = random_state, is_classifier(est), max_seconds
+        self.start, self.progress, self.callback = start or time.perf_counter(), progress, callback
         est._validate_params()
         X_val, y_val, weights = validation or (None, None, None)
         X, _, rows, validation = est._begin(X, y, sample_weight, random_state, X_val=X_val, y_val=y_val)
@@ -105,11 +108,6 @@ class Recipe(Training):
         self.rows, n, targets = rows, len(rows.X), soft(rows.Y, LABEL_SMOOTHING) if self.classifies else rows.Y
         super().__init__(est, Rows(rows.X, targets, rows.weights), validation, draw=lambda: random_state.permutation(n))
         self.least, self.best, self.best_epoch = math.inf, {}, 0
-        self.watch(time.perf_counter())
-
-    def watch(self, start, max_seconds=None, progress=False, callback=None):
-        """Take note of when the training began, and as of `fit` when it has to be over and what is to be seen of it."""
-        self.start, self.max_seconds, self.progress, self.callback = start, max_seconds, progress, callback
 
     def share(self, done):
         """What is over of the training, after a share of its epochs: the waves end when the time does."""

@@ -323,9 +323,8 @@ class Tabular(Saved, BaseEstimator):
         rows, others = ((Z[of], targets[of], None if weights is None else weights[of]) for of in (~held, held))
         self.network_ = self._new_network(len(rows[0]), early_stopping=bool(held.any()), random_state=random_state)
         if by_epochs:
-            training = recipe.Recipe(self.network_, *rows, others if held.any() else None, random_state)
-            training.watch(start, self.max_seconds, progress, callback)
-            training.train()
+            how = random_state, start, self.max_seconds, progress, callback
+            recipe.Recipe(self.network_, *rows, others if held.any() else None, *how).train()
         else:
             with warnings.catch_warnings():
                 # the number of iterations is a choice here, not a failure
