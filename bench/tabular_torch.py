@@ -16,8 +16,8 @@ from sklearn.utils import check_random_state
 from tabular import TABLES, splits
 
 from fastbp import TabularClassifier, TabularRegressor
-from fastbp.cells import held_out
-from fastbp.estimators.recipe import BETA_2, LABEL_SMOOTHING, Recipe, Watch, soft, wave
+from fastbp.datasets import held_out
+from fastbp.estimators.recipe import BETA_2, LABEL_SMOOTHING, Recipe, soft, wave
 
 NAMES = ("wine", "hitters", "titanic", "concrete", "digits", "credit", "bikes")
 # Of the loss of the first epoch: rounding errors double within a few steps, and later epochs differ by some thousandths.
@@ -40,7 +40,7 @@ def prepared(table, epochs):
 
     def make():
         rows = (Z[~held], targets[~held], None), (Z[held], targets[held], None)
-        return Recipe(copy.deepcopy(network), *rows[0], rows[1], check_random_state(1), Watch())
+        return Recipe(copy.deepcopy(network), *rows[0], rows[1], check_random_state(1))
 
     return make
 

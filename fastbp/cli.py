@@ -4,6 +4,7 @@ Only the standard library is imported at the top, so that ``--help`` and a misty
 """
 
 import argparse
+import contextlib
 import copy
 import csv
 import io
@@ -12,21 +13,17 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fastbp import __version__
 from fastbp import arguments as options
-from fastbp.arguments import EXIT_USAGE, check_output, check_picture, did_you_mean, positive
-from fastbp.profiling.commands import add_commands, add_reading, load
+from fastbp.profiling import commands
 from fastbp.tables import Table, printable
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from fastbp.datasets import Dataset
 
 EXIT_INTERRUPTED = 130
@@ -46,7 +43,7 @@ TABLE_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "solver": ("--solver", {"choices": ("adam", "sgd", "lbfgs"), "help": "how weights are updated"}),
     "dropout": ("--dropout", {"type": float, "metavar": "P", "help": "probability of leaving a hidden unit out of a step"}),
     "alpha": ("--alpha", {"type": float, "metavar": "A", "help": "strength of the L2 penalty"}),
-    "n_iter_no_change": ("--patience", {"type": positive, "metavar": "N", "help": "epochs to wait for an improvement"}),
+    "n_iter_no_change": ("--patience", {"type": options.positive, "metavar": "N", "help": "epochs to wait for improvement"}),
     "class_weight": ("--class-weight", {"choices": ("balanced",), "help": "give rare classes the weight of common ones"}),
     "max_seconds": ("--seconds", {"type": float, "metavar": "S", "help": "end the training after so long"}),
     "n_jobs": ("--n-jobs", {"type": int, "metavar": "N", "help": "threads, -1 for all processors"}),
@@ -56,18 +53,17 @@ PARAMETERS = {"hidden": "hidden_layer_sizes", "epochs": "max_iter", "learning_ra
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit status; what a script raises, SystemExit included, goes through.
+    """Run the command line; what a script raises, SystemExit included, goes through.
 
     Parameters
     ----------
-    argv : list of str, optional
-        The arguments, a command and its own or a script and its own; `sys.argv` without the program's name by default.
+    argv : list of str or None, default=None
+        A command or a script, and its arguments; None takes those of the process.
 
     Returns
     -------
     int
-        0 for success, 2 for bad arguments or files, 130 after Ctrl-C, and 141 when whoever read standard output went
-        away.
+        0 for success, 2 for bad arguments or files, 130 after Ctrl-C, and 141 when whoever read standard output went away.
     """
     argv = sys.argv[1:] if argv is None else argv
     for stream in filter(None, (sys.stdout, sys.stderr)):
@@ -96,11 +92,11 @@ def main(argv: list[str] | None = None) -> int:
                 sys.stdout.flush()
         except OSError:
             _drop_output()
-        return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error), EXIT_USAGE)
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except MemoryError as error:
-        return _complain(f"out of memory: {error}", EXIT_USAGE)
+        return _complain(f"out of memory: {error}")
     except (ImportError, ValueError) as error:
-        return _complain(str(error), EXIT_USAGE)
+        return _complain(str(error))
 
 
 def _drop_output() -> None:
@@ -108,7 +104,7 @@ def _drop_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _complain(message: str, status: int) -> int:
+def _complain(message: str, status: int = options.EXIT_USAGE) -> int:
     _say(f"fastbp: error: {' '.join(message.split())}")
     return status
 
@@ -119,8 +115,8 @@ def _say(line: str) -> None:
         print(printable(line), file=sys.stderr)
 
 
-def _is_terminal(stream: Any) -> bool:
-    return stream is not None and stream.isatty()
+def _has_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
 
 
 def _check_command(argv: list[str]) -> None:
@@ -129,7 +125,7 @@ def _check_command(argv: list[str]) -> None:
         return
     if os.path.isfile(argv[0]):
         raise ValueError(f"{argv[0]!r} is no command: did you mean fastbp train {argv[0]} --target COLUMN?")
-    if meant := did_you_mean(argv[0], COMMANDS):
+    if meant := options.did_you_mean(argv[0], COMMANDS):
         raise ValueError(f"{argv[0]!r} is no command{meant}")
 
 
@@ -139,7 +135,7 @@ def _check_command(argv: list[str]) -> None:
 def _run_script(script: str, arguments: list[str]) -> int:
     """Run a script as ``python script.py`` does, with fastbp's networks in the place of scikit-learn's."""
     if not os.path.isfile(script):
-        return _complain(f"no such script: {script}", EXIT_USAGE)
+        return _complain(f"no such script: {script}")
     from fastbp.estimators.interchange import patch_sklearn
 
     patch_sklearn()
@@ -165,60 +161,51 @@ def _parser() -> argparse.ArgumentParser:
         epilog="fastbp SCRIPT.py [ARGUMENT...] runs a Python script with fastbp's networks in the place of scikit-learn's.",
     )
     parser.add_argument("--version", action="version", version=f"fastbp {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_train(commands)
-    _add_predict(commands)
-    add_commands(commands)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_train(subparsers)
+    _add_predict(subparsers)
+    commands.add_commands(subparsers)
     return parser
 
 
-def _add_train(commands) -> None:
-    parser = commands.add_parser(
-        "train",
-        help="train a network and show how it went",
-        description="Train a network on a table of your own or a named data set, and show how it went.\n"
+def _add_train(subparsers) -> None:
+    add = commands.new_command(
+        subparsers, _train, "train a network and show how it went",
+        "Train a network on a table of your own or a named data set, and show how it went.\n"
         "For a table, what is not given is that of fastbp.TabularClassifier or TabularRegressor. xor and iris are two\n"
         "founding networks, sigmoid units by plain gradient descent: lessons rather than models.",
-        epilog="example:\n  fastbp train flowers.csv --target species --hidden 16,8 --save flowers.npz",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "example:\n  fastbp train flowers.csv --target species --hidden 16,8 --save flowers.npz",
         # an option that was not given leaves presets and defaults alone
         argument_default=argparse.SUPPRESS,
-    )
-    parser.set_defaults(run=_train)
-    parser.add_argument("data", metavar="DATA", help=DATA_HELP)
-    add_reading(parser.add_argument)
-    parser.add_argument("--hidden", type=options.sizes, metavar="N[,N...]", help="units of the hidden layers")
-    parser.add_argument("--epochs", type=positive, metavar="N", help="passes over the training rows, at most")
-    parser.add_argument("--lr", type=float, metavar="RATE", dest="learning_rate", help="learning rate")
-    parser.add_argument("--batch-size", type=options.batch_size, metavar="N", help="rows per update, or 'full'")
+    )  # fmt: skip
+    add("data", metavar="DATA", help=DATA_HELP)
+    commands.add_reading(add)
+    add("--hidden", type=options.sizes, metavar="N[,N...]", help="units of the hidden layers")
+    add("--epochs", type=options.positive, metavar="N", help="passes over the training rows, at most")
+    add("--lr", type=float, metavar="RATE", dest="learning_rate", help="learning rate")
+    add("--batch-size", type=options.batch_size, metavar="N", help="rows per update, or 'full'")
     for parameter, (option, settings) in TABLE_OPTIONS.items():
-        parser.add_argument(option, dest=parameter, **settings | {"help": f"{settings['help']} (tables)"})
-    parser.add_argument("--reduction", choices=("sum", "mean"), help="how a batch's gradients are combined (xor, iris)")
-    parser.add_argument("--bias", action=argparse.BooleanOptionalAction, help="give every unit a bias (xor, iris)")
-    parser.add_argument("--dtype", choices=("float32", "float64"), help="default: float32 for tables, else float64")
-    parser.add_argument(
-        "--seed", type=options.seed, metavar="N", default=0, help="seed of the initial weights and row order (default: 0)"
-    )
-    parser.add_argument("--compare", action="store_true", default=False, help="time plain numpy as well (xor, iris)")
-    parser.add_argument("--plot", nargs="?", const="", metavar="FILE.png", help="draw the curves (default: DATA.png)")
-    parser.add_argument("--save", metavar="FILE.npz", default=None, help="keep the trained network for fastbp predict")
-    parser.add_argument("--json", action="store_true", default=False, help="print one JSON object and nothing else")
+        add(option, dest=parameter, **settings | {"help": f"{settings['help']} (tables)"})
+    add("--reduction", choices=("sum", "mean"), help="how a batch's gradients are combined (xor, iris)")
+    add("--bias", action=argparse.BooleanOptionalAction, help="give every unit a bias (xor, iris)")
+    add("--dtype", choices=commands.DTYPES, help="default: float32 for tables, else float64")
+    seed = "seed of the initial weights and row order (default: 0)"
+    add("--seed", type=options.seed, metavar="N", default=0, help=seed)
+    add("--compare", action="store_true", default=False, help="time plain numpy as well (xor, iris)")
+    add("--plot", nargs="?", const="", metavar="FILE.png", help="draw the curves (default: DATA.png)")
+    add("--save", metavar="FILE.npz", default=None, help="keep the trained network for fastbp predict")
 
 
-def _add_predict(commands) -> None:
-    parser = commands.add_parser(
-        "predict",
-        help="apply a saved network to new rows",
-        description="Print one prediction for each row, and on standard error the score where the answers are known.",
-        epilog="example:\n  fastbp predict flowers.npz new_flowers.csv > species.txt",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(run=_predict)
-    parser.add_argument("model", metavar="MODEL", help="a file that fastbp train --save wrote")
-    parser.add_argument("data", metavar="DATA", help="a file with a table, or a named data set for its held-out rows")
-    parser.add_argument("--header", action=argparse.BooleanOptionalAction, help="the first line has the columns' names")
-    parser.add_argument("--proba", action="store_true", help="print the probabilities of all classes, under their names")
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+def _add_predict(subparsers) -> None:
+    add = commands.new_command(
+        subparsers, _predict, "apply a saved network to new rows",
+        "Print one prediction for each row, and on standard error the score where the answers are known.",
+        "example:\n  fastbp predict flowers.npz new_flowers.csv > species.txt",
+    )  # fmt: skip
+    add("model", metavar="MODEL", help="a file that fastbp train --save wrote")
+    add("data", metavar="DATA", help="a file with a table, or a named data set for its held-out rows")
+    add("--header", action=argparse.BooleanOptionalAction, help="the first line has the columns' names")
+    add("--proba", action="store_true", help="print the probabilities of all classes, under their names")
 
 
 # ---- train -----------------------------------------------------------------------------------------------------------
@@ -229,11 +216,11 @@ def _train(arguments: argparse.Namespace) -> int:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
         try:
-            data = load(arguments)
+            data = commands.load(arguments)
             from fastbp.lessons import PRESETS
 
             train = _train_lesson if arguments.data in PRESETS else _train_table
-            report, curves, speed = train(data, arguments)
+            report, curves = train(data, arguments)
         finally:
             for warning in caught:
                 _say(f"fastbp: warning: {warning.message}")
@@ -244,8 +231,6 @@ def _train(arguments: argparse.Namespace) -> int:
     if "plot" in arguments:
         _plot(curves, data.name, report["loss"], arguments.plot)
         report["plot"] = arguments.plot
-    if arguments.compare and not report["interrupted"]:
-        report |= speed()
     if arguments.json:
         print(json.dumps(report, allow_nan=False))
     else:
@@ -259,19 +244,16 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
         if vars(arguments).get("solver") == "lbfgs":
             raise ValueError("--plot draws epochs, of which --solver lbfgs has none")
         arguments.plot = arguments.plot or f"{Path(arguments.data).stem}.png"
-        check_picture("--plot", arguments.plot)
+        options.check_picture("--plot", arguments.plot)
     outputs = {option: vars(arguments)[option] for option in ("plot", "save") if vars(arguments).get(option) is not None}
     for option, path in outputs.items():
-        check_output(f"--{option}", path, arguments.data)
+        options.check_output(f"--{option}", path, arguments.data)
     if len({os.path.realpath(path) for path in outputs.values()}) < len(outputs):
         raise ValueError(f"--save and --plot must name two files, got {arguments.save!r} twice")
 
 
-# A report, curves by name with the epoch first, and what measures the speed.
-Trained = tuple[dict[str, Any], "dict[str, np.ndarray]", Callable[[], dict[str, Any]]]
-
-
-def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
+def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A report, and curves by name with the epoch first."""
     from fastbp.files import save_model
     from fastbp.lessons import PRESETS, new_model
 
@@ -279,20 +261,20 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
         if parameter in arguments:
             raise ValueError(f"{option} is for tables, got it with {arguments.data}")
     given, preset = vars(arguments), PRESETS[data.name]
-    settings = replace(preset, **{field.name: given[field.name] for field in fields(preset) if field.name in given})
+    settings = preset | {name: given[name] for name in preset if name in given}
     model = new_model(data, settings, dtype=given.get("dtype", "float64"), random_state=arguments.seed)
     net = model.net
     untrained = copy.deepcopy(net)
-    rows = model.inputs(data.X_train), model.targets(data.y_train), settings.epochs, settings.learning_rate
-    how = {"batch_size": settings.batch_size, "reduction": settings.reduction, "shuffle": settings.batch_size is not None}
-    history = net.train(*rows, progress=_is_terminal(sys.stderr), **how)
+    rows = model.inputs(data.X_train), model.targets(data.y_train), settings["epochs"], settings["learning_rate"]
+    how = {name: settings[name] for name in ("batch_size", "reduction")} | {"shuffle": settings["batch_size"] is not None}
+    history = net.train(*rows, progress=_has_terminal(), **how)
     if arguments.save:
         # before anything that an interrupt could end
         save_model(arguments.save, model)
-    report = {"units": net.units, "bias": net.bias, "dtype": net.dtype.name, "learning_rate": settings.learning_rate,
-              "batch_size": settings.batch_size, "reduction": settings.reduction, "seed": arguments.seed,
+    report = {"units": net.units, "bias": net.bias, "dtype": net.dtype.name,
+              **{name: settings[name] for name in ("learning_rate", "batch_size", "reduction")}, "seed": arguments.seed,
               "train_rows": len(data.X_train), "test_rows": len(data.X_test), "epochs": len(history),
-              "loss": f"half the {settings.reduction} of squared errors",
+              "loss": f"half the {settings['reduction']} of squared errors",
               "milestones": _milestones(history.columns())}  # fmt: skip
     report["train_accuracy"] = model.accuracy(data.X_train, data.y_train)
     if len(data.X_test):
@@ -300,16 +282,15 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
     else:
         # with nothing held out, the outputs themselves are the thing to look at
         report["outputs"] = net.feedforward(rows[0])[:, 0].tolist()
-
-    def speed() -> dict[str, Any]:
+    if arguments.compare and len(history) == settings["epochs"]:
         from fastbp.profiling.rivals import throughput
 
-        return throughput(untrained, *rows, **how)
+        report |= throughput(untrained, *rows, **how)
+    return report, history.columns()
 
-    return report, history.columns(), speed
 
-
-def _train_table(data: "Dataset", arguments: argparse.Namespace) -> Trained:
+def _train_table(data: "Dataset", arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same of a network of a table."""
     import numpy as np
 
     from fastbp.estimators.tabular import TabularClassifier, TabularRegressor
@@ -319,9 +300,9 @@ def _train_table(data: "Dataset", arguments: argparse.Namespace) -> Trained:
     kind = TabularClassifier if data.class_names else TabularRegressor
     parameters = {name: given[name] for name in kind().get_params() if name in given}
     est = kind(random_state=arguments.seed, **parameters)
-    est.fit(data.X_train, data.y_train, progress=_is_terminal(sys.stderr))
+    est.fit(data.X_train, data.y_train, progress=_has_terminal())
     est.table_ = data.table
-    network, columns = est.network_, est.preprocessing_.named_steps["columns"]
+    network, columns = est.network_, est.preprocessing_
     # the file is one table, whatever rows are held out
     columns.learn_words(data.X_test)
     if arguments.save:
@@ -342,7 +323,7 @@ def _train_table(data: "Dataset", arguments: argparse.Namespace) -> Trained:
               "milestones": _milestones(curves)}  # fmt: skip
     report |= _all_scores(est, data)
     report["hints"] = _hints(report, data)
-    return report, curves, dict
+    return report, curves
 
 
 def _check_table_options(data: "Dataset", arguments: argparse.Namespace) -> None:
@@ -398,7 +379,7 @@ def _hints(report: dict[str, Any], data: "Dataset") -> list[str]:
     return hints
 
 
-def _milestones(curves: "dict[str, np.ndarray]") -> list[dict[str, float]]:
+def _milestones(curves: dict[str, Any]) -> list[dict[str, float]]:
     """About `MILESTONES` evenly spaced epochs, the first and the last."""
     length = len(curves["epoch"])
     step = max(1, length // MILESTONES)
@@ -406,7 +387,7 @@ def _milestones(curves: "dict[str, np.ndarray]") -> list[dict[str, float]]:
     return [{name: values[row].item() for name, values in curves.items()} for row in chosen]
 
 
-def _plot(curves: "dict[str, np.ndarray]", name: str, loss: str, path: str) -> None:
+def _plot(curves: dict[str, Any], name: str, loss: str, path: str) -> None:
     from fastbp.history import draw
     from fastbp.profiling.pictures import pyplot, save_picture
 
@@ -465,14 +446,10 @@ def _scores_table(report: dict[str, Any]) -> Table:
     """Scores on both parts of the rows, beside those of guessing the same for every row: the mean, or shares of classes."""
     heads = {"train": f"{report['train_rows']:,} training rows", "test": f"{report['test_rows']:,} test rows",
              "baseline": "constant guess"}  # fmt: skip
-    scores = {name: [_part_score(report, part, key) for part in heads] for key, name in SCORES.items()}
-    shown = [place for place in range(len(heads)) if any(row[place] for row in scores.values())]
-    rows = [[name, *(row[place] for place in shown)] for name, row in scores.items() if any(row)]
-    return Table(rows, ["score", *(list(heads.values())[place] for place in shown)], words=1)
-
-
-def _part_score(report: dict[str, Any], part: str, score: str) -> str:
-    return _shown(report[f"{part}_{score}"]) if f"{part}_{score}" in report else ""
+    parts = [part for part in heads if any(f"{part}_{score}" in report for score in SCORES)]
+    rows = [[name] + [_shown(report[key]) if (key := f"{part}_{score}") in report else "" for part in parts]
+            for score, name in SCORES.items()]  # fmt: skip
+    return Table([row for row in rows if any(row[1:])], ["score", *(heads[part] for part in parts)], words=1)
 
 
 def _shown(score: float | None) -> str:
@@ -483,20 +460,20 @@ def _shown(score: float | None) -> str:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    import contextlib
-
     from fastbp.datasets import load_rows
 
     model, known, features, text, classes = _model(arguments.model)
     if arguments.proba and not hasattr(model, "predict_proba"):
         raise ValueError(f"--proba needs a classifier of tables, got {arguments.model}")
-    table, X, answers = load_rows(arguments.data, known, features, text, arguments.header)
+    table, X, truth = load_rows(arguments.data, known, features, text, arguments.header, classes)
     with table.naming_lines() if table else contextlib.nullcontext():
         predictions, *chances = _predicted(model, X)
     found = {"target": known["target"], "predictions": predictions.tolist()}
     if arguments.proba:
         found |= {"classes": classes, "probabilities": chances[0].tolist()}
-    n_known, scores = _known_scores(answers, classes, predictions, *chances[:1])
+    scores: dict[str, float | None] = {}
+    if truth is not None and (told := truth == truth).any():  # all but nan
+        scores = _scores(truth[told], predictions[told], *((chances[0][told], classes) if chances else ()))
     if arguments.json:
         print(json.dumps(found | scores, allow_nan=False))
         return 0
@@ -508,7 +485,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         for prediction in found["predictions"]:
             print(printable(str(prediction)))
     for name, value in scores.items():
-        _say(f"{SCORES[name]} {_shown(value)} on {n_known} rows")
+        _say(f"{SCORES[name]} {_shown(value)} on {told.sum()} rows")
     return 0
 
 
@@ -523,30 +500,9 @@ def _model(path: str) -> tuple[Any, dict[str, Any], list[str], list[str], list[s
     if is_network and model.feature_names:
         return model, {"target": model.target_name}, list(model.feature_names), [], list(model.class_names)
     if getattr(model, "table_", None):
-        columns = model.preprocessing_.named_steps["columns"]
+        columns = model.preprocessing_
         return model, model.table_, list(columns.kinds_), list(columns.categories_), list(getattr(model, "classes_", ()))
     raise ValueError(f"{path} holds a model that was trained in Python: fastbp.load reads it there")
-
-
-def _known_scores(answers: Any, classes: list[str], *found: "np.ndarray") -> tuple[int, dict[str, float | None]]:
-    """How many answers are known, and how good the predictions, and probabilities, of them are."""
-    import numpy as np
-
-    from fastbp.cells import pandas
-    from fastbp.datasets import class_key, class_names
-
-    if answers is None:
-        return 0, {}
-    if classes:
-        known, spelled = answers.notna().to_numpy(), class_names(classes)
-        truth = np.array([spelled.get(class_key(one), one) for one in answers.fillna("")], object)
-    else:
-        truth = pandas().to_numeric(answers, errors="coerce").to_numpy(float)
-        known = np.isfinite(truth)
-    if not known.any():
-        return 0, {}
-    scores = _scores(truth[known], *(one[known] for one in found), *([classes] if len(found) > 1 else []))
-    return int(known.sum()), scores
 
 
 def _predicted(model: Any, X: Any) -> tuple[Any, ...]:
@@ -556,9 +512,7 @@ def _predicted(model: Any, X: Any) -> tuple[Any, ...]:
     return model.predict(X), model.predict_proba(X), model.classes_
 
 
-def _scores(
-    truth: "np.ndarray", predicted: "np.ndarray", chances: "np.ndarray | None" = None, classes: Sequence[str] = ()
-) -> dict[str, float | None]:
+def _scores(truth: Any, predicted: Any, chances: Any = None, classes: Sequence[str] = ()) -> dict[str, float | None]:
     """Accuracy, log loss and ROC AUC (one class against the others, their mean), or R2, RMSE and MAE, where defined."""
     import numpy as np
     from sklearn import metrics

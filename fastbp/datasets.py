@@ -1,4 +1,4 @@
-"""The data of the command line: six named data sets, and tables from files.
+"""Tables: what their cells hold, how files are read, and six named data sets.
 
 pandas reads the files; what is decided here is where a table begins, what its target is, and which rows are held out.
 """
@@ -22,38 +22,96 @@ from typing import Any
 import numpy as np
 
 from fastbp.arguments import did_you_mean
-from fastbp.cells import LARGEST, NUMBER, NUMBER_LIKE, CellError, held_out, numbers, pandas, spelling_advice
 
 NAMES = ("xor", "iris", "digits", "wine", "breast_cancer", "diabetes")
 MAX_DETECTED_CLASSES = 20
 TEST_SIZE = 0.2
 SAMPLE, SAMPLED_ROWS = 1 << 20, 100
 SEPARATORS = "\t;|,"
-# Prose may be long; Python's own bound is 128 kB.
-csv.field_size_limit(2**31 - 1)
 COMPRESSIONS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 ENCODINGS = {b"\xef\xbb\xbf": ["utf-8-sig"], b"\xff\xfe": ["utf-16"], b"\xfe\xff": ["utf-16"]}
 # The words that pandas takes for a missing value.
 MISSING = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
            "NULL", "NaN", "None", "n/a", "nan", "null"}  # fmt: skip
+# Squares of larger numbers, and their sum, could overflow.
+LARGEST = 1e150
+
+NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+# Numbers with commas, currencies, signs of percent or of bounds, or digits that are not ASCII's; short ones, as the time to
+# find out grows with the square of the length.
+NUMBER_LIKE = re.compile(r"(?=.{1,40}\Z)[$€£¥<>~≤≥\s]*[+-]?[\d.,_'\s]*\d[\d.,_']*([eE][+-]?\d+)?[\s$€£¥%]*")
+MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
+DATE = re.compile(
+    rf"\s*(\d{{4}}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.](\d{{4}}|\d\d)|(\d\d?[ -])?{MONTH}[ .,-]+(\d\d?,? ?)?\d{{2,4}})"
+    r"([ T].*)?|\d\d?:\d\d(:\d\d(\.\d+)?)?",
+    re.IGNORECASE,
+)
+
+
+class CellError(ValueError):
+    """A cell holds what its column cannot: says where, for those who know the line of each row."""
+
+    def __init__(self, column, row, problem):
+        super().__init__(f"column {column!r}, row {row}: {problem}")
+        self.column, self.row, self.problem = column, row, problem
+
+
+def pandas():
+    """The module, or an ImportError that says where it comes from."""
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("tables need pandas: pip install 'fastbp[cli]'") from error
+    return pandas
+
+
+def numbers(column, name, words=(), hint=""):
+    """A column of a DataFrame as float64, with nan for missing cells and `words`; a CellError, with a hint, for any other.
+
+    Numbers are what pandas reads as such; infinite ones, and those whose squares could overflow, are refused.
+    """
+    if column.dtype.kind == "c":
+        raise ValueError(f"Complex data not supported, got it in column {name!r}")
+    values = pandas().to_numeric(column, errors="coerce").astype(float).to_numpy(float, na_value=np.nan)
+    filled = (column.notna() & ~column.isin(list(words)) if words else column.notna()).to_numpy()
+    bad = np.flatnonzero(filled & ~(np.abs(values) <= LARGEST))
+    if bad.size:
+        found = np.array(column.iloc[bad[0]]).item()
+        raise CellError(name, int(bad[0]), f"expected a finite number of at most {LARGEST:g}, got {found!r}{hint}")
+    return values
+
+
+def spelling_advice(text):
+    """What to do about numbers that are not spelled as such."""
+    if re.fullmatch(r"[+-]?\d+,\d+", text):
+        return f"cells such as {text!r} hold a comma: --decimal , where it marks decimals, else take it out"
+    return f"cells such as {text!r} look like numbers, but are not spelled as such: take the signs out"
+
+
+def held_out(size, n, classes=None, random_state=None):
+    """Which of n rows are held out, as booleans: a share `size` of them, and of every class; always the same by default.
+
+    A class is only held out with rows to spare: of one or two rows, all are kept.
+    """
+    order = (random_state or np.random.RandomState(0)).permutation(n)
+    labels = np.zeros(n, int) if classes is None else pandas().factorize(classes)[0][order]
+    by_class = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels)
+    rank = np.arange(n) - (np.cumsum(counts) - counts)[labels[by_class]]
+    out = np.zeros(n, bool)
+    out[order[by_class]] = (rank + 0.5) / counts[labels[by_class]] > 1 - size
+    return out
+
+
+# ---- named data sets -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Rows to train on and held-out rows to test on, in their original units.
+    """Rows to train on and held-out ones, of which there may be none, in their original units.
 
-    Parameters
-    ----------
-    name : str
-    X_train, X_test : ndarray or DataFrame of shape (n_rows, n_features)
-        `X_test` has no rows when nothing is held out.
-    y_train, y_test : ndarray of shape (n_rows,)
-        Names of classes as objects where there are `class_names`, values otherwise.
-    feature_names : tuple of str
-    class_names : tuple of str
-        Empty for regression.
-    table : dict
-        The "target", and how a file was read, so that another one can be read alike; see `load_rows`.
+    X are arrays or DataFrames of shape (n_rows, n_features). y of shape (n_rows,) holds values, or where there are
+    `class_names` these, as objects. `table` has the "target", and how a file was read, so that others can be read alike.
     """
 
     name: str
@@ -67,28 +125,7 @@ class Dataset:
 
 
 def load_named(name: str) -> Dataset:
-    """Return one of the data sets of `NAMES`.
-
-    Parameters
-    ----------
-    name : str
-
-    Returns
-    -------
-    Dataset
-        Iris is split as its founding network was; of the others but xor, a fifth of every class is held out.
-
-    Raises
-    ------
-    ValueError
-        If there is no such data set.
-
-    Examples
-    --------
-    >>> iris = load_named("iris")
-    >>> iris.X_train.shape, iris.X_test.shape, iris.class_names
-    ((130, 4), (20, 4), ('setosa', 'versicolor', 'virginica'))
-    """
+    """One of `NAMES`: iris is split as its founding network was; of others but xor, a fifth of every class is held out."""
     if name not in NAMES:
         raise ValueError(f"name must be one of {', '.join(NAMES)}, got {name!r}")
     table = {"target": "a xor b" if name == "xor" else "target"}
@@ -124,45 +161,18 @@ def _split(name, X, rows, y, classes, table) -> Dataset:
 
 
 class TableFile:
-    """A table in a file: separated by commas, semicolons, tabs or bars, also compressed, or Parquet.
+    """A table in a file: separated by commas, semicolons, tabs or bars, also compressed, or Parquet; "-" is standard input.
 
-    It can be read more than once, also where it comes through a pipe.
-
-    Parameters
-    ----------
-    path : str or Path
-        "-" is standard input.
-    decimal : {'.', ','}, default='.'
-
-    Attributes
-    ----------
-    frame : DataFrame
-        What was read last.
-    has_header : bool
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If it is binary, or compressed and damaged.
+    It can be read more than once, also where it comes through a pipe; `frame` is what was read last.
     """
 
     def __init__(self, path: str | Path, decimal: str = "."):
         self.path, self.decimal = str(path), decimal
-        self.content = None
+        self.content: bytes | None = None
         if self.path == "-":
             self.content = sys.stdin.buffer.read()
         elif not Path(path).is_file():
             self.content = Path(path).read_bytes()
-        self.opener: Any = None
-        start = self._start()
-        self.opener = next((opener for mark, opener in COMPRESSIONS.items() if start.startswith(mark)), None)
-        start = self._start() if self.opener else start
-        self.is_parquet = start.startswith(b"PAR1")
-        self.encodings = next((names for mark, names in ENCODINGS.items() if start.startswith(mark)), ["utf-8", "cp1252"])
-        if not self.is_parquet and self.encodings[0] != "utf-16" and b"\0" in start:
-            raise ValueError(f"{self.path} is not a CSV file: it is binary")
 
     def _bytes(self) -> Any:
         if self.content is None:
@@ -170,60 +180,47 @@ class TableFile:
         stream = io.BytesIO(self.content)
         return self.opener(stream) if self.opener else stream
 
-    def _start(self) -> bytes:
-        try:
-            with self._bytes() as stream:
-                return stream.read(SAMPLE)
-        except (EOFError, lzma.LZMAError, zlib.error) as error:
-            raise ValueError(f"{self.path} is not a CSV file: {error}") from None
-
     def read(self, expected: Sequence[str] = (), header: bool | None = None, text: Sequence[str] = (),
-             columns: Sequence[str] = ()) -> "TableFile":  # fmt: skip
-        """Read the table into `frame`.
+             orders: Sequence[Sequence[str]] = ()) -> "TableFile":  # fmt: skip
+        """Read the table into `frame`, the columns `text` as they stand.
 
-        Parameters
-        ----------
-        expected : sequence of str, default=()
-            Column names that show a first line to be a header.
-        header : bool or None, default=None
-            Whether the first line has the names of the columns; None infers it. Without names, columns are called 0, 1, ...
-        text : sequence of str, default=()
-            Columns that are read as they stand.
-        columns : sequence of str, default=()
-            All columns of a table like this one, in their order.
-
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            If it is no table: not text, no rows, rows of different lengths, or two columns of one name.
+        Whether there is a `header` is inferred where it is None, with the help of names that are `expected` in one. Without
+        it, columns are called as in the first of `orders`, of a table like this one, that has as many, or 0, 1, ...
         """
-        if self.is_parquet:
-            with self._bytes() as stream:
-                self.frame, self.has_header = _from_parquet(self.path, stream, text), True
-            return self
-        for encoding in self.encodings:
-            self.encoding = encoding
-            try:
-                self._look(expected, header, columns)
-                self._read(text)
+        try:
+            self._sniff()
+            if self.is_parquet:
+                self.frame, self.has_header = self._parquet(text), True
                 return self
-            except UnicodeDecodeError:
-                continue
-            except (csv.Error, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-                if isinstance(error, OSError) and error.filename:
-                    raise
-                raise ValueError(f"{self.path} is not a CSV file: {error}") from None
+            for encoding in self.encodings:
+                self.encoding = encoding
+                with contextlib.suppress(UnicodeDecodeError):
+                    self._look(expected, header, orders)
+                    self._read(text)
+                    return self
+        except (csv.Error, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            if isinstance(error, OSError) and error.filename:
+                raise
+            raise ValueError(f"{self.path} is not a CSV file: {error}") from None
         raise ValueError(f"{self.path} is not a CSV file in {' or '.join(self.encodings)}")
+
+    def _sniff(self) -> None:
+        """Find out how the file is compressed and encoded."""
+        self.opener: Any = None
+        for _ in range(2):  # the second time what is compressed is seen
+            with self._bytes() as stream:
+                start = stream.read(SAMPLE)
+            self.opener = self.opener or next((one for mark, one in COMPRESSIONS.items() if start.startswith(mark)), None)
+        self.is_parquet = start.startswith(b"PAR1")
+        self.encodings = next((names for mark, names in ENCODINGS.items() if start.startswith(mark)), ["utf-8", "cp1252"])
+        if not self.is_parquet and self.encodings[0] != "utf-16" and b"\0" in start:
+            raise ValueError(f"{self.path} is not a CSV file: it is binary")
 
     def _text(self) -> io.TextIOWrapper:
         errors = "replace" if self.encoding == "cp1252" else "strict"
         return io.TextIOWrapper(self._bytes(), self.encoding, errors, newline="")
 
-    def _look(self, expected: Sequence[str], header: bool | None, columns: Sequence[str]) -> None:
+    def _look(self, expected: Sequence[str], header: bool | None, orders: Sequence[Sequence[str]]) -> None:
         """Find separator and header in the first rows."""
         with self._text() as stream:
             start = stream.read(SAMPLE)
@@ -233,12 +230,15 @@ class TableFile:
             lines = lines[: lines.rfind("\n") + 1] or lines
         candidates = said[1] if said else SEPARATORS.replace(self.decimal, "")
         # of separators that cut all rows alike the first is meant: a comma may also mark decimals
-        self.separator = max(candidates, key=lambda one: _regularity(lines, one))
-        rows = _first_rows(lines, self.separator)
+        starts = {one: _first_rows(lines, one) for one in candidates}
+        self.separator = max(candidates, key=lambda one: _regularity(starts[one]))
+        rows = starts[self.separator]
         if not rows:
             raise ValueError(f"{self.path} has no rows")
-        self.has_header = _has_header(rows, expected, columns, self.decimal) if header is None else header
-        self.names = _names(self.path, rows[0]) if self.has_header else [str(place) for place in range(len(rows[0]))]
+        self.has_header = _has_header(rows, expected, orders, self.decimal) if header is None else header
+        places = [str(place) for place in range(len(rows[0]))]
+        alike = (list(names) for names in orders if len(names) == len(places))
+        self.names = _names(self.path, rows[0]) if self.has_header else next(alike, places)
 
     def _rows(self, stream: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
         """Line number and cells of every row but the header."""
@@ -273,19 +273,20 @@ class TableFile:
                     raise ValueError(f"{self.path} is not a CSV file: {error}") from None
         if not len(frame):
             raise ValueError(f"{self.path} has a header but no rows")
-        if frame[self.names[-1]].isna().any() and not self._is_plainly_even(len(frame)):
+        if frame[self.names[-1]].isna().any() and not self._is_plainly_even():
             self._refuse_uneven_rows()
         self.frame = _stripped(frame, known)
 
-    def _is_plainly_even(self, n_rows: int) -> bool:
-        """Whether counting says that no row is short, which takes a hundredth of the time of looking at each."""
-        separators = 0
+    def _is_plainly_even(self) -> bool:
+        """Whether separators and ends of lines alternate as they should, which is told faster than by looking at rows."""
+        line = self.separator.encode() * (len(self.names) - 1) + b"\n"
+        others = bytes(set(range(256)) - {*line, *b'"'})
         with self._bytes() as stream:
-            while block := stream.read(SAMPLE):
-                if b'"' in block:
+            while block := stream.read(SAMPLE) + stream.readline():
+                marks = block.removesuffix(b"\n").translate(None, others) + b"\n"
+                if marks != line * (len(marks) // len(line)):
                     return False
-                separators += block.count(self.separator.encode())
-        return separators == (n_rows + self.has_header) * (len(self.names) - 1)
+        return True
 
     def _refuse_uneven_rows(self) -> None:
         """Raise a ValueError for the first row of another length: pandas fills short ones up."""
@@ -295,6 +296,21 @@ class TableFile:
                 # a separator at the end of the line is no cell
                 if len(row) != width and not (len(row) == width + 1 and not row[-1]):
                     raise ValueError(f"{self.path} line {line} has {len(row)} cells, expected {width}")
+
+    def _parquet(self, text: Sequence[str]) -> Any:
+        try:
+            with self._bytes() as stream:
+                frame = pandas().read_parquet(stream)
+        except ImportError:
+            raise ValueError(f"{self.path} is a Parquet file, which needs pyarrow: pip install pyarrow") from None
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{self.path} is not a Parquet file: {error}") from None
+        if frame.index.names != [None]:
+            frame = frame.reset_index()
+        frame.columns = _names(self.path, list(map(str, frame.columns)))
+        for name in frame.columns.intersection(list(text)):
+            frame[name] = frame[name].map(str, na_action="ignore")
+        return frame.reset_index(drop=True)
 
     def spelled(self, words: Any) -> Any:
         """Words with a point where numbers have one here."""
@@ -315,6 +331,7 @@ class TableFile:
 
 def _filled_rows(stream: io.TextIOBase, separator: str) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells of every row that is not blank."""
+    csv.field_size_limit(2**31 - 1)  # prose may be long; Python's own bound is 128 kB
     reader = csv.reader(stream, delimiter=separator, skipinitialspace=True)
     return ((reader.line_num, row) for row in reader if any(row) or len(row) > 1)
 
@@ -328,16 +345,16 @@ def _first_rows(text: str, separator: str) -> list[list[str]]:
         return []
 
 
-def _regularity(text: str, separator: str) -> float:
-    """Share of the first rows that have as many cells as the very first, if these are more than one."""
-    lengths = [len(row) for row in _first_rows(text, separator)]
+def _regularity(rows: list[list[str]]) -> float:
+    """Share of rows that have as many cells as the very first, if these are more than one."""
+    lengths = list(map(len, rows))
     return lengths.count(lengths[0]) / len(lengths) if lengths and lengths[0] > 1 else 0.0
 
 
-def _has_header(rows: list[list[str]], expected: Sequence[str], columns: Sequence[str], decimal: str) -> bool:
+def _has_header(rows: list[list[str]], expected: Sequence[str], orders: Sequence[Sequence[str]], decimal: str) -> bool:
     """Whether the first row has the names of the columns."""
     # Not where it comes again, or is of numbers, unless they are 0, 1, 2, ... in order, as pandas numbers columns, or all
-    # `expected` names are there, which cannot be places or stand in the order of known `columns`. With words, where a
+    # `expected` names are there, which cannot be places or stand in one of the known `orders`. With words, where a
     # word stands above numbers, and where there are words only, none of which comes again below.
     first, rest = rows[0], [row for row in rows[1:] if len(row) == len(rows[0])]
     places = [str(place) for place in range(len(first))]
@@ -345,7 +362,7 @@ def _has_header(rows: list[list[str]], expected: Sequence[str], columns: Sequenc
         return False
     if places[: len(first) - (first[0] == "")] == first[first[0] == "" :]:
         return True
-    in_order = [name for name in columns if name in first] == first
+    in_order = any([name for name in names if name in first] == first for names in orders)
     if expected and set(expected) <= set(first) and (in_order or not set(expected) <= set(places)):
         return True
 
@@ -387,21 +404,6 @@ def _stripped(frame: Any, text: Sequence[str]) -> Any:
     return frame
 
 
-def _from_parquet(path: str, stream: Any, text: Sequence[str]) -> Any:
-    try:
-        frame = pandas().read_parquet(stream)
-    except ImportError:
-        raise ValueError(f"{path} is a Parquet file, which needs pyarrow: pip install pyarrow") from None
-    except (ValueError, OSError) as error:
-        raise ValueError(f"{path} is not a Parquet file: {error}") from None
-    if frame.index.names != [None]:
-        frame = frame.reset_index()
-    frame.columns = _names(path, list(map(str, frame.columns)))
-    for name in frame.columns.intersection(list(text)):
-        frame[name] = frame[name].map(str, na_action="ignore")
-    return frame.reset_index(drop=True)
-
-
 # ---- targets ---------------------------------------------------------------------------------------------------------
 
 
@@ -409,41 +411,23 @@ def load_table(path: str | Path, target: str, task: str = "auto", header: bool |
                ignore: Sequence[str] = ()) -> Dataset:  # fmt: skip
     """Read a table, and hold a fifth of its rows out, chosen at random but always the same.
 
-    Parameters
-    ----------
-    path : str or Path
-    target : str
-        The column to learn; rows where it is missing are left out. Every other column is an input.
-    task : {'auto', 'classification', 'regression'}, default='auto'
-        'auto' takes a column as class labels when at most half of it are numbers, or when these are at most
-        `MAX_DETECTED_CLASSES` different whole numbers that each stand in two rows or more on average, or codes with leading
-        zeros or of more than 15 digits. Labels stay as they stand, but 1.0 and 1 are one class.
-    header, decimal
-        As for `TableFile`.
-    ignore : sequence of str, default=()
-        Columns that are no inputs.
-
-    Returns
-    -------
-    Dataset
-
-    Raises
-    ------
-    OSError, ValueError
-        As of `TableFile`; if the file has no such column, no input column, a target cell that is no finite number where one
-        is needed, almost as many classes as rows, or a target that is the same in every row.
-
-    Warns
-    -----
-    UserWarning
-        If rows are left out.
+    Every column but the target and those to `ignore` is an input; rows without a target are left out with a warning. The
+    task "auto" takes a target as class labels when at most half of it are numbers, or when these are at most
+    `MAX_DETECTED_CLASSES` different whole numbers that each stand in two rows or more on average, or codes with leading
+    zeros or of more than 15 digits. Labels stay as they stand, but 1.0 and 1 are one class.
     """
     table = TableFile(path, decimal).read((target, *ignore), header, (target,))
     frame, name = table.frame, "stdin" if str(path) == "-" else Path(path).name.split(".")[0]
-    _refuse_spaces(table)
+    if frame.shape[1] == 1:  # spaces separate nothing, as they may be part of words
+        lengths = {len(str(cell).split()) for cell in frame.iloc[:, 0].dropna().head(SAMPLED_ROWS)}
+        if len(lengths) == 1 and lengths.pop() > 1:
+            raise ValueError(f"{path} has one column, and spaces in it: put commas where columns end")
     for option, column in (("target", target), *(("ignore", one) for one in ignore)):
         if column not in frame.columns:
-            hint = did_you_mean(column, frame.columns) + ("" if header is not None else _header_hint(table))
+            hint = did_you_mean(column, frame.columns)
+            if header is None and not table.is_parquet:
+                option_for, found = ("--no-header", "is a row") if table.has_header else ("--header", "has names")
+                hint += f"; {option_for}, if its first line {found}"
             raise ValueError(f"{option} must be a column of {path} ({', '.join(frame.columns)}), got {column!r}{hint}")
     about = {"target": target, "header": table.has_header, "decimal": decimal, "columns": list(frame.columns)}
     # none of these copies the columns, of which there may be much
@@ -461,20 +445,6 @@ def load_table(path: str | Path, target: str, task: str = "auto", header: bool |
         lost = f"{(~filled).sum()} of {len(filled)} rows are left out, because {target!r} is missing there"
         warnings.warn(lost, stacklevel=2)
     return _split(name, frame, np.flatnonzero(filled), y, classes, about)
-
-
-def _refuse_spaces(table: TableFile) -> None:
-    """Refuse one column whose cells all are as many words: spaces separate nothing, as they may be part of words."""
-    if table.frame.shape[1] == 1:
-        lengths = {len(str(cell).split()) for cell in table.frame.iloc[:, 0].dropna().head(SAMPLED_ROWS)}
-        if len(lengths) == 1 and lengths.pop() > 1:
-            raise ValueError(f"{table.path} has one column, and spaces in it: put commas where columns end")
-
-
-def _header_hint(table: TableFile) -> str:
-    if table.is_parquet:
-        return ""
-    return "; --no-header, if its first line is a row" if table.has_header else "; --header, if its first line has names"
 
 
 def _targets(table: TableFile, cells: Any, task: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -497,7 +467,11 @@ def _targets(table: TableFile, cells: Any, task: str) -> tuple[np.ndarray, tuple
                 numbers(table.spelled(cells), cells.name, hint=hint)  # which some cell is not
             return values[codes], ()
     elif task == "auto":
-        _refuse_many_classes(where, labels, len(codes))
+        alike = all(map(NUMBER_LIKE.fullmatch, labels))
+        if len(labels) > len(codes) / 2 or (alike and len(labels) > MAX_DETECTED_CLASSES):
+            what = spelling_advice(labels[0]) if alike and not NUMBER.fullmatch(labels[0]) else "it looks like ids"
+            raise ValueError(f"{where} has {len(labels)} different words in {len(codes)} rows: {what}; "
+                             "--task classification, if they are names of classes")  # fmt: skip
     names = class_names(labels)
     y = np.array([names[class_key(label)] for label in labels], object)
     return y[codes], tuple(sorted(names.values(), key=_numbers_first))
@@ -516,79 +490,44 @@ def class_key(label: str) -> str:
     return re.sub(r"^([+-]?\d+)\.0*$", r"\1", label)
 
 
-def _refuse_many_classes(where: str, labels: Sequence[str], n_rows: int) -> None:
-    alike = all(map(NUMBER_LIKE.fullmatch, labels))
-    if len(labels) > n_rows / 2 or (alike and len(labels) > MAX_DETECTED_CLASSES):
-        what = spelling_advice(labels[0]) if alike and not NUMBER.fullmatch(labels[0]) else "it looks like ids"
-        raise ValueError(f"{where} has {len(labels)} different words in {n_rows} rows: {what}; "
-                         "--task classification, if they are names of classes")  # fmt: skip
-
-
 def _numbers_first(label: str) -> tuple[bool, float, str]:
     is_number = NUMBER.fullmatch(label) is not None
     return not is_number, float(label) if is_number else 0.0, label
 
 
 def load_rows(data: str | Path, table: dict[str, Any], features: Sequence[str], text: Sequence[str] = (),
-              header: bool | None = None) -> tuple[TableFile | None, Any, Any]:  # fmt: skip
-    """Return rows to predict, and the right answers as text where they are known.
+              header: bool | None = None, classes: Sequence[str] = ()) -> tuple[TableFile | None, Any, Any]:  # fmt: skip
+    """The file, if it is one, rows to predict, and the right answers: `classes` or values, nan where unknown, or None.
 
-    Parameters
-    ----------
-    data : str or Path
-        A named data set, of which the held-out rows are taken if it has any, or a file. Of a file with a header the columns
-        called `features` are read; of one without it all columns, if there are as many as features, as columns of the table
-        that the model was trained on, or as these less the target.
-    table : dict
-        That of a `Dataset`, or its "target" alone.
-    features : sequence of str
-    text : sequence of str, default=()
-        Features that are read as they stand.
-    header : bool or None, default=None
-        Whether the first line has the names of the columns; None infers it, but takes it for a row where the model's table
-        had no header.
-
-    Returns
-    -------
-    table : TableFile or None
-    X : DataFrame
-    answers : Series or None
-        Text, missing where the answer is not known.
-
-    Raises
-    ------
-    OSError, ValueError
-        As of `TableFile`, or if a feature is not there.
+    Of a named data set the held-out rows are taken, if it has any. Of a file with a header the columns called `features` are
+    read, of which those of `text` stay as they stand; of one without it all columns, if there are as many as features, as
+    columns of the table that the model was trained on, or as these less the target. A `header` of None is inferred, but
+    there is none where the model's table had none. `table` is that of a `Dataset`, or its "target" alone.
     """
-    target = table["target"]
+    target, y = table["target"], None
     if data in NAMES:
         found, known = None, load_named(str(data))
         X, y = (known.X_test, known.y_test) if len(known.X_test) else (known.X_train, known.y_train)
         frame = pandas().DataFrame(np.asarray(X), columns=list(known.feature_names))
-        answers = pandas().Series(list(map(str, y)), dtype=str)
     else:
-        found = _read_alike(data, table, features, text, header)
-        frame, answers = found.frame, None if target in features else found.frame.get(target)
-        if answers is not None:
-            answers = answers.where(answers.str.contains(r"\w", na=False)) if answers.notna().any() else None
+        header = False if header is None and table.get("header") is False else header
+        columns = table.get("columns", [])
+        orders = [features, columns, [name for name in columns if name != target]]
+        found = TableFile(data, table.get("decimal", ".")).read(features, header, (target, *text), orders)
+        frame = found.frame
+        if target in frame and target not in features:
+            y = _answers(found, frame[target], classes)
     missing = [feature for feature in features if feature not in frame.columns]
     if missing:
         hint = did_you_mean(missing[0], frame.columns)
         raise ValueError(f"{data} must have the columns {', '.join(features)}, got none called {missing[0]!r}{hint}")
-    return found, frame, answers
+    return found, frame, y
 
 
-def _read_alike(data: str | Path, table: dict[str, Any], features: Sequence[str], text: Sequence[str],
-                header: bool | None) -> TableFile:  # fmt: skip
-    """A file, read as the one that a model was trained on."""
-    # without names the places of text are not known before the columns are counted
-    target, columns = table["target"], table.get("columns", [])
-    header = False if header is None and table.get("header") is False else header
-    found = TableFile(data, table.get("decimal", ".")).read(features, header, (target, *text), columns)
-    if not found.has_header:
-        orders = [list(features), columns, [name for name in columns if name != target]]
-        names = next((names for names in orders if len(names) == found.frame.shape[1]), None)
-        if names is not None and names != list(found.frame.columns):
-            by_place = [str(place) for place, name in enumerate(names) if name == target or name in text]
-            found.read((), False, by_place).frame.columns = names
-    return found
+def _answers(table: TableFile, cells: Any, classes: Sequence[str]) -> np.ndarray:
+    """What the text of a target stands for."""
+    cells, known = cells.where(cells.str.contains(r"\w", na=False)), class_names(classes)
+    if not classes:
+        values = pandas().to_numeric(table.spelled(cells), errors="coerce").to_numpy(float, na_value=np.nan)
+        return np.where(np.isfinite(values), values, np.nan)
+    return cells.map(lambda cell: known.get(class_key(cell), cell), na_action="ignore").to_numpy(object, na_value=np.nan)

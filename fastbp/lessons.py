@@ -5,46 +5,25 @@ from typing import Any
 
 import numpy as np
 
-from fastbp.cells import numbers
-from fastbp.datasets import Dataset
+from fastbp.datasets import Dataset, numbers
 from fastbp.neural_network import NeuralNetwork
 
-
-@dataclass(frozen=True)
-class Preset:
-    """How a founding network is trained unless the user says otherwise; `batch_size` None means the full batch."""
-
-    hidden: tuple[int, ...]
-    epochs: int
-    learning_rate: float = 0.1
-    batch_size: int | None = None
-    reduction: str = "sum"
-    bias: bool = True
-    init_scale: float = 1.0
-
-
-PRESETS = {
-    "xor": Preset(hidden=(4,), epochs=10_000),
-    "iris": Preset(hidden=(2,), epochs=5_000, reduction="mean", bias=False, init_scale=0.5),
-}
+# How founding networks are trained unless the user says otherwise; a batch size of None is the full batch.
+PRESETS: dict[str, dict[str, Any]] = {
+    "xor": {"hidden": (4,), "epochs": 10_000, "learning_rate": 0.1, "batch_size": None, "reduction": "sum", "bias": True,
+            "init_scale": 1.0},
+    "iris": {"hidden": (2,), "epochs": 5_000, "learning_rate": 0.1, "batch_size": None, "reduction": "mean", "bias": False,
+             "init_scale": 0.5},
+}  # fmt: skip
 
 
 @dataclass
 class Model:
     """A network, how raw rows become its inputs, and what its outputs stand for.
 
-    Parameters
-    ----------
-    net : NeuralNetwork
-    feature_names : tuple of str, default=()
-        One name for each input, or none.
-    target_name : str, default=""
-    class_names : tuple of str, default=()
-        Empty for regression. Two classes share one output, more have an output each.
-    input_mean, input_scale : ndarray of shape (n_features,), float64, default=0 and 1
-        The network's inputs are (X - input_mean) / input_scale.
-    target_low, target_span : float, default=0.0 and 1.0
-        In regression an output a stands for target_low + target_span * a.
+    Its inputs are (X - input_mean) / input_scale, arrays of shape (n_features,), and `feature_names` names all or none. Two
+    of the `class_names` share one output, more have an output each; without any, in regression, an output a stands for
+    target_low + target_span * a.
     """
 
     net: NeuralNetwork
@@ -90,15 +69,9 @@ class Model:
         return float(np.mean(self.predict(X) == y))
 
 
-def new_model(data: Dataset, preset: Preset, **settings: Any) -> Model:
+def new_model(data: Dataset, preset: dict[str, Any], **settings: Any) -> Model:
     """A founding network at its start; further settings are those of `NeuralNetwork`."""
     n_classes = len(data.class_names)
-    net = NeuralNetwork(
-        data.X_train.shape[1],
-        preset.hidden,
-        n_classes if n_classes > 2 else 1,
-        bias=preset.bias,
-        init_scale=preset.init_scale,
-        **settings,
-    )
+    settings |= {"bias": preset["bias"], "init_scale": preset["init_scale"]}
+    net = NeuralNetwork(data.X_train.shape[1], preset["hidden"], n_classes if n_classes > 2 else 1, **settings)
     return Model(net, data.feature_names, data.table["target"], data.class_names)

@@ -10,9 +10,7 @@ from dataclasses import dataclass
 
 def printable(text: str) -> str:
     """Text whose control characters are escaped, so that it stays on its line and no terminal obeys it."""
-    return text if text.isprintable() else "".join(
-        one if one.isprintable() else one.encode("unicode_escape").decode() for one in text
-    )  # fmt: skip
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
 
 
 def figure(value: float | None) -> str:
@@ -28,16 +26,9 @@ LEAST_ROOM = 20  # characters for a value, however narrow the terminal
 
 @dataclass(frozen=True)
 class Table:
-    """Figures under their columns, or names and what they stand for.
+    """Figures under their columns, or without `columns` names and what they stand for.
 
-    Parameters
-    ----------
-    rows : sequence of sequence of str
-    columns : sequence of str or None
-        Of figures; None for names and what they stand for.
-    title : str
-    words : int
-        How many of the first columns hold words, which stand to the left.
+    The first `words` columns hold words, which stand to the left.
     """
 
     rows: Sequence[Sequence[str]]

@@ -90,7 +90,7 @@ def test_xor_trains_the_founding_network(report):
         assert row["mse"] == pytest.approx(errors[row["epoch"] - 1], abs=TOLERANCE)
         assert row["loss"] == pytest.approx(4 / 2 * row["mse"])
     assert shown["outputs"] == pytest.approx(s(s(X @ W1 + b1) @ W2 + b2)[:, 0], abs=TOLERANCE)
-    assert lessons.PRESETS["xor"].epochs == 10_000
+    assert lessons.PRESETS["xor"]["epochs"] == 10_000
 
 
 def test_iris_trains_the_founding_network(report):
@@ -112,7 +112,7 @@ def test_iris_trains_the_founding_network(report):
         assert row["loss"] == pytest.approx(losses[row["epoch"] - 1], abs=TOLERANCE)
         assert row["accuracy"] == pytest.approx(accuracies[row["epoch"] - 1])
     assert (shown["train_rows"], shown["test_rows"]) == (130, 20)
-    assert lessons.PRESETS["iris"].epochs == 5_000
+    assert lessons.PRESETS["iris"]["epochs"] == 5_000
 
 
 @pytest.mark.compiled

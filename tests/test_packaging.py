@@ -25,7 +25,7 @@ FLOORS = """
     datasets estimators files lessons neural_network
     training choice workspace
     kernels
-    fastbp arguments cells checks history layout reference rule tables
+    fastbp arguments checks history layout reference rule tables
 """
 # but for these: names of others that are looked up when they are asked for, and methods that save and convert
 LAZY = {

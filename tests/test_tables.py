@@ -314,11 +314,12 @@ def test_a_class_for_every_row_is_refused(refused, train, spell, advice):
     assert train(text, "y", "--task", "classification")["units"][-1] == 40
 
 
-def test_decimal_commas_can_be_said(train, predict):
+def test_decimal_commas_can_be_said(train, predict, run):
     text = "x;y\n" + lines(*[f"{i % 9},5;{i},25" for i in range(60)])
     report = train(text, "y", "--decimal", ",", epochs=1)
     assert (report["task"], report["columns"]) == ("regression", {"number": 1})
-    assert len(predict("x;y\n1,5;3,25\n")) == 1
+    (predicted,) = predict("x;y\n1,5;3,25\n")
+    assert run("predict", "m.npz", "rows.csv")[2].endswith(f"MAE {abs(float(predicted) - 3.25):.3f} on 1 rows\n")
     # where there is but one column, commas separate nothing
     assert len(predict("x\n1,5\n")) == 1
 
@@ -379,7 +380,7 @@ def test_numbers_that_overflow_are_refused(refused, y):
 
 
 def test_a_target_that_varies_in_test_rows_only_is_refused(refused):
-    from fastbp.cells import held_out
+    from fastbp.datasets import held_out
 
     varies = int(np.flatnonzero(held_out(0.2, 40))[0])
     text = "x,y\n" + lines(*[f"{i % 9},{1.5 + (i == varies)}" for i in range(40)])
@@ -445,6 +446,7 @@ def test_files_as_people_write_them(train, change, options):
         ("x,y\n1,2,3\n3,4,5\n4,5,6\n", "line 2 has 3 cells, expected 2"),
         ('x,y\n"1,1",2\n3\n4,5\n', "line 3 has 1 cells, expected 2"),
         ("x,y\n\n1,2\n\n3\n", "line 5 has 1 cells, expected 2"),
+        ("x,y\n1,2,\n3\n4,5\n", "line 3 has 1 cells, expected 2"),
         ('x,y\n1,2\n3,"4\n', "is not a CSV file"),
         (gzip.compress(CITIES.encode())[:-20], "is not a CSV file"),
         (b"PAR1 and so on", "table.csv"),

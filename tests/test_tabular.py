@@ -15,8 +15,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastbp
 from fastbp import ModelFileError, NeuralNetwork, TabularClassifier, TabularRegressor, files
-from fastbp.cells import held_out
-from fastbp.datasets import MISSING, TableFile
+from fastbp.datasets import MISSING, TableFile, held_out
 
 FEW = {"max_iter": 60, "hidden_layer_sizes": (16,), "random_state": 0}
 BY_CHANCE = "rows of weight 2 are batches other than rows that come twice"
@@ -72,7 +71,7 @@ def fitted(request):
 
 def test_columns_are_used_by_their_kinds(fitted):
     est, X = fitted
-    columns = est.preprocessing_.named_steps["columns"]
+    columns = est.preprocessing_
     assert columns.kinds_ == {
         "age": "number",
         "city": "category",
@@ -177,6 +176,7 @@ def test_arrays_and_clones(fitted):
     Z = X.to_numpy(object)
     by_place = clone(est).fit(Z, y)
     np.testing.assert_array_equal(by_place.predict(Z), clone(est).fit(X, y).predict(X))
+    assert by_place.to_sklearn().score(Z, y) == pytest.approx(by_place.score(Z, y), rel=1e-5)
     with pytest.raises(ValueError, match="4 features"):
         by_place.predict(Z[:, :4])
 

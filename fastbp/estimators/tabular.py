@@ -1,36 +1,31 @@
 """TabularClassifier and TabularRegressor: networks for tables whose columns hold numbers, categories and gaps.
 
-`Columns` decides what each column is and gives numbers and categories a clean form; `fastbp.estimators.recipe` says what
-inputs are made of them, and how `MLPClassifier` and `MLPRegressor` learn.
+`Columns` decides what each column is and makes inputs of it; `fastbp.estimators.recipe` says how `MLPClassifier` and
+`MLPRegressor` learn from these.
 """
 
 import re
 import shlex
+import time
 import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin, _fit_context, clone, is_classifier
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import check_random_state, column_or_1d, validation
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    assert_all_finite,
-    check_consistent_length,
-    check_is_fitted,
-    validate_data,
-)
 
-from fastbp.cells import DATE, NUMBER, NUMBER_LIKE, held_out, numbers, pandas, spelling_advice
+from fastbp import datasets
+from fastbp.datasets import DATE, NUMBER, NUMBER_LIKE, pandas
+from fastbp.estimators import recipe
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import PARAMETERS, fill_in, store
-from fastbp.estimators.recipe import BETA_2, Inputs, Recipe, Watch, epochs_for
 from fastbp.neural_network import Saved
 
 # A column of text is of one kind when this share of its filled cells is.
@@ -47,11 +42,11 @@ INDEX = re.compile(r"(unnamed: ?\d+|index|row\.?names|row|no\.?|nr\.?|obs\.?|#|(
 
 
 class Columns(TransformerMixin, BaseEstimator):
-    """Decides what each column of a table holds, and gives numbers and categories a clean form.
+    """Decides what each column of a table holds, and makes inputs of it.
 
-    Numbers become float64, booleans 0 and 1, categories pandas' own of their text; missing cells are nan. Columns without
-    values, row numbers, ids and prose are left out, with a warning that names them; dates, and numbers in disguise ("28,7",
-    "$5"), are errors that say what to do.
+    Numbers, and booleans as 0 and 1, are clipped smoothly, where a missing one becomes 0; categories, known by their text,
+    are one-hot, where a missing or unknown one becomes zeros. Columns without values, row numbers, ids and prose are left
+    out, with a warning that names them; dates, and numbers in disguise ("28,7", "$5"), are errors that say what to do.
 
     Parameters
     ----------
@@ -68,6 +63,8 @@ class Columns(TransformerMixin, BaseEstimator):
         For columns of numbers that have them, words that stand for a missing cell, such as "?".
     categories_ : dict
         For columns of categories, a sorted list of them.
+    center_, factor_ : ndarray of shape (n_numbers,)
+        The median of each column of numbers, and what the distance from it is multiplied by; see `recipe.range_of`.
     """
 
     def __init__(self, max_categories=100):
@@ -81,10 +78,12 @@ class Columns(TransformerMixin, BaseEstimator):
         self.categories_: dict[Any, list[str]] = {}
         for name in X.columns:
             self._decide(name, X[name])
+        self.learn_words(X)
         for name, reason in self.left_out_.items():
             warnings.warn(f"column {name!r} is left out: it {reason}", stacklevel=2)
         if not self.kinds_:
             raise ValueError(f"X must have a column to learn from, got {'; '.join(map(repr, self.left_out_)) or 'none'}")
+        self.center_, self.factor_ = recipe.range_of(self._numbers(X))
         return self
 
     def _decide(self, name, column):
@@ -114,12 +113,11 @@ class Columns(TransformerMixin, BaseEstimator):
         if share(NUMBER) >= MOST:
             self.kinds_[name] = "number"
             self.words_[name] = []
-            self._learn_words(name, counts)
         elif share(DATE) >= MOST:
             raise ValueError(_about_dates(name, counts.index[0]))
         elif share(NUMBER_LIKE) >= MOST:
             strange = next(cell for cell in cells if NUMBER_LIKE.fullmatch(cell) and not NUMBER.fullmatch(cell))
-            raise ValueError(f"column {name!r}: {spelling_advice(strange)}")
+            raise ValueError(f"column {name!r}: {datasets.spelling_advice(strange)}")
         elif not is_category and len(text) >= ENOUGH_ROWS and len(counts) > len(text) / 2:
             self.left_out_[name] = f"has {len(counts)} different words in {len(text)} rows: names, ids or prose"
         else:
@@ -128,34 +126,34 @@ class Columns(TransformerMixin, BaseEstimator):
 
     def learn_words(self, X):
         """Take words of further rows for missing cells of numbers, too; a warning names them."""
-        for name in self.words_:
-            self._learn_words(name, X[name].dropna().astype(str).value_counts())
+        for name, known in self.words_.items():
+            counts = X[name].dropna().astype(str).value_counts()
+            new = [cell for cell in counts.index if not NUMBER.fullmatch(cell) and cell not in known]
+            self.words_[name] = sorted([*known, *new])
+            if new:
+                shown = ", ".join(map(repr, new[:5])) + (", ..." if len(new) > 5 else "")
+                message = f"column {name!r} holds numbers: what else stands there is taken for missing, {shown} in "
+                warnings.warn(f"{message}{counts[new].sum()} of {counts.sum()} cells", stacklevel=3)
 
-    def _learn_words(self, name, counts):
-        new = [cell for cell in counts.index if not NUMBER.fullmatch(cell) and cell not in self.words_[name]]
-        self.words_[name] = sorted([*self.words_[name], *new])
-        if new:
-            shown = ", ".join(map(repr, new[:5])) + (", ..." if len(new) > 5 else "")
-            message = f"column {name!r} holds numbers: what else stands there is taken for missing, {shown} in "
-            warnings.warn(f"{message}{counts[new].sum()} of {counts.sum()} cells", stacklevel=4)
+    def _numbers(self, X):
+        """Columns of a DataFrame that hold numbers, as a matrix."""
+        names = [name for name, kind in self.kinds_.items() if kind != "category"]
+        columns = [datasets.numbers(X[name], name, self.words_.get(name, ())) for name in names]
+        return np.array(columns).reshape(-1, len(X)).T
 
     def transform(self, X):
-        """Return the used columns of a DataFrame in their clean form, the numbers first."""
+        """Return the inputs (n, n_inputs), float64, of a DataFrame: those of numbers, then those of categories."""
+        X = X if hasattr(X, "columns") else pandas().DataFrame(X)
         missing = [name for name in self.kinds_ if name not in X.columns]
         if missing:
             needed = ", ".join(map(str, self.kinds_))
             raise ValueError(f"X must have the columns {needed}, got none called {missing[0]!r}")
-        clean = {name: numbers(X[name], name, self.words_.get(name, ())) for name in self.numbers_}
+        parts = [recipe.clipped(self._numbers(X), self.center_, self.factor_)]
         for name, known in self.categories_.items():
-            column = X[name].astype(object)
-            text = column.where(column.isna(), column.map(str))
-            clean[name] = pandas().Categorical(text.where(text.isin(known)), categories=known)
-        return pandas().DataFrame(clean, index=X.index)
-
-    @property
-    def numbers_(self):
-        """Columns that become numbers."""
-        return [name for name, kind in self.kinds_.items() if kind != "category"]
+            text = X[name].astype(object).map(str, na_action="ignore")
+            codes = pandas().Index(known, dtype=object).get_indexer(text)
+            parts.append(np.eye(len(known) + 1, len(known))[codes])  # whose last row, of the code -1, is zeros
+        return np.hstack(parts)
 
 
 def _about_dates(name, cell):
@@ -193,8 +191,8 @@ verbose : bool
     Print a line per epoch; the first says how long it will take."""
 
 ATTRIBUTES = """\
-    preprocessing_ : Pipeline
-        `Columns`, whose `kinds_` and `left_out_` say what was made of each column, and what makes inputs of them.
+    preprocessing_ : Columns
+        What makes inputs of the columns; its `kinds_` and `left_out_` say how.
     columns_ : dict
         How each column is used: "number", "boolean", "category", or "left out: " with the reason.
     network_ : MLPClassifier or MLPRegressor
@@ -226,7 +224,7 @@ class Tabular(Saved, BaseEstimator):
         "dtype": [StrOptions({"float32", "float64"})],
     }
     _network_type: ClassVar[Any]
-    preprocessing_: Any
+    preprocessing_: Columns
     network_: Any
     table_: dict
 
@@ -268,13 +266,13 @@ class Tabular(Saved, BaseEstimator):
         pd = pandas()
         X = X.to_pandas() if hasattr(X, "to_pandas") else X
         if not isinstance(X, pd.DataFrame):
-            X = validate_data(self, X, dtype=None, ensure_all_finite=False, reset=reset)
+            X = validation.validate_data(self, X, dtype=None, ensure_all_finite=False, reset=reset)
             return pd.DataFrame(X, columns=getattr(self, "feature_names_in_", range(X.shape[1])))
         if reset and not X.columns.is_unique:
             twice = X.columns[X.columns.duplicated()][0]
             raise ValueError(f"X must have one column of each name, got two called {twice!r}")
         if reset or not hasattr(self, "feature_names_in_"):
-            validate_data(self, X, skip_check_array=True, reset=reset)
+            validation.validate_data(self, X, skip_check_array=True, reset=reset)
         if not len(X):
             raise ValueError(f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required.")
         return X if hasattr(self, "feature_names_in_") else X.set_axis(range(X.shape[1]), axis=1)
@@ -312,20 +310,34 @@ class Tabular(Saved, BaseEstimator):
             For columns that are left out, and cells that are taken for missing ones; if interrupted from the keyboard, when
             the best weights so far are kept.
         """
-        if self.solver == "lbfgs" and self.max_seconds is not None:
+        start, by_epochs = time.perf_counter(), self.solver != "lbfgs"
+        if not by_epochs and self.max_seconds is not None:
             raise ValueError(f"max_seconds needs solver 'sgd' or 'adam', got {self.max_seconds} with solver='lbfgs'")
-        watch = Watch(self.max_seconds, bool(self.verbose), progress, callback)
         Z, y = self._learn_columns(X, y)
-        if sample_weight is not None:
-            sample_weight = _check_sample_weight(sample_weight, Z)
-        self._fit_network(Z, y, sample_weight, watch)
+        weights = None if sample_weight is None else validation._check_sample_weight(sample_weight, Z)
+        random_state, held = check_random_state(self.random_state), np.zeros(len(Z), bool)
+        if self.early_stopping and by_epochs and len(Z) >= EARLY_STOPPING_ROWS:
+            classes = y if is_classifier(self) else None
+            held = datasets.held_out(self.validation_fraction, len(Z), classes, random_state)
+        targets = self._targets(y, ~held)
+        rows, others = ((Z[of], targets[of], None if weights is None else weights[of]) for of in (~held, held))
+        self.network_ = self._new_network(len(rows[0]), early_stopping=bool(held.any()), random_state=random_state)
+        if by_epochs:
+            how = random_state, start, self.max_seconds, progress, callback
+            recipe.Recipe(self.network_, *rows, others if held.any() else None, *how).train()
+        else:
+            with warnings.catch_warnings():
+                # the number of iterations is a choice here, not a failure
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                self.network_.fit(*rows)
+        self.network_.random_state = self.random_state  # a RandomState could not be saved
         return self
 
     @property
     def columns_(self):
         """How each column is used, or why not."""
-        check_is_fitted(self)
-        columns = self.preprocessing_.named_steps["columns"]
+        validation.check_is_fitted(self)
+        columns = self.preprocessing_
         return columns.kinds_ | {name: f"left out: it {reason}" for name, reason in columns.left_out_.items()}
 
     @property
@@ -339,37 +351,17 @@ class Tabular(Saved, BaseEstimator):
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         X = self._frame(X, reset=True)
         y = self._checked_targets(y)
-        check_consistent_length(X, y)
-        self.preprocessing_ = Pipeline([("columns", Columns(self.max_categories)), ("inputs", Inputs())])
-        self.table_ = {}
+        validation.check_consistent_length(X, y)
+        self.preprocessing_, self.table_ = Columns(self.max_categories), {}
         return self.preprocessing_.fit_transform(X).astype(self.dtype), y
-
-    def _fit_network(self, Z, y, sample_weight, watch):
-        random_state = check_random_state(self.random_state)
-        classes = y if isinstance(self, ClassifierMixin) else None
-        held = np.zeros(len(Z), bool)
-        if self.early_stopping and self.solver != "lbfgs" and len(Z) >= EARLY_STOPPING_ROWS:
-            held = held_out(self.validation_fraction, len(Z), classes, random_state)
-        targets = self._targets(y, ~held)
-        parts = [(Z[rows], targets[rows], None if sample_weight is None else sample_weight[rows]) for rows in (~held, held)]
-        self.network_ = self._new_network(int((~held).sum()), early_stopping=bool(held.any()), random_state=random_state)
-        if self.solver != "lbfgs":
-            validation = parts[1] if held.any() else None
-            Recipe(self.network_, *parts[0], validation, random_state, watch).train()
-        else:
-            with warnings.catch_warnings():
-                # the number of iterations is a choice here, not a failure
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                self.network_.fit(*parts[0])
-        # which a RandomState could not be saved with
-        self.network_.random_state = self.random_state
 
     def _new_network(self, n, **settings):
         """The network that is to be trained on n rows."""
         shared = self._network_type().get_params(deep=False)
         given = {name: value for name, value in self.get_params(deep=False).items() if name in shared}
         batch_size = self.batch_size if isinstance(self.batch_size, str) else min(self.batch_size, n)
-        given |= {"batch_size": batch_size, "max_iter": epochs_for(self.max_iter, n), "beta_2": BETA_2} | settings
+        given |= {"batch_size": batch_size, "max_iter": recipe.epochs_for(self.max_iter, n)}
+        given |= {"beta_2": recipe.BETA_2, **settings}
         return self._network_type(**given)
 
     def untrained(self, X, y):
@@ -393,7 +385,7 @@ class Tabular(Saved, BaseEstimator):
 
     def _read(self, X):
         """Inputs of the network for rows to predict."""
-        check_is_fitted(self)
+        validation.check_is_fitted(self)
         return self.preprocessing_.transform(self._frame(X, reset=False)).astype(self.dtype)
 
     def predict(self, X):
@@ -425,12 +417,12 @@ class Tabular(Saved, BaseEstimator):
 
         Its last step is scikit-learn's own network where that has the activation, so not for SELU.
         """
-        check_is_fitted(self)
+        validation.check_is_fitted(self)
         try:
             network = self.network_.to_sklearn()
         except ValueError:
             network = self.network_
-        return Pipeline([*self.preprocessing_.steps, ("network", self._last_step(network))])
+        return Pipeline([("columns", self.preprocessing_), ("network", self._last_step(network))])
 
     def _last_step(self, network):
         """A network that predicts as the estimator does."""
@@ -440,17 +432,16 @@ class Tabular(Saved, BaseEstimator):
 
     def _state(self):
         """What was learnt, but the network, as plain values and arrays."""
-        columns, inputs = self.preprocessing_.named_steps.values()
+        columns = self.preprocessing_
         state = {name: vars(columns)[name] for name in COLUMNS_STATE}
-        state |= {"centers": inputs.center_, "factors": inputs.factor_, "table": self.table_}
+        state |= {"centers": columns.center_, "factors": columns.factor_, "table": self.table_}
         return state | {name: vars(self)[name] for name in NAMES_STATE if name in vars(self)}
 
     def _restore(self, state, network):
         """Take what `_state` gave and the network."""
-        columns, inputs = Columns(self.max_categories), Inputs()
+        self.preprocessing_ = columns = Columns(self.max_categories)
         columns.__dict__.update({name: state[name] for name in COLUMNS_STATE})
-        inputs.center_, inputs.factor_ = state["centers"], state["factors"]
-        self.preprocessing_ = Pipeline([("columns", columns), ("inputs", inputs)])
+        columns.center_, columns.factor_ = state["centers"], state["factors"]
         self.network_, self.table_ = network, state["table"]
         self.__dict__.update({name: state[name] for name in NAMES_STATE if name in state})
 
@@ -519,7 +510,7 @@ class TabularClassifier(ClassifierMixin, Tabular):
     def _checked_targets(self, y):
         y = column_or_1d(y, warn=True)
         if y.dtype.kind == "f":
-            assert_all_finite(y, input_name="y")
+            validation.assert_all_finite(y, input_name="y")
         elif pandas().isna(y).any():
             raise ValueError("Input y contains NaN: rows without a class must be left out")
         check_classification_targets(y)
@@ -573,7 +564,7 @@ class TabularRegressor(RegressorMixin, Tabular):
 
     def _checked_targets(self, y):
         y = column_or_1d(y, warn=True).astype(float)
-        assert_all_finite(y, input_name="y")
+        validation.assert_all_finite(y, input_name="y")
         return y
 
     def _targets(self, y, training):

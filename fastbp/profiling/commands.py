@@ -30,7 +30,7 @@ READING = ("target", "task", "header", "decimal", "ignore")
 
 def add_commands(commands) -> None:
     """Add the four commands to the parsers of `fastbp.cli`."""
-    add = _new_command(
+    add = new_command(
         commands, _profile, "measure how fast a network trains here, and where the time goes",
         "Measure how fast a network trains on this machine, where the time goes, how far that is from what the\n"
         "machine can do, and which other settings would be faster.",
@@ -49,7 +49,7 @@ def add_commands(commands) -> None:
     add("--compare", action="store_true", help="train with numpy, scikit-learn, torch and jax as well")
     add("--plot", metavar="FILE", help="draw roofline and phases: .png, .pdf, .svg or .html")
     add("--trace", metavar="FILE", help="write an average step as Chrome trace events, for Perfetto")
-    add = _new_command(
+    add = new_command(
         commands, _sweep, "measure samples/s over batch sizes and widths",
         "Measure samples per second over batch sizes and widths of the hidden layers.",
         "example:\n  fastbp sweep --units 64,100,10 --batch-sizes 1,10,100,1000 --widths 16,64,256 --plot sweep.png",
@@ -59,12 +59,12 @@ def add_commands(commands) -> None:
     add("--widths", type=sizes, metavar="N[,N...]", default=(16, 64, 256, 1024), help="of the hidden layers")
     add("--seconds", type=float, default=5.0, metavar="S", help="how long to measure, about (default: 5)")
     add("--plot", metavar="FILE", help="draw a heat map: .png, .pdf or .svg")
-    _new_command(
+    new_command(
         commands, _info, "show versions, processor, caches, and where compiled kernels are kept",
         "Show what fastbp runs on: versions, processor, vectors, threads, compiled kernels, BLAS.",
         "example:\n  fastbp info --json > machine.json",
     )  # fmt: skip
-    add = _new_command(
+    add = new_command(
         commands, _warmup, "compile all kernels ahead of time",
         "Compile all kernels into the cache on disk, so that nothing is compiled later.",
         "example:\n  fastbp warmup --dtype float32",
@@ -72,13 +72,14 @@ def add_commands(commands) -> None:
     add("--dtype", choices=DTYPES, help="default: both")
 
 
-def _new_command(commands, run: Callable, what: str, description: str, epilog: str) -> Callable:
+def new_command(commands, run: Callable, what: str, description: str, epilog: str, **settings: Any) -> Callable:
+    """Add a command that is called as the function that runs it; returns what adds its arguments."""
     parser = commands.add_parser(
         run.__name__[1:], help=what, description=description, epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=argparse.RawDescriptionHelpFormatter, **settings,
     )  # fmt: skip
     parser.set_defaults(run=run)
-    parser.add_argument("--json", action="store_true", help="print one JSON object and nothing else")
+    parser.add_argument("--json", action="store_true", default=False, help="print one JSON object and nothing else")
     return parser.add_argument
 
 
@@ -181,8 +182,7 @@ def _of_data(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
     if arguments.data in PRESETS:  # a founding network, with all rows in a batch
         from fastbp.lessons import new_model
 
-        preset = PRESETS[arguments.data]
-        model = new_model(data, replace(preset, hidden=arguments.hidden or preset.hidden), random_state=0, **given)
+        model = new_model(data, PRESETS[arguments.data] | _given(arguments, "hidden"), random_state=0, **given)
         rows = model.inputs(data.X_train), model.targets(data.y_train)
         return (model.net, *rows), {"batch_size": batch_size or len(data.X_train)}
     from fastbp.estimators.tabular import TabularClassifier, TabularRegressor
