@@ -1,7 +1,6 @@
 """Which kernel a network and its batches call for."""
 
 from fastbp.kernels import jit
-from fastbp.layout import N_IN, N_OUT
 from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace, narrow_width, weights_of
 
 # Costs are counted in multiply-adds of vectors. The coefficients were fitted to the ratio of both kernels' times in 5,734
@@ -21,18 +20,18 @@ PREDICTED_ROWS = 256
 def narrow_cost(layers, rows, itemsize):
     """Of a step whose vectors hold samples: products, the update, activations and inputs, and what each layer takes."""
     width = narrow_width(rows, itemsize)
-    weights = [layer[N_IN] * layer[N_OUT] for layer in layers]
-    vectors, units = -(-rows * itemsize // width), sum(layer[N_OUT] for layer in layers)
+    weights = [layer.n_in * layer.n_out for layer in layers]
+    vectors, units = -(-rows * itemsize // width), sum(layer.n_out for layer in layers)
     products = vectors * (3 * sum(weights) - weights[0])  # the first layer passes no delta on
     update = jit.native_width() // width * sum(weights)
-    return products + update + vectors * (24 * units + 14 * layers[0][N_IN]) + 1400 * len(layers)
+    return products + update + vectors * (24 * units + 14 * layers[0].n_in) + 1400 * len(layers)
 
 
 def wide_cost(layers, rows, itemsize):
     """Of a step whose vectors hold units: products, the update, activations, rows, and what each layer takes."""
-    vectors = [-(-layer[N_OUT] * itemsize // jit.native_width()) for layer in layers]
-    weights = sum(layer[N_IN] * count for layer, count in zip(layers, vectors, strict=True))
-    passed_on = sum(layer[N_OUT] * count for layer, count in zip(layers[1:], vectors[:-1], strict=True))
+    vectors = [-(-layer.n_out * itemsize // jit.native_width()) for layer in layers]
+    weights = sum(layer.n_in * count for layer, count in zip(layers, vectors, strict=True))
+    passed_on = sum(layer.n_out * count for layer, count in zip(layers[1:], vectors[:-1], strict=True))
     return rows * (2 * weights + passed_on) + 2 * weights + rows * (24 * sum(vectors) + 80) + 2500 * len(layers)
 
 

@@ -19,7 +19,7 @@ from fastbp import MLPClassifier, MLPRegressor, NeuralNetwork, TabularClassifier
 from fastbp.choice import choice_for_training, workspace_for_training
 from fastbp.kernels import pointwise
 from fastbp.kernels.jit import PLAIN_PYTHON
-from fastbp.layout import RECORD_SIZE
+from fastbp.layout import RECORD
 from fastbp.profiling import report
 from fastbp.profiling.clock import Rate, rate_of, take_turns
 from fastbp.profiling.machine import Ceiling, Ceilings, ceilings, facts, repeated
@@ -122,7 +122,7 @@ def test_a_turn_trains_as_training_does():
     work = replace(of_units(UNITS, batch_size=BATCH), shuffle=True)
     trainer, run = Trainer(work), work.start()
     rows = trainer.train(7) + 2 * trainer.workload.batch_size
-    run.record = np.zeros((1, RECORD_SIZE))
+    run.record = np.zeros((1, len(RECORD)))
     run.advance(9)
     assert rows == 9 * BATCH
     np.testing.assert_array_equal(trainer.run.params, run.params)
