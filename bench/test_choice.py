@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from fastbp import kernels
-from fastbp.choice import workspace_for_training
 from fastbp.layout import CURSOR, RECORD, Layout
 from fastbp.rule import Rule
-from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace
+from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace, workspace_for_training
 
 SHAPES = [
     (2, 4, 1),

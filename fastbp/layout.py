@@ -35,7 +35,7 @@ CURSOR = positions("epoch row step batch block packed")
 # Columns of a record, one row per epoch: sum (A_L - Y)**2, the loss, right rows, the sum of W**2 over all steps.
 RECORD = positions("squares loss hits penalty")
 # Entries of a workspace's plan: those of every kernel, then the narrow, the wide, and the wide and the online one's. Offsets
-# and sizes are in elements of its memory.
+# and sizes are in elements of its memory; `resident` is how many panels stay from epoch to epoch.
 PLAN = positions(
     "kernel threads width block_rows grad size zeros "
     "resident panel panel_size n_partials private transposed "
@@ -59,18 +59,12 @@ LINE = 8
 MOST_THREADS = 64
 SYNC_SIZE = NUMBERS + LINE * MOST_THREADS
 
-# What training spends its time on, as kernels that are compiled to count it do (see `fastbp.kernels.phases`).
-PHASES = {
-    "gather": "rows, targets and row weights of a block are found and copied",
-    "forward": "a layer's activations",
-    "loss": "the last layer's activation, the loss, and its gradient with respect to z",
-    "delta": "the gradient with respect to z, from a layer down to the one below it",
-    "gradient": "the gradient of a layer's parameters, and their update where nothing has to be known first",
-    "update": "the update where it is a pass of its own; L2's sum, the norm, and sums over the blocks of a batch",
-    "transpose": "a layer's weights are transposed for its delta, a strip at a time",
-    "wait": "threads wait for each other",
-    "overhead": "everything between, and what a call does before and after its blocks",
-}
+# What training spends its time on, as kernels that are compiled to count it do (see `fastbp.kernels.phases`): rows, targets
+# and row weights are found and copied; a layer's activations; the last one's, the loss, and its gradient with respect to z;
+# that gradient from a layer down to the one below it; the gradient of a layer's parameters, and their update where nothing
+# has to be known first; the update where it is a pass of its own, L2's sum, the norm, and sums over the blocks of a batch; a
+# layer's weights are transposed for its delta, a strip at a time; threads wait for each other; and everything between.
+PHASES = positions("gather forward loss delta gradient update transpose wait overhead")
 OF_LAYERS = "forward", "delta", "gradient", "transpose"
 
 # Counters stand behind what threads tell each other: for each thread a group per layer, in which every phase has a pair,
@@ -80,9 +74,9 @@ COUNTER_GROUP = 3 * LINE
 CLOCK = 2 * len(PHASES)
 
 
-def counters_size(threads, n_layers):
-    """Length of what threads tell each other, with counters."""
-    return COUNTERS + threads * n_layers * COUNTER_GROUP
+def counters_of(thread, n_layers):
+    """Where a thread's counters begin; those of one more than there are threads would begin behind all of them."""
+    return COUNTERS + thread * n_layers * COUNTER_GROUP
 
 
 def aligned_zeros(size, dtype):
@@ -114,8 +108,8 @@ class Layout:
         elements), activation (0 for the last layer, whose activation belongs to the rule).
     rows : list of named tuple of int
         The same, for Python.
-    size : int
-        Elements of the whole buffer.
+    size, n_weights : int
+        Elements of the whole buffer, and weights among them.
     """
 
     def __init__(self, units, dtype, bias, activations):
@@ -129,7 +123,7 @@ class Layout:
                 stride += lanes
             self.rows.append(LAYER._make((n_in, n_in + bias, n_out, self.size, stride, activation)))
             self.size += (n_in + bias) * stride
-        self.layers = np.array(self.rows, np.int64)
+        self.layers, self.n_weights = np.array(self.rows, np.int64), sum(row.n_in * row.n_out for row in self.rows)
 
     def views(self, params):
         """Weights and biases as views into the flat buffer: two lists, the second one empty without biases."""

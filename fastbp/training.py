@@ -15,12 +15,11 @@ import warnings
 import numpy as np
 
 from fastbp import kernels
-from fastbp.choice import workspace_for_prediction, workspace_for_training
 from fastbp.history import History
 from fastbp.kernels import jit
 from fastbp.layout import CURSOR, RECORD, Layout
 from fastbp.rule import RULE, Rule
-from fastbp.workspace import THREAD_FLOPS, weights_of
+from fastbp.workspace import THREAD_FLOPS, workspace_for_prediction, workspace_for_training
 
 # A keyboard interrupt is seen when a call returns: far below the 0.2 s that feel immediate, far above a call's own cost.
 CALL_SECONDS = 0.05
@@ -62,7 +61,7 @@ def threads_for(layout, rows, n_jobs, X=None):
     Of a sparse X, given, the stored values count, and each weight once for its update.
     """
     first = layout.rows[0]
-    weights = weights_of(layout)
+    weights = layout.n_weights
     if X is not None and is_sparse(X):
         weights += (X.nnz / max(1, X.shape[0]) + first.n_in / rows - first.n_in) * first.n_out
     worth = int(6 * rows * weights / THREAD_FLOPS)

@@ -33,7 +33,6 @@ from hypothesis import strategies as st
 from processes import run_python
 
 from fastbp import kernels, reference
-from fastbp.choice import workspace_for_prediction, workspace_for_training
 from fastbp.kernels import jit
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import CURSOR, RECORD, Layout
@@ -42,6 +41,8 @@ from fastbp.workspace import (
     NarrowWorkspace,
     OnlineWorkspace,
     WideWorkspace,
+    workspace_for_prediction,
+    workspace_for_training,
 )
 
 # Calls of so many blocks, over and over.

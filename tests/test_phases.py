@@ -80,7 +80,7 @@ def counted(run, epochs):
 
 def by_name(numbers, thread=0):
     """What is not 0 of a thread's numbers of (thread, layer, phase), by name and layer."""
-    names = tuple(PHASES)
+    names = PHASES._fields
     return {
         (names[phase], int(layer) if names[phase] in OF_LAYERS else None): int(numbers[thread, layer, phase])
         for layer, phase in np.argwhere(numbers[thread])
@@ -192,7 +192,7 @@ def shares_of(ticks, marks, whole, slower=0.0):
     pairs = np.zeros((len(whole), 1, 1, len(PHASES), 2), np.int64)
     pairs[:, 0, 0, : len(ticks[0]), 0], pairs[:, 0, 0, : len(ticks[0]), 1] = ticks, marks
     alone = np.zeros(phases.COUNTER_GROUP)
-    alone[2 * list(PHASES).index("overhead")] = 10 * phases.MARKS
+    alone[2 * PHASES.overhead] = 10 * phases.MARKS
     with mock.patch.object(phases, "set_marks", return_value=alone):
         inside, outside = phases.shares_of(pairs, np.array(whole), slower)
     return inside[0, 0, : len(ticks[0])], outside[0]

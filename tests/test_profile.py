@@ -16,7 +16,6 @@ import scipy.sparse
 
 import fastbp
 from fastbp import MLPClassifier, MLPRegressor, NeuralNetwork, TabularClassifier, cli
-from fastbp.choice import choice_for_training, workspace_for_training
 from fastbp.kernels import pointwise
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import RECORD
@@ -31,6 +30,7 @@ from fastbp.profiling.workload import of_anything, of_units
 from fastbp.rule import ACTIVATIONS
 from fastbp.tables import Table, figure
 from fastbp.training import usable_threads
+from fastbp.workspace import choice_for_training, workspace_for_training
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MAKE = {name: make for name, _, make in RIVALS}

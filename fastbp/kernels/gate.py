@@ -260,5 +260,5 @@ def batches(layers, work, n_rows, batch_size, sparse, drops, marked):
     if drops:
         room = plan.kernel != KERNELS.online and (places[:, PLACE.seen] != places[:, PLACE.a]).all()
         require(room, "rule", "without dropout for this workspace", "dropout")
-    size = layout.counters_size(plan.threads, len(layers)) if marked else layout.SYNC_SIZE
+    size = layout.counters_of(plan.threads, len(layers)) if marked else layout.SYNC_SIZE
     require(size <= sync.size, "work's sync", f"of {size} numbers", sync.size)

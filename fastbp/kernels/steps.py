@@ -18,11 +18,11 @@ from llvmlite import ir
 from fastbp.kernels.control import carry, switch, when
 from fastbp.kernels.levels import level
 from fastbp.kernels.numbers import add_to, choose, element, named, put, smaller, widened
-from fastbp.kernels.phases import counters_of, mark, start_clock
+from fastbp.kernels.phases import mark, start_clock
 from fastbp.kernels.threads import wait_for_all
 from fastbp.kernels.tracing import INT, INT32, Names, external, integer, word
 from fastbp.kernels.vectors import fma, lanes, load, splat, square_root, sum_lanes
-from fastbp.layout import CURSOR, LAYER, PLACE, PLAN, RECORD
+from fastbp.layout import CURSOR, LAYER, PLACE, PLAN, RECORD, counters_of
 from fastbp.rule import RULE
 
 
@@ -72,7 +72,7 @@ def run(job, block, resident=0, single=False):
 def name_numbers(job):
     """Let the numbers of a job's rule and of its workspace's plan have names."""
     job.rule, job.plan = named(job.rule, RULE._fields), named(job.plan, PLAN._fields)
-    job.counters = counters_of(job, job.rank)
+    job.counters = counters_of(job.rank, job.n_layers)
 
 
 def layer_of(job, number):

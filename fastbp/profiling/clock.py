@@ -13,10 +13,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from fastbp.choice import workspace_for_training
 from fastbp.layout import CURSOR, RECORD
 from fastbp.profiling.workload import Workload
 from fastbp.training import CALL_SECONDS
+from fastbp.workspace import workspace_for_training
 
 TURNS = 9  # of everything that is compared
 LEAST_TURN = 2e-3  # seconds, far above what starting a call takes

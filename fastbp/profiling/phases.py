@@ -17,7 +17,7 @@ import numpy as np
 from fastbp.kernels import count_marks, gate
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.kernels.levels import machine
-from fastbp.layout import CLOCK, COUNTER_GROUP, COUNTERS, OF_LAYERS, PHASES, aligned_zeros, counters_size
+from fastbp.layout import CLOCK, COUNTER_GROUP, COUNTERS, OF_LAYERS, PHASES, aligned_zeros, counters_of
 from fastbp.profiling.clock import Trainer, rate_of, take_turns
 from fastbp.profiling.roofline import label_of
 from fastbp.profiling.workload import Workload
@@ -39,7 +39,7 @@ def count(run: Run) -> np.ndarray:
     """Let a run count ticks and marks of (thread, layer, phase), and change no bit; the first layer has what is of none."""
     check_clock()
     threads, n_layers = run.work.plan.threads, len(run.layout.rows)
-    memory = aligned_zeros(counters_size(threads, n_layers), np.int64)
+    memory = aligned_zeros(counters_of(threads, n_layers), np.int64)
     run.work.arrays, run.marked = gate.Arrays((*run.work.arrays[:-1], memory)), True
     run.advance(0)  # compiles or loads the kernel
     memory[COUNTERS:] = 0
@@ -79,7 +79,7 @@ def phase_times(workload: Workload, plain: Trainer, seconds: float) -> tuple[lis
     spent: dict[tuple[str, int | None], tuple[np.ndarray, float]] = {(OUTSIDE, None): (outside * epoch, 0.0)}
     visits = pairs[..., 1].sum(axis=0) * workload.rows / rows.sum()
     for layer, phase in np.argwhere(visits.any(axis=0)):
-        name = tuple(PHASES)[phase]
+        name = PHASES._fields[phase]
         key = name, int(layer) if name in OF_LAYERS else None
         spent[key] = inside[:, layer, phase] * epoch, float(visits[:, layer, phase].mean())
     narrow = isinstance(marked.run.work, NarrowWorkspace)
@@ -95,7 +95,7 @@ def shares_of(pairs: np.ndarray, whole: np.ndarray, slower: float) -> tuple[np.n
     """Shares of (thread, layer, phase) and of what is outside, by thread: medians of turns, without what marks took."""
     ticks, marks = pairs[..., 0], pairs[..., 1]
     first = marks[:, 0].sum(axis=(1, 2))
-    mark = min(int(set_marks(MARKS)[2 * list(PHASES).index("overhead")]) for _ in range(LOOPS)) / MARKS
+    mark = min(int(set_marks(MARKS)[2 * PHASES.overhead]) for _ in range(LOOPS)) / MARKS
     if np.median(first * mark / whole) > FELT:
         among = np.median(whole * slower / (1 + slower) / first)
         mark = min(max(among, LEAST_MARK * mark), MOST_MARK * mark)
@@ -118,7 +118,7 @@ def place_in_step(name: str, layer: int | None, narrow: bool) -> tuple[int, int,
 
 def set_marks(number: int) -> np.ndarray:
     """Set so many marks in which nothing is done; returns the counters."""
-    memory = aligned_zeros(counters_size(1, 1), np.int64)
+    memory = aligned_zeros(counters_of(1, 1), np.int64)
     count_marks(memory, COUNTERS, number)
     return memory[COUNTERS:]
 

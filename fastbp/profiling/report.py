@@ -7,7 +7,6 @@ from typing import Any
 
 from fastbp import kernels
 from fastbp.checks import above
-from fastbp.choice import choice_for_training
 from fastbp.kernels import jit
 from fastbp.profiling.clock import Rate, Trainer, rate_of, take_turns
 from fastbp.profiling.machine import Ceilings, ceilings, facts
@@ -18,7 +17,7 @@ from fastbp.profiling.roofline import BOUND_BY, Phase, phases_from
 from fastbp.profiling.workload import SETTINGS, Workload, checked_units, of_anything, of_units
 from fastbp.tables import Table, figure
 from fastbp.training import Run, usable_threads
-from fastbp.workspace import NarrowWorkspace, WideWorkspace
+from fastbp.workspace import NarrowWorkspace, WideWorkspace, choice_for_training
 
 SECONDS, SWEEP_SECONDS = 2.0, 5.0
 LEAST_SECONDS = 0.05
