@@ -12,7 +12,6 @@ from fastbp.profiling import machine
 from fastbp.training import usable_threads
 from fastbp.workspace import SMALL_WIDTH
 
-INDICES = "int32"  # scipy's, unless a matrix is very large
 One: TypeAlias = tuple[jit.Kernel, str, int]  # with its types and the bytes of its vectors
 
 
@@ -34,8 +33,8 @@ def kernels_for(dtypes: Sequence[str]) -> list[One]:
             types, widths = [dtype], [width]
             if kernel.module == "narrow":  # which has code for short batches, too
                 widths = list(dict.fromkeys((width, min(width, SMALL_WIDTH))))
-            if kernel.module == "wide" and not kernel.marked:
-                types.append(f"{dtype}-{INDICES}")
+            if kernel.module == "wide":  # which reads sparse matrices
+                types += [f"{dtype}-{indices}" for indices in ("int32", "int64")]
             result += [(kernel, one, bytes_) for one in types for bytes_ in widths]
         result += [(kernel, dtype, width) for kernel in (machine.SPIN, machine.APPLY)]
     return [*result, (machine.READ, "float32", width), (kernels.count_marks, "", width)]

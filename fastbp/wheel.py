@@ -13,8 +13,8 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 # The tag and the levels of each wheel. Object files call nothing but memset and sched_yield, which every glibc has. Others
-# need what LLVM's linker in memory takes there: macOS Mach-O files, made for the triple arm64-apple-darwin; Windows ELF files,
-# for x86_64-pc-windows-msvc-elf. Neither has been seen to work.
+# need what LLVM's linker in memory takes there: macOS Mach-O files, made for arm64-apple-darwin; Windows ELF files, for
+# x86_64-pc-windows-msvc-elf. Neither has been seen to work.
 WHEELS = {
     "linux-x86_64": ("py3-none-manylinux_2_17_x86_64", ("x86-64-v3", "x86-64-v4")),
     "linux-aarch64": ("py3-none-manylinux_2_17_aarch64", ("aarch64",)),
@@ -41,7 +41,8 @@ class CompiledWheel(BuildHookInterface):
         tag, levels = WHEELS[system]
         self.folder = tempfile.TemporaryDirectory()
         for level in levels:
-            environment = os.environ | {"FASTBP_LEVEL": level, "PYTHONPATH": self.root}
+            path = os.pathsep.join([self.root, *filter(None, [os.environ.get("PYTHONPATH")])])
+            environment = os.environ | {"FASTBP_LEVEL": level, "PYTHONPATH": path}
             subprocess.run([sys.executable, "-c", COMPILE, self.folder.name], check=True, env=environment)
         build_data["force_include"][self.folder.name] = "fastbp/compiled"
         build_data["pure_python"], build_data["tag"] = False, tag

@@ -25,6 +25,7 @@ def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="run all cases of long tables, of which a run otherwise draws some")
     parser.addoption("--plain-python", action="store_true", help="run the kernels as plain Python: NUMBA_DISABLE_JIT=1")
     parser.addoption("--vectors", help="run kernels for vectors and registers that are not the processor's, as in 16x32")
+    parser.addoption("--level", help="run kernels for a level of processors below this one's: FASTBP_LEVEL")
 
 
 def pytest_configure(config):
@@ -32,6 +33,8 @@ def pytest_configure(config):
         os.environ["NUMBA_DISABLE_JIT"] = "1"
     if config.getoption("--vectors"):
         os.environ["FASTBP_VECTORS"] = config.getoption("--vectors")
+    if config.getoption("--level"):
+        os.environ["FASTBP_LEVEL"] = config.getoption("--level")
     if config.getoption("--all"):
         os.environ["FASTBP_ALL"] = "1"
     if (
@@ -44,8 +47,15 @@ def pytest_configure(config):
         import once
 
         once.share()
-        if config.getoption("numprocesses", None) and not hasattr(config, "workerinput"):
+        if config.getoption("numprocesses", None) and not hasattr(config, "workerinput") and not came_compiled():
             once.compile_all()
+
+
+def came_compiled():
+    """Whether the package's kernels came with it."""
+    from fastbp.kernels import objects
+
+    return (objects.FOLDER.parent / objects.COMPILED).is_dir()
 
 
 def pytest_report_header():
@@ -87,6 +97,8 @@ def pytest_collection_modifyitems(config, items):
     chosen = items
     if config.getoption("--vectors"):
         chosen = [item for item in chosen if says_more_for_other_vectors(item)]
+    if came_compiled():
+        chosen = [item for item in chosen if "compiles" not in item.keywords]
     if plain_python():
         chosen = [item for item in chosen if says_more_as_plain_python(item)]
     # who asks for tests by name has all of their cases

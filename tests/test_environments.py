@@ -6,13 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastbp
+from fastbp import warmup
+from fastbp.kernels import jit, objects
 
 pytestmark = pytest.mark.compiled
 
@@ -52,34 +53,37 @@ def run(*command, folder, environment):
     return done.stdout.splitlines()
 
 
-def in_a_folder(path):
+def in_a_folder(path, code=()):
+    """A copy of the package, with object files by their names."""
     shutil.copytree(PACKAGE, path / "fastbp", ignore=shutil.ignore_patterns("__pycache__"))
+    (path / "fastbp" / objects.COMPILED).mkdir(exist_ok=True)
+    for name, content in dict(code).items():
+        (path / "fastbp" / objects.COMPILED / f"{name}.o").write_bytes(content)
     return path
 
 
-def in_a_zip_file(path):
-    with zipfile.ZipFile(path / "package.zip", "w", zipfile.ZIP_DEFLATED) as file:
-        for source in PACKAGE.rglob("*.py"):
-            file.write(source, source.relative_to(PACKAGE.parent))
-    return path / "package.zip"
-
-
-def as_bytecode(path):
-    compileall.compile_dir(in_a_folder(path), quiet=1, legacy=True)
+def as_bytecode(path, code=()):
+    compileall.compile_dir(in_a_folder(path, code), quiet=1, legacy=True)
     for source in path.rglob("*.py"):
         source.unlink()
     return path
 
 
-def as_bytecode_in_a_zip_file(path):
-    as_bytecode(path)
-    return Path(shutil.make_archive(path / "package", "zip", path, "fastbp"))
+def in_a_zip_file(path, code=(), install=in_a_folder):
+    file = shutil.make_archive(path / "package", "zip", install(path, code), "fastbp")
+    shutil.rmtree(path / "fastbp")  # which a process that starts here would take
+    return Path(file)
+
+
+def as_bytecode_in_a_zip_file(path, code=()):
+    return in_a_zip_file(path, code, as_bytecode)
 
 
 # a kernel that predicts is compiled in a quarter of the time
 does_either = pytest.mark.parametrize("does", ["predicts", "trains"])
 
 
+@pytest.mark.compiles
 @pytest.mark.draw(4)
 @does_either
 @pytest.mark.parametrize("install", [in_a_folder, as_bytecode_in_a_zip_file])
@@ -94,6 +98,57 @@ def test_it_trains_and_keeps_what_it_compiled(install, does, tmp_path):
         assert Path(file).is_relative_to(place)
 
 
+@pytest.fixture(scope="module")
+def code():
+    """Object files of the kernels that PROGRAM needs, as they come with a package."""
+    result = {}
+    for kernel, types, width in warmup.kernels_for(["float64"]):
+        if kernel.module == "narrow" and not kernel.marked:
+            kernel.loaded(types, width)
+            name = kernel.file(types, width)
+            result[name] = objects.packed(jit.digest(), *objects.read_object(name, jit.digest()))
+    return result
+
+
+NO_NUMBA = "import sys; sys.modules['numba'] = None\n"
+NEEDS_NUMBA = "ImportError: numba compiles what does not come compiled with fastbp: pip install numba"
+
+
+@pytest.mark.parametrize("install", [in_a_folder, as_bytecode, in_a_zip_file, as_bytecode_in_a_zip_file])
+def test_nothing_is_compiled_where_kernels_came_with_the_package(install, code, tmp_path):
+    environment = {"PYTHONPATH": str(install(tmp_path, code)), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    outputs, *_ = run(sys.executable, "-c", NO_NUMBA + PROGRAM, folder=tmp_path, environment=environment)
+    assert outputs == outputs_of_one_that("trains")
+    assert not (tmp_path / "cache").exists()
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def edit(path):
+    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+
+
+HARMS = {
+    "damaged": lambda package: [flip(path) for path in (package / objects.COMPILED).iterdir()],
+    "cut off": lambda package: [os.truncate(path, 99) for path in (package / objects.COMPILED).iterdir()],
+    "of other sources": lambda package: edit(package / "rule.py"),
+    "missing": lambda package: shutil.rmtree(package / objects.COMPILED),
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_machine_code_that_is_not_sound_is_not_run(harm, code, tmp_path):
+    environment = {"PYTHONPATH": str(in_a_folder(tmp_path, code)), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    HARMS[harm](tmp_path / "fastbp")
+    command, environment = [sys.executable, "-c", NO_NUMBA + PROGRAM], os.environ | environment
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=SECONDS)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, NEEDS_NUMBA)
+
+
 NO_HOME = """
 import os, pwd
 pwd.getpwuid = {}.__getitem__
@@ -101,6 +156,7 @@ assert os.path.expanduser("~") == "~"
 """
 
 
+@pytest.mark.compiles
 @pytest.mark.skipif("pwd" not in sys.builtin_module_names and not importlib.util.find_spec("pwd"), reason="no such list")
 @pytest.mark.draw(4)
 @does_either

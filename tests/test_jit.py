@@ -18,7 +18,7 @@ from fastbp.kernels import jit, levels, objects
 from fastbp.kernels.control import repeat
 from fastbp.kernels.numbers import element, put
 
-pytestmark = pytest.mark.compiled
+pytestmark = [pytest.mark.compiled, pytest.mark.compiles]
 
 SECONDS = 120  # for a subprocess that compiles, on a busy machine
 
@@ -467,7 +467,7 @@ def test_files_with_one_symbol_are_not_taken_for_each_other(folder):
     kernels[1].name, kernels[1].function = "doubled", lambda: doubled
     for kernel in kernels:
         kernel(np.ones(1), 1.0)
-    codes = [objects.read_object(kernel.file("float64", 64), jit.digest())[0] for kernel in kernels]
+    codes = [objects.read_object(kernel.file("float64", jit.native_width()), jit.digest())[0] for kernel in kernels]
     results = []
     for code in codes:
         x = np.ones(1)

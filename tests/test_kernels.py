@@ -495,6 +495,7 @@ def tile_loops(assembly):
     return len(loops), sum(bool(re.search(r"%[re][sb]p\)", loop)) for loop in loops)
 
 
+@pytest.mark.compiles
 @pytest.mark.draw(5)
 @pytest.mark.compiled
 @pytest.mark.own_vectors
@@ -532,6 +533,7 @@ print(tiles, spilled, "%zmm" in assembly)
 """
 
 
+@pytest.mark.compiles
 @pytest.mark.compiled
 @pytest.mark.own_vectors
 def test_the_tile_fits_sixteen_registers():

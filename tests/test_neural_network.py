@@ -1015,6 +1015,7 @@ def test_progress(rich, epochs, capsys, monkeypatch):
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.compiles
 @pytest.mark.compiled
 def test_progress_says_when_something_is_compiled(capsys, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "rich.console", None)

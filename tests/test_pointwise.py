@@ -48,7 +48,7 @@ DOMAIN = {
 }
 
 
-def values(name, z, width=64):
+def values(name, z, width=None):
     """What the kernels compute for each number."""
     padded = np.zeros(-(-len(z) // LANES) * LANES, z.dtype)
     padded[: len(z)] = z
@@ -194,11 +194,12 @@ def test_errors_are_counted_in_ulp(sign, dtype):
     assert error_in_ulp(half + half, sign * (1 - Decimal(float(roundoff)) / 4)) == pytest.approx(0.25)
 
 
+@pytest.mark.compiles
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_length_of_a_vector_changes_no_bit(name, dtype):
     z = arguments(name, dtype)[::7]
-    assert values(name, z, width=32).tobytes() == values(name, z).tobytes()
+    assert values(name, z, width=32).tobytes() == values(name, z, width=64).tobytes()
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------

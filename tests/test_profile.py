@@ -648,6 +648,7 @@ def test_the_command_info(run):
     assert "kernels in" in run("info")[1]
 
 
+@pytest.mark.compiles
 @pytest.mark.compiled
 def test_the_command_warmup(run, monkeypatch, tmp_path):
     from fastbp import warmup

@@ -47,6 +47,7 @@ MUTANTS = {
 }  # fmt: skip
 
 
+@pytest.mark.compiles
 @pytest.mark.compiled
 @pytest.mark.own_vectors
 @pytest.mark.draw(3)

@@ -176,9 +176,9 @@ class Kernel:
     marked : bool, default False
         Whether its marks count time.
 
-    It is called with the fields' values in their order, C-contiguous arrays for pointers, and the bytes of a vector; nothing
-    is checked here. The types of a call are named together, as in "float64" or "float64-int32". An array that a call has no
-    use for may be None; indices then have type T.
+    It is called with the fields' values in their order, C-contiguous arrays for pointers, and the bytes of a vector, by
+    default the level's; nothing is checked here. The types of a call are named together, as in "float64" or "float64-int32".
+    An array that a call has no use for may be None; indices then have type T.
 
     Attributes
     ----------
@@ -197,7 +197,8 @@ class Kernel:
     def __reduce__(self):  # so that another process may compile it
         return Kernel, (self.module, self.name, self.fields, self.marked)
 
-    def __call__(self, *args, rank=0, size=1, width=64):
+    def __call__(self, *args, rank=0, size=1, width=None):
+        width = width or native_width()
         if PLAIN_PYTHON:
             from fastbp.kernels.tracing import Names
 
