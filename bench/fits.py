@@ -14,10 +14,10 @@ from work import Work, assert_close, kernel_of
 
 import fastbp
 from fastbp import reference
-from fastbp.choice import workspace_for_prediction
 from fastbp.layout import Layout
 from fastbp.profiling.workload import of_estimator
 from fastbp.rule import ACTIVATIONS, Rule
+from fastbp.workspace import workspace_for_prediction
 
 PACKAGES = {"fastbp": fastbp, "scikit-learn": neural_network}
 # Of a loss. A training magnifies the roundings of its start, some 1e-16 or 1e-7, while it converges.

@@ -14,7 +14,7 @@ import pytest
 from work import Work, assert_close, kernel_of
 
 from fastbp import NeuralNetwork
-from fastbp.layout import RECORD_SIZE
+from fastbp.layout import RECORD
 from fastbp.profiling import rivals
 from fastbp.profiling.workload import Workload
 from fastbp.rule import Rule
@@ -61,7 +61,7 @@ def fastbp_steps(problem, threads):
 
     def train(epochs):
         rivals.begin(run, problem)
-        run.record = np.zeros((epochs, RECORD_SIZE))
+        run.record = np.zeros((epochs, len(RECORD)))
         for _ in range(epochs * run.work.blocks_per_epoch):
             run.advance(1)
         weights, biases = run.state.parameters()

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from fastbp import kernels
-from fastbp.choice import workspace_for_training
-from fastbp.layout import CURSOR_SIZE, RECORD_SIZE, Layout
+from fastbp.layout import CURSOR, RECORD, Layout
 from fastbp.rule import Rule
-from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace
+from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace, workspace_for_training
 
 SHAPES = [
     (2, 4, 1),
@@ -42,7 +41,7 @@ def trainer(kind, units, batch_size, dtype):
     none, order = np.empty(0, X.dtype), np.empty((0, n_rows), np.int64)
 
     def run(epochs):
-        cursor, record = np.zeros(CURSOR_SIZE, np.int64), np.zeros((epochs, RECORD_SIZE))
+        cursor, record = np.zeros(len(CURSOR), np.int64), np.zeros((epochs, len(RECORD)))
         began = time.perf_counter()
         kernels.train(layout.layers, work.params, work.state, X, Y, none, order, batch_size, rule,
                       epochs * work.blocks_per_epoch, cursor, record, work.arrays)  # fmt: skip

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fastbp.layout import HITS, LOSS, PENALTY, SQUARES
+from fastbp.layout import RECORD
 
 
 def draw(axes, epoch, curves, loss="loss"):
@@ -50,12 +50,12 @@ class History:
     @property
     def mse(self):
         """mean((a - y)**2) of each epoch."""
-        return self._record[:, SQUARES] / (self._weight * self._n_outputs)
+        return self._record[:, RECORD.squares] / (self._weight * self._n_outputs)
 
     @property
     def loss(self):
         """The objective in each epoch."""
-        rows, penalty = self._record[:, LOSS], self._rule.alpha / 2 * self._record[:, PENALTY]
+        rows, penalty = self._record[:, RECORD.loss], self._rule.alpha / 2 * self._record[:, RECORD.penalty]
         if self._rule.reduction == "sum":
             return rows + penalty
         if self._rule.reduction == "row":
@@ -65,7 +65,7 @@ class History:
     @property
     def accuracy(self):
         """Fraction of right rows in each epoch."""
-        return self._record[:, HITS] / self._n_rows
+        return self._record[:, RECORD.hits] / self._n_rows
 
     def columns(self):
         """All curves by name."""

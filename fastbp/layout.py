@@ -11,6 +11,7 @@ cache; padding is zero and stays zero.
     b_l[:]          0 0
 """
 
+import collections
 import itertools
 
 import numpy as np
@@ -19,38 +20,31 @@ ALIGNMENT_BYTES = 64
 # Rows at such a distance meet in few sets of a cache, so that a column of them does not stay there.
 CROWDED_BYTES = 512
 
-# Kernels read tables by the names of their entries, everybody else by numbers.
-# Columns of `Layout.layers`, the integer table that describes a network to a kernel.
-LAYER = "n_in", "n_rows", "n_out", "offset", "stride", "activation"
-N_IN, N_ROWS, N_OUT, OFFSET, STRIDE, ACTIVATION = range(6)
-FIELDS = 6
 
+def positions(names):
+    """Where numbers of these names stand in an array, by name; `_make` of it gives the numbers themselves their names."""
+    names = names.split()
+    return collections.namedtuple("Numbers", names)(*range(len(names)))
+
+
+# Columns of `Layout.layers`, the integer table that describes a network to a kernel.
+LAYER = positions("n_in n_rows n_out offset stride activation")
 # Entries of a cursor: completed epochs, rows of the current epoch done, steps done; then the kernel's own: the first row of
 # the current batch, blocks of the current epoch done, whether all panels are packed.
-CURSOR = "epoch", "row", "step", "batch", "block", "packed"
-EPOCH, ROW, STEP, BATCH, BLOCK, PACKED = range(6)
-CURSOR_SIZE = 6
-
+CURSOR = positions("epoch row step batch block packed")
 # Columns of a record, one row per epoch: sum (A_L - Y)**2, the loss, right rows, the sum of W**2 over all steps.
-RECORD = "squares", "loss", "hits", "penalty"
-SQUARES, LOSS, HITS, PENALTY = range(4)
-RECORD_SIZE = 4
-
-# Entries of a workspace's plan. Offsets and sizes are in elements of its memory.
-PLAN = "kernel", "threads", "width", "block_rows", "grad", "size", "zeros"
-KERNEL, THREADS, WIDTH, BLOCK_ROWS, GRAD, SIZE, ZEROS = range(7)
-NARROW_PLAN = *PLAN, "resident", "panel", "panel_size", "n_partials", "partials", "private", "transposed"
-RESIDENT, PANEL, PANEL_SIZE, N_PARTIALS, PARTIALS, PRIVATE, TRANSPOSED = range(7, 14)
-WIDE_PLAN = *PLAN, "targets", "row_weights", "pack", "pack_size", "panels", "panel_rows", "sums"
-TARGETS, ROW_WEIGHTS, PACK, PACK_SIZE, PANELS, PANEL_ROWS, SUMS = range(7, 14)
-ONLINE_PLAN = *PLAN, "targets"
-PLAN_SIZE = 14
-NARROW, WIDE, ONLINE = range(3)
+RECORD = positions("squares loss hits penalty")
+# Entries of a workspace's plan: those of every kernel, then the narrow, the wide, and the wide and the online one's. Offsets
+# and sizes are in elements of its memory; `resident` is how many panels stay from epoch to epoch.
+PLAN = positions(
+    "kernel threads width block_rows grad size zeros "
+    "resident panel panel_size n_partials private transposed "
+    "row_weights pack pack_size panels panel_rows sums targets"
+)
+KERNELS = positions("narrow wide online")
 # Columns of a workspace's places, one row per layer: A_l, D_l, what the next layer takes in (A_l, but for dropout); a row
-# that is 1 for units and 0 for padding, and W_l^T.
-PLACE = "a", "d", "seen", "valid"
-A, D, SEEN, VALID = range(4)
-PLACES = 4
+# that is 1 for units and 0 for padding, which the narrow kernel has not.
+PLACE = positions("a d seen valid")
 
 DEPTH = 128  # terms of a sum that the wide kernel takes at a time
 PACKED_DEPTH = 512  # the same where right factors are copied together
@@ -65,20 +59,13 @@ LINE = 8
 MOST_THREADS = 64
 SYNC_SIZE = NUMBERS + LINE * MOST_THREADS
 
-# What training spends its time on, as kernels that are compiled to count it do (see `fastbp.kernels.phases`).
-PHASES = {
-    "gather": "rows, targets and row weights of a block are found and copied",
-    "forward": "a layer's activations",
-    "loss": "the last layer's activation, the loss, and its gradient with respect to z",
-    "delta": "the gradient with respect to z, from a layer down to the one below it",
-    "gradient": "the gradient of a layer's parameters, and their update where nothing has to be known first",
-    "update": "the update where it is a pass of its own; L2's sum, the norm, and sums over the blocks of a batch",
-    "transpose": "a layer's weights are transposed for its delta, a strip at a time",
-    "wait": "threads wait for each other",
-    "overhead": "everything between, and what a call does before and after its blocks",
-}
-GATHER, FORWARD, COMPARE, DELTA, GRADIENT, UPDATE, TRANSPOSE, WAIT, OVERHEAD = range(9)
-OF_LAYERS = FORWARD, DELTA, GRADIENT, TRANSPOSE
+# What training spends its time on, as kernels that are compiled to count it do (see `fastbp.kernels.phases`): rows, targets
+# and row weights are found and copied; a layer's activations; the last one's, the loss, and its gradient with respect to z;
+# that gradient from a layer down to the one below it; the gradient of a layer's parameters, and their update where nothing
+# has to be known first; the update where it is a pass of its own, L2's sum, the norm, and sums over the blocks of a batch; a
+# layer's weights are transposed for its delta, a strip at a time; threads wait for each other; and everything between.
+PHASES = positions("gather forward loss delta gradient update transpose wait overhead")
+OF_LAYERS = "forward", "delta", "gradient", "transpose"
 
 # Counters stand behind what threads tell each other: for each thread a group per layer, in which every phase has a pair,
 # time and number of marks. Phases of no layer count as the first layer's; behind those is the clock at the last mark.
@@ -87,9 +74,9 @@ COUNTER_GROUP = 3 * LINE
 CLOCK = 2 * len(PHASES)
 
 
-def counters_size(threads, n_layers):
-    """Length of what threads tell each other, with counters."""
-    return COUNTERS + threads * n_layers * COUNTER_GROUP
+def counters_of(thread, n_layers):
+    """Where a thread's counters begin; those of one more than there are threads would begin behind all of them."""
+    return COUNTERS + thread * n_layers * COUNTER_GROUP
 
 
 def aligned_zeros(size, dtype):
@@ -117,12 +104,12 @@ class Layout:
     Attributes
     ----------
     layers : ndarray of int64, shape (n_layers, 6)
-        Per layer: N_IN, N_ROWS (N_IN, plus 1 with biases), N_OUT, OFFSET of the first row, STRIDE from row to row (both in
-        elements), ACTIVATION (0 for the last layer, whose activation belongs to the rule).
-    rows : list of tuple of int
+        Per layer: n_in, n_rows (n_in, plus 1 with biases), n_out, offset of the first row, stride from row to row (both in
+        elements), activation (0 for the last layer, whose activation belongs to the rule).
+    rows : list of named tuple of int
         The same, for Python.
-    size : int
-        Elements of the whole buffer.
+    size, n_weights : int
+        Elements of the whole buffer, and weights among them.
     """
 
     def __init__(self, units, dtype, bias, activations):
@@ -134,9 +121,9 @@ class Layout:
             stride = -(-n_out // lanes) * lanes
             if stride * self.dtype.itemsize % CROWDED_BYTES == 0:
                 stride += lanes
-            self.rows.append((n_in, n_in + bias, n_out, self.size, stride, activation))
+            self.rows.append(LAYER._make((n_in, n_in + bias, n_out, self.size, stride, activation)))
             self.size += (n_in + bias) * stride
-        self.layers = np.array(self.rows, np.int64)
+        self.layers, self.n_weights = np.array(self.rows, np.int64), sum(row.n_in * row.n_out for row in self.rows)
 
     def views(self, params):
         """Weights and biases as views into the flat buffer: two lists, the second one empty without biases."""

@@ -31,23 +31,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from fastbp.layout import ACTIVATION, EPOCH, HITS, LOSS, N_IN, N_OUT, N_ROWS, OFFSET, PENALTY, ROW, SQUARES, STEP, STRIDE
-from fastbp.rule import (
-    ALPHA,
-    BETA_2,
-    BY_ROWS,
-    DROPOUT,
-    EPSILON,
-    HEAD,
-    HEADS,
-    LEARNING_RATE,
-    MAX_NORM,
-    MOMENTUM,
-    PER_ROW,
-    SEED,
-    SOLVER,
-    SOLVERS,
-)
+from fastbp.layout import CURSOR, LAYER
+from fastbp.rule import HEADS, RULE, SOLVERS
 
 LEAKY_SLOPE = 0.01
 # Slope of SELU where z is positive, and minus its limit far below 0.
@@ -113,9 +98,8 @@ OUT_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 def parameters(layers, params):
     """Views of every W_l and b_l (None without biases) in the flat buffer."""
-    for layer in layers:
-        n_in, n_rows, stride = layer[N_IN], layer[N_ROWS], layer[STRIDE]
-        block = params[layer[OFFSET] : layer[OFFSET] + n_rows * stride].reshape(n_rows, stride)[:, : layer[N_OUT]]
+    for n_in, n_rows, n_out, offset, stride, _ in layers:
+        block = params[offset : offset + n_rows * stride].reshape(n_rows, stride)[:, :n_out]
         yield block[:n_in], (block[n_in] if n_rows > n_in else None)
 
 
@@ -125,14 +109,14 @@ def activations(layers, params, X, masks=None):
     for level, (layer, (W, b)) in enumerate(zip(layers, parameters(layers, params), strict=True)):
         Z = taken[-1] @ W if b is None else taken[-1] @ W + b
         if level < len(layers) - 1:
-            hidden.append(ACTIVATIONS[layer[ACTIVATION]](Z))
+            hidden.append(ACTIVATIONS[layer[LAYER.activation]](Z))
             taken.append(hidden[-1] * masks[level] if masks else hidden[-1])
     return taken, hidden, Z
 
 
 def forward(layers, params, X, out, rule, work):
     """Write A_L into `out` (n, n_out)."""
-    out[...] = OUT_ACTIVATIONS[HEADS[int(rule[HEAD])][0]](activations(layers, params, X)[2])
+    out[...] = OUT_ACTIVATIONS[HEADS[int(rule[RULE.head])][0]](activations(layers, params, X)[2])
 
 
 def hits(A, Y):
@@ -184,14 +168,14 @@ def scrambled(x):
 
 def dropout_masks(layers, rows, rule, step):
     """m_l of every hidden layer for a batch of `rows` rows: a function of seed, step, layer, row and unit alone."""
-    masks = []
+    masks, rule = [], RULE._make(rule)
     for level, layer in enumerate(layers[:-1]):
-        stride, n_out = int(layer[STRIDE]), int(layer[N_OUT])
+        stride, n_out = int(layer[LAYER.stride]), int(layer[LAYER.n_out])
         key = scrambled(np.array([(int(step) * len(layers) + level) % 2**32], np.uint32))
-        key = scrambled(key + np.uint32(rule[SEED]))
+        key = scrambled(key + np.uint32(rule.seed))
         place = np.arange(rows * stride, dtype=np.uint32).reshape(rows, stride)[:, :n_out]
-        dropped = scrambled(place + key) < int(rule[DROPOUT] * 2**32)
-        masks.append(np.where(dropped, 0, 1 / (1 - rule[DROPOUT])))
+        dropped = scrambled(place + key) < int(rule.dropout * 2**32)
+        masks.append(np.where(dropped, 0, 1 / (1 - rule.dropout)))
     return masks
 
 
@@ -201,15 +185,15 @@ def loss_grad(layers, params, X, Y, weights, rule, grad, work, step=0):
     Returns sum (A_L - Y)**2, the loss of the rows without c, the hits, and sum W**2 where alpha is not 0; the first three
     weighted.
     """
-    masks = None
-    if rule[DROPOUT] > 0:
+    masks, rule = None, RULE._make(rule)
+    if rule.dropout > 0:
         masks = [mask.astype(X.dtype) for mask in dropout_masks(layers, X.shape[0], rule, step)]
     taken, hidden, Z = activations(layers, params, X, masks)
-    A, losses, D = compare(Z, Y, HEADS[int(rule[HEAD])])
+    A, losses, D = compare(Z, Y, HEADS[int(rule.head)])
     w = weights if len(weights) else np.ones(X.shape[0], X.dtype)
     total = w.sum(dtype=np.float64)
-    scale = 1 / (total * rule[PER_ROW]) if rule[PER_ROW] else 1
-    decay = X.dtype.type(rule[ALPHA] / total if rule[PER_ROW] else rule[ALPHA])
+    scale = 1 / (total * rule.per_row) if rule.per_row else 1
+    decay = X.dtype.type(rule.alpha / total if rule.per_row else rule.alpha)
     D = D * (X.dtype.type(scale) * w)[:, None]
     grad[...] = 0
     W = [one for one, _ in parameters(layers, params)]
@@ -220,33 +204,34 @@ def loss_grad(layers, params, X, Y, weights, rule, grad, work, step=0):
         if db is not None:
             db[...] = D.sum(axis=0)
         if level:
-            derivative = DERIVATIVES[layers[level - 1][ACTIVATION]](hidden[level - 1])
+            derivative = DERIVATIVES[layers[level - 1][LAYER.activation]](hidden[level - 1])
             D = (D @ W[level].T) * derivative
             if masks:
                 D = D * masks[level - 1]
     norm = np.sqrt(np.sum(np.square(grad, dtype=np.float64)))
-    if norm > rule[MAX_NORM]:
-        grad *= grad.dtype.type(rule[MAX_NORM] / norm)
+    if norm > rule.max_norm:
+        grad *= grad.dtype.type(rule.max_norm / norm)
     squares = np.sum(np.square(A - Y, dtype=np.float64) * w[:, None])
-    penalty = sum(np.sum(np.square(one, dtype=np.float64)) for one in W) if rule[ALPHA] else 0.0
+    penalty = sum(np.sum(np.square(one, dtype=np.float64)) for one in W) if rule.alpha else 0.0
     return float(squares), float(np.sum(losses * w, dtype=np.float64)), hits(A, Y), float(penalty)
 
 
 def update(params, grad, state, rule, step):
     """Equation (7) for the `step`-th step, from 1; `state` (moments, size) holds v, or m and v."""
-    solver, dtype = SOLVERS[int(rule[SOLVER])], params.dtype.type
-    rate, first = dtype(rule[LEARNING_RATE]), dtype(rule[MOMENTUM])
+    rule = RULE._make(rule)
+    solver, dtype = SOLVERS[int(rule.solver)], params.dtype.type
+    rate, first = dtype(rule.learning_rate), dtype(rule.momentum)
     if solver == "sgd":
         params -= rate * grad
     elif solver in ("momentum", "nesterov"):
         state[0] = first * state[0] - rate * grad
         params += state[0] if solver == "momentum" else first * state[0] - rate * grad
     elif solver == "adam":
-        beta_1, beta_2 = rule[MOMENTUM], rule[BETA_2]
+        beta_1, beta_2 = rule.momentum, rule.beta_2
         state[0] = first * state[0] + dtype(1 - beta_1) * grad
         state[1] = dtype(beta_2) * state[1] + dtype(1 - beta_2) * grad * grad
-        rate = dtype(rule[LEARNING_RATE] * np.sqrt(1 - beta_2**step) / (1 - beta_1**step))
-        epsilon = max(dtype(rule[EPSILON]), np.sqrt(np.finfo(dtype).tiny))
+        rate = dtype(rule.learning_rate * np.sqrt(1 - beta_2**step) / (1 - beta_1**step))
+        epsilon = max(dtype(rule.epsilon), np.sqrt(np.finfo(dtype).tiny))
         params -= rate * state[0] / (np.sqrt(state[1]) + epsilon)
 
 
@@ -256,28 +241,29 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
     state : INOUT (moments, len(params)); what the solver remembers.
     order : (epochs, n) int64; row e lists the rows of X in the order that the e-th epoch from here visits them. With no
         row, every epoch visits them as they stand.
-    cursor : INOUT (CURSOR_SIZE,) int64; epochs completed, rows of the current epoch done, steps done; the rest is the
+    cursor : INOUT (len(CURSOR),) int64; epochs completed, rows of the current epoch done, steps done; the rest is the
         kernel's own.
-    record : INOUT (all epochs, RECORD_SIZE) float64; sums over each epoch of what `loss_grad` returns, every row taken
+    record : INOUT (all epochs, len(RECORD)) float64; sums over each epoch of what `loss_grad` returns, every row taken
         before the update that uses it. With reduction "row", the loss and sum W**2 are divided by the batch's weight and
         multiplied by its number of rows.
 
     A batch whose weights sum to 0 changes nothing.
     """
-    first_epoch, n = cursor[EPOCH], X.shape[0]
+    first_epoch, n = cursor[CURSOR.epoch], X.shape[0]
     grad = np.zeros_like(params)
     for _ in range(blocks):
-        epoch, row = cursor[EPOCH], cursor[ROW]
+        epoch, row = cursor[CURSOR.epoch], cursor[CURSOR.row]
         rows = slice(row, min(row + batch_size, n))
         if len(order):
             rows = order[epoch - first_epoch, rows]
         w = weights[rows] if len(weights) else weights
         if not len(w) or w.sum() > 0:
-            squares, loss, right, penalty = loss_grad(layers, params, X[rows], Y[rows], w, rule, grad, work, cursor[STEP])
-            factor = len(w) / w.sum(dtype=np.float64) if rule[BY_ROWS] and len(w) else 1
-            record[epoch, [SQUARES, LOSS, HITS, PENALTY]] += squares, loss * factor, right, penalty * factor
-            cursor[STEP] += 1
-            update(params, grad, state, rule, cursor[STEP])
-        cursor[ROW] = min(row + batch_size, n)
-        if cursor[ROW] == n:
-            cursor[EPOCH], cursor[ROW] = epoch + 1, 0
+            step = cursor[CURSOR.step]
+            squares, loss, right, penalty = loss_grad(layers, params, X[rows], Y[rows], w, rule, grad, work, step)
+            factor = len(w) / w.sum(dtype=np.float64) if rule[RULE.by_rows] and len(w) else 1
+            record[epoch] += squares, loss * factor, right, penalty * factor
+            cursor[CURSOR.step] = step + 1
+            update(params, grad, state, rule, step + 1)
+        cursor[CURSOR.row] = min(row + batch_size, n)
+        if cursor[CURSOR.row] == n:
+            cursor[CURSOR.epoch], cursor[CURSOR.row] = epoch + 1, 0

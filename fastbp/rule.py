@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastbp.layout import positions
+
 # Of hidden layers.
 ACTIVATIONS = ("identity", "logistic", "tanh", "relu", "leaky_relu", "elu", "softplus", "selu")
 # What an output layer can be together with a loss; the first loss of an activation is the one that goes with every one.
@@ -29,12 +31,8 @@ LOSSES = tuple(dict.fromkeys(loss for _, loss in HEADS))
 SOLVERS = ("gradient_only", "sgd", "momentum", "nesterov", "adam")
 MOMENTS = (0, 0, 1, 1, 2)  # values that a solver remembers per weight
 
-# Entries of a rule's numbers, also by name.
-RULE = (
-    "head", "solver", "learning_rate", "momentum", "beta_2", "epsilon", "alpha", "max_norm", "dropout", "seed", "per_row",
-    "by_rows",
-)  # fmt: skip
-HEAD, SOLVER, LEARNING_RATE, MOMENTUM, BETA_2, EPSILON, ALPHA, MAX_NORM, DROPOUT, SEED, PER_ROW, BY_ROWS = range(12)
+# Entries of a rule's numbers.
+RULE = positions("head solver learning_rate momentum beta_2 epsilon alpha max_norm dropout seed per_row by_rows")
 
 
 def check_sum(name, weights):
@@ -95,22 +93,7 @@ class Rule:
 
     def numbers(self, n_out):
         """The rule as a float64 array, for a network with `n_out` outputs."""
-        head = HEADS.index((self.out_activation, self.loss))
+        head, solver = HEADS.index((self.out_activation, self.loss)), SOLVERS.index(self.solver)
         per_row = {"sum": 0, "mean": n_out, "row": 1}[self.reduction]
-        return np.array(
-            [
-                head,
-                SOLVERS.index(self.solver),
-                self.learning_rate,
-                self.momentum,
-                self.beta_2,
-                self.epsilon,
-                self.alpha,
-                self.max_norm,
-                self.dropout,
-                self.seed,
-                per_row,
-                self.reduction == "row",
-            ],
-            np.float64,
-        )
+        same = (getattr(self, name) for name in RULE._fields[RULE.learning_rate : RULE.per_row])
+        return np.array([head, solver, *same, per_row, self.reduction == "row"], np.float64)

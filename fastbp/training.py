@@ -15,12 +15,11 @@ import warnings
 import numpy as np
 
 from fastbp import kernels
-from fastbp.choice import workspace_for_prediction, workspace_for_training
 from fastbp.history import History
-from fastbp.kernels import gate, jit
-from fastbp.layout import BLOCK, CURSOR_SIZE, EPOCH, N_IN, N_OUT, RECORD_SIZE, STEP, Layout
-from fastbp.rule import LEARNING_RATE, Rule
-from fastbp.workspace import THREAD_FLOPS, weights_of
+from fastbp.kernels import jit
+from fastbp.layout import CURSOR, RECORD, Layout
+from fastbp.rule import RULE, Rule
+from fastbp.workspace import THREAD_FLOPS, workspace_for_prediction, workspace_for_training
 
 # A keyboard interrupt is seen when a call returns: far below the 0.2 s that feel immediate, far above a call's own cost.
 CALL_SECONDS = 0.05
@@ -62,9 +61,9 @@ def threads_for(layout, rows, n_jobs, X=None):
     Of a sparse X, given, the stored values count, and each weight once for its update.
     """
     first = layout.rows[0]
-    weights = weights_of(layout)
+    weights = layout.n_weights
     if X is not None and is_sparse(X):
-        weights += (X.nnz / max(1, X.shape[0]) + first[N_IN] / rows - first[N_IN]) * first[N_OUT]
+        weights += (X.nnz / max(1, X.shape[0]) + first.n_in / rows - first.n_in) * first.n_out
     worth = int(6 * rows * weights / THREAD_FLOPS)
     return min(usable_threads(n_jobs), worth) if worth > 1 else 1
 
@@ -84,10 +83,10 @@ class State:
 
     def __init__(self, layout, work, weights, biases, memory=None):
         self.layout, self.params, self.moments = layout, work.params, work.state
-        self.cursor = np.zeros(CURSOR_SIZE, np.int64)
+        self.cursor = np.zeros(len(CURSOR), np.int64)
         self.take(weights, biases)
         if memory is not None:
-            pairs, self.cursor[STEP] = memory
+            pairs, self.cursor[CURSOR.step] = memory
             for moment, pair in zip(self.moments, pairs, strict=True):
                 layout.gather(*pair, moment)
 
@@ -101,7 +100,7 @@ class State:
 
     def memory(self):
         """What the solver remembers, as pairs of lists like weights and biases, and the steps taken."""
-        return [self._copies(moment) for moment in self.moments], int(self.cursor[STEP])
+        return [self._copies(moment) for moment in self.moments], int(self.cursor[CURSOR.step])
 
     def _copies(self, params):
         weights, biases = self.layout.views(params)
@@ -109,11 +108,11 @@ class State:
 
     def copy(self):
         """What `put_back` takes."""
-        return self.params.copy(), self.moments.copy(), int(self.cursor[STEP])
+        return self.params.copy(), self.moments.copy(), int(self.cursor[CURSOR.step])
 
     def put_back(self, before):
         """Be as when `before` was copied."""
-        self.params[:], self.moments[:], self.cursor[STEP] = before
+        self.params[:], self.moments[:], self.cursor[CURSOR.step] = before
 
     def is_finite(self):
         """Whether all parameters are."""
@@ -168,23 +167,22 @@ class Run:
             dropout=rule.dropout > 0,
             threads=threads_for(self.layout, batch_size, n_jobs, X),
         )
-        gate.belongs(self.work.arrays, self.layout.layers)
         self.state = State(self.layout, self.work, weights, biases, memory)
         self.params, self.cursor = self.state.params, self.state.cursor
-        self.record = np.zeros((0, RECORD_SIZE))
+        self.record = np.zeros((0, len(RECORD)))
         self.order = np.empty((0, self.n_rows), np.int64)
-        rows = min(batch_size, self.work.block_rows)
+        rows = min(batch_size, self.work.plan.block_rows)
         self.blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * rows)))  # of the next call
         self.marked = False  # where calls count the time of their phases, see `fastbp.profiling.phases`
 
     def set_learning_rate(self, learning_rate):
         """Let the next calls take steps of another length."""
-        self.numbers[LEARNING_RATE] = learning_rate
+        self.numbers[RULE.learning_rate] = learning_rate
 
     @property
     def epochs_done(self):
         """Completed epochs of the current `calls`."""
-        return int(self.cursor[EPOCH])
+        return int(self.cursor[CURSOR.epoch])
 
     def history(self):
         """The record of the epochs completed so far."""
@@ -193,13 +191,13 @@ class Run:
 
     def first_wild_epoch(self):
         """Number of the first epoch whose record is not finite; of the last one that was begun, if all are."""
-        begun = self.epochs_done + int(self.cursor[BLOCK] > 0)
+        begun = self.epochs_done + int(self.cursor[CURSOR.block] > 0)
         wild = np.flatnonzero(~np.isfinite(self.record[:begun]).all(axis=1))
         return int(wild[0]) + 1 if len(wild) else begun
 
     def draw_orders(self, blocks):
         """Row orders of the current epoch, where it has begun, and of those that the next `blocks` blocks will reach."""
-        position = int(self.cursor[BLOCK])
+        position = int(self.cursor[CURSOR.block])
         count = -(-(position + blocks) // self.work.blocks_per_epoch)
         order = np.empty((count, self.n_rows), np.int64)
         order[: position > 0] = self.order[-1:]
@@ -218,18 +216,18 @@ class Run:
 
     def calls(self, epochs, each_epoch=False):
         """Run some epochs, yielding after every call: each about CALL_SECONDS long, and no longer than an epoch if asked."""
-        self.record = np.zeros((min(epochs, ROOM_EPOCHS), RECORD_SIZE))
-        self.cursor[EPOCH] = 0
+        self.record = np.zeros((min(epochs, ROOM_EPOCHS), len(RECORD)))
+        self.cursor[CURSOR.epoch] = 0
         per_epoch = self.work.blocks_per_epoch
         while self.epochs_done < epochs:
             stop = self.epochs_done + 1 if each_epoch else epochs
-            position = int(self.cursor[BLOCK])
+            position = int(self.cursor[CURSOR.block])
             left = (stop - self.epochs_done) * per_epoch - position
             blocks = min(self.blocks, left)
             reached = self.epochs_done - (-(position + blocks) // per_epoch)
             if reached > len(self.record):
                 more = min(epochs, max(reached, 2 * len(self.record))) - len(self.record)
-                self.record = np.concatenate([self.record, np.zeros((more, RECORD_SIZE))])
+                self.record = np.concatenate([self.record, np.zeros((more, len(RECORD)))])
             start = time.perf_counter()
             self.advance(blocks)
             seconds = time.perf_counter() - start
@@ -264,7 +262,6 @@ class Gradient:
         self.layout = Layout(units, X.dtype, bias, activations)
         threads = threads_for(self.layout, n_rows, n_jobs, X)
         self.work = workspace_for_training(self.layout, n_rows, n_rows, is_sparse(X), shuffled=False, threads=threads)
-        gate.belongs(self.work.arrays, self.layout.layers)
         self.params, self.grad = self.work.params, np.empty(self.layout.size, X.dtype)
 
     def __call__(self):
@@ -281,8 +278,7 @@ class Predictor:
     def __init__(self, layout, X, out_activation, n_jobs=None):
         n, self.layout = X.shape[0], layout
         self.work = workspace_for_prediction(layout, n, threads_for(layout, n, n_jobs, X), is_sparse(X))
-        gate.belongs(self.work.arrays, layout.layers)
-        self.shape = n, layout.rows[-1][N_OUT]
+        self.shape = n, layout.rows[-1].n_out
         self.numbers = Rule(out_activation=out_activation).numbers(self.shape[1])
 
     def __call__(self, params, X):

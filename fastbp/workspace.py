@@ -1,52 +1,12 @@
-"""Scratch memory of the kernels."""
+"""Scratch memory of the kernels, and which kernel a network and its batches call for."""
 
 import abc
+import types
 
 import numpy as np
 
-from fastbp.kernels import jit
-from fastbp.layout import (
-    ALIGNMENT_BYTES,
-    BLOCK_ROWS,
-    GRAD,
-    GROUP,
-    KERNEL,
-    MOST_THREADS,
-    N_IN,
-    N_OUT,
-    N_PARTIALS,
-    NARROW,
-    ONLINE,
-    PACK,
-    PACK_SIZE,
-    PACKED_DEPTH,
-    PANEL,
-    PANEL_ROWS,
-    PANEL_SIZE,
-    PANELS,
-    PARTIALS,
-    PLACES,
-    PLAN_SIZE,
-    PRIVATE,
-    RESIDENT,
-    ROW_WEIGHTS,
-    SEEN,
-    SIZE,
-    SQUARE,
-    STRIDE,
-    SUMS,
-    SYNC_SIZE,
-    TARGETS,
-    THREADS,
-    TRANSPOSED,
-    VALID,
-    WIDE,
-    WIDTH,
-    ZEROS,
-    A,
-    D,
-    aligned_zeros,
-)
+from fastbp.kernels import gate, jit
+from fastbp.layout import ALIGNMENT_BYTES, GROUP, KERNELS, MOST_THREADS, PACKED_DEPTH, PLACE, PLAN, SYNC_SIZE, aligned_zeros
 
 # Batches that fit half a vector run in code for half vectors: every division takes half the time, and XOR's four rows an
 # epoch of 75 dependent fma latencies instead of 105. Larger batches lose by it (4-2-3 with 130 rows: a third).
@@ -55,7 +15,6 @@ SMALL_WIDTH = 32
 # the gradients of a batch be summed, and added up, that much more often: it took 15 to 40% longer from 4-100-3 to 4-32-16-4.
 BLOCK_BYTES = 384 * 1024
 RESIDENT_BYTES = 512 * 1024  # panels kept from epoch to epoch: a part of the L2 cache
-INPUT_EXTRA = 3  # rows of a panel beside inputs and targets: ones, class, sample weight
 # Operations of a step that are worth a thread. Threads wait for each other for about 1 us, and fetch what the others wrote
 # for some 10. On two processors that share a core, 64-100-10 with 200 rows (8e6) broke even, 20-64-64-1 with 64 (2e6) lost.
 THREAD_FLOPS = 4e6
@@ -66,25 +25,6 @@ WIDE_ROWS = 256  # rows of a wide block: activations and deltas of a few hundred
 def round_up(count, multiple):
     """The smallest multiple of `multiple` that is not below `count`."""
     return -(-count // multiple) * multiple
-
-
-class Memory:
-    """Offsets handed out one after the other, each a multiple of 64 bytes."""
-
-    def __init__(self, itemsize):
-        self.lanes, self.size = ALIGNMENT_BYTES // itemsize, 0
-
-    def take(self, size):
-        """Offset of room for `size` elements."""
-        start, self.size = self.size, self.size + round_up(int(size), self.lanes)
-        return start
-
-
-class Arrays(tuple):
-    """What the kernels take as `work`; it keeps the addresses, which take longer to ask for than a small prediction."""
-
-    def __init__(self, arrays):
-        self.addresses = [array.__array_interface__["data"][0] for array in arrays]
 
 
 class Workspace(abc.ABC):
@@ -113,139 +53,110 @@ class Workspace(abc.ABC):
         Room for what the solver remembers.
     grad : 1-D float array
         Where solver "gradient_only" leaves the gradient, laid out as the parameters.
-    arrays : Arrays
-        What the kernels take as `work`: the memory, the plan and the places (see `fastbp.layout`), the wide kernel's
-        table of row offsets, the narrow kernel's losses by block, and what threads tell each other.
+    plan : named tuple of int
+        What the kernel is told, see `fastbp.layout.PLAN`.
+    blocks_per_epoch : int
+    arrays : fastbp.kernels.gate.Arrays
+        What the kernels take as `work`.
     """
 
     def __init__(self, layout, n_rows, batch_size, shuffled, moments=0, dropout=False, threads=1, sparse=False):
-        self.threads, self.sparse = min(threads, MOST_THREADS), sparse
-        memory = Memory(layout.dtype.itemsize)
-        plan = np.zeros(PLAN_SIZE, np.int64)
-        places = np.zeros((len(layout.rows), PLACES), np.int64)
+        layers, lanes, size = layout.rows, ALIGNMENT_BYTES // layout.dtype.itemsize, 0
         self.table, self.totals = np.zeros(0, np.int64), np.zeros(0)
-        plan[GRAD], plan[SIZE] = memory.take(layout.size), layout.size
-        self.plan(memory, plan, places, layout, n_rows, batch_size, shuffled, dropout)
+        plan = types.SimpleNamespace(**dict.fromkeys(PLAN._fields, 0))
+        plan.threads, plan.size = min(threads, MOST_THREADS), layout.size
+        self.decide(plan, layout, n_rows, batch_size, shuffled, sparse)
+
+        def take(room):
+            """Offset of so many elements, a multiple of 64 bytes."""
+            nonlocal size
+            start, size = size, size + round_up(room, lanes)
+            return start
+
+        places = []
+        for layer in layers:
+            rooms = gate.rooms_of_layer(plan, layer)
+            a, d = take(rooms.a), take(rooms.d)
+            places.append(PLACE._make((a, d, take(rooms.seen) if dropout else a, take(rooms.valid))))
+        if plan.kernel == KERNELS.narrow:  # whose threads have places of their own, and room for `transposed`
+            plan.private = size + round_up(max(layer.stride for layer in layers) * plan.block_rows, lanes)
+        for name, room in gate.rooms(plan, layers, lanes).items():
+            setattr(plan, name, take(room))
+        self.plan = plan = PLAN._make(vars(plan).values())
+        self.blocks_per_epoch = gate.blocks_per_epoch(n_rows, batch_size, plan.block_rows)
         # Parameters and memory side by side: in two allocations, a small network's could lie a multiple of 4 KiB apart,
         # where the processor takes a load for one that depends on an earlier store.
-        both = aligned_zeros((1 + moments) * layout.size + memory.size, layout.dtype)
-        self.params = both[: layout.size]
-        self.state = both[layout.size : (1 + moments) * layout.size].reshape(moments, layout.size)
-        scratch = both[(1 + moments) * layout.size :]
-        self.grad = scratch[plan[GRAD] : plan[GRAD] + layout.size]
-        self.block_rows, plan[THREADS] = int(plan[BLOCK_ROWS]), self.threads
-        self.fill(scratch, places, layout)
-        self.arrays = Arrays((scratch, plan, places, self.table, self.totals, np.zeros(SYNC_SIZE, np.int64)))
+        both = aligned_zeros((1 + moments) * layout.size + size, layout.dtype)
+        self.params, state, scratch = np.split(both, [layout.size, (1 + moments) * layout.size])
+        self.state, self.grad = state.reshape(moments, layout.size), scratch[plan.grad : plan.grad + layout.size]
+        for place, layer in zip(places, layers, strict=True):
+            self.fill(scratch, place, layer)
+        numbers = np.array(plan, np.int64), np.array(places, np.int64)
+        self.arrays = gate.Arrays((scratch, *numbers, self.table, self.totals, np.zeros(SYNC_SIZE, np.int64)))
+        self.arrays.belong(layout.layers)
 
     @abc.abstractmethod
-    def plan(self, memory, plan, places, layout, n_rows, batch_size, shuffled, dropout):
-        """Take the memory, write down where everything stands, and set `blocks_per_epoch`."""
+    def decide(self, plan, layout, n_rows, batch_size, shuffled, sparse):
+        """Write into the plan what is no place, and make `table` and `totals`, where the kernel has them."""
 
-    @abc.abstractmethod
-    def fill(self, scratch, places, layout):
-        """Write what the kernel only ever reads."""
+    def fill(self, scratch, place, layer):
+        """Write what the kernel only ever reads of a layer."""
+        scratch[place.valid : place.valid + layer.n_out] = 1
 
 
 class NarrowWorkspace(Workspace):
     """Memory of `fastbp.kernels.narrow`: panels, every A_l^T and D_l^T of each thread, the partial gradients of a batch."""
 
-    def plan(self, memory, plan, places, layout, n_rows, batch_size, shuffled, dropout):
-        """As `Workspace.plan`."""
+    def decide(self, plan, layout, n_rows, batch_size, shuffled, sparse):
+        """As `Workspace.decide`."""
         layers, itemsize = layout.rows, layout.dtype.itemsize
-        width = narrow_width(batch_size, itemsize)
-        vector = width // itemsize
-        panel_rows = layers[0][N_IN] + INPUT_EXTRA + layers[-1][N_OUT]
-        rows = panel_rows + sum(layer[N_OUT] + 1 + layer[STRIDE] for layer in layers)
+        plan.kernel, plan.width = KERNELS.narrow, narrow_width(batch_size, itemsize)
+        vector, panel_rows = plan.width // itemsize, gate.panel_rows(layers)
+        rows = panel_rows + sum(layer.n_out + 1 + layer.stride for layer in layers)
         most = max(2 * vector, BLOCK_BYTES // (rows * itemsize * vector) * vector)
-        flops = 6 * batch_size * weights_of(layout)
+        flops = 6 * batch_size * layout.n_weights
         per_batch = max(1, -(-batch_size // most), min(MOST_PARTIALS, int(flops / THREAD_FLOPS)))
-        columns = round_up(-(-batch_size // per_batch), vector)
-        per_batch = -(-batch_size // columns)
-        self.blocks_per_epoch = n_rows // batch_size * per_batch + -(-(n_rows % batch_size) // columns)
-        partials = min(MOST_PARTIALS, per_batch)
-        self.threads = min(self.threads, partials)  # a thread takes all blocks of one
-        panel_size = panel_rows * columns
-        resident = not shuffled and self.blocks_per_epoch * panel_size * itemsize <= RESIDENT_BYTES
-        plan[PANEL] = memory.take(panel_size * (self.blocks_per_epoch if resident else self.threads))
-        begin = memory.size
-        for place, (_, _, n_units, _, stride, _) in zip(places, layers, strict=True):
-            place[A] = place[SEEN] = memory.take((n_units + 1) * columns)
-            place[D] = memory.take(stride * columns)
-            if dropout:
-                place[SEEN] = memory.take((n_units + 1) * columns)
-        plan[TRANSPOSED] = memory.take(max(layer[STRIDE] for layer in layers) * columns)
-        self.private = private = memory.size - begin
-        memory.take((self.threads - 1) * private)
-        plan[PARTIALS] = memory.take(partials * layout.size) if partials > 1 else plan[GRAD]
-        plan[[RESIDENT, PANEL_SIZE, N_PARTIALS, PRIVATE]] = resident, panel_size, partials, private
-        plan[ZEROS] = memory.take(ALIGNMENT_BYTES)
-
-        plan[[KERNEL, WIDTH, BLOCK_ROWS]] = NARROW, width, columns
+        plan.block_rows = round_up(-(-batch_size // per_batch), vector)
+        per_batch = -(-batch_size // plan.block_rows)
+        plan.n_partials = min(MOST_PARTIALS, per_batch)
+        plan.threads = min(plan.threads, plan.n_partials)  # a thread takes all blocks of one
+        plan.panel_size = panel_rows * plan.block_rows
+        panels = gate.blocks_per_epoch(n_rows, batch_size, plan.block_rows)
+        if not shuffled and panels * plan.panel_size * itemsize <= RESIDENT_BYTES:
+            plan.resident = panels
         self.totals = np.zeros(3 * per_batch)
 
-    def fill(self, scratch, places, layout):
-        """As `Workspace.fill`."""
-        columns, private = self.block_rows, self.private
-        for thread in range(self.threads):
-            for place, layer in zip(places, layout.rows, strict=True):
-                for at in {int(place[A]), int(place[SEEN])}:
-                    ones = at + thread * private + layer[N_OUT] * columns
-                    scratch[ones : ones + columns] = 1
+    def fill(self, scratch, place, layer):
+        """As `Workspace.fill`: a row of ones behind what a layer gives, in every thread."""
+        rows = self.plan.block_rows
+        for thread in range(self.plan.threads):
+            for at in {place.a, place.seen}:
+                ones = at + thread * self.plan.private + layer.n_out * rows
+                scratch[ones : ones + rows] = 1
 
 
 class WideWorkspace(Workspace):
     """Memory of `fastbp.kernels.wide`: targets, every A_l and D_l of a block, copies of the factors of products."""
 
-    def plan(self, memory, plan, places, layout, n_rows, batch_size, shuffled, dropout):
-        """As `Workspace.plan`."""
-        rows = min(batch_size, WIDE_ROWS)
-        per_batch, rest = -(-batch_size // rows), n_rows % batch_size
-        self.blocks_per_epoch = n_rows // batch_size * per_batch + -(-rest // rows)
-        rows = round_up(rows, GROUP)
-        strides = layout.layers[:, STRIDE]
-        for place, stride in zip(places, strides, strict=True):
-            place[A] = place[SEEN] = memory.take(rows * stride)
-            place[D], place[VALID] = memory.take(rows * stride), memory.take(stride)
-            if dropout:
-                place[SEEN] = memory.take(rows * stride)
-        height, cols = jit.tile_shape()
-        width = jit.native_width()
-        plan[[KERNEL, WIDTH, BLOCK_ROWS]] = WIDE, width, rows
-        plan[TARGETS], plan[ZEROS] = memory.take(rows * strides[-1]), memory.take(max(strides))
-        plan[ROW_WEIGHTS] = memory.take(rows)
-        plan[PACK_SIZE] = round_up((PACKED_DEPTH + height) * cols * width, ALIGNMENT_BYTES) // layout.dtype.itemsize
-        plan[PACK] = memory.take(plan[PACK_SIZE] * self.threads)
-        plan[PANEL_ROWS] = most = int(max(layout.layers[self.sparse :, N_IN], default=0))
-        # a thread may have a square more than its part, and begin a panel that it does not fill
-        plan[PANELS] = memory.take(rows * (most + (SQUARE + height) * self.threads))
-        plan[SUMS] = memory.take(2 * rows // GROUP * memory.lanes)
+    def decide(self, plan, layout, n_rows, batch_size, shuffled, sparse):
+        """As `Workspace.decide`."""
+        rows, (height, cols), width = round_up(min(batch_size, WIDE_ROWS), GROUP), jit.tile_shape(), jit.native_width()
+        plan.kernel, plan.width, plan.block_rows = KERNELS.wide, width, rows
+        plan.pack_size = round_up((PACKED_DEPTH + height) * cols * width, ALIGNMENT_BYTES) // layout.dtype.itemsize
+        plan.panel_rows = max((layer.n_in for layer in layout.rows[sparse:]), default=0)
         # Of every row of a block, where it stands in X (which the kernel writes) and in each A_l; then, of every row of
         # weights, where its factors stand in panels: rows by `height`, those of a panel side by side.
-        panel, row = np.divmod(np.arange(most), height)
-        self.table = np.concatenate([*np.outer([0, *strides], np.arange(rows)), panel * height * rows + row])
-
-    def fill(self, scratch, places, layout):
-        """As `Workspace.fill`."""
-        for (_, _, _, valid), layer in zip(places, layout.rows, strict=True):
-            scratch[valid : valid + layer[N_OUT]] = 1
+        panel, row = np.divmod(np.arange(plan.panel_rows), height)
+        strides = [0, *(layer.stride for layer in layout.rows)]
+        self.table = np.concatenate([*np.outer(strides, np.arange(rows)), panel * height * rows + row])
 
 
 class OnlineWorkspace(Workspace):
     """Memory of `fastbp.kernels.online`: targets, A_l and D_l of a row; for batches of one row, without dropout."""
 
-    def plan(self, memory, plan, places, layout, n_rows, batch_size, shuffled, dropout):
-        """As `Workspace.plan`."""
-        self.threads, self.blocks_per_epoch = 1, n_rows
-        strides = layout.layers[:, STRIDE]
-        for place, stride in zip(places, strides, strict=True):
-            place[A], place[D], place[VALID] = (memory.take(stride) for _ in range(3))
-        plan[[KERNEL, WIDTH, BLOCK_ROWS]] = ONLINE, jit.native_width(), 1
-        plan[TARGETS], plan[ZEROS] = memory.take(strides[-1]), memory.take(max(strides))
-
-    def fill(self, scratch, places, layout):
-        """As `Workspace.fill`."""
-        for place, layer in zip(places, layout.rows, strict=True):
-            scratch[place[VALID] : place[VALID] + layer[N_OUT]] = 1
+    def decide(self, plan, layout, n_rows, batch_size, shuffled, sparse):
+        """As `Workspace.decide`."""
+        plan.kernel, plan.width, plan.block_rows, plan.threads = KERNELS.online, jit.native_width(), 1, 1
 
 
 def narrow_width(batch_size, itemsize):
@@ -254,6 +165,63 @@ def narrow_width(batch_size, itemsize):
     return min(native, SMALL_WIDTH) if batch_size * itemsize <= SMALL_WIDTH else native
 
 
-def weights_of(layout):
-    """Number of weights."""
-    return sum(layer[N_IN] * layer[N_OUT] for layer in layout.rows)
+# --- the choice of a kernel -------------------------------------------------------------------------------------------
+
+# Costs are counted in multiply-adds of vectors. The coefficients were fitted to the ratio of both kernels' times in 5,734
+# steps (332 networks of 1 to 3 layers and up to 16,000 weights, 2 to 500 rows, both float types, on a core with AVX-512):
+# the chosen kernel takes 0.9% longer than the better one on average, and over 15% longer in 2% of the steps. When a kernel
+# changes, bench/test_choice.py tells whether they still hold.
+# Beyond so many weights the wide kernel's blocking for the caches, which no term tells of, decides. Up to 21,000, in 12
+# steps of networks as a table's (13-128-128-3, 64 rows), the wide kernel took 2 to 12% longer, as the costs say.
+NARROW_WEIGHTS = 21_000
+# A prediction's kernel must not depend on its rows: each is the one that would train with so many of them.
+PREDICTED_ROWS = 256
+# For a dense batch of one row the online kernel is the fastest one whatever the number of weights. A step in us, float32,
+# with it and with the wide one: 2-4-1 0.17, 0.58; 20-16-1 0.26, 0.77; 64-100-10 0.95, 2.4; 784-30-10 4.6, 5.2;
+# 784-128-10 17, 19; 512-512-10 48, 54. The narrow one took 0.31 for the first of these and 0.95 for the second.
+
+
+def narrow_cost(layout, rows):
+    """Of a step whose vectors hold samples: products, the update, activations and inputs, and what each layer takes."""
+    (first, *_), itemsize, weights = layout.rows, layout.dtype.itemsize, layout.n_weights
+    width = narrow_width(rows, itemsize)
+    vectors, units = -(-rows * itemsize // width), sum(layer.n_out for layer in layout.rows)
+    products = vectors * (3 * weights - first.n_in * first.n_out)  # the first layer passes no delta on
+    update = jit.native_width() // width * weights
+    return products + update + vectors * (24 * units + 14 * first.n_in) + 1400 * len(layout.rows)
+
+
+def wide_cost(layout, rows):
+    """Of a step whose vectors hold units: products, the update, activations, rows, and what each layer takes."""
+    layers = layout.rows
+    vectors = [-(-layer.n_out * layout.dtype.itemsize // jit.native_width()) for layer in layers]
+    weights = sum(layer.n_in * count for layer, count in zip(layers, vectors, strict=True))
+    passed_on = sum(layer.n_out * count for layer, count in zip(layers[1:], vectors[:-1], strict=True))
+    return rows * (2 * weights + passed_on) + 2 * weights + rows * (24 * sum(vectors) + 80) + 2500 * len(layers)
+
+
+def choice_for_training(layout, batch_size, sparse=False, dropout=False):
+    """The workspace, and with it the kernel, that is the fastest for training with such batches, and why, in words."""
+    weights = layout.n_weights
+    if sparse:
+        return WideWorkspace, "X is sparse, which only the wide kernel reads"
+    if batch_size == 1 and not dropout:
+        return OnlineWorkspace, "a step takes one row, for which each weight is read once"
+    if weights > NARROW_WEIGHTS:
+        return WideWorkspace, f"{weights:,} weights are more than {NARROW_WEIGHTS:,}"
+    ratio = wide_cost(layout, batch_size) / narrow_cost(layout, batch_size)
+    kind, times, other = (WideWorkspace, 1 / ratio, "narrow") if ratio < 1 else (NarrowWorkspace, ratio, "wide")
+    step = f"a step of {batch_size:,} rows and {weights:,} weights"
+    return kind, f"{step} should take {times:.1f} times as long in the {other} kernel"
+
+
+def workspace_for_training(layout, n_rows, batch_size, sparse=False, **options):
+    """The workspace, and with it the kernel, for training a network; arguments as `Workspace`."""
+    kind, _ = choice_for_training(layout, batch_size, sparse, options.get("dropout", False))
+    return kind(layout, n_rows, batch_size, sparse=sparse, **options)
+
+
+def workspace_for_prediction(layout, n_rows, threads=1, sparse=False):
+    """The same for `forward`: by the network alone, so that a row's result does not depend on how many others there are."""
+    kind, _ = choice_for_training(layout, PREDICTED_ROWS, sparse)
+    return kind(layout, n_rows, n_rows, True, threads=threads, sparse=sparse)

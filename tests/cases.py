@@ -14,7 +14,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from fastbp import kernels, reference
-from fastbp.layout import CURSOR_SIZE, EPOCH, HITS, LOSS, PENALTY, RECORD_SIZE, ROW, SQUARES, STEP, Layout
+from fastbp.layout import CURSOR, RECORD, Layout
 from fastbp.rule import ACTIVATIONS, HEADS, SOLVERS, Rule
 from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace
 
@@ -24,9 +24,9 @@ DTYPES = ("float32", "float64")
 class ShortBlocks(NarrowWorkspace):
     """With blocks so short that a batch of some hundred rows has several, as one of ten thousand has in use."""
 
-    def plan(self, *args):
+    def decide(self, *args):
         with mock.patch("fastbp.workspace.BLOCK_BYTES", 32 * 1024):
-            super().plan(*args)
+            super().decide(*args)
 
 
 WORKSPACES = {"narrow": ShortBlocks, "wide": WideWorkspace}  # of kernels for batches of any length, and for prediction
@@ -309,26 +309,32 @@ def train(implementation, case, calls=None, rows=None, weights=None, place=lambd
     workspace = case.workspace()
     case.parameters(workspace.params)
     params, state, work = place(workspace.params), place(workspace.state), tuple(map(place, workspace.arrays))
-    order, cursor, record = case.order(), place(np.zeros(CURSOR_SIZE, np.int64)), place(np.zeros((case.epochs, RECORD_SIZE)))
+    order, cursor, record = case.order(), place(np.zeros(len(CURSOR), np.int64)), place(np.zeros((case.epochs, len(RECORD))))
     X, Y = rows or case.rows()
     X, Y, weights = moved(X, place), place(Y), place(case.weights() if weights is None else weights)
     layers, rule = place(case.layout.layers), place(case.rule)
     left = case.epochs * case.blocks_per_epoch(implementation)
     for blocks in itertools.cycle(calls or [left]):
         implementation.train(
-            layers, params, state, X, Y, weights, place(order[cursor[EPOCH] :]), case.batch_size, rule, min(blocks, left),
-            cursor, record, work,
+            layers, params, state, X, Y, weights, place(order[cursor[CURSOR.epoch] :]), case.batch_size, rule,
+            min(blocks, left), cursor, record, work,
         )  # fmt: skip
         left -= blocks
         if left <= 0:
             break
-    assert cursor[ROW] == 0
+    assert cursor[CURSOR.row] == 0
     outputs = (weights.sum(dtype=np.float64) if len(weights) else X.shape[0]) * Y.shape[1] or 1
-    steps = max(1, int(cursor[STEP])) / case.epochs * params.size
-    mse, loss, penalty = record[:, SQUARES] / outputs, record[:, LOSS] / outputs, record[:, PENALTY] / steps
+    steps = max(1, int(cursor[CURSOR.step])) / case.epochs * params.size
+    mse, loss, penalty = (
+        record[:, RECORD.squares] / outputs,
+        record[:, RECORD.loss] / outputs,
+        record[:, RECORD.penalty] / steps,
+    )
     # as arrays of their own, a result that is kept does not keep the workspace, which may be a thousand times as large
     params, state = params.copy(), state.copy()
-    return Trained(params, state, mse, loss, penalty, record[:, HITS], int(cursor[EPOCH]), int(cursor[STEP]))
+    return Trained(
+        params, state, mse, loss, penalty, record[:, RECORD.hits], int(cursor[CURSOR.epoch]), int(cursor[CURSOR.step])
+    )
 
 
 @np.errstate(all="ignore")

@@ -35,8 +35,8 @@ from cases import (
 )
 
 from fastbp import kernels, reference
-from fastbp.choice import choice_for_training
 from fastbp.rule import ACTIVATIONS, HEADS, SOLVERS
+from fastbp.workspace import choice_for_training
 
 # Around multiples of vectors and tiles, and such as people choose.
 SIZES = (1, 2, 3, 5, 7, 8, 10, 13, 16, 17, 20, 24, 31, 32, 33, 40, 48, 49, 50, 64, 65, 80, 96, 100, 127, 128, 129, 150, 160,

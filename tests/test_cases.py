@@ -26,7 +26,6 @@ from cases import (
 
 from fastbp import kernels, reference
 from fastbp.kernels.control import SIDE_BY_SIDE
-from fastbp.layout import N_PARTIALS, STRIDE
 from fastbp.rule import ACTIVATIONS, HEADS, SOLVERS
 
 BIAS, NO_BIAS = CASES[48], CASES[3]
@@ -40,7 +39,7 @@ def test_the_cases_reach_every_way_through_the_kernels(dtype, kernel, sparse):
     assert {name for case in mine for name in case.hidden} == set(ACTIVATIONS)
     assert {(case.out_activation, case.loss) for case in mine} == set(HEADS)
     assert {case.solver for case in mine} == set(SOLVERS[1:])
-    assert any(layer[STRIDE] >= layer[2] + 64 // case.layout.dtype.itemsize for case in mine for layer in case.layout.rows)
+    assert any(layer.stride >= layer.n_out + 64 // case.layout.dtype.itemsize for case in mine for layer in case.layout.rows)
     if kernel == "online":
         return
     blocks = {case: case.blocks_per_epoch(kernels) for case in mine}
@@ -50,7 +49,7 @@ def test_the_cases_reach_every_way_through_the_kernels(dtype, kernel, sparse):
     assert any(batches[case] == 1 for case in mine)
     assert any(case.bias and case.units[0] > 64 and case.n_rows > 1000 for case in mine)
     for case in (case for case in several if case.n_rows % case.batch_size and case.solver == "sgd"):
-        rows = case.workspace().block_rows
+        rows = case.workspace().plan.block_rows
         if case.batch_size > (7 * rows if kernel == "narrow" else rows) and case.n_rows % case.batch_size <= rows:
             break
     else:
@@ -78,7 +77,7 @@ def test_the_cases_reach_every_group_of_the_online_kernel(dtype):
 
 
 def test_the_narrow_kernel_s_batches_have_as_many_shares_as_there_can_be():
-    assert max(int(case.workspace().arrays[1][N_PARTIALS]) for case in CASES if case.kernel == "narrow") == 8
+    assert max(case.workspace().plan.n_partials for case in CASES if case.kernel == "narrow") == 8
 
 
 @pytest.mark.draw(3)
@@ -187,12 +186,12 @@ MUTANTS = {
         lambda case: has_hidden_units(case) and case.units[-1] > 1,
     ),
     "1/N missing": (
-        "scale = 1 / (total * rule[PER_ROW]) if rule[PER_ROW] else 1",
+        "scale = 1 / (total * rule.per_row) if rule.per_row else 1",
         "scale = 1",
         lambda case: is_plain(case) and case.reduction == "mean" and case.batch_size > 1,
     ),
     "1/N of rows": (
-        "1 / (total * rule[PER_ROW])",
+        "1 / (total * rule.per_row)",
         "1 / total",
         lambda case: is_plain(case) and case.reduction == "mean" and case.units[-1] > 1,
     ),
@@ -211,16 +210,16 @@ MUTANTS = {
         lambda case: is_plain(case) and case.batch_size < case.n_rows,
     ),
     "loss after the update": (
-        "update(params, grad, state, rule, cursor[STEP])",
-        "update(params, grad, state, rule, cursor[STEP]); "
-        "record[epoch, LOSS] += loss_grad(layers, params, X[rows], Y[rows], w, rule, grad, work)[1] - loss",
+        "update(params, grad, state, rule, step + 1)",
+        "update(params, grad, state, rule, step + 1); "
+        "record[epoch, 1] += loss_grad(layers, params, X[rows], Y[rows], w, rule, grad, work)[1] - loss",
         is_plain,
     ),
     "one hit too many": ("loss * factor, right,", "loss * factor, right + (row == 0),", is_plain),
     "no L2 term": ("+ decay * W[level]", "", lambda case: case.alpha >= 0.1 and case.max_norm == math.inf),
     "L2 not divided by the rows": (
-        "rule[ALPHA] / total if rule[PER_ROW] else rule[ALPHA]",
-        "rule[ALPHA]",
+        "rule.alpha / total if rule.per_row else rule.alpha",
+        "rule.alpha",
         lambda case: case.alpha and case.max_norm == math.inf and case.reduction != "sum",
     ),
     "penalty with the biases": ("for one in W)", "for one in [params])", lambda case: case.alpha and case.bias),
@@ -242,8 +241,8 @@ MUTANTS = {
         lambda case: case.weighted and case.batch_size > 1 and case.reduction == "row" and case.alpha,
     ),
     "means recorded by rows": (
-        "if rule[BY_ROWS] and",
-        "if rule[PER_ROW] and",
+        "if rule[RULE.by_rows] and",
+        "if rule[RULE.per_row] and",
         lambda case: case.weighted and case.batch_size > 1 and case.reduction == "mean",
     ),
     "distances for their signs": (
@@ -256,8 +255,8 @@ MUTANTS = {
         "",
         lambda case: case.loss == "clipped_log_loss" and case.out_activation == "logistic",
     ),
-    "gradient not shortened": ("if norm > rule[MAX_NORM]:", "if False:", lambda case: case.max_norm < math.inf),
-    "dropout without its factor": ("1 / (1 - rule[DROPOUT])))", "1))", lambda case: case.dropout),
+    "gradient not shortened": ("if norm > rule.max_norm:", "if False:", lambda case: case.max_norm < math.inf),
+    "dropout without its factor": ("1 / (1 - rule.dropout)))", "1))", lambda case: case.dropout),
     "dropout not of the deltas": ("D = D * masks[level - 1]", "pass", lambda case: case.dropout),
     "dropout alike in every step": ("int(step) * len(layers)", "0", lambda case: case.dropout),
     "velocity forgotten": ("first * state[0] - rate * grad\n        params", "-rate * grad\n        params",
@@ -266,8 +265,8 @@ MUTANTS = {
     "first moment not corrected": ("/ (1 - beta_1**step)", "", solves("adam")),
     "second moment not corrected": ("* np.sqrt(1 - beta_2**step)", "", solves("adam")),
     "moments corrected a step late": (
-        "cursor[STEP] += 1\n            update(params, grad, state, rule, cursor[STEP])",
-        "cursor[STEP] += 1\n            update(params, grad, state, rule, cursor[STEP] + 1)",
+        "update(params, grad, state, rule, step + 1)",
+        "update(params, grad, state, rule, step + 2)",
         solves("adam"),
     ),
     "no epsilon": ("np.sqrt(state[1]) + epsilon", "np.sqrt(state[1]) + dtype(1e-30)", solves("adam")),

@@ -16,7 +16,7 @@ import fastbp
 from fastbp import History, NeuralNetwork, cli, datasets, lessons, training
 from fastbp.arguments import check_output
 from fastbp.kernels.jit import PLAIN_PYTHON
-from fastbp.layout import RECORD_SIZE
+from fastbp.layout import RECORD
 from fastbp.profiling import rivals
 from fastbp.rule import Rule
 
@@ -379,7 +379,7 @@ def test_a_broken_pipe_leaves_no_traceback(arguments):
 
 @pytest.mark.parametrize("length", [1, 2, 9, 10, 11, 99, 5000])
 def test_milestones_span_the_run(length):
-    history = History(np.zeros((length, RECORD_SIZE)), n_rows=1, weight=1, n_outputs=1, rule=Rule())
+    history = History(np.zeros((length, len(RECORD))), n_rows=1, weight=1, n_outputs=1, rule=Rule())
     epochs = [row["epoch"] for row in cli._milestones(history.columns())]
     assert epochs == sorted(set(epochs))
     assert (epochs[0], epochs[-1]) == (1, length)

@@ -7,8 +7,8 @@ import pytest
 from cases import CASES, Case, with_indices
 
 from fastbp import kernels
-from fastbp.layout import BATCH, BLOCK, CURSOR_SIZE, EPOCH, RECORD_SIZE, ROW
-from fastbp.rule import DROPOUT, HEAD, SOLVER
+from fastbp.layout import CURSOR, PLACE, PLAN, RECORD
+from fastbp.rule import RULE
 
 NAMES = "layers", "params", "state", "X", "Y", "weights", "order", "batch_size", "rule", "blocks", "cursor", "record", "work"
 WORK = "memory", "plan", "places", "table", "totals", "sync"
@@ -31,8 +31,8 @@ def arguments(case, epochs=2):
         "batch_size": case.batch_size,
         "rule": case.rule,
         "blocks": epochs * workspace.blocks_per_epoch,
-        "cursor": np.zeros(CURSOR_SIZE, np.int64),
-        "record": np.zeros((epochs, RECORD_SIZE)),
+        "cursor": np.zeros(len(CURSOR), np.int64),
+        "record": np.zeros((epochs, len(RECORD))),
         "work": workspace.arrays,
     }
 
@@ -135,6 +135,15 @@ def other_cursor(place, value):
     return changed
 
 
+def replaced(place, value):
+    def changed(array):
+        array = array.copy()
+        array[place] = value
+        return array
+
+    return changed
+
+
 def other_work(place, change):
     def changed(right):
         work = list(right["work"])
@@ -163,22 +172,22 @@ MISTAKES = {
     "a layer before the first number": (other_layers(3, -(1 << 40)), "layers"),
     "an odd stride": (other_layers(4, 1), "layers"),
     "an unknown activation": (other_layers(5, 100), "layers"),
-    "an unknown head": (other_rule(HEAD, 100), "rule"),
-    "half a head": (other_rule(HEAD, 0.5), "rule"),
-    "an unknown solver": (other_rule(SOLVER, -1), "rule"),
-    "nan for a solver": (other_rule(SOLVER, np.nan), "rule"),
-    "a dropout of 1": (other_rule(DROPOUT, 1), "rule"),
+    "an unknown head": (other_rule(RULE.head, 100), "rule"),
+    "half a head": (other_rule(RULE.head, 0.5), "rule"),
+    "an unknown solver": (other_rule(RULE.solver, -1), "rule"),
+    "nan for a solver": (other_rule(RULE.solver, np.nan), "rule"),
+    "a dropout of 1": (other_rule(RULE.dropout, 1), "rule"),
     "a row beyond the last": (other_order(lambda n: n), "order"),
     "a row before the first": (other_order(lambda n: -1), "order"),
     "no batch": (lambda right: {"batch_size": 0}, "batch_size"),
     "a batch of more than all rows": (lambda right: {"batch_size": len(right["X"]) + 1}, "batch_size"),
     "a negative number of blocks": (lambda right: {"blocks": -1}, "blocks"),
     "more epochs than records": (lambda right: {"blocks": 2 * right["blocks"] + 1}, "record|order"),
-    "a later epoch": (other_cursor(EPOCH, 1), "record|order"),
-    "an epoch before the first": (other_cursor(EPOCH, -1), "cursor"),
-    "a row of the cursor beyond the last": (other_cursor(ROW, 1 << 40), "cursor"),
-    "a batch after its rows": (other_cursor(BATCH, 1), "cursor"),
-    "a block before the first": (other_cursor(BLOCK, -1), "cursor"),
+    "a later epoch": (other_cursor(CURSOR.epoch, 1), "record|order"),
+    "an epoch before the first": (other_cursor(CURSOR.epoch, -1), "cursor"),
+    "a row of the cursor beyond the last": (other_cursor(CURSOR.row, 1 << 40), "cursor"),
+    "a batch after its rows": (other_cursor(CURSOR.batch, 1), "cursor"),
+    "a block before the first": (other_cursor(CURSOR.block, -1), "cursor"),
     "no rows": (
         lambda right: {name: right[name][:0] for name in ("X", "Y", "weights")} | {"order": right["order"][:, :0]},
         "batch_size",
@@ -189,6 +198,7 @@ MISTAKES = {
     "a shorter plan": (other_work(1, lambda plan: plan[:-1]), "work's plan"),
     "an unknown kernel": (other_work(1, lambda plan: np.concatenate([[7], plan[1:]])), "work's plan"),
     "more threads": (other_work(1, lambda plan: np.concatenate([plan[:1], [100], plan[2:]])), "work's plan"),
+    "a plan of other threads' places before the first": (other_work(1, replaced(PLAN.private, -1)), "work's plan"),
     "places elsewhere": (other_work(2, lambda places: places + (1 << 40)), "layers"),
     "places of fewer layers": (other_work(2, lambda places: places[:-1]), "work's places"),
     "fewer numbers between threads": (other_work(5, lambda sync: sync[:16]), "work's sync"),
@@ -214,7 +224,7 @@ def test_what_is_right_passes_the_gate():
     for case in drawn_cases():
         right = arguments(case)
         kernels.train(**right)
-        assert right["cursor"][EPOCH] == 2
+        assert right["cursor"][CURSOR.epoch] == 2
 
 
 def test_a_workspace_is_checked_for_every_kind_of_batch():
@@ -222,16 +232,53 @@ def test_a_workspace_is_checked_for_every_kind_of_batch():
     case = Case((3, 5, 4), 2000, 900)
     right = arguments(case)
     kernels.train(**right | {"blocks": 1})
-    fresh = {"cursor": np.zeros(CURSOR_SIZE, np.int64), "batch_size": 2000, "blocks": 1}
+    fresh = {"cursor": np.zeros(len(CURSOR), np.int64), "batch_size": 2000, "blocks": 1}
     with pytest.raises(ValueError, match="batch_size"):
         kernels.train(**right | fresh)
-    drops = {"rule": other_rule(DROPOUT, 0.5)(right)["rule"], "cursor": np.zeros(CURSOR_SIZE, np.int64)}
+    drops = {"rule": other_rule(RULE.dropout, 0.5)(right)["rule"], "cursor": np.zeros(len(CURSOR), np.int64)}
     with pytest.raises(ValueError, match="dropout"):
         kernels.train(**right | drops)
     with pytest.raises(ValueError, match="sync"):
-        kernels.train(**right | {"cursor": np.zeros(CURSOR_SIZE, np.int64)}, marked=True)
+        kernels.train(**right | {"cursor": np.zeros(len(CURSOR), np.int64)}, marked=True)
     with pytest.raises(ValueError, match="layers"):
         kernels.train(**right | other_layers(0, 1)(right))
+
+
+def test_a_workspace_of_fewer_inputs_is_refused():
+    """Layers of both networks have as many parameters, and no layer here has more outputs than there."""
+    right = arguments(Case((6, 3, 3), 40, 13))
+    others = Case((3, 6, 3), 40, 13).workspace().arrays
+    with pytest.raises(ValueError, match="^layers must be those that the workspace was made for"):
+        kernels.train(**right | {"work": others})
+
+
+def test_a_workspace_for_fewer_rows_is_refused():
+    """It keeps them, side by side, from epoch to epoch."""
+    right, fewer = arguments(Case((3, 6, 3), 40, 13)), Case((3, 6, 3), 26, 13).workspace().arrays
+    with pytest.raises(ValueError, match="^X must be of no more rows than this workspace was made for"):
+        kernels.train(**right | {"work": fewer})
+
+
+# Entries of a plan that say where, or how much.
+USED = {
+    "narrow": "block_rows grad panel panel_size n_partials private transposed zeros",
+    "wide": "block_rows grad targets row_weights pack pack_size panels panel_rows sums zeros",
+    "online": "block_rows grad targets zeros",
+}
+
+
+@pytest.mark.parametrize("kernel", USED)
+def test_every_place_of_a_workspace_is_checked(kernel):
+    case = Case((70, 60, 50), 400, 1 if kernel == "online" else 400, kernel=kernel, threads=2)
+    right = arguments(case)
+    for wrong in (-1, 1 << 40):
+        for name in USED[kernel].split():
+            given = right | other_work(1, replaced(getattr(PLAN, name), wrong))(right)
+            assert_refused(kernels.train, given, "work's plan|layers", (name, wrong))
+        for column in PLACE:
+            if (kernel, column) not in {("narrow", PLACE.valid), ("online", PLACE.seen)}:
+                given = right | other_work(2, replaced((1, column), wrong))(right)
+                assert_refused(kernels.train, given, "layers", (column, wrong))
 
 
 # --- sparse rows ------------------------------------------------------------------------------------------------------
@@ -242,15 +289,6 @@ SPARSE = Case((9, 5, 3), 40, 13, kernel="wide", sparse=True)
 def part(name, change):
     def changed(X):
         setattr(X, name, change(getattr(X, name)))
-
-    return changed
-
-
-def replaced(place, value):
-    def changed(array):
-        array = array.copy()
-        array[place] = value
-        return array
 
     return changed
 
@@ -280,7 +318,7 @@ def test_other_parts_of_a_sparse_matrix_are_refused(wrong):
     PARTIALS[wrong](X)
     out = np.empty((40, 3))
     with pytest.raises(ValueError, match=r"^X"):
-        kernels.train(**right | {"X": X, "cursor": np.zeros(CURSOR_SIZE, np.int64)})
+        kernels.train(**right | {"X": X, "cursor": np.zeros(len(CURSOR), np.int64)})
     with pytest.raises(ValueError, match=r"^X"):
         kernels.forward(right["layers"], right["params"], X, out, right["rule"], right["work"])
 
@@ -289,8 +327,8 @@ def test_dense_rows_need_a_workspace_for_them():
     case = Case((300, 20, 3), 40, 13, kernel="wide", sparse=True)
     right = arguments(case)
     for work in (right["work"], tuple(right["work"])):
-        kernels.train(**right | {"work": work, "cursor": np.zeros(CURSOR_SIZE, np.int64)})
-        dense = {"X": right["X"].toarray(), "work": work, "cursor": np.zeros(CURSOR_SIZE, np.int64)}
+        kernels.train(**right | {"work": work, "cursor": np.zeros(len(CURSOR), np.int64)})
+        dense = {"X": right["X"].toarray(), "work": work, "cursor": np.zeros(len(CURSOR), np.int64)}
         with pytest.raises(ValueError, match="^X must be sparse for this workspace"):
             kernels.train(**right | dense)
 

@@ -12,7 +12,7 @@ import pytest
 from cases import CASES, DTYPES, SMALL, WORKSPACES, Case, assert_close, of_kind
 
 from fastbp import NeuralNetwork, kernels, reference
-from fastbp.layout import CURSOR_SIZE, RECORD_SIZE, Layout
+from fastbp.layout import CURSOR, RECORD, Layout
 from fastbp.rule import ACTIVATIONS, HEADS, SOLVERS, Rule
 
 # Of the norm of the gradient: some hundred roundings one after the other, the worst case of all of them in one direction.
@@ -328,7 +328,7 @@ def after_steps(implementation, case, solver):
     rule = Rule(case.out_activation, case.loss, solver, 0.01, alpha=case.alpha, max_norm=case.max_norm, reduction="row")
     workspace, epochs = case.workspace(), STEPS * batch_size // n_rows
     case.parameters(workspace.params)
-    cursor, record = np.zeros(CURSOR_SIZE, np.int64), np.zeros((epochs, RECORD_SIZE))
+    cursor, record = np.zeros(len(CURSOR), np.int64), np.zeros((epochs, len(RECORD)))
     implementation.train(
         case.layout.layers, workspace.params, workspace.state, *case.rows(), case.weights(), np.empty((0, n_rows), np.int64),
         batch_size, rule.numbers(case.units[-1]), epochs * case.blocks_per_epoch(implementation), cursor, record,

@@ -33,15 +33,16 @@ from hypothesis import strategies as st
 from processes import run_python
 
 from fastbp import kernels, reference
-from fastbp.choice import workspace_for_prediction, workspace_for_training
 from fastbp.kernels import jit
 from fastbp.kernels.jit import PLAIN_PYTHON
-from fastbp.layout import CURSOR_SIZE, GRAD, HITS, RECORD_SIZE, SIZE, Layout
+from fastbp.layout import CURSOR, RECORD, Layout
 from fastbp.rule import ACTIVATIONS, HEADS, SOLVERS, Rule
 from fastbp.workspace import (
     NarrowWorkspace,
     OnlineWorkspace,
     WideWorkspace,
+    workspace_for_prediction,
+    workspace_for_training,
 )
 
 # Calls of so many blocks, over and over.
@@ -301,14 +302,14 @@ def test_hits_of_equal_values(targets, right, head, kernel, dtype):
     Y = np.array(targets, dtype)
     layout, X = Layout((2, Y.shape[1]), dtype, True, []), np.ones((len(Y), 2), dtype)
     for implementation in (reference, kernels):
-        workspace, record = TRAINING[kernel](layout, len(X), len(X), shuffled=False), np.zeros((1, RECORD_SIZE))
+        workspace, record = TRAINING[kernel](layout, len(X), len(X), shuffled=False), np.zeros((1, len(RECORD)))
         rule = Rule(*head, learning_rate=0.0).numbers(Y.shape[1])
         implementation.train(
             layout.layers, workspace.params, workspace.state, X, Y, np.empty(0, dtype), np.empty((0, len(X)), np.int64),
             len(X), rule, 1 if implementation is reference else workspace.blocks_per_epoch,
-            np.zeros(CURSOR_SIZE, np.int64), record, workspace.arrays,
+            np.zeros(len(CURSOR), np.int64), record, workspace.arrays,
         )  # fmt: skip
-        assert record[0, HITS] == right
+        assert record[0, RECORD.hits] == right
 
 
 @pytest.mark.draw(3, plain=12)
@@ -403,8 +404,8 @@ def test_solver_keep_changes_no_weight(kernel, max_norm):
     trained = train(kernels, case)
     assert_same_bits([trained.params], [case.parameters()])
     workspace = case.workspace()
-    memory, plan = workspace.arrays[:2]
-    assert np.shares_memory(workspace.grad, memory[plan[GRAD] : plan[GRAD] + plan[SIZE]])
+    memory, plan = workspace.arrays[0], workspace.plan
+    assert np.shares_memory(workspace.grad, memory[plan.grad : plan.grad + plan.size])
     assert workspace.grad.size == case.layout.size
 
 
@@ -456,7 +457,7 @@ def test_no_moment_stays_below_the_normal_numbers(kind, dtype):
     X[:, 2:] = X[0] = 1
     work = kind(layout, n_rows, 1, shuffled=False, moments=rule.moments)
     work.params[:] = layout.gather(*layout.views(np.linspace(0.1, 0.9, layout.size)))
-    cursor, record = np.zeros(CURSOR_SIZE, np.int64), np.zeros((1, RECORD_SIZE))
+    cursor, record = np.zeros(len(CURSOR), np.int64), np.zeros((1, len(RECORD)))
     none, order = np.empty(0, dtype), np.empty((0, n_rows), np.int64)
     kernels.train(layout.layers, work.params, work.state, X, Y, none, order, 1, rule.numbers(1), work.blocks_per_epoch,
                   cursor, record, work.arrays)  # fmt: skip

@@ -10,7 +10,7 @@ from sklearn.neural_network import MLPClassifier
 
 from fastbp import kernels, reference
 from fastbp.history import History
-from fastbp.layout import CURSOR_SIZE, LOSS, RECORD_SIZE, Layout
+from fastbp.layout import CURSOR, RECORD, Layout
 from fastbp.rule import ACTIVATIONS, Rule
 
 # Some roundings of each loss, and those of a sum of few of them.
@@ -149,13 +149,13 @@ def test_nan_is_not_clipped(head, dtype, implementation, kernel):
 
 def curve(implementation, kernel, rule, layout, parameters, rows, weights, batch_size, epochs):
     """The history of some epochs, and its record."""
-    workspace, record = WORKSPACES[kernel](layout, len(rows[0]), batch_size, shuffled=False), np.zeros((epochs, RECORD_SIZE))
+    workspace, record = WORKSPACES[kernel](layout, len(rows[0]), batch_size, shuffled=False), np.zeros((epochs, len(RECORD)))
     layout.gather(*parameters, workspace.params)
     blocks = -(-len(rows[0]) // batch_size) if implementation is reference else workspace.blocks_per_epoch
     n_rows, n_outputs = rows[1].shape
     implementation.train(
         layout.layers, workspace.params, workspace.state, *rows, weights, np.empty((0, n_rows), np.int64), batch_size,
-        rule.numbers(n_outputs), epochs * blocks, np.zeros(CURSOR_SIZE, np.int64), record, workspace.arrays,
+        rule.numbers(n_outputs), epochs * blocks, np.zeros(len(CURSOR), np.int64), record, workspace.arrays,
     )  # fmt: skip
     return History(record, n_rows, weights.sum() if len(weights) else n_rows, n_outputs, rule), record
 
@@ -177,7 +177,7 @@ def test_the_loss_of_an_epoch_by_hand(implementation, kernel):
         rule = Rule("identity", "squared_error", "gradient_only", alpha=0.3, reduction=reduction)
         history, record = curve(implementation, kernel, rule, layout, ([np.ones((1, 1))], []), (X, Y), w, 2, 1)
         assert history.loss[0] == pytest.approx(value, rel=1e-15)
-        assert record[0, LOSS] == pytest.approx(2.25 * 2 / 1.5 + 50 / 4 if reduction == "row" else 52.25, rel=1e-15)
+        assert record[0, RECORD.loss] == pytest.approx(2.25 * 2 / 1.5 + 50 / 4 if reduction == "row" else 52.25, rel=1e-15)
 
 
 @pytest.mark.parametrize("kernel", WORKSPACES)

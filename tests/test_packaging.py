@@ -23,7 +23,7 @@ FLOORS = """
     __main__ cli
     profiling warmup
     datasets estimators files lessons neural_network
-    training choice workspace
+    training workspace
     kernels
     fastbp arguments checks history layout reference rule tables
 """

@@ -13,7 +13,7 @@ import pytest
 
 from fastbp import kernels
 from fastbp.kernels.jit import PLAIN_PYTHON, Kernel
-from fastbp.layout import OF_LAYERS, OVERHEAD, PHASES, RESIDENT
+from fastbp.layout import OF_LAYERS, PHASES
 from fastbp.profiling import phases
 from fastbp.profiling.clock import Trainer
 from fastbp.profiling.phases import count
@@ -80,9 +80,9 @@ def counted(run, epochs):
 
 def by_name(numbers, thread=0):
     """What is not 0 of a thread's numbers of (thread, layer, phase), by name and layer."""
-    names = tuple(PHASES)
+    names = PHASES._fields
     return {
-        (names[phase], int(layer) if phase in OF_LAYERS else None): int(numbers[thread, layer, phase])
+        (names[phase], int(layer) if names[phase] in OF_LAYERS else None): int(numbers[thread, layer, phase])
         for layer, phase in np.argwhere(numbers[thread])
     }
 
@@ -126,8 +126,8 @@ def test_what_a_network_has_takes_time(name, many_threads):
     expected |= {("delta", layer) for layer in hidden if not online}  # whose deltas are one pass with the gradients
     expected |= {("transpose", layer) for layer in hidden if wide}
     expected |= {("update", None)} if narrow or case.max_norm < np.inf else set()
-    expected |= {("wait", None)} if run.work.threads > 1 else set()
-    assert run.work.threads == case.threads
+    expected |= {("wait", None)} if run.work.plan.threads > 1 else set()
+    assert run.work.plan.threads == case.threads
     for thread in range(1 if PLAIN_PYTHON else case.threads):
         assert by_name(ticks, thread).keys() == by_name(marks, thread).keys()
     assert by_name(ticks).keys() == expected
@@ -149,7 +149,7 @@ def test_marks_are_set_once_per_block(name):
     if isinstance(run.work, cases.NarrowWorkspace):
         assert found["update", None] == batches
         # rows that stay in place are packed once
-        resident = run.work.arrays[1][RESIDENT]
+        resident = run.work.plan.resident
         assert found["gather", None] == (run.work.blocks_per_epoch if resident else blocks)
     else:
         assert found["gather", None] == blocks
@@ -192,7 +192,7 @@ def shares_of(ticks, marks, whole, slower=0.0):
     pairs = np.zeros((len(whole), 1, 1, len(PHASES), 2), np.int64)
     pairs[:, 0, 0, : len(ticks[0]), 0], pairs[:, 0, 0, : len(ticks[0]), 1] = ticks, marks
     alone = np.zeros(phases.COUNTER_GROUP)
-    alone[2 * OVERHEAD] = 10 * phases.MARKS
+    alone[2 * PHASES.overhead] = 10 * phases.MARKS
     with mock.patch.object(phases, "set_marks", return_value=alone):
         inside, outside = phases.shares_of(pairs, np.array(whole), slower)
     return inside[0, 0, : len(ticks[0])], outside[0]

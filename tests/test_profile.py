@@ -16,10 +16,9 @@ import scipy.sparse
 
 import fastbp
 from fastbp import MLPClassifier, MLPRegressor, NeuralNetwork, TabularClassifier, cli
-from fastbp.choice import choice_for_training, workspace_for_training
 from fastbp.kernels import pointwise
 from fastbp.kernels.jit import PLAIN_PYTHON
-from fastbp.layout import RECORD_SIZE
+from fastbp.layout import RECORD
 from fastbp.profiling import report
 from fastbp.profiling.clock import Rate, rate_of, take_turns
 from fastbp.profiling.machine import Ceiling, Ceilings, ceilings, facts, repeated
@@ -31,6 +30,7 @@ from fastbp.profiling.workload import of_anything, of_units
 from fastbp.rule import ACTIVATIONS
 from fastbp.tables import Table, figure
 from fastbp.training import usable_threads
+from fastbp.workspace import choice_for_training, workspace_for_training
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MAKE = {name: make for name, _, make in RIVALS}
@@ -122,7 +122,7 @@ def test_a_turn_trains_as_training_does():
     work = replace(of_units(UNITS, batch_size=BATCH), shuffle=True)
     trainer, run = Trainer(work), work.start()
     rows = trainer.train(7) + 2 * trainer.workload.batch_size
-    run.record = np.zeros((1, RECORD_SIZE))
+    run.record = np.zeros((1, len(RECORD)))
     run.advance(9)
     assert rows == 9 * BATCH
     np.testing.assert_array_equal(trainer.run.params, run.params)

@@ -6,8 +6,8 @@ import pytest
 from cases import CASES, assert_close, assert_same_bits, reference_of, train
 
 from fastbp import reference
-from fastbp.layout import CURSOR_SIZE, EPOCH, HITS, LOSS, RECORD_SIZE, SQUARES, Layout
-from fastbp.rule import ACTIVATIONS, BETA_2, EPSILON, LEARNING_RATE, MOMENTUM, Rule
+from fastbp.layout import CURSOR, RECORD, Layout
+from fastbp.rule import ACTIVATIONS, RULE, Rule
 
 LOGISTIC = ACTIVATIONS.index("logistic")
 
@@ -17,15 +17,15 @@ AGREEMENT = 1e-9
 
 def run(layout, weights, biases, X, Y, epochs, reduction):
     """Full batches through `reference.train`: trained parameters, mse, loss and accuracy."""
-    params, cursor = layout.gather(weights, biases), np.zeros(CURSOR_SIZE, np.int64)
-    record, rule = np.zeros((epochs, RECORD_SIZE)), Rule(learning_rate=by_hand.LEARNING_RATE, reduction=reduction)
+    params, cursor = layout.gather(weights, biases), np.zeros(len(CURSOR), np.int64)
+    record, rule = np.zeros((epochs, len(RECORD))), Rule(learning_rate=by_hand.LEARNING_RATE, reduction=reduction)
     reference.train(
         layout.layers, params, np.empty((0, layout.size)), X, Y, np.empty(0), np.empty((0, len(X)), np.int64), len(X),
         rule.numbers(Y.shape[1]), epochs, cursor, record, (),
     )  # fmt: skip
     assert list(cursor[:3]) == [epochs, 0, epochs]
-    loss = record[:, LOSS] / (Y.size if reduction == "mean" else 1)
-    return params, record[:, SQUARES] / Y.size, loss, record[:, HITS] / len(Y)
+    loss = record[:, RECORD.loss] / (Y.size if reduction == "mean" else 1)
+    return params, record[:, RECORD.squares] / Y.size, loss, record[:, RECORD.hits] / len(Y)
 
 
 def test_xor_by_hand():
@@ -92,12 +92,12 @@ def test_every_row_is_visited_once_per_epoch_in_the_given_order():
     """With a weight of zero and tiny steps, the target of the visited row decides each step's direction."""
     layout, order = Layout((1, 1), "float64", False, []), np.array([[2, 0, 1], [1, 2, 0]])
     X, Y = np.ones((3, 1)), np.array([[0.5], [1.0], [0.0]])
-    params, cursor, steps = layout.gather([np.zeros((1, 1))], []), np.zeros(CURSOR_SIZE, np.int64), []
+    params, cursor, steps = layout.gather([np.zeros((1, 1))], []), np.zeros(len(CURSOR), np.int64), []
     for _ in range(6):
         before = params[0]
         reference.train(
-            layout.layers, params, np.empty((0, layout.size)), X, Y, np.empty(0), order[cursor[EPOCH] :], 1,
-            Rule(learning_rate=1e-6).numbers(1), 1, cursor, np.zeros((2, RECORD_SIZE)), (),
+            layout.layers, params, np.empty((0, layout.size)), X, Y, np.empty(0), order[cursor[CURSOR.epoch] :], 1,
+            Rule(learning_rate=1e-6).numbers(1), 1, cursor, np.zeros((2, len(RECORD))), (),
         )  # fmt: skip
         steps.append(int(np.sign(np.round(params[0] - before, 9))))
     assert steps == [-1, 0, 1, 1, -1, 0]
@@ -148,7 +148,12 @@ def test_adam_is_algorithm_1():
     for step in range(1, 51):
         m, v = 0.9 * m + (1 - 0.9) * slope(w), 0.999 * v + (1 - 0.999) * slope(w) ** 2
         w = w - 0.1 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + epsilon)
-        rule[[LEARNING_RATE, MOMENTUM, BETA_2, EPSILON]] = 0.1, 0.9, 0.999, epsilon * np.sqrt(1 - 0.999**step)
+        rule[[RULE.learning_rate, RULE.momentum, RULE.beta_2, RULE.epsilon]] = (
+            0.1,
+            0.9,
+            0.999,
+            epsilon * np.sqrt(1 - 0.999**step),
+        )
         reference.update(ours, slope(ours), state, rule, step)
         assert_close("places", ours, w, SOLVER_TOLERANCE)
 

@@ -23,11 +23,10 @@ from scipy.sparse import csc_array, csr_array, csr_matrix
 from test_kernels import cases_to_run
 
 from fastbp import MLPRegressor, kernels, reference
-from fastbp.choice import workspace_for_prediction, workspace_for_training
 from fastbp.layout import Layout
 from fastbp.rule import Rule
 from fastbp.training import Run, threads_for, watch
-from fastbp.workspace import WideWorkspace
+from fastbp.workspace import WideWorkspace, workspace_for_prediction, workspace_for_training
 
 WIDE = replace(SMALL, kernel="wide", n_rows=31, batch_size=12)
 # Vectors of a row in every number that is taken side by side; several blocks; everything a step may consist of.

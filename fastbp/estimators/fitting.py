@@ -18,7 +18,7 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
 from sklearn.utils.optimize import _check_optimize_result
 
-from fastbp.layout import LOSS, PENALTY
+from fastbp.layout import RECORD
 from fastbp.rule import check_sum
 from fastbp.training import Gradient, Predictor, Run
 
@@ -127,7 +127,7 @@ class Training:
     def note(self, first):
         """Take note of the epochs that the run has completed from its `first` one on; returns their losses."""
         est, run = self.est, self.run
-        rows, penalty = run.record[first : run.epochs_done, [LOSS, PENALTY]].T
+        rows, penalty = run.record[first : run.epochs_done, [RECORD.loss, RECORD.penalty]].T
         losses = ((rows / self.outputs_of_loss + float(est.alpha) / 2 * penalty) / self.n).tolist()
         if losses:
             est.n_iter_ += len(losses)

@@ -36,21 +36,8 @@ import numpy as np
 
 from fastbp.kernels import gate
 from fastbp.kernels.jit import PLAIN_PYTHON, Kernel
-from fastbp.layout import (
-    BLOCK_ROWS,
-    CURSOR_SIZE,
-    GRAD,
-    HITS,
-    KERNEL,
-    LOSS,
-    PENALTY,
-    RECORD_SIZE,
-    SIZE,
-    SQUARES,
-    THREADS,
-    WIDTH,
-)
-from fastbp.rule import BY_ROWS, DROPOUT, SOLVER
+from fastbp.layout import CURSOR, KERNELS, PLAN, RECORD
+from fastbp.rule import RULE
 
 # What a job has: first what says which network, then what a call is about, in the end the arrays of a workspace. A dense X
 # has no `indices` and `starts`.
@@ -61,8 +48,7 @@ _TRAIN = (
     "blocks cursor:int* record:double*" + _WORK
 )
 _FORWARD = _NETWORK + "X:T* indices:I* starts:I* n out:T* rule:double*" + _WORK
-# by layout.NARROW, WIDE and ONLINE
-TRAIN = tuple(Kernel(module, "train", _TRAIN) for module in ("narrow", "wide", "online"))
+TRAIN = tuple(Kernel(module, "train", _TRAIN) for module in KERNELS._fields)
 MARKED = tuple(kernel.with_marks() for kernel in TRAIN)  # that count the time of their phases
 FORWARD = tuple(Kernel(module, "forward", _FORWARD) for module in ("narrow", "wide"))
 # Memory of counters, where they begin there, and a number of marks.
@@ -78,7 +64,7 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
     Where `marked`, its last array has room for the counters of `fastbp.layout`. An exception that a signal's handler raises
     meanwhile is raised after the call.
     """
-    arrays = gate.training(
+    work, arrays = gate.training(
         layers, params, state, X, Y, weights, order, batch_size, rule, blocks, cursor, record, work, marked
     )
     together(MARKED if marked else TRAIN, work, layers, len(layers), params, state, *arrays, Y,
@@ -88,33 +74,32 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
 
 def forward(layers, params, X, out, rule, work):
     """As `fastbp.reference.forward`; `work` says which kernel, and how many threads."""
-    arrays = gate.prediction(layers, params, X, out, rule, work)
+    work, arrays = gate.prediction(layers, params, X, out, rule, work)
     together(FORWARD, work, layers, len(layers), params, *arrays, X.shape[0], out, rule)
 
 
 def loss_grad(layers, params, X, Y, weights, rule, grad, work):
     """As `fastbp.reference.loss_grad` for a workspace whose batch is all rows."""
     rule = rule.copy()
-    rule[SOLVER] = rule[DROPOUT] = rule[BY_ROWS] = 0
-    memory, plan = work[:2]
-    cursor, record = np.zeros(CURSOR_SIZE, np.int64), np.zeros((1, RECORD_SIZE))
-    blocks = -(-X.shape[0] // int(plan[BLOCK_ROWS]))
-    a_time = max(1, int(LOSS_GRAD_FLOPS / (6 * params.size * plan[BLOCK_ROWS])))
+    rule[RULE.solver] = rule[RULE.dropout] = rule[RULE.by_rows] = 0
+    plan = PLAN._make(work[1].tolist())
+    cursor, record = np.zeros(len(CURSOR), np.int64), np.zeros((1, len(RECORD)))
+    blocks = -(-X.shape[0] // plan.block_rows)
+    a_time = max(1, int(LOSS_GRAD_FLOPS / (6 * params.size * plan.block_rows)))
     for first in range(0, blocks, a_time):  # so that a keyboard interrupt does not wait for all of them
         train(layers, params, np.empty((0, params.size), params.dtype), X, Y, weights, np.empty((0, X.shape[0]), np.int64),
               X.shape[0], rule, min(a_time, blocks - first), cursor, record, work)  # fmt: skip
-    grad[...] = memory[plan[GRAD] : plan[GRAD] + plan[SIZE]]
-    squares, loss, right, penalty = record[0, [SQUARES, LOSS, HITS, PENALTY]]
-    return float(squares), float(loss), int(right), float(penalty)
+    grad[...] = work[0][plan.grad : plan.grad + plan.size]
+    record = RECORD._make(record[0].tolist())
+    return record.squares, record.loss, int(record.hits), record.penalty
 
 
 def together(kernels, work, *args):
     """Call a kernel once in each thread of the workspace; they wait for each other, so all of them start or none does."""
-    plan = work[1]
-    kernel, size, width = kernels[plan[KERNEL]], int(plan[THREADS]), int(plan[WIDTH])
+    kernel, size, width = kernels[work.plan.kernel], work.plan.threads, work.plan.width
 
     def run(rank, ranks):  # whoever runs it holds the arrays, of which the kernel has only the addresses
-        kernel(*args, *(work if PLAIN_PYTHON else getattr(work, "addresses", work)), rank=rank, size=ranks, width=width)
+        kernel(*args, *(work if PLAIN_PYTHON else work.addresses), rank=rank, size=ranks, width=width)
 
     if size > 1 and not PLAIN_PYTHON:
         kernel.prepare(args, width)  # so that nothing can fail in a thread that others wait for

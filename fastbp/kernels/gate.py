@@ -8,59 +8,34 @@ import bisect
 
 import numpy as np
 
+from fastbp import layout
 from fastbp.kernels import jit
-from fastbp.layout import (
-    ALIGNMENT_BYTES,
-    BLOCK_ROWS,
-    CURSOR_SIZE,
-    FIELDS,
-    GRAD,
-    GROUP,
-    KERNEL,
-    MOST_THREADS,
-    N_IN,
-    N_OUT,
-    N_PARTIALS,
-    NARROW,
-    ONLINE,
-    PACK,
-    PACK_SIZE,
-    PANEL,
-    PANEL_ROWS,
-    PANEL_SIZE,
-    PANELS,
-    PARTIALS,
-    PLACES,
-    PLAN_SIZE,
-    PRIVATE,
-    RECORD_SIZE,
-    RESIDENT,
-    ROW_WEIGHTS,
-    SEEN,
-    SIZE,
-    SQUARE,
-    STRIDE,
-    SUMS,
-    SYNC_SIZE,
-    TARGETS,
-    THREADS,
-    TRANSPOSED,
-    WIDE,
-    WIDTH,
-    ZEROS,
-    A,
-    D,
-    counters_size,
-)
-from fastbp.rule import ACTIVATIONS, BY_ROWS, DROPOUT, HEAD, HEADS, MOMENTS, SOLVER
+from fastbp.layout import CURSOR, KERNELS, LAYER, PLACE, PLAN, RECORD
+from fastbp.rule import ACTIVATIONS, HEADS, MOMENTS, RULE
 
 INT, DOUBLE = np.dtype(np.int64), np.dtype(np.float64)
 FLOATS = np.dtype(np.float32), DOUBLE
 INDICES = np.dtype(np.int32), INT
 VECTOR_BYTES = 16, 32, 64
-RULE_SIZE = BY_ROWS + 1
 CODES_OF_HEADS, CODES_OF_SOLVERS = set(range(len(HEADS))), set(range(len(MOMENTS)))
 ANY = -1  # a length that nothing is known of
+INPUT_EXTRA = 3  # rows of a panel beside inputs and targets: ones, class, sample weight
+
+
+class Arrays(tuple):
+    """What the kernels take as `work`, and what is known of it, which takes longer to find out than a small prediction.
+
+    The memory, the plan and the places (see `fastbp.layout`), the wide kernel's table of row offsets, the narrow kernel's
+    losses by block, and what threads tell each other.
+    """
+
+    layers = batches = None  # that it is right for
+
+    def belong(self, layers):
+        """Remember that it is right for a network's layers: it was made for them."""
+        self.plan, self.ends = PLAN._make(self[1].tolist()), (int(layers[0, LAYER.n_in]), int(layers[-1, LAYER.n_out]))
+        self.addresses = [array.__array_interface__["data"][0] for array in self]
+        self.layers, self.batches = layers, None
 
 
 def array(name, value, dtype, *shape, written=False):
@@ -98,26 +73,25 @@ def refuse(name, wanted, got):
 
 
 def training(layers, params, state, X, Y, weights, order, batch_size, rule, blocks, cursor, record, work, marked):
-    """The arrays of X, for a call of `fastbp.kernels.train` with sound arguments; else a ValueError names one of them."""
-    network(layers, params, work)
-    dtype, plan = params.dtype, work[1].tolist()
-    arrays, n_rows = inputs(X, dtype, int(layers[0, N_IN]), plan[KERNEL])
-    array("Y", Y, dtype, n_rows, int(layers[-1, N_OUT]))
+    """The workspace and the arrays of X, for a call of `fastbp.kernels.train`; a ValueError names what is not sound."""
+    work = network(layers, params, work)
+    dtype, (n_in, n_out) = params.dtype, work.ends
+    arrays, n_rows = inputs(X, dtype, n_in, work.plan.kernel)
+    array("Y", Y, dtype, n_rows, n_out)
     array("weights", weights, dtype, n_rows if weights is not None and len(weights) else 0)
     array("order", order, INT, ANY, n_rows)
-    array("cursor", cursor, INT, CURSOR_SIZE, written=True)
-    array("record", record, DOUBLE, ANY, RECORD_SIZE, written=True)
+    array("cursor", cursor, INT, len(CURSOR), written=True)
+    array("record", record, DOUBLE, ANY, len(RECORD), written=True)
     solver, drops = numbers(rule)
     array("state", state, dtype, MOMENTS[solver], params.size, written=True)
     if not 1 <= batch_size <= n_rows:
         refuse("batch_size", f"from 1 to {n_rows}", batch_size)
-    batch = n_rows, batch_size, len(arrays) == 3 and X is not arrays[0], drops, marked
-    if getattr(work, "batches", None) != batch:
-        batches(layers, work, *batch)
-        remember(work, "batches", batch)
+    kind = n_rows, batch_size, X is not arrays[0], drops, marked
+    if work.batches != kind:
+        batches(layers, work, *kind)
+        work.batches = kind
     epoch, row, _, first, block, _ = cursor.tolist()
-    block_rows = plan[BLOCK_ROWS]
-    per_epoch = n_rows // batch_size * -(-batch_size // block_rows) + -(-(n_rows % batch_size) // block_rows)
+    per_epoch = blocks_per_epoch(n_rows, batch_size, work.plan.block_rows)
     if not (epoch >= 0 and 0 <= first <= row < n_rows and 0 <= block < per_epoch):
         refuse("cursor", f"within {n_rows} rows and {per_epoch} blocks", cursor)
     if blocks < 0:
@@ -130,19 +104,18 @@ def training(layers, params, state, X, Y, weights, order, batch_size, rule, bloc
             refuse("order", f"of {epochs} epochs", len(order))
         if order.min() < 0 or order.max() >= n_rows:
             refuse("order", f"of rows from 0 to {n_rows - 1}", f"{order.min()} to {order.max()}")
-    return arrays
+    return work, arrays
 
 
 def prediction(layers, params, X, out, rule, work):
-    """The arrays of X, for a call of `fastbp.kernels.forward`, as `training`."""
-    network(layers, params, work)
-    kernel = int(work[1][KERNEL])
-    if kernel == ONLINE:
+    """The same for a call of `fastbp.kernels.forward`."""
+    work = network(layers, params, work)
+    if work.plan.kernel == KERNELS.online:
         refuse("work", "of a kernel that predicts", "the online one's")
-    arrays, n_rows = inputs(X, params.dtype, int(layers[0, N_IN]), kernel)
-    array("out", out, params.dtype, n_rows, int(layers[-1, N_OUT]), written=True)
+    arrays, n_rows = inputs(X, params.dtype, work.ends[0], work.plan.kernel)
+    array("out", out, params.dtype, n_rows, work.ends[1], written=True)
     numbers(rule)
-    return arrays
+    return work, arrays
 
 
 def inputs(X, dtype, n_in, kernel):
@@ -152,7 +125,7 @@ def inputs(X, dtype, n_in, kernel):
         return (X, None, None), len(X)
     if getattr(X, "format", None) != "csr":
         refuse("X", "an array or a CSR matrix", type(X).__name__)
-    if kernel != WIDE:
+    if kernel != KERNELS.wide:
         refuse("X", "dense for this kernel", "a CSR matrix")
     (n_rows, n_columns), data, indices, starts = X.shape, X.data, X.indices, X.indptr
     if n_columns != n_in:
@@ -170,9 +143,9 @@ def inputs(X, dtype, n_in, kernel):
 
 def numbers(rule):
     """The solver's code, and whether units drop out."""
-    array("rule", rule, DOUBLE, RULE_SIZE)
+    array("rule", rule, DOUBLE, len(RULE))
     found = rule.tolist()
-    head, solver, drops = found[HEAD], found[SOLVER], found[DROPOUT]
+    head, solver, drops = found[RULE.head], found[RULE.solver], found[RULE.dropout]
     if head not in CODES_OF_HEADS:
         refuse("rule", f"of a head below {len(HEADS)}", head)
     if solver not in CODES_OF_SOLVERS:
@@ -183,92 +156,109 @@ def numbers(rule):
 
 
 def network(layers, params, work):
-    """Check the parameters and the arrays of the workspace by themselves, once for those that belong together."""
-    if getattr(work, "network", work) is layers:
-        array("params", params, work[0].dtype, int(work[1][SIZE]), written=True)
-        return
-    array("layers", layers, INT, ANY, FIELDS)
+    """The workspace as `Arrays`, which is checked with the parameters, once for layers that it belongs to."""
+    work = work if isinstance(work, Arrays) else Arrays(work)
+    if work.layers is layers:
+        array("params", params, work[0].dtype, work.plan.size, written=True)
+        return work
+    array("layers", layers, INT, ANY, len(LAYER))
     require(len(layers) > 0, "layers", "at least one", 0)
     dtype = getattr(params, "dtype", None)
     array("params", params, dtype if dtype in FLOATS else DOUBLE, ANY, written=True)
     require(len(work) == 6, "work", "six arrays", len(work))
-    array("work's plan", work[1], INT, PLAN_SIZE)
-    plan = work[1].tolist()
-    require(plan[SIZE] == params.size, "params", f"of {plan[SIZE]} elements, as the workspace", params.size)
-    sound = plan[KERNEL] in (NARROW, WIDE, ONLINE) and plan[WIDTH] in VECTOR_BYTES and plan[BLOCK_ROWS] > 0
-    require(sound and 1 <= plan[THREADS] <= MOST_THREADS, "work's plan", "one of a workspace", plan)
-    lanes, n_before = ALIGNMENT_BYTES // params.itemsize, layers[0, N_IN]
-    for n_in, n_rows, n_out, offset, stride, activation in layers.tolist():
+    memory, plan, places, table, totals, sync = work
+    array("work's plan", plan, INT, len(PLAN))
+    numbers = plan.tolist()
+    plan = PLAN._make(numbers)
+    require(plan.size == params.size, "params", f"of {plan.size} elements, as the workspace", params.size)
+    sound = plan.kernel in KERNELS and plan.width in VECTOR_BYTES and plan.block_rows > 0 <= min(plan)
+    require(sound and 1 <= plan.threads <= layout.MOST_THREADS, "work's plan", "one of a workspace", numbers)
+    lanes, n_before, rows = layout.ALIGNMENT_BYTES // params.itemsize, layers[0, LAYER.n_in], layers.tolist()
+    for n_in, n_rows, n_out, offset, stride, activation in rows:
         sound = (
             n_in == n_before > 0 and n_rows - n_in in (0, 1) and 0 < n_out <= stride and stride % lanes == 0
             and 0 <= offset <= params.size - n_rows * stride and 0 <= activation < len(ACTIVATIONS)
         )  # fmt: skip
-        require(sound, "layers", f"layers of a network of {params.size} parameters", layers.tolist())
+        require(sound, "layers", f"layers of a network of {params.size} parameters", rows)
         n_before = n_out
-    memory, _, places, table, totals, sync = work
-    array("work's memory", memory, params.dtype, ANY, written=True)
-    array("work's places", places, INT, len(layers), PLACES)
-    array("work's table", table, INT, ANY, written=True)
-    array("work's totals", totals, DOUBLE, ANY, written=True)
-    array("work's sync", sync, INT, ANY, written=True)
-    rooms(layers.tolist(), plan, places.tolist(), memory.size, lanes)
-    least = (len(layers) + 1) * plan[BLOCK_ROWS] * (plan[KERNEL] == WIDE)
+    array("work's places", places, INT, len(layers), len(PLACE))
+    written = {"memory": (memory, params.dtype), "table": (table, INT), "totals": (totals, DOUBLE), "sync": (sync, INT)}
+    for name, (value, kind) in written.items():
+        array(f"work's {name}", value, kind, ANY, written=True)
+    named = [LAYER._make(row) for row in rows]
+    parts = [
+        (at, room, "layers", "those that the workspace was made for", rows)
+        for place, layer in zip(places.tolist(), named, strict=True)
+        for at, room in zip(place, rooms_of_layer(plan, layer), strict=True) if room
+    ] + [
+        (getattr(plan, name), room, "work's plan", f"of places within {memory.size}", numbers)
+        for name, room in rooms(plan, named, lanes).items()
+    ]  # fmt: skip
+    starts = sorted([*[at for at, *_ in parts], memory.size])
+    for at, room, *words in parts:
+        require(0 <= at < memory.size and at + room <= starts[bisect.bisect_right(starts, at)], *words)
+    if plan.kernel == KERNELS.narrow:
+        require(plan.panel_size >= panel_rows(named) * plan.block_rows, *parts[0][2:])
+    least = (len(layers) + 1) * plan.block_rows * (plan.kernel == KERNELS.wide)
     require(table.size >= least, "work's table", f"of {least} numbers at least", table.size)
-    belongs(work, layers)
+    work.belong(layers)
+    return work
 
 
-def belongs(work, layers):
-    """Remember of a workspace that it is right for a network's layers: it was made for them."""
-    remember(work, "network", layers)
+def panel_rows(layers):
+    """Rows of a panel."""
+    return layers[0].n_in + INPUT_EXTRA + layers[-1].n_out
 
 
-def remember(work, name, value):
-    """What is known of a workspace; nothing of a plain tuple."""
-    if hasattr(work, "__dict__"):
-        setattr(work, name, value)
+def rooms_of_layer(plan, layer):
+    """Elements at a layer's places, 0 at those that the kernel has not."""
+    narrow, d = plan.kernel == KERNELS.narrow, layer.stride * plan.block_rows
+    a = (layer.n_out + 1) * plan.block_rows if narrow else d
+    return PLACE._make((a, d, a * (plan.kernel != KERNELS.online), layer.stride * (not narrow)))
 
 
-def rooms(layers, plan, places, size, lanes):
-    """Check that what a kernel writes for each layer and each thread has room in the memory of the workspace."""
-    kernel, rows, threads = plan[KERNEL], plan[BLOCK_ROWS], plan[THREADS]
-    starts = sorted([*[at for place in places for at in place[:SEEN]], plan[GRAD], plan[ZEROS], size])
-    for place, (_, _, n_out, _, stride, _) in zip(places, layers, strict=True):
-        needed = (n_out + 1) * rows if kernel == NARROW else stride * rows
-        for at, room in ((place[A], needed), (place[D], stride * rows), (place[SEEN], needed * (kernel != ONLINE))):
-            end = starts[bisect.bisect_right(starts, at)] if 0 <= at < size else -1
-            require(at + room <= end, "layers", "those that the workspace was made for", layers)
-    widest, last = max(layer[STRIDE] for layer in layers), layers[-1][STRIDE]
-    for at, room in {
-        NARROW: (
-            (PANEL, threads * plan[PANEL_SIZE]), (TRANSPOSED, widest * rows + (threads - 1) * plan[PRIVATE]),
-            (PARTIALS, plan[N_PARTIALS] * plan[SIZE]), (ZEROS, ALIGNMENT_BYTES),
-        ),
-        WIDE: (
-            (TARGETS, rows * last), (ROW_WEIGHTS, rows), (PACK, threads * plan[PACK_SIZE]),
-            (PANELS, rows * (plan[PANEL_ROWS] + (SQUARE + jit.tile_shape()[0]) * threads)),
-            (SUMS, 2 * rows // GROUP * lanes), (ZEROS, widest),
-        ),
-        ONLINE: ((TARGETS, last), (ZEROS, widest)),
-    }[kernel] + ((GRAD, plan[SIZE]),):  # fmt: skip
-        require(0 <= plan[at] <= size - room and room >= 0, "work's plan", f"of places within {size}", plan)
+def rooms(plan, layers, lanes):
+    """Elements at the places of a plan, by name; `lanes` are those of 64 bytes."""
+    rows, threads = plan.block_rows, plan.threads
+    widest, last = max(layer.stride for layer in layers), layers[-1].stride
+    return {
+        KERNELS.narrow: {
+            "transposed": widest * rows + (threads - 1) * plan.private,
+            "panel": (plan.resident or threads) * plan.panel_size,
+            "zeros": layout.ALIGNMENT_BYTES,
+        },
+        KERNELS.wide: {
+            "targets": rows * last,
+            "zeros": widest,
+            "row_weights": rows,
+            "pack": threads * plan.pack_size,
+            # a thread may have a square more than its part, and begin a panel that it does not fill
+            "panels": rows * (plan.panel_rows + (layout.SQUARE + jit.tile_shape()[0]) * threads),
+            "sums": 2 * rows // layout.GROUP * lanes,
+        },
+        KERNELS.online: {"targets": last, "zeros": widest},
+    }[plan.kernel] | {"grad": plan.size * max(1, plan.n_partials)}
+
+
+def blocks_per_epoch(n_rows, batch_size, block_rows):
+    """Blocks of all batches, of which each begins one."""
+    return n_rows // batch_size * -(-batch_size // block_rows) + -(-(n_rows % batch_size) // block_rows)
 
 
 def batches(layers, work, n_rows, batch_size, sparse, drops, marked):
     """Check that a workspace has room for batches of this size."""
-    memory, plan, places, table, totals, sync = work
-    blocks, kernel = -(-batch_size // int(plan[BLOCK_ROWS])), plan[KERNEL]
-    if kernel == NARROW:
-        require(3 * blocks <= totals.size, "batch_size", f"at most {totals.size // 3} blocks of this workspace", batch_size)
-        rest = -(-(n_rows % batch_size) // int(plan[BLOCK_ROWS]))
-        panels = (n_rows // batch_size * blocks + rest) * plan[RESIDENT]
-        room = plan[PANEL] + panels * plan[PANEL_SIZE] <= memory.size
+    (_, _, places, table, totals, sync), plan = work, work.plan
+    if plan.kernel == KERNELS.narrow:
+        room = 3 * -(-batch_size // plan.block_rows) <= totals.size
+        require(room, "batch_size", f"at most {totals.size // 3} blocks of this workspace", batch_size)
+        room = not plan.resident or blocks_per_epoch(n_rows, batch_size, plan.block_rows) <= plan.resident
         require(room, "X", "of no more rows than this workspace was made for", n_rows)
-    elif kernel == WIDE:
-        most, rows = max(layers[sparse:, N_IN], default=0), int(plan[BLOCK_ROWS])
-        room = most <= plan[PANEL_ROWS] and (len(layers) + 1) * rows + most <= table.size
+    elif plan.kernel == KERNELS.wide:
+        most = max(layers[sparse:, LAYER.n_in], default=0)
+        room = most <= plan.panel_rows and (len(layers) + 1) * plan.block_rows + most <= table.size
         require(room, "X", "sparse for this workspace", "a dense one")
     if drops:
-        room = kernel != ONLINE and (places[:, SEEN] != places[:, A]).all()
+        room = plan.kernel != KERNELS.online and (places[:, PLACE.seen] != places[:, PLACE.a]).all()
         require(room, "rule", "without dropout for this workspace", "dropout")
-    size = counters_size(int(plan[THREADS]), len(layers)) if marked else SYNC_SIZE
+    size = layout.counters_of(plan.threads, len(layers)) if marked else layout.SYNC_SIZE
     require(size <= sync.size, "work's sync", f"of {size} numbers", sync.size)

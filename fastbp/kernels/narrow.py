@@ -51,7 +51,7 @@ from fastbp.kernels.vectors import (
     sum_lanes,
     vector_count,
 )
-from fastbp.layout import N_IN, NARROW_PLAN
+from fastbp.layout import LAYER
 from fastbp.rule import HEADS
 
 # Register tiles of a product: by width in vectors, rows of the tall ones, where there are any, and of those for the rest.
@@ -386,7 +386,7 @@ def finish_gradient(job, step, n_partials):
 
     def add_partials(v):
         def add(s, total):
-            return (total + load(memory, plan.partials + s * plan.size + v * L),)
+            return (total + load(memory, plan.grad + s * plan.size + v * L),)
 
         store(memory, plan.grad + v * L, carry(n_partials, (splat(memory, 0.0),), add)[0])
 
@@ -414,8 +414,8 @@ def finish_gradient(job, step, n_partials):
 
 def train(job):
     """As `fastbp.reference.train`; a block is what one panel holds."""
-    steps.name_numbers(job, NARROW_PLAN)
-    job.n_in = element(job.layers, N_IN)
+    steps.name_numbers(job)
+    job.n_in = element(job.layers, LAYER.n_in)
     memory, plan, solver = job.memory, job.plan, Solver(job)
 
     def gradient(step, number):
@@ -432,7 +432,7 @@ def train(job):
         propagate(job, block)
         loss_and_delta(job, block, targets, last, splat(memory, steps.loss_scale(job, step)), step.number)
         mark(job, "loss")
-        backpropagate(job, block, plan.partials + number * plan.size, step.number < plan.n_partials)
+        backpropagate(job, block, plan.grad + number * plan.size, step.number < plan.n_partials)
 
     def finish(step):
         """The first thread's step, when all have done their blocks of the batch."""
@@ -467,8 +467,8 @@ def train(job):
 
 def forward(job):
     """As `fastbp.reference.forward`; a row's result does not depend on the other rows. Threads take blocks in turn."""
-    steps.name_numbers(job, NARROW_PLAN)
-    job.n_in = element(job.layers, N_IN)
+    steps.name_numbers(job)
+    job.n_in = element(job.layers, LAYER.n_in)
     memory, plan, L = job.memory, job.plan, lanes(job.memory)
     columns, head, dropout = plan.block_rows, whole(job.rule.head), Dropout(job)
     panel = plan.panel + job.rank * plan.panel_size

@@ -28,7 +28,7 @@ from fastbp.kernels.solvers import Solver, descend, step_length, update
 from fastbp.kernels.steps import layer_of, row_at
 from fastbp.kernels.tiles import fold
 from fastbp.kernels.vectors import broadcast, fma, lanes, load, select, splat, store, sum_lanes, vector_count
-from fastbp.layout import N_IN, ONLINE_PLAN
+from fastbp.layout import LAYER
 
 HEIGHT = registers() // 4  # rows on the way down: their sums, factors and steps share the registers
 
@@ -164,14 +164,14 @@ def backpropagate(job, x_at, solver):
 
 def train(job):
     """As `fastbp.reference.train`, for batches of one row; a block is a row."""
-    steps.name_numbers(job, ONLINE_PLAN)
+    steps.name_numbers(job)
     memory, rule, last, y = job.memory, job.rule, layer_of(job, job.n_layers - 1), job.plan.targets
     n_out, outputs, head, solver = last.n_out, Row(memory, last.n_out, last.valid), whole(rule.head), Solver(job)
     zero = splat(memory, 0.0)
 
     def block(step):
         source = row_at(job, step.first + step.row)
-        x_at, weight = source * element(job.layers, N_IN), step.weight
+        x_at, weight = source * element(job.layers, LAYER.n_in), step.weight
         # long before they are read, as vectors, which takes longer where the numbers are still on their way to the cache
         repeat(n_out, lambda j: put(memory, y + j, element(job.Y, source * n_out + j)))
         mark(job, "gather")

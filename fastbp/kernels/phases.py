@@ -13,7 +13,7 @@ from fastbp.kernels import jit
 from fastbp.kernels.control import repeat
 from fastbp.kernels.numbers import add_to, element, put
 from fastbp.kernels.tracing import INT, external, word
-from fastbp.layout import CLOCK, COUNTER_GROUP, COUNTERS, PHASES
+from fastbp.layout import CLOCK, COUNTER_GROUP, PHASES
 
 
 @word(lambda like: time.perf_counter_ns())
@@ -25,11 +25,6 @@ def clock(like):
     return like.new(external(like.builder, "llvm.readcyclecounter", INT))
 
 
-def counters_of(job, rank):
-    """Where the counters of a thread begin in what threads tell each other."""
-    return COUNTERS + rank * (job.n_layers * COUNTER_GROUP)
-
-
 def start_clock(job):
     """What went before is nobody's."""
     if jit.marks:
@@ -39,7 +34,7 @@ def start_clock(job):
 def mark(job, phase, level=0):
     """The time since the thread's last mark belongs to one of `fastbp.layout.PHASES`, where it may be a layer's."""
     if jit.marks:
-        now, pair = clock(job.sync), job.counters + level * COUNTER_GROUP + list(PHASES).index(phase) * 2
+        now, pair = clock(job.sync), job.counters + level * COUNTER_GROUP + getattr(PHASES, phase) * 2
         add_to(job.sync, pair, now - element(job.sync, job.counters + CLOCK))
         add_to(job.sync, pair + 1, 1)
         put(job.sync, job.counters + CLOCK, now)

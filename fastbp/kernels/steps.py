@@ -18,11 +18,11 @@ from llvmlite import ir
 from fastbp.kernels.control import carry, switch, when
 from fastbp.kernels.levels import level
 from fastbp.kernels.numbers import add_to, choose, element, named, put, smaller, widened
-from fastbp.kernels.phases import counters_of, mark, start_clock
+from fastbp.kernels.phases import mark, start_clock
 from fastbp.kernels.threads import wait_for_all
 from fastbp.kernels.tracing import INT, INT32, Names, external, integer, word
 from fastbp.kernels.vectors import fma, lanes, load, splat, square_root, sum_lanes
-from fastbp.layout import CURSOR, LAYER, PLACE, RECORD
+from fastbp.layout import CURSOR, LAYER, PLACE, PLAN, RECORD, counters_of
 from fastbp.rule import RULE
 
 
@@ -33,7 +33,7 @@ def run(job, block, resident=0, single=False):
     """
     control = flush_subnormals(job.memory)
     start_clock(job)
-    start = named(job.cursor, CURSOR)
+    start = named(job.cursor, CURSOR._fields)
     mark(job, "overhead")
     wait_for_all(job)  # all have read the cursor, which the first thread writes in the end
     block_rows = job.plan.block_rows
@@ -69,15 +69,16 @@ def run(job, block, resident=0, single=False):
     restore_subnormals(job.memory, control)
 
 
-def name_numbers(job, plan):
+def name_numbers(job):
     """Let the numbers of a job's rule and of its workspace's plan have names."""
-    job.rule, job.plan, job.counters = named(job.rule, RULE), named(job.plan, plan), counters_of(job, job.rank)
+    job.rule, job.plan = named(job.rule, RULE._fields), named(job.plan, PLAN._fields)
+    job.counters = counters_of(job.rank, job.n_layers)
 
 
 def layer_of(job, number):
     """A layer's entries in the tables, its number, and whether it has biases."""
-    row = named(job.layers, LAYER, number * len(LAYER))
-    places = named(job.places, PLACE, number * len(PLACE))
+    row = named(job.layers, LAYER._fields, number * len(LAYER))
+    places = named(job.places, PLACE._fields, number * len(PLACE))
     return Names(**vars(row), **vars(places), number=number, biased=row.n_rows > row.n_in)
 
 
@@ -113,14 +114,14 @@ def loss_factor(job, step):
 
 def note(job, step, column, number):
     """Add to a column of the record of the epoch, one of `fastbp.layout.RECORD`."""
-    add_to(job.record, step.epoch * len(RECORD) + RECORD.index(column), number)
+    add_to(job.record, step.epoch * len(RECORD) + getattr(RECORD, column), number)
 
 
 def note_penalty(job, step):
     """Add the sum of the squares of all weights to the record, where there is an L2 term."""
 
     def add(level, total):
-        layer = named(job.layers, LAYER, level * len(LAYER))
+        layer = named(job.layers, LAYER._fields, level * len(LAYER))
         return (total + widened(sum_squares(job.params, layer.offset, layer.n_in * layer.stride)),)
 
     note(job, step, "penalty", carry(job.n_layers, (0.0,), add)[0] * loss_factor(job, step))

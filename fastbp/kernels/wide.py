@@ -41,7 +41,7 @@ from fastbp.kernels.threads import share, wait_for_all
 from fastbp.kernels.tiles import load_tile, outer, store_tile
 from fastbp.kernels.tracing import Names, Traced, outlined
 from fastbp.kernels.vectors import broadcast, fma, lanes, load, splat, store, sum_lanes, vector_count
-from fastbp.layout import GROUP, LINE, N_IN, NUMBERS, SQUARE, WIDE_PLAN
+from fastbp.layout import GROUP, LAYER, LINE, NUMBERS, SQUARE
 
 BIAS_VECTORS = 4  # sums of bias gradients that run side by side
 
@@ -124,7 +124,7 @@ def csr_gradients(job, part, layer, learning, rows):
 
 def list_rows(job, part, first, row_of):
     """Where the thread's rows of X begin, which are those at places of the order from `first` on, into the table."""
-    distance = 1 if is_csr(job) else element(job.layers, N_IN)
+    distance = 1 if is_csr(job) else element(job.layers, LAYER.n_in)
     repeat(part.count, lambda r: put(job.table, part.begin + r, row_of(first + part.begin + r) * distance))
 
 
@@ -295,7 +295,7 @@ def propagate_and_back(job, step):
 
 def train(job):
     """As `fastbp.reference.train`; a block has `block_rows` rows at most, which the threads share, as they do weights."""
-    steps.name_numbers(job, WIDE_PLAN)
+    steps.name_numbers(job)
     memory, plan, rule, solver, n_layers = job.memory, job.plan, job.rule, Solver(job), job.n_layers
     learning = Names(panels=panels_of(job), panel_rows=(n_layers + 1) * plan.block_rows,
                      aside=plan.pack + (job.rank + 1) * plan.pack_size - HEIGHT * COLS * lanes(memory))  # fmt: skip
@@ -347,7 +347,7 @@ def train(job):
 
 def forward(job):
     """As `fastbp.reference.forward`; a row's result does not depend on the other rows. Each thread takes its own rows."""
-    steps.name_numbers(job, WIDE_PLAN)
+    steps.name_numbers(job)
     memory, block_rows, head = job.memory, job.plan.block_rows, whole(job.rule.head)
     begin, stop = share(job, block_rows, GROUP)
     last, dropout = layer_of(job, job.n_layers - 1), Dropout(job)

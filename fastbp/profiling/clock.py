@@ -13,10 +13,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from fastbp.choice import workspace_for_training
-from fastbp.layout import BLOCK, EPOCH, RECORD_SIZE, ROW
+from fastbp.layout import CURSOR, RECORD
 from fastbp.profiling.workload import Workload
 from fastbp.training import CALL_SECONDS
+from fastbp.workspace import workspace_for_training
 
 TURNS = 9  # of everything that is compared
 LEAST_TURN = 2e-3  # seconds, far above what starting a call takes
@@ -91,10 +91,10 @@ class Trainer(Timed):
     def train(self, amount: int) -> int:
         """Run some blocks; returns how many rows that were."""
         run, cursor = self.run, self.run.cursor
-        cursor[EPOCH], before = 0, int(cursor[ROW])
-        run.record = np.zeros((int(cursor[BLOCK] + amount) // run.work.blocks_per_epoch + 1, RECORD_SIZE))
+        cursor[CURSOR.epoch], before = 0, int(cursor[CURSOR.row])
+        run.record = np.zeros((int(cursor[CURSOR.block] + amount) // run.work.blocks_per_epoch + 1, len(RECORD)))
         run.advance(amount)
-        return int(cursor[EPOCH]) * run.n_rows + int(cursor[ROW]) - before
+        return int(cursor[CURSOR.epoch]) * run.n_rows + int(cursor[CURSOR.row]) - before
 
 
 def take_turns(trainers: Sequence[Timed], weights: Sequence[float], seconds: float, turns: int = TURNS) -> None:

@@ -14,15 +14,15 @@ import time
 
 import numpy as np
 
-from fastbp.kernels import count_marks
+from fastbp.kernels import count_marks, gate
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.kernels.levels import machine
-from fastbp.layout import CLOCK, COUNTER_GROUP, COUNTERS, OF_LAYERS, OVERHEAD, PHASES, aligned_zeros, counters_size
+from fastbp.layout import CLOCK, COUNTER_GROUP, COUNTERS, OF_LAYERS, PHASES, aligned_zeros, counters_of
 from fastbp.profiling.clock import Trainer, rate_of, take_turns
 from fastbp.profiling.roofline import label_of
 from fastbp.profiling.workload import Workload
 from fastbp.training import Run
-from fastbp.workspace import Arrays, NarrowWorkspace
+from fastbp.workspace import NarrowWorkspace
 
 # A mark's own time is that of the fastest of some loops of marks: others were interrupted.
 LOOPS, MARKS = 30, 1000
@@ -38,9 +38,9 @@ BACKWARD = ("transpose", "delta", "gradient")
 def count(run: Run) -> np.ndarray:
     """Let a run count ticks and marks of (thread, layer, phase), and change no bit; the first layer has what is of none."""
     check_clock()
-    threads, n_layers = run.work.threads, len(run.layout.rows)
-    memory = aligned_zeros(counters_size(threads, n_layers), np.int64)
-    run.work.arrays, run.marked = Arrays((*run.work.arrays[:-1], memory)), True
+    threads, n_layers = run.work.plan.threads, len(run.layout.rows)
+    memory = aligned_zeros(counters_of(threads, n_layers), np.int64)
+    run.work.arrays, run.marked = gate.Arrays((*run.work.arrays[:-1], memory)), True
     run.advance(0)  # compiles or loads the kernel
     memory[COUNTERS:] = 0
     return memory[COUNTERS:].reshape(threads, n_layers, COUNTER_GROUP)[..., :CLOCK].reshape(threads, n_layers, -1, 2)
@@ -79,8 +79,8 @@ def phase_times(workload: Workload, plain: Trainer, seconds: float) -> tuple[lis
     spent: dict[tuple[str, int | None], tuple[np.ndarray, float]] = {(OUTSIDE, None): (outside * epoch, 0.0)}
     visits = pairs[..., 1].sum(axis=0) * workload.rows / rows.sum()
     for layer, phase in np.argwhere(visits.any(axis=0)):
-        name = tuple(PHASES)[phase]
-        key = name, int(layer) if phase in OF_LAYERS else None
+        name = PHASES._fields[phase]
+        key = name, int(layer) if name in OF_LAYERS else None
         spent[key] = inside[:, layer, phase] * epoch, float(visits[:, layer, phase].mean())
     narrow = isinstance(marked.run.work, NarrowWorkspace)
     keys = sorted(spent, key=lambda key: place_in_step(key[0], key[1], narrow))
@@ -95,7 +95,7 @@ def shares_of(pairs: np.ndarray, whole: np.ndarray, slower: float) -> tuple[np.n
     """Shares of (thread, layer, phase) and of what is outside, by thread: medians of turns, without what marks took."""
     ticks, marks = pairs[..., 0], pairs[..., 1]
     first = marks[:, 0].sum(axis=(1, 2))
-    mark = min(int(set_marks(MARKS)[2 * OVERHEAD]) for _ in range(LOOPS)) / MARKS
+    mark = min(int(set_marks(MARKS)[2 * PHASES.overhead]) for _ in range(LOOPS)) / MARKS
     if np.median(first * mark / whole) > FELT:
         among = np.median(whole * slower / (1 + slower) / first)
         mark = min(max(among, LEAST_MARK * mark), MOST_MARK * mark)
@@ -118,7 +118,7 @@ def place_in_step(name: str, layer: int | None, narrow: bool) -> tuple[int, int,
 
 def set_marks(number: int) -> np.ndarray:
     """Set so many marks in which nothing is done; returns the counters."""
-    memory = aligned_zeros(counters_size(1, 1), np.int64)
+    memory = aligned_zeros(counters_of(1, 1), np.int64)
     count_marks(memory, COUNTERS, number)
     return memory[COUNTERS:]
 

@@ -7,9 +7,7 @@ from typing import Any
 
 from fastbp import kernels
 from fastbp.checks import above
-from fastbp.choice import choice_for_training
 from fastbp.kernels import jit
-from fastbp.layout import KERNEL, WIDTH
 from fastbp.profiling.clock import Rate, Trainer, rate_of, take_turns
 from fastbp.profiling.machine import Ceilings, ceilings, facts
 from fastbp.profiling.phases import phase_times
@@ -19,7 +17,7 @@ from fastbp.profiling.roofline import BOUND_BY, Phase, phases_from
 from fastbp.profiling.workload import SETTINGS, Workload, checked_units, of_anything, of_units
 from fastbp.tables import Table, figure
 from fastbp.training import Run, usable_threads
-from fastbp.workspace import NarrowWorkspace, WideWorkspace
+from fastbp.workspace import NarrowWorkspace, WideWorkspace, choice_for_training
 
 SECONDS, SWEEP_SECONDS = 2.0, 5.0
 LEAST_SECONDS = 0.05
@@ -283,7 +281,7 @@ def profile(
     )
     tell("compiling or loading kernels")
     base, other, tried = Trainer(workload), other_kernel(workload), trials_of(workload)
-    threads = base.run.work.threads
+    threads = base.run.work.plan.threads
     trainers = [base, *([] if other is None else [other]), *[trainer for _, _, trainer in tried]]
     tell("measuring what the machine can do")
     measured = ceilings([workload.dtype], sorted({1, threads, min(threads, usable_threads(-1))}))
@@ -316,7 +314,7 @@ def profile(
 
 def kernel_name(run: Run) -> str:
     """Which kernel a training has."""
-    return kernels.TRAIN[run.work.arrays[1][KERNEL]].module
+    return kernels.TRAIN[run.work.plan.kernel].module
 
 
 def other_kernel(workload: Workload) -> Trainer | None:
@@ -329,9 +327,9 @@ def other_kernel(workload: Workload) -> Trainer | None:
 
 def choice_of(workload: Workload, base: Trainer, other: Trainer | None) -> Choice:
     """The chosen kernel, the reason, and its start."""
-    plan, X = base.run.work.arrays[1], workload.X
+    plan, X = base.run.work.plan, workload.X
     types = f"{workload.dtype}-{X.indices.dtype.name}" if workload.sparse else workload.dtype
-    kernel, width = kernels.TRAIN[plan[KERNEL]], int(plan[WIDTH])
+    kernel, width = kernels.TRAIN[plan.kernel], plan.width
     _, reason = choice_for_training(base.run.layout, workload.batch_size, workload.sparse, workload.rule.dropout > 0)
     compiled = kernel.compile_seconds.get((types, width)), None if jit.PLAIN_PYTHON else kernel.load_seconds(types, width)
     if other is None:
@@ -354,9 +352,9 @@ def trials_of(workload: Workload) -> list[tuple[str, Any, Trainer]]:
     if processors > 1:
         settings.append(("n_jobs", processors if usable_threads(workload.n_jobs) == 1 else 1))
     tried = [(name, value, Trainer(workload.changed(**{name: value}))) for name, value in settings]
-    threads = workload.start().work.threads
+    threads = workload.start().work.plan.threads
     # a step that is too small for a second thread runs as it did
-    return [one for one in tried if one[0] != "n_jobs" or one[2].run.work.threads != threads]
+    return [one for one in tried if one[0] != "n_jobs" or one[2].run.work.plan.threads != threads]
 
 
 def trial_of(setting: str, value: Any, trainer: Trainer, base: Trainer) -> Trial:
@@ -371,7 +369,7 @@ def compared(workload: Workload, base: Trainer, seconds: float) -> dict[str, Rat
     """The rivals' rates, beside a rate of fastbp's that was measured in the same turns."""
     from threadpoolctl import threadpool_limits
 
-    threads = base.run.work.threads
+    threads = base.run.work.plan.threads
     with threadpool_limits(threads):
         racing = {"fastbp": base.anew(), **dict(rivals(workload, threads))}
         ready = [one for one in racing.values() if not isinstance(one, str)]

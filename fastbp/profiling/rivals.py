@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastbp import reference
-from fastbp.layout import EPOCH, RECORD_SIZE
+from fastbp.layout import CURSOR, RECORD
 from fastbp.profiling.clock import Timed, Trainer
 from fastbp.profiling.workload import Workload, of_network
 from fastbp.training import Run
@@ -96,9 +96,9 @@ def numpy_reference(workload: Workload, threads: int) -> Train:
     def train(epochs: int, anew: bool = True) -> list[np.ndarray]:
         if anew:
             begin(run, workload)
-        run.cursor[EPOCH] = 0
+        run.cursor[CURSOR.epoch] = 0
         order = run.order if run.draw is None else np.array([run.draw() for _ in range(epochs)])
-        record = np.zeros((epochs, RECORD_SIZE))
+        record = np.zeros((epochs, len(RECORD)))
         with np.errstate(all="ignore"):
             reference.train(
                 layers, run.params, run.work.state, run.X, run.Y, run.row_weights, order, run.batch_size, run.numbers,

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastbp.layout import N_IN, N_OUT, RESIDENT
+from fastbp.layout import OF_LAYERS
 from fastbp.profiling.machine import Ceilings, cache_bytes
 from fastbp.profiling.workload import Workload
 from fastbp.training import Run
@@ -60,7 +60,7 @@ def level_of(run: Run) -> str:
     """The smallest level of memory that holds what a step uses, its rows apart."""
     work = run.work
     used = work.arrays[0].nbytes + work.params.nbytes + work.state.nbytes
-    if used <= cache_bytes(2) * work.threads:
+    if used <= cache_bytes(2) * work.plan.threads:
         return "L2"
     return "L3" if used <= cache_bytes(3) else "memory"
 
@@ -75,17 +75,17 @@ def work_of(
     if name == "gather":
         copied = workload.units[-1]
         if isinstance(run.work, NarrowWorkspace):
-            copied = 0 if run.work.arrays[1][RESIDENT] else workload.units[0] + copied
+            copied = 0 if run.work.plan.resident else workload.units[0] + copied
         return 0, 2 * size * n * copied, 0
     if name == "loss":
         word, outputs = workload.rule.out_activation, n * workload.units[-1]
         return 0, 3 * size * outputs, outputs * functions["exp" if word == "softmax" else word]
     if name == "update":
-        return 0, size * sum(row[N_IN] * row[N_OUT] for row in rows) * (3 + 2 * moments) * steps, 0
-    if layer is None or name not in ("forward", "delta", "gradient", "transpose"):
+        return 0, size * sum(row.n_in * row.n_out for row in rows) * (3 + 2 * moments) * steps, 0
+    if layer is None or name not in OF_LAYERS:
         return 0, 0, 0
-    n_out, weights = rows[layer][N_OUT], rows[layer][N_IN] * rows[layer][N_OUT]
-    n_in = workload.values_per_row if layer == 0 else rows[layer][N_IN]
+    n_out, weights = rows[layer].n_out, rows[layer].n_in * rows[layer].n_out
+    n_in = workload.values_per_row if layer == 0 else rows[layer].n_in
     if name == "transpose":
         return 0, 2 * size * weights * blocks, 0
     flops = 2 * n * workload.products[layer]
@@ -103,7 +103,7 @@ def work_of(
 
 def phases_from(times: list, workload: Workload, run: Run, ceilings: Ceilings) -> list[Phase]:
     """Speed and bound of every phase of the workload's run; `times` as of `fastbp.profiling.phases.phase_times`."""
-    threads, dtype = run.work.threads, workload.dtype
+    threads, dtype = run.work.plan.threads, workload.dtype
     functions = {name: ceiling.best for name, ceiling in ceilings.pointwise_ns[dtype].items()}
     peak, bandwidth = ceilings.best(dtype, threads) * 1e9, ceilings.best(level_of(run), threads) * 1e9
     total = sum(seconds for _, _, seconds, _ in times) or 1.0

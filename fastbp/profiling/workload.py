@@ -11,7 +11,6 @@ from sklearn.base import clone
 from sklearn.utils.multiclass import type_of_target
 
 from fastbp.checks import at_least, float_dtype
-from fastbp.choice import workspace_for_training
 from fastbp.estimators.fitting import clipped_batch_size
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import Perceptron
@@ -19,6 +18,7 @@ from fastbp.estimators.tabular import Tabular
 from fastbp.neural_network import NeuralNetwork
 from fastbp.rule import ACTIVATIONS, Rule
 from fastbp.training import Run
+from fastbp.workspace import workspace_for_training
 
 BATCH_SIZE = 200  # scikit-learn's
 LEARNING_RATE = 1e-3
