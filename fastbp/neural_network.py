@@ -11,7 +11,7 @@ import numpy as np
 
 from fastbp import checks
 from fastbp.rule import ACTIVATIONS, HEADS, LOSSES, OUT_ACTIVATIONS, SOLVERS, Rule
-from fastbp.training import Gradient, Run, predict, watch
+from fastbp.training import Run, predict, watch
 
 REDUCTIONS = ("sum", "mean")
 # By the name of a parameter of NeuralNetwork: what it must be, as a function that returns what is kept.
@@ -45,6 +45,19 @@ class Saved:
         from fastbp.estimators.fitted import load
 
         return load(path, cls)
+
+
+def arrays_of(name):
+    """Arrays of every layer, as a property: a callback that asks for those of its epoch has the network catch up."""
+
+    def get(net):
+        net._catch_up()
+        return vars(net)[f"_{name}"]
+
+    def assign(net, arrays):
+        get(net)[:] = map(np.copy, net._checked(name, arrays))
+
+    return property(get, assign)
 
 
 class NeuralNetwork(Saved):
@@ -172,51 +185,24 @@ class NeuralNetwork(Saved):
         self._biases = [np.zeros(shape, self.dtype) for shape in shapes["biases"]]
         self._seed = 0
         self._draw_seed()
-        self._memory = None  # what the solver remembers, as `State.memory` returns it
-        self._ahead: Any = None  # the state of a running training, where what is kept here is behind it
+        self._moments = None  # what the solver remembers, as `Run.memory` returns it; up to date once the weights are
+        self._ahead: Any = None  # the run of a training, where what is kept here is behind it
 
     def __setattr__(self, name, value):
         """Parameters are checked wherever they are set."""
         super().__setattr__(name, CHECKS[name](name, value) if name in CHECKS else value)
 
-    @property
-    def weights(self):
-        """W_l (n_in, n_out) of every layer."""
-        self._catch_up()
-        return self._weights
-
-    @weights.setter
-    def weights(self, arrays):
-        self.weights[:] = map(np.copy, self._checked("weights", arrays))
-
-    @property
-    def biases(self):
-        """b_l (n_out,) of every layer; empty without biases."""
-        self._catch_up()
-        return self._biases
-
-    @biases.setter
-    def biases(self, arrays):
-        self.biases[:] = map(np.copy, self._checked("biases", arrays))
-
-    @property
-    def _moments(self):
-        self._catch_up()
-        return self._memory
-
-    @_moments.setter
-    def _moments(self, memory):
-        self._memory = memory
+    weights, biases = arrays_of("weights"), arrays_of("biases")
 
     def _catch_up(self):
         """Copy the state of a running training, for a callback that asks for it."""
         if self._ahead is not None:
             self._keep(self._ahead)
 
-    def _keep(self, state):
+    def _keep(self, run):
         """Take what belongs together: in one line without a call, after which a signal's handler could raise."""
-        attributes, (weights, biases), memory = vars(self), state.parameters(), state.memory()
-        self._weights[:], self._biases[:], attributes["_memory"], attributes["_ahead"] = weights, biases, memory, None
+        attributes, (weights, biases), memory = vars(self), run.parameters(), run.memory()
+        self._weights[:], self._biases[:], attributes["_moments"], attributes["_ahead"] = weights, biases, memory, None
 
     def __getstate__(self):
         self._catch_up()
@@ -246,9 +232,9 @@ class NeuralNetwork(Saved):
 
     def _parameters(self):
         """Both lists, checked anew: an item may have been assigned since."""
-        self.weights[:] = self._checked("weights", self.weights)
-        self.biases[:] = self._checked("biases", self.biases)
-        return self._weights, self._biases
+        weights, biases = self.weights, self.biases
+        weights[:], biases[:] = self._checked("weights", weights), self._checked("biases", biases)
+        return weights, biases
 
     def _activation_codes(self):
         hidden = len(self.units) - 2
@@ -270,17 +256,12 @@ class NeuralNetwork(Saved):
 
     def _rule(self, learning_rate, reduction):
         self._check_head()
+        shared = ("out_activation", "loss", "solver", "beta_2", "epsilon", "alpha", "dropout")
         return Rule(
-            out_activation=self.out_activation,
-            loss=self.loss,
-            solver=self.solver,
+            **{name: getattr(self, name) for name in shared},
             learning_rate=learning_rate,
             momentum=self.beta_1 if self.solver == "adam" else self.momentum,
-            beta_2=self.beta_2,
-            epsilon=self.epsilon,
-            alpha=self.alpha,
             max_norm=math.inf if self.max_norm is None else self.max_norm,
-            dropout=self.dropout,
             seed=self._seed,
             reduction=reduction,
         )
@@ -419,29 +400,16 @@ class NeuralNetwork(Saved):
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable or None, got {callback!r}")
 
-        weights, biases = self._parameters()
         self._draw_seed()
-        rule, memory = self._rule(learning_rate, reduction), self._moments
-        run = Run(
-            weights,
-            biases,
-            X,
-            y,
-            rule=rule,
-            activations=self._activation_codes(),
-            batch_size=batch_size,
-            row_weights=sample_weight,
-            n_jobs=self.n_jobs,
-            draw=(lambda: self._rng.permutation(len(X))) if shuffle else None,
-            # another solver, set since, begins anew
-            memory=memory if memory and len(memory[0]) == rule.moments else None,
-        )
+        draw = (lambda: self._rng.permutation(len(X))) if shuffle else None
+        rule = self._rule(learning_rate, reduction)
+        run = self._run(X, y, sample_weight, rule, batch_size, draw)
 
         def with_weights(epoch, history):
-            self._ahead = run.state
+            self._ahead = run
             stop = callback(epoch, history)
             if self._ahead is None:  # the callback has copies, which it may have changed
-                run.state.take(*self._parameters())
+                run.take(*self._parameters())
             self._ahead = None
             return stop
 
@@ -481,20 +449,17 @@ class NeuralNetwork(Saved):
         """
         X, y, sample_weight = self._checked_rows(X, y, sample_weight)
         checks.one_of(REDUCTIONS, "reduction", reduction)
+        rule = replace(self._rule(1.0, reduction), solver=SOLVERS[0], max_norm=math.inf, dropout=0.0)
+        run = self._run(X, y, sample_weight, rule, len(X))
+        return run.parameters(run.loss_grad()[2])
+
+    def _run(self, X, y, sample_weight, rule, batch_size, draw=None):
+        """A training of this network at its start."""
         weights, biases = self._parameters()
-        gradient = Gradient(
-            self.units,
-            X,
-            y,
-            rule=replace(self._rule(1.0, reduction), max_norm=math.inf),
-            activations=self._activation_codes(),
-            row_weights=sample_weight,
-            n_jobs=self.n_jobs,
-            bias=self.bias,
-        )
-        gradient.layout.gather(weights, biases, gradient.params)
-        gradient()
-        return tuple([np.array(view) for view in views] for views in gradient.layout.views(gradient.grad))
+        return Run(
+            weights, biases, X, y, rule=rule, activations=self._activation_codes(), batch_size=batch_size,
+            row_weights=sample_weight, n_jobs=self.n_jobs, draw=draw, memory=self._moments,
+        )  # fmt: skip
 
     def _checked_rows(self, X, y, sample_weight):
         """Inputs, targets (n, n_out) and weights of rows to learn from."""

@@ -95,22 +95,10 @@ class Rule:
 
     def numbers(self, n_out):
         """The rule as a float64 array, for a network with `n_out` outputs."""
-        head = HEADS.index((self.out_activation, self.loss))
-        per_row = {"sum": 0, "mean": n_out, "row": 1}[self.reduction]
-        return np.array(
-            [
-                head,
-                SOLVERS.index(self.solver),
-                self.learning_rate,
-                self.momentum,
-                self.beta_2,
-                self.epsilon,
-                self.alpha,
-                self.max_norm,
-                self.dropout,
-                self.seed,
-                per_row,
-                self.reduction == "row",
-            ],
-            np.float64,
-        )
+        numbers = vars(self) | {
+            "head": HEADS.index((self.out_activation, self.loss)),
+            "solver": SOLVERS.index(self.solver),
+            "per_row": {"sum": 0, "mean": n_out, "row": 1}[self.reduction],
+            "by_rows": self.reduction == "row",
+        }
+        return np.array([numbers[name] for name in RULE], np.float64)

@@ -1147,8 +1147,8 @@ def test_arrays_that_a_callback_has_read_stay_as_they_were(touch):
 
 def test_weights_are_copied_only_for_callbacks_that_look(monkeypatch):
     copied = []
-    parameters_of = training.State.parameters
-    monkeypatch.setattr(training.State, "parameters", lambda state: copied.append(state) or parameters_of(state))
+    parameters_of = training.Run.parameters
+    monkeypatch.setattr(training.Run, "parameters", lambda run: copied.append(run) or parameters_of(run))
     network().train(*XOR, 10, 0.1, callback=lambda epoch, history: None)
     assert len(copied) == 1
 
@@ -1158,7 +1158,7 @@ def test_what_an_interrupt_cuts_from_a_callback_s_weights_is_none_of_them():
     run = training.Run([np.ones((2, 3)), np.ones((3, 1))], [], *XOR, rule=Rule(), activations=[1], batch_size=4)
     before = run.params.copy()
     with pytest.raises(ValueError, match="no array"):
-        run.state.take([np.zeros((2, 3)), "no array"], [])
+        run.take([np.zeros((2, 3)), "no array"], [])
     assert_same_bits([run.params], [before])
 
 

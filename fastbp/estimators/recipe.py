@@ -208,7 +208,7 @@ class Recipe(Training):
     def end(self):
         """Take note of an epoch that has ended; returns whether the training has to."""
         est = self.est
-        if not self.state.is_finite():
+        if not self.run.is_finite():
             raise ValueError(
                 f"weights stopped being finite in epoch {est.n_iter_ + 1} with "
                 f"learning_rate_init={est.learning_rate_init:g}: try a smaller one"
@@ -257,7 +257,7 @@ class Recipe(Training):
         """Keep the best weights, or the present ones where no epoch was judged."""
         est = self.est
         self.take()
-        if not self.state.is_finite():
+        if not self.run.is_finite():
             raise ValueError(f"weights stopped being finite with learning_rate_init={est.learning_rate_init:g}: try less")
         if self.best_epoch:
             est.coefs_, est.intercepts_ = list(self.best[0]), list(self.best[1])
