@@ -21,7 +21,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "loss": partial(checks.one_of, LOSSES),
     "solver": partial(checks.one_of, SOLVERS[1:]),
     **dict.fromkeys(("momentum", "beta_1", "beta_2", "dropout"), checks.fraction),
-    **dict.fromkeys(("alpha", "init_scale"), partial(checks.above, or_zero=True)),
+    **dict.fromkeys(("alpha", "init_scale"), checks.from_0),
     "epsilon": checks.above,
     "max_norm": checks.limit,
     "n_jobs": checks.jobs,

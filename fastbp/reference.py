@@ -32,22 +32,7 @@ from collections.abc import Callable
 import numpy as np
 
 from fastbp.layout import ACTIVATION, EPOCH, HITS, LOSS, N_IN, N_OUT, N_ROWS, OFFSET, PENALTY, ROW, SQUARES, STEP, STRIDE
-from fastbp.rule import (
-    ALPHA,
-    BETA_2,
-    BY_ROWS,
-    DROPOUT,
-    EPSILON,
-    HEAD,
-    HEADS,
-    LEARNING_RATE,
-    MAX_NORM,
-    MOMENTUM,
-    PER_ROW,
-    SEED,
-    SOLVER,
-    SOLVERS,
-)
+from fastbp.rule import HEADS, SOLVERS, Numbers
 
 LEAKY_SLOPE = 0.01
 # Slope of SELU where z is positive, and minus its limit far below 0.
@@ -132,7 +117,7 @@ def activations(layers, params, X, masks=None):
 
 def forward(layers, params, X, out, rule, work):
     """Write A_L into `out` (n, n_out)."""
-    out[...] = OUT_ACTIVATIONS[HEADS[int(rule[HEAD])][0]](activations(layers, params, X)[2])
+    out[...] = OUT_ACTIVATIONS[HEADS[int(Numbers(*rule).head)][0]](activations(layers, params, X)[2])
 
 
 def hits(A, Y):
@@ -184,14 +169,14 @@ def scrambled(x):
 
 def dropout_masks(layers, rows, rule, step):
     """m_l of every hidden layer for a batch of `rows` rows: a function of seed, step, layer, row and unit alone."""
-    masks = []
+    masks, rule = [], Numbers(*rule)
     for level, layer in enumerate(layers[:-1]):
         stride, n_out = int(layer[STRIDE]), int(layer[N_OUT])
         key = scrambled(np.array([(int(step) * len(layers) + level) % 2**32], np.uint32))
-        key = scrambled(key + np.uint32(rule[SEED]))
+        key = scrambled(key + np.uint32(rule.seed))
         place = np.arange(rows * stride, dtype=np.uint32).reshape(rows, stride)[:, :n_out]
-        dropped = scrambled(place + key) < int(rule[DROPOUT] * 2**32)
-        masks.append(np.where(dropped, 0, 1 / (1 - rule[DROPOUT])))
+        dropped = scrambled(place + key) < int(rule.dropout * 2**32)
+        masks.append(np.where(dropped, 0, 1 / (1 - rule.dropout)))
     return masks
 
 
@@ -201,15 +186,15 @@ def loss_grad(layers, params, X, Y, weights, rule, grad, work, step=0):
     Returns sum (A_L - Y)**2, the loss of the rows without c, the hits, and sum W**2 where alpha is not 0; the first three
     weighted.
     """
-    masks = None
-    if rule[DROPOUT] > 0:
+    masks, rule = None, Numbers(*rule)
+    if rule.dropout > 0:
         masks = [mask.astype(X.dtype) for mask in dropout_masks(layers, X.shape[0], rule, step)]
     taken, hidden, Z = activations(layers, params, X, masks)
-    A, losses, D = compare(Z, Y, HEADS[int(rule[HEAD])])
+    A, losses, D = compare(Z, Y, HEADS[int(rule.head)])
     w = weights if len(weights) else np.ones(X.shape[0], X.dtype)
     total = w.sum(dtype=np.float64)
-    scale = 1 / (total * rule[PER_ROW]) if rule[PER_ROW] else 1
-    decay = X.dtype.type(rule[ALPHA] / total if rule[PER_ROW] else rule[ALPHA])
+    scale = 1 / (total * rule.per_row) if rule.per_row else 1
+    decay = X.dtype.type(rule.alpha / total if rule.per_row else rule.alpha)
     D = D * (X.dtype.type(scale) * w)[:, None]
     grad[...] = 0
     W = [one for one, _ in parameters(layers, params)]
@@ -225,28 +210,29 @@ def loss_grad(layers, params, X, Y, weights, rule, grad, work, step=0):
             if masks:
                 D = D * masks[level - 1]
     norm = np.sqrt(np.sum(np.square(grad, dtype=np.float64)))
-    if norm > rule[MAX_NORM]:
-        grad *= grad.dtype.type(rule[MAX_NORM] / norm)
+    if norm > rule.max_norm:
+        grad *= grad.dtype.type(rule.max_norm / norm)
     squares = np.sum(np.square(A - Y, dtype=np.float64) * w[:, None])
-    penalty = sum(np.sum(np.square(one, dtype=np.float64)) for one in W) if rule[ALPHA] else 0.0
+    penalty = sum(np.sum(np.square(one, dtype=np.float64)) for one in W) if rule.alpha else 0.0
     return float(squares), float(np.sum(losses * w, dtype=np.float64)), hits(A, Y), float(penalty)
 
 
 def update(params, grad, state, rule, step):
     """Equation (7) for the `step`-th step, from 1; `state` (moments, size) holds v, or m and v."""
-    solver, dtype = SOLVERS[int(rule[SOLVER])], params.dtype.type
-    rate, first = dtype(rule[LEARNING_RATE]), dtype(rule[MOMENTUM])
+    rule = Numbers(*rule)
+    solver, dtype = SOLVERS[int(rule.solver)], params.dtype.type
+    rate, first = dtype(rule.learning_rate), dtype(rule.momentum)
     if solver == "sgd":
         params -= rate * grad
     elif solver in ("momentum", "nesterov"):
         state[0] = first * state[0] - rate * grad
         params += state[0] if solver == "momentum" else first * state[0] - rate * grad
     elif solver == "adam":
-        beta_1, beta_2 = rule[MOMENTUM], rule[BETA_2]
+        beta_1, beta_2 = rule.momentum, rule.beta_2
         state[0] = first * state[0] + dtype(1 - beta_1) * grad
         state[1] = dtype(beta_2) * state[1] + dtype(1 - beta_2) * grad * grad
-        rate = dtype(rule[LEARNING_RATE] * np.sqrt(1 - beta_2**step) / (1 - beta_1**step))
-        epsilon = max(dtype(rule[EPSILON]), np.sqrt(np.finfo(dtype).tiny))
+        rate = dtype(rule.learning_rate * np.sqrt(1 - beta_2**step) / (1 - beta_1**step))
+        epsilon = max(dtype(rule.epsilon), np.sqrt(np.finfo(dtype).tiny))
         params -= rate * state[0] / (np.sqrt(state[1]) + epsilon)
 
 
@@ -264,7 +250,7 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
 
     A batch whose weights sum to 0 changes nothing.
     """
-    first_epoch, n = cursor[EPOCH], X.shape[0]
+    first_epoch, n, rule = cursor[EPOCH], X.shape[0], Numbers(*rule)
     grad = np.zeros_like(params)
     for _ in range(blocks):
         epoch, row = cursor[EPOCH], cursor[ROW]
@@ -274,7 +260,7 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
         w = weights[rows] if len(weights) else weights
         if not len(w) or w.sum() > 0:
             squares, loss, right, penalty = loss_grad(layers, params, X[rows], Y[rows], w, rule, grad, work, cursor[STEP])
-            factor = len(w) / w.sum(dtype=np.float64) if rule[BY_ROWS] and len(w) else 1
+            factor = len(w) / w.sum(dtype=np.float64) if rule.by_rows and len(w) else 1
             record[epoch, [SQUARES, LOSS, HITS, PENALTY]] += squares, loss * factor, right, penalty * factor
             cursor[STEP] += 1
             update(params, grad, state, rule, cursor[STEP])
