@@ -293,17 +293,13 @@ class NeuralNetwork(Saved):
         Parameters
         ----------
         X : array-like, shape (n, input_size)
+            As of `feedforward`, with the same errors.
 
         Returns
         -------
         ndarray, shape (n,)
             The number of the largest output; with one output, 1 where it is above 1/2. Values have one column for each of
             several outputs.
-
-        Raises
-        ------
-        ValueError, TypeError
-            As `feedforward`.
         """
         outputs = self.feedforward(X)
         if self.out_activation in ("identity", "exp"):
@@ -316,17 +312,12 @@ class NeuralNetwork(Saved):
         Parameters
         ----------
         X, y, learning_rate, reduction, sample_weight
-            As of `train`, with the same defaults.
+            As of `train`, with the same defaults and errors.
 
         Returns
         -------
         float
             The loss before the step.
-
-        Raises
-        ------
-        ValueError, TypeError
-            As `train`.
         """
         return float(self.train(X, y, 1, learning_rate, reduction=reduction, sample_weight=sample_weight).loss[0])
 
@@ -424,7 +415,7 @@ class NeuralNetwork(Saved):
         Parameters
         ----------
         X, y, reduction, sample_weight
-            As of `train`, with the same defaults.
+            As of `train`, with the same defaults and errors.
 
         Returns
         -------
@@ -432,11 +423,6 @@ class NeuralNetwork(Saved):
             d loss / d weights[l] of every layer, in the network's dtype.
         bias_gradients : list of ndarray, shapes (n_out,)
             d loss / d biases[l] of every layer, or none without biases.
-
-        Raises
-        ------
-        ValueError, TypeError
-            As `train`.
 
         Examples
         --------

@@ -130,34 +130,32 @@ def hits(A, Y):
 def compare(Z, Y, head):
     """A_L, the loss of every row, and the derivative of its sum by Z: equations (3) and (4) without weights and c."""
     activation, loss = head
-    A = OUT_ACTIVATIONS[activation](Z)
-    error = A - Y
+    A, classes = OUT_ACTIVATIONS[activation](Z), activation == "softmax"
+    error = delta = A - Y
     if loss == "squared_error":
-        losses, delta = error * error / 2, error
+        losses = error * error / 2
         if activation == "logistic":
             delta = error * (A * (1 - A))
         elif activation == "exp":
             delta = error * A
-        elif activation == "softmax":
+        elif classes:
             delta = A * (error - (error * A).sum(axis=1, keepdims=True))
-        return A, losses.sum(axis=1), delta
-    if loss == "poisson":
+    elif loss == "poisson":
         # y log(y / a) - y + a, whose first part is 0 for y = 0
-        logs = np.log(np.where(Y > 0, Y, 1)) - Z
-        return A, (A - Y + Y * logs).sum(axis=1), error
-    if loss == "absolute_error":
-        return A, np.abs(error).sum(axis=1), np.sign(error)
-    if loss == "clipped_log_loss":
+        losses = A - Y + Y * (np.log(np.where(Y > 0, Y, 1)) - Z)
+    elif loss == "absolute_error":
+        losses, delta = np.abs(error), np.sign(error)
+    elif loss == "clipped_log_loss":
         # of the probabilities as they were rounded, and finite
         eps = np.finfo(A.dtype).eps
         P = np.clip(A, eps, 1 - eps)
-        logs = Y * np.log(P) if activation == "softmax" else Y * np.log(P) + (1 - Y) * np.log(1 - P)
-        return A, -logs.sum(axis=1), error
-    if activation == "softmax":
+        losses = -Y * np.log(P) if classes else -Y * np.log(P) - (1 - Y) * np.log(1 - P)
+    elif classes:
         shifted = Z - Z.max(axis=1, keepdims=True)
-        log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return A, (Y * (log_sum - shifted)).sum(axis=1), error
-    return A, (softplus(Z) - Y * Z).sum(axis=1), error
+        losses = Y * (np.log(np.exp(shifted).sum(axis=1, keepdims=True)) - shifted)
+    else:
+        losses = softplus(Z) - Y * Z
+    return A, losses.sum(axis=1), delta
 
 
 def scrambled(x):

@@ -187,12 +187,12 @@ MUTANTS = {
         lambda case: has_hidden_units(case) and case.units[-1] > 1,
     ),
     "1/N missing": (
-        "scale = 1 / (total * rule[PER_ROW]) if rule[PER_ROW] else 1",
+        "scale = 1 / (total * rule.per_row) if rule.per_row else 1",
         "scale = 1",
         lambda case: is_plain(case) and case.reduction == "mean" and case.batch_size > 1,
     ),
     "1/N of rows": (
-        "1 / (total * rule[PER_ROW])",
+        "1 / (total * rule.per_row)",
         "1 / total",
         lambda case: is_plain(case) and case.reduction == "mean" and case.units[-1] > 1,
     ),
@@ -219,8 +219,8 @@ MUTANTS = {
     "one hit too many": ("loss * factor, right,", "loss * factor, right + (row == 0),", is_plain),
     "no L2 term": ("+ decay * W[level]", "", lambda case: case.alpha >= 0.1 and case.max_norm == math.inf),
     "L2 not divided by the rows": (
-        "rule[ALPHA] / total if rule[PER_ROW] else rule[ALPHA]",
-        "rule[ALPHA]",
+        "rule.alpha / total if rule.per_row else rule.alpha",
+        "rule.alpha",
         lambda case: case.alpha and case.max_norm == math.inf and case.reduction != "sum",
     ),
     "penalty with the biases": ("for one in W)", "for one in [params])", lambda case: case.alpha and case.bias),
@@ -242,8 +242,8 @@ MUTANTS = {
         lambda case: case.weighted and case.batch_size > 1 and case.reduction == "row" and case.alpha,
     ),
     "means recorded by rows": (
-        "if rule[BY_ROWS] and",
-        "if rule[PER_ROW] and",
+        "if rule.by_rows and",
+        "if rule.per_row and",
         lambda case: case.weighted and case.batch_size > 1 and case.reduction == "mean",
     ),
     "distances for their signs": (
@@ -252,12 +252,12 @@ MUTANTS = {
         lambda case: case.loss == "absolute_error",
     ),
     "clipped log loss of one class": (
-        "+ (1 - Y) * np.log(1 - P)",
+        "- (1 - Y) * np.log(1 - P)",
         "",
         lambda case: case.loss == "clipped_log_loss" and case.out_activation == "logistic",
     ),
-    "gradient not shortened": ("if norm > rule[MAX_NORM]:", "if False:", lambda case: case.max_norm < math.inf),
-    "dropout without its factor": ("1 / (1 - rule[DROPOUT])))", "1))", lambda case: case.dropout),
+    "gradient not shortened": ("if norm > rule.max_norm:", "if False:", lambda case: case.max_norm < math.inf),
+    "dropout without its factor": ("1 / (1 - rule.dropout)))", "1))", lambda case: case.dropout),
     "dropout not of the deltas": ("D = D * masks[level - 1]", "pass", lambda case: case.dropout),
     "dropout alike in every step": ("int(step) * len(layers)", "0", lambda case: case.dropout),
     "velocity forgotten": ("first * state[0] - rate * grad\n        params", "-rate * grad\n        params",
