@@ -50,33 +50,23 @@ def softplus(z):
     return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
 
 
-def elu(z):
-    """z where it is positive, else e**z - 1 (Clevert, Unterthiner and Hochreiter 2016)."""
-    return np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
-
-
-def selu(z):
-    """ELU with two factors that keep means near 0 and variances near 1 (Klambauer et al. 2017)."""
-    slope, limit = z.dtype.type(SELU_SLOPE), z.dtype.type(SELU_LIMIT)
-    return np.where(z > 0, slope * z, limit * np.expm1(np.minimum(z, 0)))
-
-
 def softmax(z):
     """e**z of each row, divided by its sum."""
     e = np.exp(z - z.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
 
 
-# In the order of `fastbp.rule.ACTIVATIONS`: s(z), and s'(z) as a function of a = s(z).
+# In the order of `fastbp.rule.ACTIVATIONS`: s(z), and s'(z) as a function of a = s(z). ELU: Clevert, Unterthiner and
+# Hochreiter 2016; SELU, whose factors keep means near 0 and variances near 1: Klambauer et al. 2017.
 ACTIVATIONS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     lambda z: z,
     logistic,
     np.tanh,
     lambda z: np.maximum(z, 0),
     lambda z: np.where(z > 0, z, z.dtype.type(LEAKY_SLOPE) * z),
-    elu,
+    lambda z: np.where(z > 0, z, np.expm1(np.minimum(z, 0))),
     softplus,
-    selu,
+    lambda z: np.where(z > 0, z.dtype.type(SELU_SLOPE) * z, z.dtype.type(SELU_LIMIT) * np.expm1(np.minimum(z, 0))),
 )
 DERIVATIVES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     np.ones_like,

@@ -32,8 +32,7 @@ MOMENTS = (0, 0, 1, 1, 2)  # values that a solver remembers per weight
 
 # Entries of a rule's numbers, by name and by place.
 Numbers = namedtuple(
-    "Numbers",
-    "head solver learning_rate momentum beta_2 epsilon alpha max_norm dropout seed per_row by_rows",
+    "Numbers", "head solver learning_rate momentum beta_2 epsilon alpha max_norm dropout seed per_row by_rows"
 )
 RULE = Numbers._fields
 HEAD, SOLVER, LEARNING_RATE, MOMENTUM, BETA_2, EPSILON, ALPHA, MAX_NORM, DROPOUT, SEED, PER_ROW, BY_ROWS = range(12)

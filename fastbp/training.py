@@ -305,12 +305,10 @@ class ProgressBar:
 
     def __enter__(self):
         if self.shown:
-            try:
+            with contextlib.suppress(ImportError):
                 from rich.console import Console
                 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-            except ImportError:
-                pass
-            else:
+
                 note = TextColumn("{task.fields[note]}")
                 columns = [self.unit, MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), note]
                 self.bar = Progress(*columns, console=Console(stderr=True))
