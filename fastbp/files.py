@@ -354,7 +354,7 @@ def read_model(contents: Archive) -> Model:
     if "moments" in header:
         # squares of gradients may be beyond float32, which makes steps 0
         memory = [arrays(f"moments_{place}", shapes + bias_shapes, finite=False) for place in range(header["moments"])]
-        net._moments = [(one[: len(shapes)], one[len(shapes) :]) for one in memory], header["steps"]
+        net._memory = [(one[: len(shapes)], one[len(shapes) :]) for one in memory], header["steps"]
     features, classes = tuple(header["feature_names"]), tuple(header["class_names"])
     require(len(features) in (0, units[0]), f"feature_names must be {units[0]}, got {features}")
     sound = len(classes) != 1 and units[-1] == (len(classes) if len(classes) > 2 else 1)

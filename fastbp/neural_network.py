@@ -50,14 +50,10 @@ class Saved:
 def arrays_of(name):
     """Arrays of every layer, as a property: a callback that asks for those of its epoch has the network catch up."""
 
-    def get(net):
-        net._catch_up()
-        return vars(net)[f"_{name}"]
-
     def assign(net, arrays):
-        get(net)[:] = map(np.copy, net._checked(name, arrays))
+        getattr(net, name)[:] = map(np.copy, net._checked(name, arrays))
 
-    return property(get, assign)
+    return property(lambda net: net._caught_up()[f"_{name}"], assign)
 
 
 class NeuralNetwork(Saved):
@@ -185,7 +181,7 @@ class NeuralNetwork(Saved):
         self._biases = [np.zeros(shape, self.dtype) for shape in shapes["biases"]]
         self._seed = 0
         self._draw_seed()
-        self._moments = None  # what the solver remembers, as `Run.memory` returns it; up to date once the weights are
+        self._memory = None  # what the solver remembers, as `Run.memory` returns it
         self._ahead: Any = None  # the run of a training, where what is kept here is behind it
 
     def __setattr__(self, name, value):
@@ -193,20 +189,21 @@ class NeuralNetwork(Saved):
         super().__setattr__(name, CHECKS[name](name, value) if name in CHECKS else value)
 
     weights, biases = arrays_of("weights"), arrays_of("biases")
+    _moments = property(lambda net: net._caught_up()["_memory"])
 
-    def _catch_up(self):
-        """Copy the state of a running training, for a callback that asks for it."""
+    def _caught_up(self):
+        """All attributes, with copies of a running training's state: for a callback that asks for it."""
         if self._ahead is not None:
             self._keep(self._ahead)
+        return vars(self)
 
     def _keep(self, run):
         """Take what belongs together: in one line without a call, after which a signal's handler could raise."""
         attributes, (weights, biases), memory = vars(self), run.parameters(), run.memory()
-        self._weights[:], self._biases[:], attributes["_moments"], attributes["_ahead"] = weights, biases, memory, None
+        self._weights[:], self._biases[:], attributes["_memory"], attributes["_ahead"] = weights, biases, memory, None
 
     def __getstate__(self):
-        self._catch_up()
-        return vars(self).copy()
+        return self._caught_up().copy()
 
     def _shapes(self):
         weights = list(itertools.pairwise(self.units))

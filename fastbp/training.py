@@ -259,25 +259,23 @@ def watch(run, epochs, verbose=0, progress=False, callback=None, keep=lambda run
     change the run's parameters, and stops it by True; keep(run) is called at the end, also where an exception ends it: a
     ValueError, if a weight stops being finite, with the run as it was before.
     """
-    printed = called = 0
-    before = run.params.copy(), run.moments.copy(), run.cursor[STEP]
+    done, start = 0, (run.params.copy(), run.moments.copy(), run.cursor[STEP])
     with ProgressBar(epochs, progress) as bar:
         try:
             for _ in run.calls(epochs, each_epoch=callback is not None):
                 if not run.is_finite():
                     epoch = run.first_wild_epoch()
-                    run.params[:], run.moments[:], run.cursor[STEP] = before
+                    run.params[:], run.moments[:], run.cursor[STEP] = start
                     raise ValueError(
                         f"weights stopped being finite in epoch {epoch} with "
                         f"learning_rate={run.rule.learning_rate:g}; they are left as they were before this training"
                     )
-                bar.update(run.epochs_done, run.history().loss[-1] if progress and run.epochs_done else None)
+                before, done, history = done, run.epochs_done, run.history()
+                bar.update(done, history.loss[-1] if progress and done else None)
                 if verbose:
-                    printed = print_lines(run.history(), verbose, printed)
-                if callback and run.epochs_done > called:
-                    called = run.epochs_done
-                    if callback(called, run.history()):
-                        break
+                    print_lines(history, verbose, before)
+                if callback and done > before and callback(done, history):
+                    break
             keep(run)
         except KeyboardInterrupt:
             keep(run)
@@ -289,11 +287,10 @@ def watch(run, epochs, verbose=0, progress=False, callback=None, keep=lambda run
 
 
 def print_lines(history, every, printed):
-    """Print every `every`-th epoch beyond those already printed; returns how many epochs are dealt with."""
+    """Print every `every`-th epoch beyond the first `printed`."""
     for epoch in range(printed // every * every + every, len(history) + 1, every):
         mse, loss, accuracy = (curve[epoch - 1] for curve in (history.mse, history.loss, history.accuracy))
         print(f"epoch {epoch}: mse {mse:.6f}, loss {loss:.6g}, accuracy {accuracy:.4f}")
-    return len(history)
 
 
 class ProgressBar:

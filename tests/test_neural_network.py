@@ -1108,6 +1108,23 @@ def test_a_callback_that_raises_leaves_weights_and_solver_memory_of_its_epoch(so
     assert_same_bits(parameters(net), parameters(other))
 
 
+def test_a_second_interrupt_leaves_weights_and_solver_memory_of_one_epoch(monkeypatch):
+    """It comes while the network takes what was trained before the first: whoever asks then has both."""
+    net, other = (NeuralNetwork(2, 4, 1, solver="adam", random_state=0) for _ in range(2))
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as twice, pytest.raises(KeyboardInterrupt):
+        twice.setattr(training.Run, "memory", interrupt)
+        net.train(*XOR, 5, 0.1, callback=interrupt)
+    other.train(*XOR, 1, 0.1)
+    assert net._moments[1] == other._moments[1] == 1
+    for one in (net, other):
+        one.train(*XOR, 3, 0.1)
+    assert_same_bits(parameters(net), parameters(other))
+
+
 @pytest.mark.parametrize("solver", ["momentum", "adam"])
 def test_a_callback_sees_weights_and_solver_memory_of_its_epoch(solver):
     net, other = (NeuralNetwork(2, 4, 1, solver=solver, random_state=0) for _ in range(2))
