@@ -64,7 +64,7 @@ def fastbp_steps(problem, threads):
         run.record = np.zeros((epochs, len(RECORD)))
         for _ in range(epochs * run.work.blocks_per_epoch):
             run.advance(1)
-        weights, biases = run.state.parameters()
+        weights, biases = run.parameters()
         return weights + biases
 
     return train

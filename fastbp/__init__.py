@@ -36,43 +36,27 @@ def __getattr__(name):
 
 def _home(name):
     """The module that defines a name; by import statements, which tools that freeze programs follow."""
+    home: object
     match name:
         case "LossCurveDisplay":
-            from fastbp.estimators import display
-
-            return display
+            from fastbp.estimators import display as home
         case "ModelFileError":
-            from fastbp import files
-
-            return files
+            from fastbp import files as home
         case "load" | "save":
-            from fastbp.estimators import fitted
-
-            return fitted
+            from fastbp.estimators import fitted as home
         case "MLPClassifier" | "MLPRegressor":
-            from fastbp.estimators import mlp
-
-            return mlp
+            from fastbp.estimators import mlp as home
         case "History":
-            from fastbp import history
-
-            return history
+            from fastbp import history as home
         case "from_sklearn" | "patch_sklearn" | "to_sklearn" | "unpatch_sklearn":
-            from fastbp.estimators import interchange
-
-            return interchange
+            from fastbp.estimators import interchange as home
         case "NeuralNetwork":
-            from fastbp import neural_network
-
-            return neural_network
+            from fastbp import neural_network as home
         case "profile":
-            from fastbp.profiling import report
-
-            return report
+            from fastbp.profiling import report as home
         case "TabularClassifier" | "TabularRegressor":
-            from fastbp.estimators import tabular
-
-            return tabular
+            from fastbp.estimators import tabular as home
+    return home
 
 
 def __dir__():

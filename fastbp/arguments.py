@@ -27,18 +27,16 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f": did you mean {close[0]!r}?" if close else ""
 
 
-def positive(text: str) -> int:
-    """A whole number > 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number > 0, got {text!r}")
+def positive(text: str, least: int = 1) -> int:
+    """A whole number > 0, or >= `least`."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number {'> 0' if least else '>= 0'}, got {text!r}")
     return int(text)
 
 
 def seed(text: str) -> int:
     """A whole number >= 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 0, got {text!r}")
-    return int(text)
+    return positive(text, 0)
 
 
 def sizes(text: str) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """What arguments must be: functions that return the value as it is kept, or raise an error that names the argument."""
 
+import functools
 import math
 import numbers
 import operator
@@ -29,8 +30,8 @@ def at_least(least, name, value):
     return value
 
 
-def finite_number(name, value):
-    """`value` as a float that is neither NaN nor infinite."""
+def number(bounds, within, name, value):
+    """`value` as a finite float that is within bounds."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
@@ -39,23 +40,14 @@ def finite_number(name, value):
         raise ValueError(f"{name} must be finite, got a number beyond float64") from None
     if not math.isfinite(value):
         raise ValueError(f"{name} must be finite, got {value}")
+    if not within(value):
+        raise ValueError(f"{name} must be {bounds}, got {value}")
     return value
 
 
-def above(name, value, or_zero=False):
-    """`value` as a float above 0, or 0 where that is allowed."""
-    value = finite_number(name, value)
-    if value < 0 or (value == 0 and not or_zero):
-        raise ValueError(f"{name} must be {'>=' if or_zero else '>'} 0, got {value}")
-    return value
-
-
-def fraction(name, value):
-    """`value` as a float in [0, 1)."""
-    value = finite_number(name, value)
-    if not 0 <= value < 1:
-        raise ValueError(f"{name} must be in [0, 1), got {value}")
-    return value
+above = functools.partial(number, "> 0", lambda value: value > 0)
+from_0 = functools.partial(number, ">= 0", lambda value: value >= 0)
+fraction = functools.partial(number, "in [0, 1)", lambda value: 0 <= value < 1)
 
 
 def limit(name, value):

@@ -34,7 +34,7 @@ import numpy as np
 from fastbp.lessons import Model
 from fastbp.neural_network import NeuralNetwork
 
-SEAL, DIGITS, BLOCK = b"sha256:", 64, 1 << 20
+SEAL, DIGITS = b"sha256:", 64
 NETWORK, ESTIMATOR = "fastbp model", "fastbp estimator"
 # The version that is written, and the first one with a checksum.
 VERSIONS = {NETWORK: (4, 3), ESTIMATOR: (2, 1)}
@@ -92,26 +92,18 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
 def write(path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Write a header, which JSON can express, and arrays by `replacing` what is at `path`."""
-    text = np.array(json.dumps(header, allow_nan=False))
+    content = io.BytesIO()
+    archive = zipfile.ZipFile(content, "w", zipfile.ZIP_STORED)
+    for name, array in {"header": np.array(json.dumps(header, allow_nan=False)), **arrays}.items():
+        # a ZipInfo without a date: the same contents are the same bytes
+        with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+            np.lib.format.write_array(member, array, allow_pickle=False)
+    archive.comment = SEAL + b"0" * DIGITS
+    archive.close()
+    before = content.getbuffer()[:-DIGITS]
     with replacing(path) as stream:
-        _write_members(stream, {"header": text, **arrays})
-        digest = _digest(stream, stream.seek(0, io.SEEK_END) - DIGITS)
-        stream.seek(-DIGITS, io.SEEK_END)
-        stream.write(digest)
-
-
-def _write_members(stream: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
-    archive = zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED)
-    try:
-        for name, array in arrays.items():
-            # a ZipInfo without a date: the same contents are the same bytes
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
-        archive.comment = SEAL + b"0" * DIGITS
-        archive.close()
-    except BaseException:
-        archive.fp = None  # closing an archive that is thrown away would raise an error of its own about it
-        raise
+        stream.write(before)
+        stream.write(_digest(before))
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -120,33 +112,31 @@ def _write_members(stream: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
 @contextlib.contextmanager
 def reading(path: str | Path) -> "Iterator[Archive]":
     """Open a file as an `Archive`; errors about its contents in the block become a `ModelFileError` that names it."""
-    with Path(path).open("rb") as stream:
-        try:
-            yield Archive(stream)
-        except ModelFileError as error:
-            raise ModelFileError(f"{path}: {error}") from None
-        # zipfile, json and numpy raise a dozen kinds of error on bytes that are not theirs
-        except Exception as error:
-            raise ModelFileError(f"{path} is not a fastbp model file, or is damaged: {error}") from error
+    content = Path(path).read_bytes()
+    try:
+        yield Archive(content)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from None
+    # zipfile, json and numpy raise a dozen kinds of error on bytes that are not theirs
+    except Exception as error:
+        raise ModelFileError(f"{path} is not a fastbp model file, or is damaged: {error}") from error
 
 
 class Archive:
-    """An open file: its `header`, and whether it ends in a digest, which then is the right one."""
+    """The contents of a file: its `header`, and whether it ends in a digest, which then is the right one."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        size = stream.seek(0, io.SEEK_END)
-        stream.seek(max(0, size - len(SEAL) - DIGITS))
-        end = stream.read()
-        self.sealed = end.startswith(SEAL)
-        right = not self.sealed or _digest(stream, size - DIGITS) == end[len(SEAL) :]
+    def __init__(self, content: bytes) -> None:
+        seal, digits = content[-DIGITS - len(SEAL) : -DIGITS], content[-DIGITS:]
+        self.sealed = seal == SEAL
+        right = not self.sealed or _digest(memoryview(content)[:-DIGITS]) == digits
         require(right, "is damaged: its checksum does not fit its contents")
-        self._zip = zipfile.ZipFile(stream)
+        self._zip = zipfile.ZipFile(io.BytesIO(content))
         damaged = self._zip.comment.startswith(SEAL) and not self.sealed
         require(not damaged, "is damaged: it goes on after its checksum")
         self._unread = {info.filename: info for info in self._zip.infolist()}
         # members that overlap could add up to far more than the file
         total = sum(info.compress_size for info in self._unread.values())
-        require(total <= size, "is damaged: its members are larger than the file")
+        require(total <= len(content), "is damaged: its members are larger than the file")
         header = json.loads(str(self.array("header")))
         require(isinstance(header, dict), "is not a fastbp model file, or is damaged: header")
         self.header: dict[str, Any] = header
@@ -178,13 +168,9 @@ class Archive:
         require(sealed, f"must end in a checksum, got format_version {version} without a checksum")
 
 
-def _digest(stream: BinaryIO, length: int) -> bytes:
-    """Hexadecimal digest of the first `length` bytes."""
-    stream.seek(0)
-    digest = hashlib.sha256()
-    for start in range(0, length, BLOCK):
-        digest.update(stream.read(min(BLOCK, length - start)))
-    return digest.hexdigest().encode()
+def _digest(content: memoryview) -> bytes:
+    """Hexadecimal digest of what stands before it."""
+    return hashlib.sha256(content).hexdigest().encode()
 
 
 def _parsed(name: str, content: bytes) -> np.ndarray:
@@ -368,7 +354,7 @@ def read_model(contents: Archive) -> Model:
     if "moments" in header:
         # squares of gradients may be beyond float32, which makes steps 0
         memory = [arrays(f"moments_{place}", shapes + bias_shapes, finite=False) for place in range(header["moments"])]
-        net._moments = [(one[: len(shapes)], one[len(shapes) :]) for one in memory], header["steps"]
+        net._memory = [(one[: len(shapes)], one[len(shapes) :]) for one in memory], header["steps"]
     features, classes = tuple(header["feature_names"]), tuple(header["class_names"])
     require(len(features) in (0, units[0]), f"feature_names must be {units[0]}, got {features}")
     sound = len(classes) != 1 and units[-1] == (len(classes) if len(classes) > 2 else 1)

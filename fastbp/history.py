@@ -16,23 +16,10 @@ def draw(axes, epoch, curves, loss="loss"):
 
 
 class History:
-    """Record of a training run, one value per completed epoch.
+    """Record of a training run, one value per completed epoch, each taken while the epoch runs.
 
-    Every value is taken while the epoch runs: each row is judged before the update that uses it.
-
-    Attributes
-    ----------
-    epoch : ndarray of int64
-        Number of the epoch within its run, from 1.
-    mse : ndarray of float64
-        mean((a - y)**2) over all target elements, each row with its weight.
-    loss : ndarray of float64
-        The objective whose gradient is used, with its L2 term: summed over the rows ("sum"), divided by their weight and the
-        number of outputs ("mean"), or the mean over the batches of what each batch's gradient is the gradient of, where a
-        batch counts with its number of rows ("row"). The squared error counts half, as in the gradient.
-    accuracy : ndarray of float64
-        Fraction of rows whose largest output is in the place of the largest target; with one output, of rows on the right
-        side of 0.5.
+    Every row is judged before the update that uses it. `epoch` is an array of int64, `mse`, `loss` and `accuracy` are arrays
+    of float64.
     """
 
     def __init__(self, record, n_rows, weight, n_outputs, rule):
@@ -44,17 +31,22 @@ class History:
 
     @property
     def epoch(self):
-        """Number of each epoch, from 1."""
+        """Number of the epoch within its run, from 1."""
         return np.arange(1, len(self) + 1)
 
     @property
     def mse(self):
-        """mean((a - y)**2) of each epoch."""
+        """mean((a - y)**2) over all target elements, each row with its weight."""
         return self._record[:, RECORD.squares] / (self._weight * self._n_outputs)
 
     @property
     def loss(self):
-        """The objective in each epoch."""
+        """The objective whose gradient is used, with its L2 term.
+
+        Summed over the rows ("sum"), divided by their weight and the number of outputs ("mean"), or the mean over the
+        batches of what each batch's gradient is the gradient of, where a batch counts with its number of rows ("row"). The
+        squared error counts half, as in the gradient.
+        """
         rows, penalty = self._record[:, RECORD.loss], self._rule.alpha / 2 * self._record[:, RECORD.penalty]
         if self._rule.reduction == "sum":
             return rows + penalty
@@ -64,7 +56,7 @@ class History:
 
     @property
     def accuracy(self):
-        """Fraction of right rows in each epoch."""
+        """Fraction of right rows: the largest output in the place of the largest target, or one on the right side of 0.5."""
         return self._record[:, RECORD.hits] / self._n_rows
 
     def columns(self):

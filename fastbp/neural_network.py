@@ -11,7 +11,7 @@ import numpy as np
 
 from fastbp import checks
 from fastbp.rule import ACTIVATIONS, HEADS, LOSSES, OUT_ACTIVATIONS, SOLVERS, Rule
-from fastbp.training import Gradient, Run, predict, watch
+from fastbp.training import Run, predict, watch
 
 REDUCTIONS = ("sum", "mean")
 # By the name of a parameter of NeuralNetwork: what it must be, as a function that returns what is kept.
@@ -21,7 +21,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "loss": partial(checks.one_of, LOSSES),
     "solver": partial(checks.one_of, SOLVERS[1:]),
     **dict.fromkeys(("momentum", "beta_1", "beta_2", "dropout"), checks.fraction),
-    **dict.fromkeys(("alpha", "init_scale"), partial(checks.above, or_zero=True)),
+    **dict.fromkeys(("alpha", "init_scale"), checks.from_0),
     "epsilon": checks.above,
     "max_norm": checks.limit,
     "n_jobs": checks.jobs,
@@ -45,6 +45,15 @@ class Saved:
         from fastbp.estimators.fitted import load
 
         return load(path, cls)
+
+
+def arrays_of(name):
+    """Arrays of every layer, as a property: a callback that asks for those of its epoch has the network catch up."""
+
+    def assign(net, arrays):
+        getattr(net, name)[:] = map(np.copy, net._checked(name, arrays))
+
+    return property(lambda net: net._caught_up()[f"_{name}"], assign)
 
 
 class NeuralNetwork(Saved):
@@ -172,55 +181,29 @@ class NeuralNetwork(Saved):
         self._biases = [np.zeros(shape, self.dtype) for shape in shapes["biases"]]
         self._seed = 0
         self._draw_seed()
-        self._memory = None  # what the solver remembers, as `State.memory` returns it
-        self._ahead: Any = None  # the state of a running training, where what is kept here is behind it
+        self._memory = None  # what the solver remembers, as `Run.memory` returns it
+        self._ahead: Any = None  # the run of a training, where what is kept here is behind it
 
     def __setattr__(self, name, value):
         """Parameters are checked wherever they are set."""
         super().__setattr__(name, CHECKS[name](name, value) if name in CHECKS else value)
 
-    @property
-    def weights(self):
-        """W_l (n_in, n_out) of every layer."""
-        self._catch_up()
-        return self._weights
+    weights, biases = arrays_of("weights"), arrays_of("biases")
+    _moments = property(lambda net: net._caught_up()["_memory"])
 
-    @weights.setter
-    def weights(self, arrays):
-        self.weights[:] = map(np.copy, self._checked("weights", arrays))
-
-    @property
-    def biases(self):
-        """b_l (n_out,) of every layer; empty without biases."""
-        self._catch_up()
-        return self._biases
-
-    @biases.setter
-    def biases(self, arrays):
-        self.biases[:] = map(np.copy, self._checked("biases", arrays))
-
-    @property
-    def _moments(self):
-        self._catch_up()
-        return self._memory
-
-    @_moments.setter
-    def _moments(self, memory):
-        self._memory = memory
-
-    def _catch_up(self):
-        """Copy the state of a running training, for a callback that asks for it."""
+    def _caught_up(self):
+        """All attributes, with copies of a running training's state: for a callback that asks for it."""
         if self._ahead is not None:
             self._keep(self._ahead)
+        return vars(self)
 
-    def _keep(self, state):
+    def _keep(self, run):
         """Take what belongs together: in one line without a call, after which a signal's handler could raise."""
-        attributes, (weights, biases), memory = vars(self), state.parameters(), state.memory()
+        attributes, (weights, biases), memory = vars(self), run.parameters(), run.memory()
         self._weights[:], self._biases[:], attributes["_memory"], attributes["_ahead"] = weights, biases, memory, None
 
     def __getstate__(self):
-        self._catch_up()
-        return vars(self).copy()
+        return self._caught_up().copy()
 
     def _shapes(self):
         weights = list(itertools.pairwise(self.units))
@@ -246,9 +229,9 @@ class NeuralNetwork(Saved):
 
     def _parameters(self):
         """Both lists, checked anew: an item may have been assigned since."""
-        self.weights[:] = self._checked("weights", self.weights)
-        self.biases[:] = self._checked("biases", self.biases)
-        return self._weights, self._biases
+        weights, biases = self.weights, self.biases
+        weights[:], biases[:] = self._checked("weights", weights), self._checked("biases", biases)
+        return weights, biases
 
     def _activation_codes(self):
         hidden = len(self.units) - 2
@@ -270,17 +253,12 @@ class NeuralNetwork(Saved):
 
     def _rule(self, learning_rate, reduction):
         self._check_head()
+        shared = ("out_activation", "loss", "solver", "beta_2", "epsilon", "alpha", "dropout")
         return Rule(
-            out_activation=self.out_activation,
-            loss=self.loss,
-            solver=self.solver,
+            **{name: getattr(self, name) for name in shared},
             learning_rate=learning_rate,
             momentum=self.beta_1 if self.solver == "adam" else self.momentum,
-            beta_2=self.beta_2,
-            epsilon=self.epsilon,
-            alpha=self.alpha,
             max_norm=math.inf if self.max_norm is None else self.max_norm,
-            dropout=self.dropout,
             seed=self._seed,
             reduction=reduction,
         )
@@ -312,17 +290,13 @@ class NeuralNetwork(Saved):
         Parameters
         ----------
         X : array-like, shape (n, input_size)
+            As of `feedforward`, with the same errors.
 
         Returns
         -------
         ndarray, shape (n,)
             The number of the largest output; with one output, 1 where it is above 1/2. Values have one column for each of
             several outputs.
-
-        Raises
-        ------
-        ValueError, TypeError
-            As `feedforward`.
         """
         outputs = self.feedforward(X)
         if self.out_activation in ("identity", "exp"):
@@ -335,17 +309,12 @@ class NeuralNetwork(Saved):
         Parameters
         ----------
         X, y, learning_rate, reduction, sample_weight
-            As of `train`, with the same defaults.
+            As of `train`, with the same defaults and errors.
 
         Returns
         -------
         float
             The loss before the step.
-
-        Raises
-        ------
-        ValueError, TypeError
-            As `train`.
         """
         return float(self.train(X, y, 1, learning_rate, reduction=reduction, sample_weight=sample_weight).loss[0])
 
@@ -419,29 +388,16 @@ class NeuralNetwork(Saved):
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable or None, got {callback!r}")
 
-        weights, biases = self._parameters()
         self._draw_seed()
-        rule, memory = self._rule(learning_rate, reduction), self._moments
-        run = Run(
-            weights,
-            biases,
-            X,
-            y,
-            rule=rule,
-            activations=self._activation_codes(),
-            batch_size=batch_size,
-            row_weights=sample_weight,
-            n_jobs=self.n_jobs,
-            draw=(lambda: self._rng.permutation(len(X))) if shuffle else None,
-            # another solver, set since, begins anew
-            memory=memory if memory and len(memory[0]) == rule.moments else None,
-        )
+        draw = (lambda: self._rng.permutation(len(X))) if shuffle else None
+        rule = self._rule(learning_rate, reduction)
+        run = self._run(X, y, sample_weight, rule, batch_size, draw)
 
         def with_weights(epoch, history):
-            self._ahead = run.state
+            self._ahead = run
             stop = callback(epoch, history)
             if self._ahead is None:  # the callback has copies, which it may have changed
-                run.state.take(*self._parameters())
+                run.take(*self._parameters())
             self._ahead = None
             return stop
 
@@ -456,7 +412,7 @@ class NeuralNetwork(Saved):
         Parameters
         ----------
         X, y, reduction, sample_weight
-            As of `train`, with the same defaults.
+            As of `train`, with the same defaults and errors.
 
         Returns
         -------
@@ -464,11 +420,6 @@ class NeuralNetwork(Saved):
             d loss / d weights[l] of every layer, in the network's dtype.
         bias_gradients : list of ndarray, shapes (n_out,)
             d loss / d biases[l] of every layer, or none without biases.
-
-        Raises
-        ------
-        ValueError, TypeError
-            As `train`.
 
         Examples
         --------
@@ -481,20 +432,17 @@ class NeuralNetwork(Saved):
         """
         X, y, sample_weight = self._checked_rows(X, y, sample_weight)
         checks.one_of(REDUCTIONS, "reduction", reduction)
+        rule = replace(self._rule(1.0, reduction), solver=SOLVERS[0], max_norm=math.inf, dropout=0.0)
+        run = self._run(X, y, sample_weight, rule, len(X))
+        return run.parameters(run.loss_grad()[2])
+
+    def _run(self, X, y, sample_weight, rule, batch_size, draw=None):
+        """A training of this network at its start."""
         weights, biases = self._parameters()
-        gradient = Gradient(
-            self.units,
-            X,
-            y,
-            rule=replace(self._rule(1.0, reduction), max_norm=math.inf),
-            activations=self._activation_codes(),
-            row_weights=sample_weight,
-            n_jobs=self.n_jobs,
-            bias=self.bias,
-        )
-        gradient.layout.gather(weights, biases, gradient.params)
-        gradient()
-        return tuple([np.array(view) for view in views] for views in gradient.layout.views(gradient.grad))
+        return Run(
+            weights, biases, X, y, rule=rule, activations=self._activation_codes(), batch_size=batch_size,
+            row_weights=sample_weight, n_jobs=self.n_jobs, draw=draw, memory=self._moments,
+        )  # fmt: skip
 
     def _checked_rows(self, X, y, sample_weight):
         """Inputs, targets (n, n_out) and weights of rows to learn from."""

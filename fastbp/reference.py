@@ -50,33 +50,23 @@ def softplus(z):
     return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
 
 
-def elu(z):
-    """z where it is positive, else e**z - 1 (Clevert, Unterthiner and Hochreiter 2016)."""
-    return np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
-
-
-def selu(z):
-    """ELU with two factors that keep means near 0 and variances near 1 (Klambauer et al. 2017)."""
-    slope, limit = z.dtype.type(SELU_SLOPE), z.dtype.type(SELU_LIMIT)
-    return np.where(z > 0, slope * z, limit * np.expm1(np.minimum(z, 0)))
-
-
 def softmax(z):
     """e**z of each row, divided by its sum."""
     e = np.exp(z - z.max(axis=1, keepdims=True))
     return e / e.sum(axis=1, keepdims=True)
 
 
-# In the order of `fastbp.rule.ACTIVATIONS`: s(z), and s'(z) as a function of a = s(z).
+# In the order of `fastbp.rule.ACTIVATIONS`: s(z), and s'(z) as a function of a = s(z). ELU: Clevert, Unterthiner and
+# Hochreiter 2016; SELU, whose factors keep means near 0 and variances near 1: Klambauer et al. 2017.
 ACTIVATIONS: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     lambda z: z,
     logistic,
     np.tanh,
     lambda z: np.maximum(z, 0),
     lambda z: np.where(z > 0, z, z.dtype.type(LEAKY_SLOPE) * z),
-    elu,
+    lambda z: np.where(z > 0, z, np.expm1(np.minimum(z, 0))),
     softplus,
-    selu,
+    lambda z: np.where(z > 0, z.dtype.type(SELU_SLOPE) * z, z.dtype.type(SELU_LIMIT) * np.expm1(np.minimum(z, 0))),
 )
 DERIVATIVES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (
     np.ones_like,
@@ -116,7 +106,7 @@ def activations(layers, params, X, masks=None):
 
 def forward(layers, params, X, out, rule, work):
     """Write A_L into `out` (n, n_out)."""
-    out[...] = OUT_ACTIVATIONS[HEADS[int(rule[RULE.head])][0]](activations(layers, params, X)[2])
+    out[...] = OUT_ACTIVATIONS[HEADS[int(RULE._make(rule).head)][0]](activations(layers, params, X)[2])
 
 
 def hits(A, Y):
@@ -129,34 +119,32 @@ def hits(A, Y):
 def compare(Z, Y, head):
     """A_L, the loss of every row, and the derivative of its sum by Z: equations (3) and (4) without weights and c."""
     activation, loss = head
-    A = OUT_ACTIVATIONS[activation](Z)
-    error = A - Y
+    A, classes = OUT_ACTIVATIONS[activation](Z), activation == "softmax"
+    error = delta = A - Y
     if loss == "squared_error":
-        losses, delta = error * error / 2, error
+        losses = error * error / 2
         if activation == "logistic":
             delta = error * (A * (1 - A))
         elif activation == "exp":
             delta = error * A
-        elif activation == "softmax":
+        elif classes:
             delta = A * (error - (error * A).sum(axis=1, keepdims=True))
-        return A, losses.sum(axis=1), delta
-    if loss == "poisson":
+    elif loss == "poisson":
         # y log(y / a) - y + a, whose first part is 0 for y = 0
-        logs = np.log(np.where(Y > 0, Y, 1)) - Z
-        return A, (A - Y + Y * logs).sum(axis=1), error
-    if loss == "absolute_error":
-        return A, np.abs(error).sum(axis=1), np.sign(error)
-    if loss == "clipped_log_loss":
+        losses = A - Y + Y * (np.log(np.where(Y > 0, Y, 1)) - Z)
+    elif loss == "absolute_error":
+        losses, delta = np.abs(error), np.sign(error)
+    elif loss == "clipped_log_loss":
         # of the probabilities as they were rounded, and finite
         eps = np.finfo(A.dtype).eps
         P = np.clip(A, eps, 1 - eps)
-        logs = Y * np.log(P) if activation == "softmax" else Y * np.log(P) + (1 - Y) * np.log(1 - P)
-        return A, -logs.sum(axis=1), error
-    if activation == "softmax":
+        losses = -Y * np.log(P) if classes else -Y * np.log(P) - (1 - Y) * np.log(1 - P)
+    elif classes:
         shifted = Z - Z.max(axis=1, keepdims=True)
-        log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return A, (Y * (log_sum - shifted)).sum(axis=1), error
-    return A, (softplus(Z) - Y * Z).sum(axis=1), error
+        losses = Y * (np.log(np.exp(shifted).sum(axis=1, keepdims=True)) - shifted)
+    else:
+        losses = softplus(Z) - Y * Z
+    return A, losses.sum(axis=1), delta
 
 
 def scrambled(x):
@@ -249,7 +237,7 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
 
     A batch whose weights sum to 0 changes nothing.
     """
-    first_epoch, n = cursor[CURSOR.epoch], X.shape[0]
+    first_epoch, n, rule = cursor[CURSOR.epoch], X.shape[0], RULE._make(rule)
     grad = np.zeros_like(params)
     for _ in range(blocks):
         epoch, row = cursor[CURSOR.epoch], cursor[CURSOR.row]
@@ -260,7 +248,7 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
         if not len(w) or w.sum() > 0:
             step = cursor[CURSOR.step]
             squares, loss, right, penalty = loss_grad(layers, params, X[rows], Y[rows], w, rule, grad, work, step)
-            factor = len(w) / w.sum(dtype=np.float64) if rule[RULE.by_rows] and len(w) else 1
+            factor = len(w) / w.sum(dtype=np.float64) if rule.by_rows and len(w) else 1
             record[epoch] += squares, loss * factor, right, penalty * factor
             cursor[CURSOR.step] = step + 1
             update(params, grad, state, rule, step + 1)

@@ -47,43 +47,21 @@ def check_sum(name, weights):
 
 @dataclass
 class Rule:
-    """Loss, solver and regularisation.
-
-    Parameters
-    ----------
-    out_activation, loss : str
-        A pair of `HEADS`.
-    solver : str
-        One of `SOLVERS`.
-    learning_rate : float
-    momentum : float
-        Of "momentum" and "nesterov"; beta_1 of "adam".
-    beta_2, epsilon : float
-        Of "adam".
-    alpha : float
-        Strength of the L2 term alpha/2 sum W**2; biases are left out.
-    max_norm : float
-        Longer gradients are shortened to this Euclidean norm; infinity leaves all as they are.
-    dropout : float
-        Probability with which a hidden unit is left out of a step; 0 leaves none out.
-    seed : int
-        Of the dropout masks, 0 to 2**32 - 1.
-    reduction : {"sum", "mean", "row"}
-        Whether the loss of a batch is summed, or divided by the batch's weight, times the number of outputs for "mean". In
-        the record of an epoch a batch then counts with its weight, or with its number of rows for "row".
-    """
+    """Loss, solver and regularisation, as parameters of `fastbp.NeuralNetwork`."""
 
     out_activation: str = "logistic"
     loss: str = "squared_error"
     solver: str = "sgd"
     learning_rate: float = 0.1
-    momentum: float = 0.9
+    momentum: float = 0.9  # beta_1 of "adam"
     beta_2: float = 0.999
     epsilon: float = 1e-8
     alpha: float = 0.0
-    max_norm: float = np.inf
+    max_norm: float = np.inf  # which leaves all gradients as they are
     dropout: float = 0.0
-    seed: int = 0
+    seed: int = 0  # of the dropout masks, 0 to 2**32 - 1
+    # "sum", or the loss of a batch is divided by the batch's weight ("row"), times the number of outputs ("mean"). In the
+    # record of an epoch a batch then counts with its weight ("mean"), or with its number of rows ("row").
     reduction: str = "sum"
 
     @property
@@ -93,7 +71,10 @@ class Rule:
 
     def numbers(self, n_out):
         """The rule as a float64 array, for a network with `n_out` outputs."""
-        head, solver = HEADS.index((self.out_activation, self.loss)), SOLVERS.index(self.solver)
-        per_row = {"sum": 0, "mean": n_out, "row": 1}[self.reduction]
-        same = (getattr(self, name) for name in RULE._fields[RULE.learning_rate : RULE.per_row])
-        return np.array([head, solver, *same, per_row, self.reduction == "row"], np.float64)
+        numbers = vars(self) | {
+            "head": HEADS.index((self.out_activation, self.loss)),
+            "solver": SOLVERS.index(self.solver),
+            "per_row": {"sum": 0, "mean": n_out, "row": 1}[self.reduction],
+            "by_rows": self.reduction == "row",
+        }
+        return np.array([numbers[name] for name in RULE._fields], np.float64)

@@ -3,7 +3,7 @@
 A call into the kernel runs as many blocks of rows as fit into about CALL_SECONDS, then Python looks: an interrupt, a
 progress bar, lines to print, a callback. Where a call ends never changes a result.
 
-A signal's handler may raise an exception at any line. A call of the kernel changes a `State`'s parameters, solver memory and
+A signal's handler may raise an exception at any line. A call of the kernel changes a run's parameters, solver memory and
 cursor together, and whoever keeps it takes copies of them together: whoever is interrupted has what was kept last.
 """
 
@@ -48,13 +48,6 @@ def is_sparse(X):
     return not isinstance(X, np.ndarray)
 
 
-def weighed(X, row_weights):
-    """Weights of the rows of X as kernels take them, and their sum."""
-    if row_weights is None:
-        return np.empty(0, X.dtype), X.shape[0]
-    return row_weights, float(row_weights.sum(dtype=np.float64))
-
-
 def threads_for(layout, rows, n_jobs, X=None):
     """Threads for steps, or predictions, of so many rows: small ones stay on one core.
 
@@ -68,64 +61,13 @@ def threads_for(layout, rows, n_jobs, X=None):
     return min(usable_threads(n_jobs), worth) if worth > 1 else 1
 
 
-class State:
-    """Parameters in training, what the solver remembers of each, and the steps taken: flat, in the memory of a workspace.
-
-    Parameters
-    ----------
-    layout : fastbp.layout.Layout
-    work : fastbp.workspace.Workspace
-    weights, biases : lists of ndarray
-        Copied.
-    memory : pair of list and int, or None
-        What `memory` returned of an earlier state.
-    """
-
-    def __init__(self, layout, work, weights, biases, memory=None):
-        self.layout, self.params, self.moments = layout, work.params, work.state
-        self.cursor = np.zeros(len(CURSOR), np.int64)
-        self.take(weights, biases)
-        if memory is not None:
-            pairs, self.cursor[CURSOR.step] = memory
-            for moment, pair in zip(self.moments, pairs, strict=True):
-                layout.gather(*pair, moment)
-
-    def take(self, weights, biases):
-        """Take other parameters: all of them or, where an exception comes from a signal, none."""
-        self.params[:] = self.layout.gather(weights, biases, np.zeros_like(self.params))
-
-    def parameters(self):
-        """Weights and biases, as two lists of new arrays."""
-        return self._copies(self.params)
-
-    def memory(self):
-        """What the solver remembers, as pairs of lists like weights and biases, and the steps taken."""
-        return [self._copies(moment) for moment in self.moments], int(self.cursor[CURSOR.step])
-
-    def _copies(self, params):
-        weights, biases = self.layout.views(params)
-        return [np.array(view) for view in weights], [np.array(view) for view in biases]
-
-    def copy(self):
-        """What `put_back` takes."""
-        return self.params.copy(), self.moments.copy(), int(self.cursor[CURSOR.step])
-
-    def put_back(self, before):
-        """Be as when `before` was copied."""
-        self.params[:], self.moments[:], self.cursor[CURSOR.step] = before
-
-    def is_finite(self):
-        """Whether all parameters are."""
-        return bool(np.isfinite(self.params).all())
-
-
 class Run:
-    """A network in training on one data set: the order of its rows, calls into the kernel, and their record.
+    """A network in training on one data set: its parameters, the order of the rows, calls into the kernel, and their record.
 
     Parameters
     ----------
     weights, biases : lists of ndarray
-        The parameters to begin with, of the dtype of X.
+        The parameters to begin with; copied, in the dtype of X.
     X, Y : ndarray
         C-contiguous (n, n_in) and (n, n_out), float32 or float64. X may also be a CSR matrix of scipy, as
         `fastbp.reference` describes it.
@@ -139,13 +81,14 @@ class Run:
     draw : callable or None
         Returns the order of the rows for the next epoch, as int64; None visits them as they stand.
     memory : pair of list and int, or None
-        As of `State`.
+        What `memory` returned of an earlier run; that of a solver that remembers more or less is left out.
     workspace : callable
         What gives the workspace, and with it the kernel.
 
     Attributes
     ----------
-    state : State
+    params, moments, cursor : ndarray
+        Parameters, what the solver remembers of each, and how far the run is: flat, as `layout` says.
     """
 
     def __init__(
@@ -155,7 +98,8 @@ class Run:
         self.X, self.Y, self.n_rows = X, Y, X.shape[0]
         self.rule, self.batch_size, self.draw = rule, batch_size, draw
         self.numbers = rule.numbers(Y.shape[1])
-        self.row_weights, self.weight = weighed(X, row_weights)
+        self.row_weights = np.empty(0, X.dtype) if row_weights is None else row_weights
+        self.weight = self.n_rows if row_weights is None else float(row_weights.sum(dtype=np.float64))
         self.layout = Layout([X.shape[1]] + [w.shape[1] for w in weights], X.dtype, bool(biases), activations)
         self.work = workspace(
             self.layout,
@@ -167,13 +111,34 @@ class Run:
             dropout=rule.dropout > 0,
             threads=threads_for(self.layout, batch_size, n_jobs, X),
         )
-        self.state = State(self.layout, self.work, weights, biases, memory)
-        self.params, self.cursor = self.state.params, self.state.cursor
+        self.params, self.moments, self.cursor = self.work.params, self.work.state, np.zeros(len(CURSOR), np.int64)
+        self.take(weights, biases)
+        if memory is not None and len(memory[0]) == len(self.moments):
+            pairs, self.cursor[CURSOR.step] = memory
+            for moment, (w, b) in zip(self.moments, pairs, strict=True):
+                self.layout.gather(w, b, moment)
         self.record = np.zeros((0, len(RECORD)))
         self.order = np.empty((0, self.n_rows), np.int64)
         rows = min(batch_size, self.work.plan.block_rows)
         self.blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * rows)))  # of the next call
         self.marked = False  # where calls count the time of their phases, see `fastbp.profiling.phases`
+
+    def take(self, weights, biases):
+        """Take other parameters: all of them or, where an exception comes from a signal, none."""
+        self.params[:] = self.layout.gather(weights, biases)
+
+    def parameters(self, flat=None):
+        """Weights and biases, the present ones or those of another flat buffer, as two lists of new arrays."""
+        weights, biases = self.layout.views(self.params if flat is None else flat)
+        return [np.array(view) for view in weights], [np.array(view) for view in biases]
+
+    def memory(self):
+        """What the solver remembers, as pairs of lists like weights and biases, and the steps taken."""
+        return [self.parameters(moment) for moment in self.moments], int(self.cursor[CURSOR.step])
+
+    def is_finite(self):
+        """Whether all parameters are."""
+        return bool(np.isfinite(self.params).all())
 
     def set_learning_rate(self, learning_rate):
         """Let the next calls take steps of another length."""
@@ -195,6 +160,14 @@ class Run:
         wild = np.flatnonzero(~np.isfinite(self.record[:begun]).all(axis=1))
         return int(wild[0]) + 1 if len(wild) else begun
 
+    def loss_grad(self):
+        """Loss, summed over the rows, sum W**2, and the gradient, laid out as `params`; of a run whose batch is all rows."""
+        grad = np.empty_like(self.params)
+        _, loss, _, penalty = kernels.loss_grad(
+            self.layout.layers, self.params, self.X, self.Y, self.row_weights, self.numbers, grad, self.work.arrays
+        )
+        return loss, penalty, grad
+
     def draw_orders(self, blocks):
         """Row orders of the current epoch, where it has begun, and of those that the next `blocks` blocks will reach."""
         position = int(self.cursor[CURSOR.block])
@@ -210,7 +183,7 @@ class Run:
         if self.draw is not None:
             self.draw_orders(blocks)
         kernels.train(
-            self.layout.layers, self.params, self.work.state, self.X, self.Y, self.row_weights, self.order, self.batch_size,
+            self.layout.layers, self.params, self.moments, self.X, self.Y, self.row_weights, self.order, self.batch_size,
             self.numbers, blocks, self.cursor, self.record, self.work.arrays, self.marked,
         )  # fmt: skip
 
@@ -235,41 +208,6 @@ class Run:
                 # no more than fourfold: one fast call must not make the next one too long
                 self.blocks = max(1, int(blocks * min(4, CALL_SECONDS / seconds)))
             yield
-
-
-class Gradient:
-    """Loss and gradient of a network on all rows of a data set, without a step: by backpropagation, without dropout.
-
-    Parameters
-    ----------
-    units : sequence of int
-    X, Y, row_weights, rule, activations, n_jobs
-        As of `Run`.
-    bias : bool
-
-    Attributes
-    ----------
-    layout : fastbp.layout.Layout
-        Of `params` and `grad`.
-    params, grad : 1-D ndarray
-        The parameters, for whoever calls this to write, and the gradient, which calls leave there.
-    """
-
-    def __init__(self, units, X, Y, *, rule, activations, row_weights=None, n_jobs=None, bias=True):
-        n_rows = X.shape[0]
-        self.X, self.Y, self.numbers = X, Y, rule.numbers(Y.shape[1])
-        self.row_weights, self.weight = weighed(X, row_weights)
-        self.layout = Layout(units, X.dtype, bias, activations)
-        threads = threads_for(self.layout, n_rows, n_jobs, X)
-        self.work = workspace_for_training(self.layout, n_rows, n_rows, is_sparse(X), shuffled=False, threads=threads)
-        self.params, self.grad = self.work.params, np.empty(self.layout.size, X.dtype)
-
-    def __call__(self):
-        """The loss, summed over the rows, and sum W**2."""
-        _, loss, _, penalty = kernels.loss_grad(
-            self.layout.layers, self.params, self.X, self.Y, self.row_weights, self.numbers, self.grad, self.work.arrays
-        )
-        return loss, penalty
 
 
 class Predictor:
@@ -311,63 +249,45 @@ def predict(weights, biases, X, out_activation, activations, n_jobs=None):
     return out
 
 
-def watch(run, epochs, verbose=0, progress=False, callback=None, keep=None):
+def watch(run, epochs, verbose=0, progress=False, callback=None, keep=lambda run: None):
     """Run some epochs, or up to the first wish to stop; returns their history.
 
-    Parameters
-    ----------
-    run : Run
-    epochs : int
-    verbose : int
-        Print a line every `verbose` epochs; 0 prints none.
-    progress : bool
-        Show a progress bar.
-    callback : callable or None
-        Called as callback(epoch, history) after each epoch, and free to change `run.state`; training stops where it returns
-        True.
-    keep : callable or None
-        Called as keep(run.state) at the end, also where an exception ends it.
-
-    Raises
-    ------
-    ValueError
-        If a weight stops being finite; the state is then as it was before the run.
+    It prints a line every `verbose` epochs, and shows a bar if `progress`. callback(epoch, history), after each epoch, may
+    change the run's parameters, and stops it by True; keep(run) is called at the end, also where an exception ends it: a
+    ValueError, if a weight stops being finite, with the run as it was before.
     """
-    printed = called = 0
-    before, keep = run.state.copy(), keep or (lambda state: None)
+    done, start = 0, (run.params.copy(), run.moments.copy(), run.cursor[CURSOR.step])
     with ProgressBar(epochs, progress) as bar:
         try:
             for _ in run.calls(epochs, each_epoch=callback is not None):
-                if not run.state.is_finite():
+                if not run.is_finite():
                     epoch = run.first_wild_epoch()
-                    run.state.put_back(before)
+                    run.params[:], run.moments[:], run.cursor[CURSOR.step] = start
                     raise ValueError(
                         f"weights stopped being finite in epoch {epoch} with "
                         f"learning_rate={run.rule.learning_rate:g}; they are left as they were before this training"
                     )
-                bar.update(run.epochs_done, run.history().loss[-1] if progress and run.epochs_done else None)
+                before, done, history = done, run.epochs_done, run.history()
+                bar.update(done, history.loss[-1] if progress and done else None)
                 if verbose:
-                    printed = print_lines(run.history(), verbose, printed)
-                if callback and run.epochs_done > called:
-                    called = run.epochs_done
-                    if callback(called, run.history()):
-                        break
-            keep(run.state)
+                    print_lines(history, verbose, before)
+                if callback and done > before and callback(done, history):
+                    break
+            keep(run)
         except KeyboardInterrupt:
-            keep(run.state)
+            keep(run)
             warnings.warn("Training interrupted by user.", stacklevel=3)
         except BaseException:
-            keep(run.state)
+            keep(run)
             raise
     return run.history()
 
 
 def print_lines(history, every, printed):
-    """Print every `every`-th epoch beyond those already printed; returns how many epochs are dealt with."""
+    """Print every `every`-th epoch beyond the first `printed`."""
     for epoch in range(printed // every * every + every, len(history) + 1, every):
         mse, loss, accuracy = (curve[epoch - 1] for curve in (history.mse, history.loss, history.accuracy))
         print(f"epoch {epoch}: mse {mse:.6f}, loss {loss:.6g}, accuracy {accuracy:.4f}")
-    return len(history)
 
 
 class ProgressBar:
@@ -379,12 +299,10 @@ class ProgressBar:
 
     def __enter__(self):
         if self.shown:
-            try:
+            with contextlib.suppress(ImportError):
                 from rich.console import Console
                 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-            except ImportError:
-                pass
-            else:
+
                 note = TextColumn("{task.fields[note]}")
                 columns = [self.unit, MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), note]
                 self.bar = Progress(*columns, console=Console(stderr=True))

@@ -256,8 +256,9 @@ def stopped_at(line, call):
 
     def trace(frame, event, argument):
         nonlocal count
-        count += event == "line"
-        if event == "line" and count >= line and not finalizing(frame):
+        could = event == "line" and (count < line - 1 or not finalizing(frame))
+        count += could
+        if could and count == line:
             sys.settrace(None)
             raise Stop
         return trace

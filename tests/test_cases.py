@@ -241,8 +241,8 @@ MUTANTS = {
         lambda case: case.weighted and case.batch_size > 1 and case.reduction == "row" and case.alpha,
     ),
     "means recorded by rows": (
-        "if rule[RULE.by_rows] and",
-        "if rule[RULE.per_row] and",
+        "if rule.by_rows and",
+        "if rule.per_row and",
         lambda case: case.weighted and case.batch_size > 1 and case.reduction == "mean",
     ),
     "distances for their signs": (
@@ -251,7 +251,7 @@ MUTANTS = {
         lambda case: case.loss == "absolute_error",
     ),
     "clipped log loss of one class": (
-        "+ (1 - Y) * np.log(1 - P)",
+        "- (1 - Y) * np.log(1 - P)",
         "",
         lambda case: case.loss == "clipped_log_loss" and case.out_activation == "logistic",
     ),

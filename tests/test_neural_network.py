@@ -1109,6 +1109,24 @@ def test_a_callback_that_raises_leaves_weights_and_solver_memory_of_its_epoch(so
     assert_same_bits(parameters(net), parameters(other))
 
 
+def test_a_second_interrupt_leaves_weights_and_solver_memory_of_one_epoch(monkeypatch):
+    """It comes while the network takes what was trained before the first: whoever asks then has both."""
+    net, other = (NeuralNetwork(2, 4, 1, solver="adam", random_state=0) for _ in range(2))
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as twice:
+        twice.setattr(training.Run, "memory", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            net.train(*XOR, 5, 0.1, callback=interrupt)
+    other.train(*XOR, 1, 0.1)
+    assert net._moments[1] == other._moments[1] == 1
+    for one in (net, other):
+        one.train(*XOR, 3, 0.1)
+    assert_same_bits(parameters(net), parameters(other))
+
+
 @pytest.mark.parametrize("solver", ["momentum", "adam"])
 def test_a_callback_sees_weights_and_solver_memory_of_its_epoch(solver):
     net, other = (NeuralNetwork(2, 4, 1, solver=solver, random_state=0) for _ in range(2))
@@ -1148,8 +1166,8 @@ def test_arrays_that_a_callback_has_read_stay_as_they_were(touch):
 
 def test_weights_are_copied_only_for_callbacks_that_look(monkeypatch):
     copied = []
-    parameters_of = training.State.parameters
-    monkeypatch.setattr(training.State, "parameters", lambda state: copied.append(state) or parameters_of(state))
+    parameters_of = training.Run.parameters
+    monkeypatch.setattr(training.Run, "parameters", lambda run: copied.append(run) or parameters_of(run))
     network().train(*XOR, 10, 0.1, callback=lambda epoch, history: None)
     assert len(copied) == 1
 
@@ -1159,7 +1177,7 @@ def test_what_an_interrupt_cuts_from_a_callback_s_weights_is_none_of_them():
     run = training.Run([np.ones((2, 3)), np.ones((3, 1))], [], *XOR, rule=Rule(), activations=[1], batch_size=4)
     before = run.params.copy()
     with pytest.raises(ValueError, match="no array"):
-        run.state.take([np.zeros((2, 3)), "no array"], [])
+        run.take([np.zeros((2, 3)), "no array"], [])
     assert_same_bits([run.params], [before])
 
 

@@ -409,7 +409,7 @@ def assert_same_training(train, work, epochs):
     run = work.start()
     for _ in run.calls(epochs):
         pass
-    expected = [one for some in run.state.parameters() for one in some]
+    expected = [one for some in run.parameters() for one in some]
     train(1)
     for _ in range(2):
         found = [one.copy() for one in train(epochs)]

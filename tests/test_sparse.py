@@ -211,12 +211,12 @@ def test_a_run_takes_a_sparse_x(form, n_jobs, monkeypatch):
         )  # fmt: skip
         history = watch(run, 5)
         assert math.isfinite(history.loss[-1])
-        weights, biases = run.state.parameters()
+        weights, biases = run.parameters()
         return [
             *weights,
             *biases,
             *map(np.array, (history.loss, history.mse, history.accuracy)),
-            *(array for pair in run.state.memory()[0] for arrays in pair for array in arrays),
+            *(array for pair in run.memory()[0] for arrays in pair for array in arrays),
         ]
 
     for ours, theirs in zip(result(form(X)), result(X), strict=True):

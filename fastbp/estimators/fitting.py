@@ -20,7 +20,7 @@ from sklearn.utils.optimize import _check_optimize_result
 
 from fastbp.layout import RECORD
 from fastbp.rule import check_sum
-from fastbp.training import Gradient, Predictor, Run
+from fastbp.training import Predictor, Run
 
 # An adaptive step length this short is not shortened any more.
 LEAST_LEARNING_RATE = 1e-6
@@ -119,7 +119,6 @@ class Training:
             draw=draw,
             memory=memory,
         )
-        self.state = self.run.state
         self.outputs_of_loss = losses_averaged(est, rows)
         if validation is not None:
             self.predictor = Predictor(self.run.layout, validation.X, est.out_activation_, est._threads())
@@ -138,14 +137,14 @@ class Training:
 
     def judge(self):
         """Outputs for the validation rows by the present weights, and their loss, which is added to the curve."""
-        outputs = self.predictor(self.state.params, self.validation.X)
+        outputs = self.predictor(self.run.params, self.validation.X)
         loss = mean_loss(self.est, self.validation, outputs)
         self.est.validation_loss_curve_.append(loss)
         return outputs, loss
 
     def weights(self):
         """Copies of the present weights, by the names of the estimator's attributes."""
-        weights, biases = self.state.parameters()
+        weights, biases = self.run.parameters()
         return {"coefs_": weights, "intercepts_": biases}
 
 
@@ -163,7 +162,7 @@ class Epochs(Training):
 
     def keep(self):
         """Give the estimator the present weights, with what the solver remembers."""
-        moments, steps = self.state.memory()
+        moments, steps = self.run.memory()
         # one call, in which no signal's handler runs, for what belongs together
         vars(self.est).update(self.weights(), _moments=moments, _steps=steps)
 
@@ -229,7 +228,7 @@ class Epochs(Training):
         est._no_improvement_count = est._no_improvement_count + 1 if stalled else 0
         if score > est.best_validation_score_:
             est.best_validation_score_ = score
-            est._best_coefs, est._best_intercepts = self.state.parameters()
+            est._best_coefs, est._best_intercepts = self.run.parameters()
 
     def score(self, outputs):
         """What early stopping compares."""
@@ -312,15 +311,14 @@ class Objective:
 
     def __init__(self, est, rows):
         self.est, self.outputs_of_loss = est, losses_averaged(est, rows)
-        units = [rows.X.shape[1]] + [len(b) for b in est.intercepts_]
-        self.gradient = Gradient(
-            units, rows.X, rows.Y, rule=est._rule("lbfgs"), activations=est._activation_codes(), row_weights=rows.weights,
-            n_jobs=est._threads(),
+        self.run = Run(
+            est.coefs_, est.intercepts_, rows.X, rows.Y, rule=est._rule("lbfgs"), activations=est._activation_codes(),
+            batch_size=rows.X.shape[0], row_weights=rows.weights, n_jobs=est._threads(),
         )  # fmt: skip
 
     def unpacked(self, vector):
         """The vector's parts, shaped as coefs_ and intercepts_."""
-        weights, biases = self.gradient.layout.views(self.gradient.params)
+        weights, biases = self.run.layout.views(self.run.params)
         shapes = [view.shape for view in weights + biases]
         ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         parts = [part.reshape(shape) for part, shape in zip(np.split(vector, ends), shapes, strict=True)]
@@ -328,11 +326,11 @@ class Objective:
 
     def __call__(self, vector):
         """Loss, and its gradient as a float64 vector."""
-        gradient, (weights, biases) = self.gradient, self.unpacked(vector)
-        gradient.layout.gather(weights, biases, gradient.params)
-        loss, penalty = gradient()
-        value = (loss / self.outputs_of_loss + float(self.est.alpha) / 2 * penalty) / gradient.weight
-        weights, biases = gradient.layout.views(gradient.grad)
+        weights, biases = self.unpacked(vector)
+        self.run.layout.gather(weights, biases, self.run.params)
+        loss, penalty, grad = self.run.loss_grad()
+        value = (loss / self.outputs_of_loss + float(self.est.alpha) / 2 * penalty) / self.run.weight
+        weights, biases = self.run.layout.views(grad)
         return value, np.concatenate([view.ravel() for view in weights + biases], dtype=np.float64)
 
 

@@ -182,7 +182,7 @@ class Recipe(Training):
 
     def check_finite(self, when=""):
         """Raise a ValueError where a weight is no finite number."""
-        if not self.state.is_finite():
+        if not self.run.is_finite():
             rate = f"learning_rate_init={self.est.learning_rate_init:g}"
             raise ValueError(f"weights stopped being finite{when} with {rate}: try a smaller one")
 

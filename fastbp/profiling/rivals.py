@@ -84,7 +84,7 @@ def throughput(net: Any, X: Any, y: Any, epochs: Any, learning_rate: Any, **how:
 
 def begin(run: Run, workload: Workload) -> None:
     """Be at the workload's start once more."""
-    run.state.take(workload.weights, workload.biases)
+    run.take(workload.weights, workload.biases)
     run.work.state[:], run.cursor[:] = 0, 0
 
 
@@ -104,7 +104,7 @@ def numpy_reference(workload: Workload, threads: int) -> Train:
                 layers, run.params, run.work.state, run.X, run.Y, run.row_weights, order, run.batch_size, run.numbers,
                 epochs * workload.steps, run.cursor, record, None,
             )  # fmt: skip
-        weights, biases = run.state.parameters()
+        weights, biases = run.parameters()
         return weights + biases
 
     return train
