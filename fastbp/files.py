@@ -292,6 +292,7 @@ NETWORK_STATE = kinds_of({
     "target_name": str,
     "target_low target_span": lambda value: type(value) is float and math.isfinite(value),
     "moments": lambda value: count(value) and value <= 2,
+    "level": (None, str),
     "steps": count,
 })  # fmt: skip
 
@@ -311,6 +312,7 @@ def save_model(path: str | Path, model: Model) -> None:
     header |= {"class_names": list(model.class_names)}
     header |= {name: float(getattr(model, name)) for name in ("target_low", "target_span")}
     header |= {"options": {name: getattr(net, name) for name in OPTIONS}, "dropout_seed": net._seed, "rng": rng}
+    header["level"] = net.level
     arrays = _numbered("weights", net.weights) | _numbered("biases", net.biases)
     arrays |= {"input_mean": model.input_mean, "input_scale": model.input_scale}
     if net._moments is not None:
@@ -338,7 +340,7 @@ def read_model(contents: Archive) -> Model:
     contents.check_format(NETWORK)
     if header["format_version"] == 1:
         header |= VERSION_1
-    check_parts(NETWORK_STATE, NETWORK_STATE.keys() - {"moments", "steps"}, header)
+    check_parts(NETWORK_STATE, NETWORK_STATE.keys() - {"moments", "steps", "level"}, header)
     units, dtype = header["units"], np.dtype(header["dtype"])
     # every array is read before a network is built, so that no header can ask for more memory than the file has
     shapes: list[tuple[int, ...]] = list(itertools.pairwise(units))
@@ -349,6 +351,7 @@ def read_model(contents: Archive) -> Model:
     options |= {name: header[name] for name in (*NAMED[1:], "dtype")}
     net = NeuralNetwork(units[0], units[1:-1], units[-1], **options)
     net.weights, net.biases = weights, biases
+    net.level = header.get("level")
     if "rng" in header:
         net._seed, net._rng.bit_generator.state = header["dropout_seed"], header["rng"]
     if "moments" in header:

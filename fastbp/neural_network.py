@@ -113,6 +113,10 @@ class NeuralNetwork(Saved):
     biases : list of ndarray, shapes (n_out,)
         One per layer, or none without biases; likewise.
 
+    level : str or None
+        Level of the processor whose instructions trained it last, see `fastbp info`; None before any training. Processors of
+        one level give the same bits, and the environment variable FASTBP_LEVEL sets a lower one.
+
     All parameters but the sizes can be set later as well, and are checked then as here.
 
     Raises
@@ -181,6 +185,7 @@ class NeuralNetwork(Saved):
         self._biases = [np.zeros(shape, self.dtype) for shape in shapes["biases"]]
         self._seed = 0
         self._draw_seed()
+        self.level: str | None = None
         self._memory = None  # what the solver remembers, as `Run.memory` returns it
         self._ahead: Any = None  # the run of a training, where what is kept here is behind it
 
@@ -199,8 +204,8 @@ class NeuralNetwork(Saved):
 
     def _keep(self, run):
         """Take what belongs together: in one line without a call, after which a signal's handler could raise."""
-        attributes, (weights, biases), memory = vars(self), run.parameters(), run.memory()
-        self._weights[:], self._biases[:], attributes["_memory"], attributes["_ahead"] = weights, biases, memory, None
+        mine, (weights, biases), rest = vars(self), run.parameters(), (run.memory(), run.level, None)
+        self._weights[:], self._biases[:], (mine["_memory"], mine["level"], mine["_ahead"]) = weights, biases, rest
 
     def __getstate__(self):
         return self._caught_up().copy()

@@ -17,6 +17,7 @@ import numpy as np
 from fastbp import kernels
 from fastbp.history import History
 from fastbp.kernels import jit
+from fastbp.kernels.levels import level
 from fastbp.layout import CURSOR, RECORD, Layout
 from fastbp.rule import RULE, Rule
 from fastbp.workspace import THREAD_FLOPS, workspace_for_prediction, workspace_for_training
@@ -121,6 +122,7 @@ class Run:
         self.order = np.empty((0, self.n_rows), np.int64)
         rows = min(batch_size, self.work.plan.block_rows)
         self.blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * rows)))  # of the next call
+        self.level = None if jit.PLAIN_PYTHON else level().name  # of the instructions that it runs
         self.marked = False  # where calls count the time of their phases, see `fastbp.profiling.phases`
 
     def take(self, weights, biases):

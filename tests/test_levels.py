@@ -2,12 +2,14 @@
 
 import struct
 
+import numpy as np
 import pytest
 from processes import run_python
 
+import fastbp
 from fastbp.kernels import jit, levels
 
-pytestmark = [pytest.mark.compiled, pytest.mark.no_cover]
+pytestmark = pytest.mark.compiled
 
 
 @pytest.fixture
@@ -109,3 +111,23 @@ def test_the_level_tells_files_apart(monkeypatch):
         monkeypatch.setattr(jit, "level", lambda one=one: one)
         names[kernel.file("float64", 64)] = digest()
     assert len(names) == len({*names.values()}) == len(levels.LEVELS)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_model_says_which_level_trained_it(tmp_path):
+    X, y = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), np.array([0, 1, 1, 0])
+    trained = None if jit.PLAIN_PYTHON else levels.level().name
+    net = fastbp.NeuralNetwork(2, 4, 1, random_state=0)
+    assert net.level is None
+    net.gradients(X, y)
+    assert net.level is None
+    net.train(X, y, 1, 0.1)
+    assert net.level == trained
+    models = [net, *(fastbp.MLPClassifier(4, solver=solver, max_iter=2).fit(X, y) for solver in ("lbfgs", "adam"))]
+    for model in models:
+        fastbp.save(tmp_path / "model.npz", model)
+        again, name = fastbp.load(tmp_path / "model.npz"), "level" if model is net else "level_"
+        assert getattr(again, name) == getattr(model, name) == trained
+        setattr(model, name, "x86-64-v9")  # as of another machine, which is kept until it is trained here
+        fastbp.save(tmp_path / "model.npz", model)
+        assert getattr(fastbp.load(tmp_path / "model.npz"), name) == "x86-64-v9"

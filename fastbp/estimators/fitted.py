@@ -51,6 +51,7 @@ STATE = files.kinds_of({
     "feature_names_in_": _names,
     "classes_": (_column, [_column]),
     "_sparse_labels": bool,
+    "level_": (None, str),
     "_moments": [lambda pair: isinstance(pair, tuple) and len(pair) == 2 and fits([*pair], [[_floats]])],
     "_sklearn_output_config": {lambda name: name == "transform": str},
 })  # fmt: skip

@@ -119,6 +119,7 @@ class Training:
             draw=draw,
             memory=memory,
         )
+        est.level_ = self.run.level
         self.outputs_of_loss = losses_averaged(est, rows)
         if validation is not None:
             self.predictor = Predictor(self.run.layout, validation.X, est.out_activation_, est._threads())
@@ -315,6 +316,7 @@ class Objective:
             est.coefs_, est.intercepts_, rows.X, rows.Y, rule=est._rule("lbfgs"), activations=est._activation_codes(),
             batch_size=rows.X.shape[0], row_weights=rows.weights, n_jobs=est._threads(),
         )  # fmt: skip
+        est.level_ = self.run.level
 
     def unpacked(self, vector):
         """The vector's parts, shaped as coefs_ and intercepts_."""

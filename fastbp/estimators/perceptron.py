@@ -123,6 +123,8 @@ ATTRIBUTES = """\
         The largest of them.
     validation_loss_curve_ : list of float
         The loss, without its L2 term, of each epoch on the validation rows, where there are any.
+    level_ : str or None
+        Level of the processor whose instructions trained it, as the `level` of a NeuralNetwork.
     n_layers_, n_outputs_ : int
         Layers with the input, and units of the last one.
     out_activation_ : str

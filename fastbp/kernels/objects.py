@@ -81,6 +81,13 @@ def read_object(name, digest):
     return None
 
 
+def shipped():
+    """Names of the files that came with the package."""
+    with contextlib.suppress(Exception):
+        return [file.name for file in (importlib.resources.files("fastbp") / COMPILED).iterdir()]
+    return []
+
+
 def unpacked(stored, digest):
     """Code and seconds that `packed` was given; a ValueError where it was something else, or another digest."""
     payload = stored[CHECKSUM_BYTES:]

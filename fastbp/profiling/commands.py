@@ -234,11 +234,12 @@ def _info(arguments: argparse.Namespace) -> int:
     rows = [
         *map(list, found["versions"].items()),
         ["processor", f"{found['processor']}, {found['processors']} usable"],
-        ["compiled for", f"{found['target']}, vectors of {found['vector_bytes']} bytes"],
+        ["compiled for", f"{found['level']}, of which {found['target']} is one; vectors of {found['vector_bytes']} bytes"],
         ["caches", ", ".join(f"{name} {size / 2**20:g} MiB" for name, size in caches.items())],
         ["threads", found["threads"]],
+        *([["kernels", f"{cache['came_compiled']} came with the package"]] if cache["came_compiled"] else []),
         ["kernels in", cache["folder"] or "nowhere: each process compiles, for no folder is the user's alone"],
-        ["", f"{cache['files']} files, {cache['bytes'] / 1e6:.1f} MB, {cache['current_files']} of them for these versions"],
+        ["", f"{cache['files']} files, {cache['bytes'] / 1e6:.1f} MB, {cache['current_files']} of them for this version"],
         *[["BLAS" if not number else "", line] for number, line in enumerate(found["blas"])],
     ]
     _print(arguments, found, [Table(rows)])

@@ -22,6 +22,7 @@ import numpy as np
 
 from fastbp.kernels import jit, objects
 from fastbp.kernels.ceilings import STREAMS, SUMS
+from fastbp.kernels.levels import level
 from fastbp.kernels.pointwise import FUNCTIONS
 from fastbp.layout import ALIGNMENT_BYTES, aligned_zeros
 from fastbp.training import usable_threads
@@ -227,6 +228,7 @@ def cache_contents() -> dict[str, Any]:
         "files": len(files),
         "bytes": sum(file.stat().st_size for file in files),
         "current_files": len(current),
+        "came_compiled": sum(name.endswith(f".{level().name}.o") for name in objects.shipped()),
     }
 
 
@@ -247,6 +249,7 @@ def facts() -> dict[str, Any]:
         "versions": versions(),
         "processor": processor_name(),
         "processors": usable_threads(-1),
+        "level": level().name,
         "target": llvm.get_host_cpu_name(),
         "vector_bytes": jit.native_width(),
         "threads": "its own, which wait for each other in the kernels; 1 unless n_jobs asks for more",
