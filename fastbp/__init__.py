@@ -21,6 +21,7 @@ __all__ = [
     "profile",
     "save",
     "to_sklearn",
+    "train_many",
     "unpatch_sklearn",
 ]
 
@@ -50,6 +51,8 @@ def _home(name):
             from fastbp import history as home
         case "from_sklearn" | "patch_sklearn" | "to_sklearn" | "unpatch_sklearn":
             from fastbp.estimators import interchange as home
+        case "train_many":
+            from fastbp import many as home
         case "NeuralNetwork":
             from fastbp import neural_network as home
         case "profile":

@@ -56,6 +56,18 @@ def arrays_of(name):
     return property(lambda net: net._caught_up()[f"_{name}"], assign)
 
 
+def checked_steps(n_rows, learning_rate, batch_size, reduction, callback):
+    """Learning rate and rows of a batch of a training on so many rows; an error for these or the others."""
+    learning_rate = checks.above("learning_rate", learning_rate)
+    batch_size = n_rows if batch_size is None else checks.at_least(1, "batch_size", batch_size)
+    if batch_size > n_rows:
+        raise ValueError(f"batch_size must be at most the number of rows, {n_rows}, got {batch_size}")
+    checks.one_of(REDUCTIONS, "reduction", reduction)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be callable or None, got {callback!r}")
+    return learning_rate, batch_size
+
+
 class NeuralNetwork(Saved):
     """Fully connected layers of units, trained by backpropagation; sigmoid units and the delta rule unless told otherwise.
 
@@ -384,15 +396,8 @@ class NeuralNetwork(Saved):
         """
         X, y, sample_weight = self._checked_rows(X, y, sample_weight)
         epochs = checks.at_least(0, "epochs", epochs)
-        learning_rate = checks.above("learning_rate", learning_rate)
-        batch_size = len(X) if batch_size is None else checks.at_least(1, "batch_size", batch_size)
-        if batch_size > len(X):
-            raise ValueError(f"batch_size must be at most the number of rows, {len(X)}, got {batch_size}")
-        checks.one_of(REDUCTIONS, "reduction", reduction)
+        learning_rate, batch_size = checked_steps(len(X), learning_rate, batch_size, reduction, callback)
         verbose = checks.at_least(0, "verbose", int(verbose) if isinstance(verbose, bool) else verbose)
-        if callback is not None and not callable(callback):
-            raise TypeError(f"callback must be callable or None, got {callback!r}")
-
         self._draw_seed()
         draw = (lambda: self._rng.permutation(len(X))) if shuffle else None
         rule = self._rule(learning_rate, reduction)

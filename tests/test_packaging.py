@@ -22,7 +22,7 @@ PACKAGE = Path(fastbp.__file__).parent
 FLOORS = """
     __main__ cli
     profiling warmup
-    datasets estimators files lessons neural_network
+    datasets estimators files lessons many neural_network
     training workspace
     kernels
     fastbp arguments checks history layout reference rule tables
@@ -37,6 +37,7 @@ LAZY = {
         "fastbp.estimators.tabular",
         "fastbp.files",
         "fastbp.history",
+        "fastbp.many",
         "fastbp.neural_network",
         "fastbp.profiling.report",
     },
@@ -44,6 +45,7 @@ LAZY = {
     "fastbp.neural_network": {"fastbp.estimators.fitted"},
     "fastbp.kernels.jit": {
         "fastbp.kernels.ceilings",
+        "fastbp.kernels.many",
         "fastbp.kernels.narrow",
         "fastbp.kernels.online",
         "fastbp.kernels.phases",

@@ -36,7 +36,7 @@ import numpy as np
 
 from fastbp.kernels import gate
 from fastbp.kernels.jit import PLAIN_PYTHON, Kernel
-from fastbp.layout import CURSOR, KERNELS, PLAN, RECORD
+from fastbp.layout import CURSOR, KERNELS, LAYER, PLACE, PLAN, RECORD, ROWS_AT_ONCE, SETTINGS, aligned_zeros
 from fastbp.rule import RULE
 
 # What a job has: first what says which network, then what a call is about, in the end the arrays of a workspace. A dense X
@@ -51,6 +51,13 @@ _FORWARD = _NETWORK + "X:T* indices:I* starts:I* n out:T* rule:double*" + _WORK
 TRAIN = tuple(Kernel(module, "train", _TRAIN) for module in KERNELS._fields)
 MARKED = tuple(kernel.with_marks() for kernel in TRAIN)  # that count the time of their phases
 FORWARD = tuple(Kernel(module, "forward", _FORWARD) for module in ("narrow", "wide"))
+# Of many networks side by side. Those of a call have `own` rows, or share them.
+MANY = Kernel(
+    "many", "train",
+    "layers:int* places:int* n_layers n_params groups params:T* moments state:T* X:T* Y:T* own n order:int* shuffled "
+    "weights:T* weighted batch_size rule:double* settings:T* seeds:int* decays clips rates:double* begun epochs "
+    "record:double* sums:double* memory:T* room grad x y classes weighing",
+)  # fmt: skip
 # Memory of counters, where they begin there, and a number of marks.
 count_marks = Kernel("phases", "count_marks", "sync:int* counters number", marked=True)
 
@@ -94,12 +101,54 @@ def loss_grad(layers, params, X, Y, weights, rule, grad, work):
     return record.squares, record.loss, int(record.hits), record.penalty
 
 
+def train_many(layers, params, state, X, Y, order, weights, batch_size, rule, settings, seeds, rates, begun, epochs, record,
+               threads=1):  # fmt: skip
+    """Train many networks of the same units for whole epochs: what `train` does for each, with a network in each lane.
+
+    layers : (n_layers, len(LAYER)) int64; as of `train`, but that offsets count the numbers of one network, of which each
+        layer has n_rows * n_out; strides only tell dropout's masks apart.
+    params : INOUT (groups, n_params, lanes); state : INOUT (groups, moments, n_params, lanes).
+    X, Y : (1, n, n_in, 1) and (1, n, n_out, 1) for all, or (groups, n, n_in, lanes) and (groups, n, n_out, lanes).
+    order : (epochs, groups, n, lanes) int64; the rows as each network visits them, or with no epoch as they stand.
+    weights : (n,) for all, or with no element where all are 1.
+    rule : as of `train`, but for what differs between networks.
+    settings : (groups, len(SETTINGS), lanes); seeds : (groups, lanes) int64, of dropout.
+    rates : (steps,) float64; what "adam" multiplies the learning rate with in each step of the call.
+    begun : steps that every network has taken before.
+    record : INOUT (epochs, groups, len(RECORD), lanes) float64.
+    """
+    gate.many(layers, params, state, X, Y, order, weights, batch_size, rule, settings, seeds, rates, begun, epochs, record)
+    groups, n_params, lanes = params.shape
+    threads, n_rows, own, block = min(threads, groups), X.shape[1], X.shape[-1] > 1, ROWS_AT_ONCE * lanes
+    places, size = [], 0
+    for layer in layers.tolist():
+        n_out = LAYER._make(layer).n_out
+        places.append(PLACE._make((size, size + n_out * block, size + 2 * n_out * block, 0)))
+        size += 3 * n_out * block
+    rooms = {"grad": n_params * lanes, "x": X.shape[2] * block, "y": Y.shape[2] * block, "classes": block, "weighing": block}
+    starts = (size + np.cumsum([0, *rooms.values()])).tolist()
+    memory = aligned_zeros(threads * starts[-1], params.dtype)
+    alpha, max_norm = settings[:, SETTINGS.alpha], settings[:, SETTINGS.max_norm]
+    args = (
+        layers, np.array(places), len(layers), n_params, groups, params, state.shape[1], state, X, Y, own, n_rows, order,
+        len(order) > 0, weights, len(weights) > 0, batch_size, rule, settings, seeds, bool(alpha.any()),
+        bool((max_norm < np.inf).any()), rates, begun, epochs, record,
+        np.zeros((threads, len(RECORD), lanes)), memory, starts[-1], *starts[:-1],
+    )  # fmt: skip
+    spread(MANY, args, threads, lanes * params.itemsize)
+
+
 def together(kernels, work, *args):
-    """Call a kernel once in each thread of the workspace; they wait for each other, so all of them start or none does."""
-    kernel, size, width = kernels[work.plan.kernel], work.plan.threads, work.plan.width
+    """Call a kernel once in each thread of the workspace."""
+    plan = work.plan
+    spread(kernels[plan.kernel], (*args, *(work if PLAIN_PYTHON else work.addresses)), plan.threads, plan.width)
+
+
+def spread(kernel, args, size, width):
+    """Call a kernel once in each of some threads, which wait for each other: all of them start, or none does."""
 
     def run(rank, ranks):  # whoever runs it holds the arrays, of which the kernel has only the addresses
-        kernel(*args, *(work if PLAIN_PYTHON else work.addresses), rank=rank, size=ranks, width=width)
+        kernel(*args, rank=rank, size=ranks, width=width)
 
     if size > 1 and not PLAIN_PYTHON:
         kernel.prepare(args, width)  # so that nothing can fail in a thread that others wait for

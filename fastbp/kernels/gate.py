@@ -10,7 +10,7 @@ import numpy as np
 
 from fastbp import layout
 from fastbp.kernels import jit
-from fastbp.layout import CURSOR, KERNELS, LAYER, PLACE, PLAN, RECORD
+from fastbp.layout import CURSOR, KERNELS, LAYER, PLACE, PLAN, RECORD, SETTINGS
 from fastbp.rule import ACTIVATIONS, HEADS, MOMENTS, RULE
 
 INT, DOUBLE = np.dtype(np.int64), np.dtype(np.float64)
@@ -105,6 +105,40 @@ def training(layers, params, state, X, Y, weights, order, batch_size, rule, bloc
         if order.min() < 0 or order.max() >= n_rows:
             refuse("order", f"of rows from 0 to {n_rows - 1}", f"{order.min()} to {order.max()}")
     return work, arrays
+
+
+def many(layers, params, state, X, Y, order, weights, batch_size, rule, settings, seeds, rates, begun, epochs, record):
+    """Check the arguments of `fastbp.kernels.train_many`; a ValueError names what is not sound."""
+    array("layers", layers, INT, ANY, len(LAYER))
+    require(len(layers) > 0, "layers", "at least one", 0)
+    dtype = getattr(params, "dtype", None)
+    require(dtype in FLOATS and params.ndim == 3, "params", "three-dimensional, of floats", described(params))
+    groups, n_params, lanes = params.shape
+    array("params", params, dtype, groups, n_params, lanes, written=True)
+    require(lanes * params.itemsize in VECTOR_BYTES, "params", "of as many lanes as a vector", lanes)
+    rows, at = list(map(LAYER._make, layers.tolist())), 0
+    for n_before, row in zip([rows[0].n_in, *(row.n_out for row in rows)], rows, strict=False):
+        sound = row.n_in == n_before > 0 and row.n_rows - row.n_in in (0, 1) and row.n_out > 0
+        sound = sound and row.offset == at and 0 <= row.activation < len(ACTIVATIONS)
+        require(sound, "layers", "layers of a network, one behind the other", layers.tolist())
+        at += row.n_rows * row.n_out
+    require(at == n_params, "params", f"of {at} numbers for each network", n_params)
+    solver, _ = numbers(rule)
+    array("state", state, dtype, groups, MOMENTS[solver], n_params, lanes, written=True)
+    n_rows, own = X.shape[1], X.shape[-1] > 1
+    for name, value, columns in (("X", X, rows[0].n_in), ("Y", Y, rows[-1].n_out)):
+        array(name, value, dtype, groups if own else 1, n_rows, columns, lanes if own else 1)
+    array("order", order, INT, epochs if len(order) else 0, groups, n_rows, lanes)
+    if order.size and (order.min() < 0 or order.max() >= n_rows):
+        refuse("order", f"of rows from 0 to {n_rows - 1}", f"{order.min()} to {order.max()}")
+    array("weights", weights, dtype, n_rows if len(weights) else 0)
+    require(not (len(weights) and len(order)), "weights", "none where each network has an order", len(weights))
+    require(1 <= batch_size <= n_rows, "batch_size", f"from 1 to {n_rows}", batch_size)
+    array("settings", settings, dtype, groups, len(SETTINGS), lanes)
+    array("seeds", seeds, INT, groups, lanes)
+    array("rates", rates, DOUBLE, epochs * -(-n_rows // batch_size))
+    require(begun >= 0 and epochs >= 0, "epochs", ">= 0", (begun, epochs))
+    array("record", record, DOUBLE, epochs, groups, len(RECORD), lanes, written=True)
 
 
 def prediction(layers, params, X, out, rule, work):

@@ -227,10 +227,10 @@ class Kernel:
 
     def function(self):
         # tools that freeze programs follow import statements
-        from fastbp.kernels import ceilings, narrow, online, phases, pointwise, wide
+        from fastbp.kernels import ceilings, many, narrow, online, phases, pointwise, wide
 
-        modules = {"ceilings": ceilings, "narrow": narrow, "online": online, "phases": phases, "pointwise": pointwise,
-                   "wide": wide}  # fmt: skip
+        modules = {"ceilings": ceilings, "many": many, "narrow": narrow, "online": online, "phases": phases,
+                   "pointwise": pointwise, "wide": wide}  # fmt: skip
         return getattr(modules[self.module], self.name)
 
     def loaded(self, dtype, width):

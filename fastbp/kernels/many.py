@@ -1,0 +1,549 @@
+"""Training of many networks of the same units at once, with lanes over networks.
+
+A vector holds the same number of LANES networks, and everything a network has is such vectors: weights, activations, deltas,
+gradients. The loops are those of the equations, nothing is ever summed over lanes, and nothing is transposed, so that a
+network's bits do not depend on its neighbours. It is for networks too small to fill vectors by themselves.
+
+A group is LANES networks. Threads take groups by turns and never wait for each other. Networks of one call have their units,
+activations, loss, solver and batches in common; step lengths, momentum, L2, clipping and seeds are a vector each.
+
+Rows are shared, or each network has its own, which then stand side by side: X[group, row, column, lane]. Likewise an order
+in which they are visited.
+"""
+
+import contextlib
+
+import numpy as np
+from llvmlite import ir
+
+from fastbp.kernels import jit
+from fastbp.kernels.control import carry, either, in_groups, repeat, switch, when
+from fastbp.kernels.dropout import Dropout, counters, scrambled
+from fastbp.kernels.jit import registers
+from fastbp.kernels.losses import Samples, head_and_hits
+from fastbp.kernels.numbers import choose, element, from_on, named, smaller, whole, widened
+from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
+from fastbp.kernels.solvers import ADAM, Solver, descend, update
+from fastbp.kernels.steps import flush_subnormals, layer_of, loss_factor, loss_scale, restore_subnormals
+from fastbp.kernels.tracing import (
+    BYTES,
+    DOUBLE,
+    INT,
+    INT32,
+    Names,
+    Traced,
+    external,
+    operand,
+    pointer,
+    shuffle,
+    spread,
+    word,
+)  # fmt: skip
+from fastbp.kernels.vectors import (
+    broadcast,
+    fma,
+    full_like,
+    lanes,
+    load,
+    load_some,
+    permuted,
+    select,
+    splat,
+    square_root,
+    store,
+    type_name,
+    vector_of,
+)  # fmt: skip
+from fastbp.layout import RECORD, ROWS_AT_ONCE, SETTINGS
+from fastbp.rule import RULE
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def python_integers(memory, at, like):
+    return memory[at : at + lanes(like)].copy()
+
+
+@word(python_integers)
+def integers(memory, at, like):
+    """As many integers of 64 bits as vectors of the memory `like` have lanes."""
+    vector = ir.VectorType(INT, lanes(like))
+    return memory.new(memory.builder.load(pointer(memory, at, vector), align=8))
+
+
+@word(lambda numbers: (numbers % 2**32).astype("uint32"))
+def low_bits(numbers):
+    """The lower 32 bits of integers."""
+    return numbers.new(numbers.builder.trunc(numbers.value, ir.VectorType(INT32, numbers.type.count)))
+
+
+def python_gather(memory, rows, stride, offset, step):
+    return memory[rows * stride + offset + [lane * step for lane in range(len(rows))]]
+
+
+@word(python_gather)
+def gather(memory, rows, stride, offset, step):
+    """memory[rows * stride + offset + lane * step] in every lane."""
+    builder, vector = memory.builder, vector_of(memory)
+    lane = ir.Constant(ir.VectorType(INT, vector.count), list(range(vector.count)))
+    stride, offset, step = (spread(builder, operand(number), vector.count) for number in (stride, offset, step))
+    place = builder.add(builder.add(builder.mul(rows.value, stride), offset), builder.mul(lane, step))
+    start = spread(builder, builder.ptrtoint(memory.value, INT), vector.count)
+    bytes_ = ir.Constant(place.type, [BYTES[memory.of]] * vector.count)
+    pointers = builder.inttoptr(
+        builder.add(start, builder.mul(place, bytes_)), ir.VectorType(memory.value.type, vector.count)
+    )
+    mask = ir.Constant(ir.VectorType(ir.IntType(1), vector.count), [1] * vector.count)
+    name, align = f"llvm.masked.gather.{type_name(vector)}.v{vector.count}p0", ir.Constant(INT32, BYTES[memory.of])
+    return memory.new(external(builder, name, vector, pointers, align, mask, ir.Constant(vector, [0.0] * vector.count)))
+
+
+def python_move(source, start, target, at, count):
+    target[at : at + count] = source[start : start + count]
+    source[start : start + count] = 0
+
+
+@word(python_move)
+def move(source, start, target, at, count):
+    """Store so many doubles elsewhere, and leave zeros in their place."""
+    builder, wide = source.builder, ir.VectorType(DOUBLE, count)
+    place = pointer(source, start, wide)
+    builder.store(builder.load(place, align=8), pointer(target, at, wide), align=8)
+    builder.store(ir.Constant(wide, [0.0] * count), place, align=8)
+
+
+def python_add_widened(record, at, vector):
+    record[at : at + len(vector)] += vector
+
+
+@word(python_add_widened)
+def add_widened(record, at, vector):
+    """Add a vector to as many doubles."""
+    builder, wide = record.builder, ir.VectorType(DOUBLE, vector.type.count)
+    place = pointer(record, at, wide)
+    value = vector.value if vector.of == DOUBLE else builder.fpext(vector.value, wide)
+    builder.store(builder.fadd(builder.load(place, align=8), value), place, align=8)
+
+
+def python_row_places(like, first, stride, rows):
+    return ((first + np.arange(lanes(like)) // (lanes(like) // rows)) * stride % 2**32).astype(np.uint32)
+
+
+@word(python_row_places)
+def row_places(like, first, stride, rows):
+    """(first + r) * stride as 32-bit integers in the lanes of row r."""
+    builder, count = like.builder, lanes(like)
+    first, stride = (spread(builder, builder.trunc(operand(number), INT32), count) for number in (first, stride))
+    numbers = ir.Constant(first.type, [lane // (count // rows) for lane in range(count)])
+    return like.new(builder.mul(builder.add(first, numbers), stride))
+
+
+@word(lambda vector, times: np.tile(vector, times))
+def tiled(vector, times):
+    """A vector so many times, one behind the other."""
+    return vector.new(shuffle(vector.builder, vector.value, vector.value, list(range(vector.type.count)) * times))
+
+
+def parts(vector, times):
+    """A vector of so many vectors, apart."""
+    count = (vector.type.count if isinstance(vector, Traced) else len(vector)) // times
+    return [permuted(vector, range(part * count, (part + 1) * count)) for part in range(times)]
+
+
+def folded(vector, times):
+    """The sum of so many vectors that stand one behind the other in a vector."""
+    found = parts(vector, times)
+    while len(found) > 1:
+        half = len(found) // 2
+        found = [x + y for x, y in zip(found[:half], found[half:], strict=True)]
+    return found[0]
+
+
+@contextlib.contextmanager
+def rows_at_once(count):
+    """What is traced meanwhile speaks of vectors of so many rows, each of which is a vector of networks."""
+    jit.vector_bytes *= count
+    try:
+        yield
+    finally:
+        jit.vector_bytes //= count
+
+
+# --- a group ----------------------------------------------------------------------------------------------------------
+
+
+class Lanes(Dropout):
+    """`Dropout` with a seed in every lane, of some rows at once."""
+
+    def __init__(self, group, step, first, rows):
+        super().__init__(group, Names(steps=step.begun + step.steps, row=first, batch=0))
+        self.seeds, self.rows = group.seeds, rows
+
+    def layer_key(self, memory, layer):
+        """What tells the masks of a layer's first units apart: each unit's are one further on."""
+
+        def scramble():
+            key = scrambled(scrambled(counters(memory, self.key + layer.number, 0)) + tiled(self.seeds, self.rows))
+            return key + row_places(memory, self.first, layer.stride, self.rows)
+
+        return switch(self.drops > 0, [lambda: counters(memory, 0, 0), scramble])
+
+
+class Group(Names):
+    """The job of one group: its own parameters, solver memory, rows and settings."""
+
+    def __init__(self, job, number):
+        L, width = lanes(job.memory), job.n_params * lanes(job.memory)
+        super().__init__(**vars(job))
+        self.number, self.L, self.plan = number, L, Names(grad=job.grad, size=width)
+        self.params, self.state = from_on(job.params, number * width), from_on(job.state, number * job.moments * width)
+        settings = [load(job.settings, (number * len(SETTINGS) + at) * L) for at in range(len(SETTINGS))]
+        self.settings = Names(**dict(zip(SETTINGS._fields, settings, strict=True)))
+        self.seeds = low_bits(integers(job.seeds, number * L, job.memory))
+        ends = layer_of(job, 0).n_in, layer_of(job, job.n_layers - 1).n_out
+        self.rows = [
+            Names(
+                data=data, columns=columns, here=here, stride=choose(job.own, columns * L, columns), step=job.own,
+                first=job.own * (number * (job.n * columns * L)), unit=choose(job.own, L, 1),
+            )
+            for data, columns, here in zip((job.X, job.Y), ends, (job.x, job.y), strict=True)
+        ]  # fmt: skip
+
+    def parameter(self, place, rows):
+        """One of every network, for some rows at once."""
+        return tiled(load_some(self.params, place * self.L, self.L), rows)
+
+    def sizes(self, rows):
+        """How many sums of so many rows stand side by side in registers."""
+        return tuple(size for size in (8, 4, 2, 1) if size * rows <= registers() // 2)
+
+
+def take_rows(group, place, epoch, count):
+    """Some rows of X and of Y, of every network, and the classes that Y names."""
+    L, memory = lanes(group.memory), group.memory
+
+    def copy(rows):
+        def shared(j, place):
+            return broadcast(rows.data, place * rows.columns + j)
+
+        def own(j, place):
+            return load(rows.data, rows.first + (place * rows.columns + j) * L)
+
+        def in_order(j, place):
+            at = ((epoch * group.groups + group.number) * group.n + place) * L
+            visited = integers(group.order, at, memory)
+            return gather(rows.data, visited, rows.stride, rows.first + j * rows.unit, rows.step)
+
+        def over(one):
+            def unit(j):
+                for r in range(count):
+                    store(memory, rows.here + (j * count + r) * L, one(j, place + r))
+
+            return lambda: repeat(rows.columns, unit)
+
+        switch(choose(group.shuffled, 2, group.own), list(map(over, (shared, own, in_order))))
+
+    for rows in group.rows:
+        copy(rows)
+
+    def weigh():
+        for r in range(count):
+            store(memory, group.weighing + r * L, broadcast(group.weights, place + r))
+
+    when(group.weighted, weigh)
+
+
+def note_classes(group):
+    """The classes that the targets name."""
+    L, memory = lanes(group.memory), group.memory
+    first = load(memory, group.y)
+
+    def better(j, best, winner):
+        y = load(memory, group.y + j * L)
+        return select(y > best, y, best), select(y > best, splat(memory, j), winner)
+
+    def winner():
+        return carry(group.rows[1].columns, (first, splat(memory, 0.0)), better)[1]
+
+    def side():
+        return select(first >= 0.5, full_like(first, 1), 0)
+
+    store(memory, group.classes, switch(group.rows[1].columns == 1, [winner, side]))
+
+
+def pre_activations(group, layer, a, rows):
+    """(1): z = b + sum over i of a[i] W[i, :]."""
+    L, memory = lanes(group.memory), group.memory
+
+    def some(count, first):
+        def add(i, *sums):
+            factor, at = load(memory, a + i * L), layer.offset + i * layer.n_out + first
+            return tuple(fma(factor, group.parameter(at + c, rows), total) for c, total in enumerate(sums))
+
+        at = layer.offset + layer.n_in * layer.n_out + first
+        zeros = tuple(splat(memory, 0.0) for _ in range(count))
+        biases = lambda: tuple(group.parameter(at + c, rows) for c in range(count))  # noqa: E731
+        for c, total in enumerate(carry(layer.n_in, switch(layer.biased, [lambda: zeros, biases]), add)):
+            store(memory, layer.a + (first + c) * L, total)
+
+    in_groups(layer.n_out, group.sizes(rows), some)
+
+
+def propagate(group, dropout, rows):
+    """(1), (2): every A_l, and Z_L."""
+    L, memory = lanes(group.memory), group.memory
+
+    def one(level):
+        layer, hidden = layer_of(group, level), level > 0
+        pre_activations(group, layer, choose(hidden, dropout.taken(layer_of(group, level - hidden)), group.x), rows)
+
+        def activate(function):
+            def unit(j):
+                store(memory, layer.a + j * L, function(load(memory, layer.a + j * L)))
+
+            return lambda: repeat(layer.n_out, unit)
+
+        switch(layer.activation, [lambda: None, *map(activate, ACTIVATIONS[1:])])
+
+        def drop():
+            masked_units(group, layer, dropout, layer.a, layer.seen)
+
+        when((dropout.drops > 0) * (level < group.n_layers - 1), drop)
+
+    repeat(group.n_layers, one)
+
+
+def masked_units(group, layer, dropout, source, target):
+    """The vectors of a layer times its mask m_l."""
+    L, memory = lanes(group.memory), group.memory
+    key = dropout.layer_key(memory, layer)
+
+    def unit(j):
+        store(memory, target + j * L, dropout.masked(load(memory, source + j * L), memory, j, 0, key))
+
+    repeat(layer.n_out, unit)
+
+
+def delta_below(group, layer, below, dropout, rows):
+    """(5): D_{l-1} = (W D) * s'."""
+    L, memory = lanes(group.memory), group.memory
+
+    def some(count, first):
+        starts = [layer.offset + (first + r) * layer.n_out for r in range(count)]
+
+        def add(j, *sums):
+            delta = load(memory, layer.d + j * L)
+            return tuple(fma(group.parameter(at + j, rows), delta, total) for at, total in zip(starts, sums, strict=True))
+
+        zeros = tuple(splat(memory, 0.0) for _ in range(count))
+        for r, total in enumerate(carry(layer.n_out, zeros, add)):
+            store(memory, below.d + (first + r) * L, total)
+
+    in_groups(layer.n_in, group.sizes(rows), some)
+
+    def derive(function):
+        def unit(i):
+            at = below.d + i * L
+            store(memory, at, load(memory, at) * function(load(memory, below.a + i * L)))
+
+        return lambda: repeat(layer.n_in, unit)
+
+    switch(below.activation, list(map(derive, DERIVATIVES)))
+    when(dropout.drops > 0, lambda: masked_units(group, below, dropout, below.d, below.d))
+
+
+def backpropagate(group, dropout, rows, learn):
+    """(5), (6): from the last layer down; learn(over, decays) takes the gradients of each, as `solvers.update` does."""
+    L, memory = lanes(group.memory), group.memory
+
+    def one(back):
+        level = group.n_layers - 1 - back
+        layer, hidden = layer_of(group, level), level > 0
+        below = layer_of(group, level - hidden)
+        when(hidden, lambda: delta_below(group, layer, below, dropout, rows))
+        a = choose(hidden, dropout.taken(below), group.x)
+
+        def over_weights(step):
+            def row(i):
+                factor = load(memory, a + i * L)
+
+                def some(count, first):
+                    for j in range(count):
+                        delta = load(memory, layer.d + (first + j) * L)
+                        step(factor, delta, layer.offset + i * layer.n_out + first + j)
+
+                in_groups(layer.n_out, (4, 1), some)
+
+            repeat(layer.n_in, row)
+
+        def over_biases(step):
+            at = layer.offset + layer.n_in * layer.n_out
+            repeat(layer.n_out, lambda j: step(1, load(memory, layer.d + j * L), at + j))
+
+        learn(over_weights, True)
+        when(layer.biased, lambda: learn(over_biases, False))
+
+    repeat(group.n_layers, one)
+
+
+def over_all_weights(group, do):
+    """do(place) for every weight, of which biases are none."""
+
+    def one(level):
+        layer = layer_of(group, level)
+        repeat(layer.n_in * layer.n_out, lambda k: do(layer.offset + k))
+
+    repeat(group.n_layers, one)
+
+
+def sum_of_squares(group, data, at):
+    """Of a vector of every parameter."""
+    L = lanes(group.memory)
+
+    def add(k, total):
+        x = load(data, at + k * L)
+        return (fma(x, x, total),)
+
+    return carry(group.n_params, (splat(group.memory, 0.0),), add)[0]
+
+
+def penalty_of(group):
+    """The sum of the squares of all weights, of every network."""
+    L, zero = lanes(group.memory), splat(group.memory, 0.0)
+
+    def one(level, total):
+        layer = layer_of(group, level)
+
+        def add(k, total):
+            w = load(group.params, (layer.offset + k) * L)
+            return (fma(w, w, total),)
+
+        return carry(layer.n_in * layer.n_out, (total,), add)
+
+    return carry(group.n_layers, (zero,), one)[0]
+
+
+def learn_batch(group, step, solver):
+    """(1) to (7) for the rows of a batch."""
+    L, memory, rule = group.L, group.memory, group.rule
+    single, settings, grad = group.batch_size == 1, group.settings, group.plan.grad
+    decay = settings.alpha * splat(memory, choose(rule.per_row == 0.0, 1.0, 1.0 / step.weight))
+    length = switch(rule.solver == ADAM, [lambda: -1.0, lambda: -1.0 * element(group.rates, step.steps)])
+    now = solver.at(rate=settings.rate * splat(memory, length), decay=decay)
+    direct = now.at(code=choose(group.clips, 0, now.code))
+
+    def add(gradient, place):
+        at = grad + place * L
+        store(memory, at, load(memory, at) + gradient)
+
+    def learn_row(over, decays):
+        def update_over(step):
+            over(lambda factor, delta, place: step(delta * factor, place * L))
+
+        either(single, lambda: update(group, direct, update_over, decays), lambda: over(add_rows(1)))
+
+    def add_rows(rows):
+        def step(factor, delta, place):
+            at = grad + place * L
+            total, factors = load_some(memory, at, L), [1] * rows if isinstance(factor, int) else parts(factor, rows)
+            for one, other in zip(factors, parts(delta, rows), strict=True):
+                total = total + other if isinstance(one, int) else fma(one, other, total)
+            store(memory, at, total)
+
+        return step
+
+    def learn_rows(over, decays):
+        over(add_rows(ROWS_AT_ONCE))
+
+    when(group.decays, lambda: note(group, "penalty", penalty_of(group) * splat(memory, loss_factor(group, step))))
+    when(single == 0, lambda: repeat(group.n_params, lambda k: store(memory, grad + k * L, splat(memory, 0.0))))
+
+    def block(rows, first):
+        learn_block(group, step, first, rows, learn_row if rows == 1 else learn_rows)
+
+    in_groups(step.count, (ROWS_AT_ONCE, 1), block)
+
+    def add_decay():
+        over_all_weights(group, lambda place: add(decay * load(group.params, place * L), place))
+
+    def clip():
+        norm = square_root(sum_of_squares(group, memory, grad))
+        return select(norm > settings.max_norm, settings.max_norm / norm, splat(memory, 1.0))
+
+    def finish():
+        shrink = switch(group.clips, [lambda: splat(memory, 1.0), clip])
+        descend(group, now, 0, group.plan.size, shrink)
+
+    when((single == 0) * group.decays, add_decay)
+    when((single == 0) + group.clips, finish)
+
+
+def note(group, column, vector):
+    """Add to a column of the record of the epoch, of every network."""
+    add_widened(group.sums, RECORD._fields.index(column) * group.L, vector)
+
+
+def learn_block(group, step, first, rows, learn):
+    """(1) to (6) for some rows of a batch, and their record."""
+    memory, rule, last = group.memory, group.rule, layer_of(group, group.n_layers - 1)
+    take_rows(group, step.first + first, step.epoch, rows)
+    factor = splat(memory, loss_factor(group, step))
+    with rows_at_once(rows):
+        note_classes(group)
+        outputs, scale = Samples(memory, last.n_out, lanes(memory)), splat(memory, loss_scale(group, step))
+        dropout = Lanes(group, step, first, rows)
+        propagate(group, dropout, rows)
+        weight = switch(group.weighted, [lambda: splat(memory, 1.0), lambda: load(memory, group.weighing)])
+        zero = splat(memory, 0.0)
+        sums = head_and_hits(
+            outputs, last.a, group.y, last.d, group.classes, whole(rule.head), scale, weight, (zero, zero, zero)
+        )
+        backpropagate(group, dropout, rows, learn)
+    loss, squares, hits = (folded(total, rows) for total in sums)
+    for column, total in {"squares": squares, "loss": loss * factor, "hits": hits}.items():
+        note(group, column, total)
+
+
+def train(job):
+    """As `fastbp.reference.train`, for every network of `job.groups` groups, `job.epochs` whole epochs."""
+    control = flush_subnormals(job.memory)
+    job.rule, job.memory = named(job.rule, RULE._fields), from_on(job.memory, job.rank * job.room)
+    job.sums = from_on(job.sums, job.rank * (len(RECORD) * lanes(job.memory)))
+    batches = (job.n + (job.batch_size - 1)) // job.batch_size
+
+    def one(turn):
+        group = Group(job, turn * job.size + job.rank)
+        settings = group.settings
+        solver = Solver(group).at(
+            first=settings.momentum, first_gain=1.0 - settings.momentum,
+            second=settings.beta_2, second_gain=1.0 - settings.beta_2, epsilon=settings.epsilon,
+        )  # fmt: skip
+
+        def epoch(number, steps):
+            def batch(k, steps):
+                first = k * job.batch_size
+                count = smaller(job.batch_size, job.n - first)
+                weight = weight_of(group, first, count)
+                step = Names(epoch=number, first=first, count=count, weight=weight, steps=steps, begun=job.begun)
+                when(weight > 0.0, lambda: learn_batch(group, step, solver))
+                return (steps + (weight > 0.0),)
+
+            steps = carry(batches, (steps,), batch)
+            at = (number * job.groups + group.number) * (len(RECORD) * group.L)
+            for column in range(len(RECORD)):
+                move(group.sums, column * group.L, job.record, at + column * group.L, group.L)
+            return steps
+
+        carry(job.epochs, (0,), epoch)
+
+    when(job.epochs > 0, lambda: repeat((job.groups + (job.size - 1) - job.rank) // job.size, one))
+    restore_subnormals(job.memory, control)
+
+
+def weight_of(group, first, count):
+    """The sum of the weights of some rows."""
+
+    def total():
+        return carry(count, (0.0,), lambda r, total: (total + widened(element(group.weights, first + r)),))[0]
+
+    return switch(group.weighted, [lambda: widened(count), total])

@@ -1,0 +1,328 @@
+"""Many networks trained in one call: small ones that are alike share vectors, the others run one in each thread."""
+
+import time
+import types
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from fastbp import checks, kernels
+from fastbp.history import History
+from fastbp.kernels import jit
+from fastbp.kernels.levels import level
+from fastbp.layout import LAYER, RECORD, SETTINGS, Layout, aligned_zeros
+from fastbp.neural_network import NeuralNetwork, checked_steps
+from fastbp.training import CALL_SECONDS, ProgressBar, usable_threads
+
+# Parameters of a network up to which lanes were faster than a kernel for itself, float32 (float64), on one core: 8-16-16-1
+# with 433 of them and batches of 32 rows took 40 (91) ns a row. Beyond, the vectors of a group leave the L1 cache.
+MOST_PARAMETERS = 1000
+FIRST_EPOCHS = 8  # of the first call, before its time is known
+
+
+def train_many(
+    networks: Sequence[NeuralNetwork],
+    X,
+    y,
+    epochs: int,
+    learning_rate=0.1,
+    *,
+    batch_size=None,
+    reduction="sum",
+    sample_weight=None,
+    shuffle=False,
+    n_jobs: int | None = None,
+    progress: bool = False,
+    callback: Callable | Sequence[Callable | None] | None = None,
+) -> list[History | ValueError]:
+    """Train many networks, of any mix of units and settings, as `NeuralNetwork.train` does each of them.
+
+    Small networks of the same units, activations, loss, solver and batches are trained side by side, with a network in each
+    lane of the processor's vectors; the others one in each thread. A network's result depends on its own settings and rows
+    alone: not on how many others there are, which, in what order, or on `n_jobs`. Where lanes are used, sums are rounded
+    otherwise than by `NeuralNetwork.train`.
+
+    Parameters
+    ----------
+    networks : sequence of NeuralNetwork
+        Each once; trained in place.
+    X, y : array-like, or list of ndarray
+        Rows and targets for all networks, as of `NeuralNetwork.train`; or a list with an array for each network.
+    epochs : int
+        Passes over the rows, >= 0.
+    learning_rate, batch_size, reduction, shuffle, callback
+        As of `NeuralNetwork.train`, with the same defaults: one value, or a list with one for each network. A network with a
+        callback has a thread of its own.
+    sample_weight : array-like, list of ndarray, or None, default None
+        Weights of the rows, for all networks or one array for each.
+    n_jobs : int or None, default None
+        Threads, as joblib counts: None is 1, -1 all processors.
+    progress : bool, default False
+        Show a progress bar on standard error.
+
+    Returns
+    -------
+    list of fastbp.History or ValueError
+        For each network one value per completed epoch. Of a network whose weights stopped being finite it is the error that
+        says so; its weights are as they were before, and the other networks are trained.
+
+    Warns
+    -----
+    RuntimeWarning
+        If the weights of some networks stopped being finite.
+    UserWarning
+        If interrupted from the keyboard; weights and histories so far are kept.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of its range or of the wrong type, as of `NeuralNetwork.train`; nothing is trained then.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastbp import NeuralNetwork, train_many
+    >>> X, y = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0])
+    >>> networks = [NeuralNetwork(2, 4, 1, random_state=seed) for seed in range(64)]
+    >>> histories = train_many(networks, X, y, epochs=5000, learning_rate=0.5)
+    >>> sum(bool((net.predict(X) == y).all()) for net in networks) > 50
+    True
+    """
+    networks = list(networks)
+    for number, net in enumerate(networks):
+        if not isinstance(net, NeuralNetwork):
+            raise TypeError(f"networks must be NeuralNetworks, got {net!r} at {number}")
+    if len({*map(id, networks)}) < len(networks):
+        raise ValueError("networks must be different ones, got one of them twice")
+    epochs = checks.at_least(0, "epochs", epochs)
+    threads = usable_threads(checks.jobs("n_jobs", n_jobs))
+    arrays = {"X": X, "y": y, "sample_weight": sample_weight}
+    each = {name: one_each(name, value, len(networks), np.ndarray) for name, value in arrays.items()}
+    settings = {"learning_rate": learning_rate, "batch_size": batch_size, "reduction": reduction, "shuffle": shuffle}
+    each |= {name: one_each(name, value, len(networks)) for name, value in (settings | {"callback": callback}).items()}
+    seen: dict[Any, Any] = {}
+    tasks = [
+        Task(net, seen, **{name: values[number] for name, values in each.items()}) for number, net in enumerate(networks)
+    ]
+    results: dict[Task, History | ValueError] = {}
+    together, apart = parted(tasks)
+    with ProgressBar(len(networks), progress, "network") as bar:
+        try:
+            for group in together:
+                results |= Lanes(group, threads).train(epochs, results)
+                bar.update(len(results))
+            work = Parallel(n_jobs=threads, prefer="threads", return_as="generator_unordered")
+            for task, result in work(delayed(task.train)(epochs) for task in apart):
+                results[task] = result
+                bar.update(len(results))
+                if task.callback is None and isinstance(result, History) and len(result) < epochs:
+                    raise KeyboardInterrupt  # which came while it trained
+        except KeyboardInterrupt:
+            warnings.warn("Training interrupted by user.", stacklevel=2)
+    found = [results.get(task) or task.history(np.zeros((0, len(RECORD)))) for task in tasks]
+    if wild := [number for number, one in enumerate(found) if isinstance(one, ValueError)]:
+        warnings.warn(f"weights of {len(wild)} of {len(networks)} networks stopped being finite: {wild}", RuntimeWarning, 2)
+    return found
+
+
+def one_each(name: str, value: Any, count: int, kind: type = object) -> list:
+    """A value for each of so many networks: itself, or an item of a list of things of a kind."""
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, (kind, type(None))) for item in value):
+        return [value] * count
+    if len(value) != count:
+        raise ValueError(f"{name} must be one value or one for each of {count} networks, got {len(value)}")
+    return list(value)
+
+
+class Task:
+    """A network with what it is to be trained on, checked."""
+
+    def __init__(self, net, seen, X, y, sample_weight, learning_rate, batch_size, reduction, shuffle, callback):
+        key = id(X), id(y), id(sample_weight), net.units[0], net.units[-1], net.dtype, net.out_activation, net.loss
+        if key not in seen:
+            seen[key] = net._checked_rows(X, y, sample_weight)
+        self.net, (self.X, self.Y, self.weights) = net, seen[key]
+        self.learning_rate, self.batch_size = checked_steps(len(self.X), learning_rate, batch_size, reduction, callback)
+        self.reduction, self.shuffle, self.callback = reduction, bool(shuffle), callback
+        self.rule, self.parameters = net._rule(self.learning_rate, reduction), net._parameters()
+        memory = net._moments
+        # what another solver remembers is of no use
+        self.moments, self.steps = memory if memory and len(memory[0]) == self.rule.moments else ([], 0)
+
+    def history(self, record):
+        """The record as a history."""
+        weight = len(self.X) if self.weights is None else float(self.weights.sum(dtype=np.float64))
+        return History(record, len(self.X), weight, self.Y.shape[1], self.rule)
+
+    def train(self, epochs):
+        """Train it by itself; itself, and its history or the error of weights that are not finite."""
+        try:
+            return self, self.net.train(
+                self.X, self.Y, epochs, self.learning_rate, batch_size=self.batch_size, reduction=self.reduction,
+                sample_weight=self.weights, shuffle=self.shuffle, callback=self.callback,
+            )  # fmt: skip
+        except ValueError as error:
+            if self.callback is not None:
+                raise
+            return self, error
+
+    def kind(self):
+        """What networks in lanes have in common; None where this one cannot be in one."""
+        net, (weights, biases) = self.net, self.parameters
+        size = sum(array.size for array in (*weights, *biases))
+        if size > MOST_PARAMETERS or self.callback is not None or (self.weights is not None and self.shuffle):
+            return None
+        counted = (net.beta_1, net.beta_2, self.steps) if net.solver == "adam" else (net.dropout > 0) * self.steps
+        return (
+            *net.units, *net._activation_codes(), net.out_activation, net.loss, net.solver, net.dtype, bool(biases), counted,
+            net.dropout, len(self.X), self.batch_size, self.reduction, self.shuffle, id(self.weights),
+        )  # fmt: skip
+
+
+def parted(tasks: list[Task]) -> tuple[list[list[Task]], list[Task]]:
+    """Groups of tasks that share lanes, and those that do not."""
+    alike: dict[Any, list[Task]] = {}
+    apart = []
+    for task in tasks:
+        kind = task.kind()
+        if kind is None:
+            apart.append(task)
+        else:
+            alike.setdefault(kind, []).append(task)
+    return list(alike.values()), apart
+
+
+class Lanes:
+    """Networks that are alike in training, a network in each lane; the last lanes repeat the last network."""
+
+    def __init__(self, tasks: list[Task], threads: int):
+        self.tasks, self.threads, first = tasks, threads, tasks[0]
+        net, n_rows, dtype = first.net, len(first.X), np.dtype(first.net.dtype)
+        for task in tasks:
+            task.net._draw_seed()
+            task.rule.seed = task.net._seed
+        layout = Layout(net.units, dtype, net.bias, net._activation_codes())
+        offsets = np.cumsum([0, *(row.n_rows * row.n_out for row in layout.rows)])
+        self.layers = np.array([row._replace(offset=at) for row, at in zip(layout.rows, offsets, strict=False)], np.int64)
+        self.lanes = jit.native_width() // dtype.itemsize
+        self.groups = -(-len(tasks) // self.lanes)
+        self.rule, self.numbers = first.rule, first.rule.numbers(net.units[-1])
+        self.params = self.in_lanes([self.flat(task.parameters) for task in tasks], dtype)
+        state = np.zeros((len(tasks), self.rule.moments, int(offsets[-1])), dtype)
+        for moments, task in zip(state, tasks, strict=True):
+            for moment, pair in zip(moments, task.moments, strict=False):
+                moment[:] = self.flat(pair)
+        self.state = self.in_lanes(state, dtype)
+        self.shared = len({(id(task.X), id(task.Y)) for task in tasks}) == 1
+        self.X, self.Y = (self.rows([getattr(task, name) for task in tasks], dtype) for name in ("X", "Y"))
+        self.weights = np.empty(0, dtype) if first.weights is None else first.weights
+        names = {"rate": "learning_rate"}
+        settings = [[getattr(task.rule, names.get(name, name)) for name in SETTINGS._fields] for task in tasks]
+        self.settings = self.in_lanes(np.array(settings), dtype)
+        self.seeds = self.in_lanes([[task.rule.seed] for task in tasks], np.int64)[:, 0]
+        self.per_epoch, self.taken = -(-n_rows // first.batch_size), 0
+
+    def flat(self, pair):
+        """Weights and biases of a network, one layer behind the other."""
+        weights, biases = pair
+        layers = zip(weights, biases, strict=True) if biases else ((one,) for one in weights)
+        return np.concatenate([array.ravel() for layer in layers for array in layer])
+
+    def in_lanes(self, values, dtype):
+        """Arrays of all networks as (groups, ..., lanes)."""
+        values = np.asarray(values, dtype)
+        last = np.repeat(values[-1:], self.groups * self.lanes - len(values), axis=0)
+        values = np.concatenate([values, last]).reshape(self.groups, self.lanes, *values.shape[1:])
+        result = aligned_zeros(values.size, dtype).reshape(self.groups, *values.shape[2:], self.lanes)
+        result[...] = np.moveaxis(values, 1, -1)
+        return result
+
+    def of_network(self, values, number):
+        """A network's part of an array (groups, ..., lanes)."""
+        return values[number // self.lanes, ..., number % self.lanes]
+
+    def rows(self, arrays, dtype):
+        """Rows for all networks, or those of each."""
+        return np.ascontiguousarray(arrays[0])[None, :, :, None] if self.shared else self.in_lanes(arrays, dtype)
+
+    @property
+    def begun(self):
+        """Steps taken so far, where they count."""
+        return self.tasks[0].steps + self.taken
+
+    def orders(self, epochs):
+        """Row orders of some epochs, of each network as it draws them."""
+        n_rows = self.X.shape[1]
+        if not self.tasks[0].shuffle:
+            return np.empty((0, self.groups, n_rows, self.lanes), np.int64)
+        drawn = [[task.net._rng.permutation(n_rows) for _ in range(epochs)] for task in self.tasks]
+        return np.ascontiguousarray(self.in_lanes(drawn, np.int64).swapaxes(0, 1))
+
+    def rates(self, epochs):
+        """The factor of the learning rate in each of the next steps."""
+        steps, rule = self.begun + np.arange(1, epochs * self.per_epoch + 1), self.rule
+        if rule.solver != "adam":
+            return np.ones(len(steps))
+        return np.sqrt(1 - rule.beta_2**steps) / (1 - rule.momentum**steps)
+
+    def train(self, epochs, results):
+        """Train them; the history of each, or its error. An interrupt is raised when `results` has what is done."""
+        records: list[np.ndarray] = []
+        wild: dict[int, ValueError] = {}
+        interrupt = None
+        done, some = 0, min(epochs, FIRST_EPOCHS)
+        try:
+            while done < epochs and len(wild) < len(self.tasks):
+                start = time.perf_counter()
+                some = min(some, epochs - done)
+                record = np.zeros((some, self.groups, len(RECORD), self.lanes))
+                kernels.train_many(
+                    self.layers, self.params, self.state, self.X, self.Y, self.orders(some), self.weights,
+                    self.tasks[0].batch_size, self.numbers, self.settings, self.seeds, self.rates(some), self.begun, some,
+                    record, self.threads,
+                )  # fmt: skip
+                self.taken, done = self.taken + some * self.per_epoch, done + some
+                records.append(record)
+                self.note_wild(wild, record, done - some)
+                some = max(1, int(some * min(4, CALL_SECONDS / (time.perf_counter() - start))))
+        except KeyboardInterrupt as error:
+            interrupt = error
+        record = np.concatenate(records) if records else np.zeros((0, self.groups, len(RECORD), self.lanes))
+        for number, task in enumerate(self.tasks):
+            results[task] = wild.get(number) or self.kept(number, task, record)
+        if interrupt is not None:
+            raise interrupt
+        return results
+
+    def note_wild(self, wild, record, before):
+        """Note of the networks whose weights are not finite any more in which epoch that was seen."""
+        for number in np.flatnonzero(~np.isfinite(self.params).all(axis=1).ravel()[: len(self.tasks)]).tolist():
+            if number not in wild:
+                rows = record[:, number // self.lanes, :, number % self.lanes]
+                seen = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+                epoch = before + (int(seen[0]) + 1 if len(seen) else len(rows))
+                wild[number] = ValueError(
+                    f"weights stopped being finite in epoch {epoch} with learning_rate="
+                    f"{self.tasks[number].learning_rate:g}; they are left as they were before this training"
+                )
+
+    def kept(self, number, task, record):
+        """Let a network have what it has learnt; its history."""
+        weights, *memory = map(self.pair, (self.of_network(self.params, number), *self.of_network(self.state, number)))
+        trained = types.SimpleNamespace(level=None if jit.PLAIN_PYTHON else level().name)
+        trained.parameters, trained.memory = lambda: weights, lambda: (memory, task.steps + self.taken)
+        task.net._keep(trained)
+        return task.history(record[:, number // self.lanes, :, number % self.lanes])
+
+    def pair(self, flat):
+        """Weights and biases out of what `flat` made, as two lists of arrays."""
+        weights: list[np.ndarray] = []
+        biases: list[np.ndarray] = []
+        for row in map(LAYER._make, self.layers.tolist()):
+            block = flat[row.offset : row.offset + row.n_rows * row.n_out].reshape(row.n_rows, row.n_out)
+            weights.append(np.array(block[: row.n_in]))
+            biases.extend(np.array(block[row.n_in :]))
+        return weights, biases

@@ -1,0 +1,269 @@
+"""Many networks in one call: each learns what it would learn alone, whoever its neighbours are."""
+
+import warnings
+
+import draws
+import numpy as np
+import pytest
+
+from fastbp import NeuralNetwork, kernels, reference, train_many
+from fastbp import many as many_module
+from fastbp.kernels import jit
+from fastbp.layout import CURSOR, RECORD, SETTINGS, Layout, aligned_zeros
+from fastbp.rule import ACTIVATIONS, HEADS, MOMENTS, RULE, SOLVERS, Rule
+
+XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0])
+# Relative to the change, after a few steps; single ones are rounded to 1e-16 and 6e-8.
+TOLERANCE = {"float64": 1e-10, "float32": 1e-3}
+
+
+class Draw:
+    """Arguments of `kernels.train_many`, drawn by a seed."""
+
+    def __init__(self, seed):
+        rng = np.random.default_rng(seed)
+        units = rng.integers(1, 9, rng.integers(2, 5)).tolist()
+        self.dtype, n_rows, self.epochs = str(rng.choice(["float32", "float64"])), int(rng.integers(1, 20)), 2
+        self.layout = Layout(units, self.dtype, bool(rng.random() < 0.7), rng.integers(0, len(ACTIVATIONS), len(units) - 2))
+        at, rows = 0, []
+        for row in self.layout.rows:
+            rows.append(row._replace(offset=at))
+            at += row.n_rows * row.n_out
+        lanes, groups = jit.native_width() // np.dtype(self.dtype).itemsize, int(rng.integers(1, 4))
+        shuffled, own, out = rng.random() < 0.4, rng.random() < 0.4, HEADS[rng.integers(len(HEADS))]
+        rule = Rule(
+            *out, str(rng.choice(SOLVERS[1:])), dropout=float(rng.choice([0, 0.3])) * (len(units) > 2),
+            reduction=str(rng.choice(["sum", "mean", "row"])),
+        )  # fmt: skip
+        params = aligned_zeros(groups * at * lanes, self.dtype).reshape(groups, at, lanes)
+        params[:] = rng.normal(0, 0.4, params.shape)
+        state = np.zeros((groups, MOMENTS[SOLVERS.index(rule.solver)], at, lanes), self.dtype)
+        shape = (groups if own else 1, n_rows, lanes if own else 1)
+        X, Y = (rng.random((*shape[:2], size, shape[2])).astype(self.dtype) for size in (units[0], units[-1]))
+        if out[0] == "softmax":
+            Y /= Y.sum(axis=2, keepdims=True)
+        epochs = self.epochs * shuffled
+        order = rng.permuted(np.broadcast_to(np.arange(n_rows)[:, None], (epochs, groups, n_rows, lanes)), axis=2)
+        weights = rng.random(0 if shuffled else n_rows * int(rng.integers(2))).astype(self.dtype) + np.float32(0.1)
+        settings = np.ones((groups, len(SETTINGS), lanes), self.dtype)
+        settings[:, SETTINGS.rate] = rng.uniform(0.001, 0.02, (groups, lanes))
+        settings[:, SETTINGS.momentum], settings[:, SETTINGS.beta_2] = rng.uniform(0.5, 0.9), 0.99
+        settings[:, SETTINGS.epsilon] = 1e-6
+        settings[:, SETTINGS.alpha] = rng.choice([0, 0.1]) * rng.random((groups, lanes))
+        settings[:, SETTINGS.max_norm] = rng.choice([np.inf, 0.5]) * rng.uniform(0.1, 1, (groups, lanes))
+        batch = int(rng.choice([1, n_rows, rng.integers(1, n_rows + 1)]))
+        steps = np.arange(1, self.epochs * -(-n_rows // batch) + 1)
+        rates = np.sqrt(1 - 0.99**steps) / (1 - float(settings[0, SETTINGS.momentum, 0]) ** steps)
+        self.arguments = {
+            "layers": np.array(rows, np.int64), "params": params, "state": state, "X": X, "Y": Y,
+            "order": np.ascontiguousarray(order), "weights": weights, "batch_size": batch, "rule": rule.numbers(units[-1]),
+            "settings": settings, "seeds": rng.integers(0, 2**32, (groups, lanes)), "rates": rates, "begun": 0,
+            "epochs": self.epochs, "record": np.zeros((self.epochs, groups, len(RECORD), lanes)),
+        }  # fmt: skip
+
+    def alone(self, group, lane):
+        """What the reference makes of one network: its parameters and its record."""
+        a, layout = self.arguments, self.layout
+        params, state = self.laid_out(a["params"][group, :, lane]), np.zeros((a["state"].shape[1], layout.size), self.dtype)
+        mine = (group, lane) if a["X"].shape[-1] > 1 else (0, 0)
+        X, Y = (np.ascontiguousarray(a[name][mine[0], :, :, mine[1]]) for name in ("X", "Y"))
+        rule, settings = a["rule"].copy(), a["settings"][group, :, lane]
+        places = RULE.learning_rate, RULE.momentum, RULE.beta_2, RULE.epsilon, RULE.alpha, RULE.max_norm
+        rule[list(places)], rule[RULE.seed] = settings, a["seeds"][group, lane]
+        order, record = np.ascontiguousarray(a["order"][:, group, :, lane]), np.zeros((self.epochs, len(RECORD)))
+        blocks = self.epochs * -(-len(X) // a["batch_size"])
+        cursor = np.zeros(len(CURSOR), np.int64)
+        rows = X, Y, a["weights"], order, a["batch_size"]
+        reference.train(layout.layers, params, state, *rows, rule, blocks, cursor, record, None)
+        return params, record
+
+    def laid_out(self, flat):
+        params = np.zeros(self.layout.size, self.dtype)
+        for row, (*_, at, _, _) in zip(self.layout.rows, self.arguments["layers"], strict=True):
+            block = params[row.offset : row.offset + row.n_rows * row.stride].reshape(row.n_rows, row.stride)
+            block[:, : row.n_out] = flat[at : at + row.n_rows * row.n_out].reshape(row.n_rows, row.n_out)
+        return params
+
+
+def assert_agrees(draw, group, lane, expected):
+    """A network's parameters are those of the reference, by how far they went; its record likewise, but for a near tie."""
+    (params, record), ours = expected, draw.laid_out(draw.arguments["params"][group, :, lane])
+    tolerance = TOLERANCE[draw.dtype]
+    np.testing.assert_allclose(ours, params, rtol=tolerance, atol=tolerance * 0.1)
+    kept = [RECORD.squares, RECORD.loss, RECORD.penalty]
+    mine = draw.arguments["record"][:, group, :, lane]
+    np.testing.assert_allclose(mine[:, kept], record[:, kept], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the reference, where exp overflows
+@pytest.mark.parametrize("number", range(6))
+def test_networks_in_lanes_agree_with_the_reference(number):
+    for seed in range(draws.examples(40, 4)):
+        draw = Draw([int(draws.SEED), number, seed])
+        groups, _, lanes = draw.arguments["params"].shape
+        places = {(0, 0), (groups - 1, lanes - 1), (groups // 2, lanes // 2)}
+        expected = {place: draw.alone(*place) for place in places}
+        kernels.train_many(*draw.arguments.values(), threads=1 + seed % 2)
+        for place, one in expected.items():
+            assert_agrees(draw, *place, one)
+
+
+def test_a_corrupted_network_is_rejected():
+    draw = Draw(1)
+    expected = draw.alone(0, 0)
+    kernels.train_many(*draw.arguments.values())
+    assert_agrees(draw, 0, 0, expected)
+    draw.arguments["params"][0, 0, 0] += 0.01
+    with pytest.raises(AssertionError):
+        assert_agrees(draw, 0, 0, expected)
+
+
+UNSOUND = {
+    "layers": lambda a: a | {"layers": a["layers"] + 1},
+    "params": lambda a: a | {"params": a["params"][:, :-1].copy()},
+    "state": lambda a: a | {"state": np.zeros((1, 3, 1, 1), a["params"].dtype)},
+    "X": lambda a: a | {"X": a["X"][:, :, :0].copy()},
+    "Y": lambda a: a | {"Y": a["Y"].astype("float16")},
+    "order": lambda a: a | {"order": np.full((a["epochs"], len(a["params"]), a["X"].shape[1], a["params"].shape[2]), 99)},
+    "batch_size": lambda a: a | {"batch_size": a["X"].shape[1] + 1},
+    "rule": lambda a: a | {"rule": a["rule"] + 100},
+    "settings": lambda a: a | {"settings": a["settings"][:, 1:].copy()},
+    "seeds": lambda a: a | {"seeds": a["seeds"][:, 1:].copy()},
+    "rates": lambda a: a | {"rates": a["rates"][1:]},
+    "record": lambda a: a | {"record": a["record"][1:]},
+    "weights": lambda a: a | {"weights": np.ones(a["X"].shape[1] + 1, a["X"].dtype)},
+    "epochs": lambda a: a | {"begun": -1},
+}
+
+
+@pytest.mark.parametrize("name", UNSOUND)
+def test_what_is_not_sound_is_refused(name):
+    arguments = Draw(2).arguments
+    before = arguments["params"].copy()
+    with pytest.raises(ValueError, match=name):
+        kernels.train_many(*UNSOUND[name](arguments).values())
+    assert (arguments["params"] == before).all()
+
+
+# --- train_many -------------------------------------------------------------------------------------------------------
+
+
+def networks(count, **settings):
+    return [NeuralNetwork(2, 4, 1, **({"random_state": seed} | settings)) for seed in range(count)]
+
+
+def bits(net):
+    return b"".join(array.tobytes() for array in (*net.weights, *net.biases))
+
+
+SETTINGS_OF_NETWORKS = [
+    {},
+    {"solver": "adam", "activation": "tanh", "dtype": "float32"},
+    {"solver": "nesterov", "dropout": 0.2, "alpha": 0.1, "max_norm": 0.3},
+    {"solver": "momentum", "out_activation": "identity", "bias": False},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS_OF_NETWORKS)
+@pytest.mark.parametrize("how", [{}, {"batch_size": 3, "shuffle": True}, {"batch_size": 1, "reduction": "mean"}])
+def test_each_learns_what_it_learns_alone(settings, how):
+    rates = [0.01 + 0.01 * number for number in range(5)]
+    ours, theirs = networks(5, **settings), networks(5, **settings)
+    for _ in range(2):  # and goes on from what it remembers
+        histories = train_many(ours, *XOR, 6, rates, **how)
+        for net, other, rate, history in zip(ours, theirs, rates, histories, strict=True):
+            expected = other.train(*XOR, 6, rate, **how)
+            tolerance = TOLERANCE[net.dtype.name]
+            for array, one in zip(net.weights + net.biases, other.weights + other.biases, strict=True):
+                np.testing.assert_allclose(array, one, rtol=tolerance, atol=tolerance)
+            np.testing.assert_allclose(history.loss, expected.loss, rtol=tolerance)
+            assert net._moments[1] == other._moments[1]
+            assert net.level == other.level
+
+
+def test_no_bit_depends_on_the_others():
+    how = {"batch_size": 3, "shuffle": True}
+    alone = networks(1, dropout=0.3)
+    train_many(alone, *XOR, 9, 0.2, **how)
+    for count, threads in ((7, 1), (40, 2), (40, 1)):
+        first, *others = networks(count, dropout=0.3)
+        wild = NeuralNetwork(2, 4, 1, activation="relu", out_activation="identity", random_state=0)
+        mixed = [*others, wild, first]
+        rates = [0.2 if net is first else 1e30 if net is wild else 0.01 * number for number, net in enumerate(mixed, 1)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            train_many(mixed, *XOR, 9, rates, n_jobs=threads, **how)
+        assert bits(first) == bits(alone[0])
+
+
+def test_rows_of_ones_own_change_no_bit():
+    shared, own = networks(9), networks(9)
+    train_many(shared, *XOR, 5, batch_size=2, shuffle=True)
+    train_many(own, [XOR[0].copy() for _ in own], [XOR[1].copy() for _ in own], 5, batch_size=2, shuffle=True)
+    assert list(map(bits, shared)) == list(map(bits, own))
+
+
+def test_a_network_that_diverges_leaves_the_others_alone():
+    nets = networks(4, activation="relu", out_activation="identity")
+    before = bits(nets[2])
+    with pytest.warns(RuntimeWarning, match=r"weights of 1 of 4 networks stopped being finite: \[2\]"):
+        histories = train_many(nets, *XOR, 50, [0.01, 0.01, 1e30, 0.01])
+    assert isinstance(histories[2], ValueError)
+    assert "learning_rate=1e+30; they are left as they were" in str(histories[2])
+    assert bits(nets[2]) == before
+    assert [len(history) for number, history in enumerate(histories) if number != 2] == [50, 50, 50]
+
+
+def test_networks_of_all_kinds_in_one_call():
+    seen = []
+    nets = [*networks(3), NeuralNetwork(2, 300, 1, random_state=0), NeuralNetwork(2, [3, 3], 1, random_state=0)]
+    callbacks = [None, lambda epoch, history: seen.append(epoch) or epoch == 2, None, None, None]
+    histories = train_many(nets, *XOR, 4, sample_weight=np.array([1.0, 2, 3, 4]), callback=callbacks, n_jobs=2)
+    assert [len(history) for history in histories] == [4, 2, 4, 4, 4]
+    assert seen == [1, 2]
+
+
+def test_an_interrupt_keeps_what_is_done(monkeypatch):
+    nets, calls, call = networks(3), [], kernels.train_many
+
+    def once(*arguments):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(call(*arguments))
+
+    monkeypatch.setattr(many_module.kernels, "train_many", once)
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        histories = train_many([*nets, NeuralNetwork(2, 300, 1)], *XOR, 1000)
+    assert [len(history) for history in histories] == [8, 8, 8, 0]
+    others = networks(3)
+    monkeypatch.undo()
+    train_many(others, *XOR, 8)
+    assert list(map(bits, nets)) == list(map(bits, others))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"networks": [1]}, "networks must be NeuralNetworks, got 1 at 0"),
+        ({"epochs": -1}, "epochs must be"),
+        ({"learning_rate": [0.1, 0.2]}, "learning_rate must be one value or one for each of 3 networks, got 2"),
+        ({"learning_rate": 0}, "learning_rate must be"),
+        ({"batch_size": 5}, "batch_size must be at most the number of rows, 4, got 5"),
+        ({"X": [XOR[0]] * 2}, "X must be one value or one for each of 3 networks, got 2"),
+        ({"X": XOR[0][:, :1]}, "X must have"),
+        ({"n_jobs": 0}, "n_jobs must not be 0"),
+        ({"callback": 1}, "callback must be callable"),
+    ],
+)
+def test_bad_arguments_train_nothing(change, message):
+    arguments = {"networks": networks(3), "X": XOR[0], "y": XOR[1], "epochs": 2} | change
+    before = [bits(net) for net in arguments["networks"] if isinstance(net, NeuralNetwork)]
+    with pytest.raises((TypeError, ValueError), match=message):
+        train_many(**arguments)
+    assert [bits(net) for net in arguments["networks"] if isinstance(net, NeuralNetwork)] == before
+
+
+def test_a_network_comes_once():
+    net = NeuralNetwork(2, 4, 1)
+    with pytest.raises(ValueError, match="got one of them twice"):
+        train_many([net, net], *XOR, 1)
