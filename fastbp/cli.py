@@ -408,11 +408,11 @@ def _milestones(curves: "dict[str, np.ndarray]") -> list[dict[str, float]]:
 
 def _plot(curves: "dict[str, np.ndarray]", name: str, loss: str, path: str) -> None:
     from fastbp.history import draw
-    from fastbp.profiling.pictures import pyplot, save_picture
+    from fastbp.profiling.pictures import new_figure, save_picture
 
     epoch, shown = curves["epoch"], {curve: values for curve, values in curves.items() if curve not in ("epoch", "mse")}
-    figure, axes = pyplot().subplots(1, len(shown), figsize=(5 * len(shown), 4), layout="constrained", squeeze=False)
-    draw(axes[0], epoch, shown, loss)
+    figure = new_figure(5 * len(shown), 4)
+    draw(figure.subplots(1, len(shown), squeeze=False)[0], epoch, shown, loss)
     figure.suptitle(name)
     save_picture(figure, path)
 

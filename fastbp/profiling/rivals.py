@@ -17,8 +17,7 @@ import numpy as np
 
 from fastbp import reference
 from fastbp.layout import EPOCH, RECORD_SIZE
-from fastbp.profiling.clock import Timed, Trainer
-from fastbp.profiling.workload import Workload, of_network
+from fastbp.profiling.workload import Timed, Trainer, Workload, of_network
 from fastbp.training import Run
 
 Train = Callable[..., list[np.ndarray]]
@@ -32,21 +31,18 @@ class NotPossible(ValueError):
     """What a library has no word for."""
 
 
-class Rival(Timed):
-    """A training by another library, whose amounts are epochs of so many rows."""
+def rival(epochs: Train, rows: int) -> Timed:
+    """A training by another library, in epochs of so many rows."""
 
-    def __init__(self, epochs: Train, rows: int):
-        self.epochs, self.rows = epochs, rows
-        epochs(1)
-        super().__init__()
+    def train(amount: int) -> int:
+        epochs(amount, anew=False)
+        return amount * rows
 
-    def train(self, amount: int) -> int:
-        """Run some epochs; returns how many rows that were."""
-        self.epochs(amount, anew=False)
-        return amount * self.rows
+    epochs(1)
+    return Timed(train)
 
 
-def rivals(workload: Workload, threads: int) -> Iterator[tuple[str, Rival | str]]:
+def rivals(workload: Workload, threads: int) -> Iterator[tuple[str, Timed | str]]:
     """Each rival, ready to take its turns, or why it cannot."""
     if workload.sparse:
         return
@@ -58,7 +54,7 @@ def rivals(workload: Workload, threads: int) -> Iterator[tuple[str, Rival | str]
             yield name, "not installed"
             continue
         try:
-            yield name, Rival(make(some, threads), rows)
+            yield name, rival(make(some, threads), rows)
         except NotPossible as error:
             yield name, str(error)
 

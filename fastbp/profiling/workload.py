@@ -1,10 +1,16 @@
-"""Trainings that are to be measured: a network with its data, at its start."""
+"""Trainings that are to be measured: a network with its data, at its start, and turns in which trainings are timed.
+
+Everything that is compared is measured a moment at a time, one after the other, several times over: what else happens on a
+machine then happens to all of them. A figure is the median of the turns, and is stated with the lowest and the highest.
+"""
 
 import copy
 import itertools
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import clone
@@ -16,9 +22,10 @@ from fastbp.estimators.fitting import clipped_batch_size
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import Perceptron
 from fastbp.estimators.tabular import Tabular
+from fastbp.layout import BLOCK, EPOCH, RECORD_SIZE, ROW
 from fastbp.neural_network import NeuralNetwork
 from fastbp.rule import ACTIVATIONS, Rule
-from fastbp.training import Run
+from fastbp.training import CALL_SECONDS, Run
 
 BATCH_SIZE = 200  # scikit-learn's
 LEARNING_RATE = 1e-3
@@ -26,6 +33,11 @@ SETTINGS: dict[str, Any] = {"solver": "adam", "activation": "relu", "dtype": "fl
 # Synthetic data: enough batches that caches see new rows, as in a training, and little enough to be made in no time.
 BATCHES, MOST_BYTES = 20, 64 * 1024**2
 LEAST_BATCHES = 4  # so that a batch four times as large can be tried
+
+TURNS = 9  # of everything that is compared
+LEAST_TURN = 2e-3  # seconds, far above what starting a call takes
+ENOUGH = 0.8  # of a turn: another short call would show how long starting one takes
+WARM_TURNS = 1  # that do not count: caches and clocks settle
 
 
 @dataclass(frozen=True)
@@ -158,15 +170,12 @@ def of_estimator(est: Perceptron, X: Any, y: Any) -> Workload:
     """What `est.fit(X, y)` would do but for validation rows and L-BFGS's own steps; the estimator stays as it is."""
     est = clone(est)
     est._validate_params()
-    hidden = est._hidden_sizes()
-    X, y = est._validated(X, y, reset=True)
-    rows = est._rows(X, y, None, incremental=False, fresh=True)
-    units, lbfgs = (X.shape[1], *hidden, rows.Y.shape[1]), est.solver == "lbfgs"
-    est._initialize([*units], X.dtype, np.random.RandomState(0))
+    X, _, rows, _ = est._begin(X, y, None, np.random.RandomState(0))
+    hidden, lbfgs = est._hidden_sizes(), est.solver == "lbfgs"
     batch_size = rows.X.shape[0] if lbfgs else clipped_batch_size(est, rows.X.shape[0])
     return Workload(
-        units, activations_of(est.activation, len(hidden)), est._rule(), est.coefs_, est.intercepts_, rows.X, rows.Y,
-        batch_size, est._threads(), est.shuffle and not lbfgs, rows.weights,
+        tuple(est._units()), activations_of(est.activation, len(hidden)), est._rule(), est.coefs_, est.intercepts_, rows.X,
+        rows.Y, batch_size, est._threads(), est.shuffle and not lbfgs, rows.weights,
     )  # fmt: skip
 
 
@@ -202,3 +211,88 @@ def of_anything(what: Any = None, X: Any = None, y: Any = None, **options: Any) 
     if X is not None:
         raise ValueError("X and y come with a NeuralNetwork, an estimator, or by themselves, got them with layer sizes")
     return of_units(what, **options)
+
+
+# ---- turns -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Median, lowest and highest of some repeats."""
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+    @property
+    def spread(self) -> float:
+        """The larger distance of the lowest and the highest from the median, as a share of it."""
+        return max(self.high - self.median, self.median - self.low) / self.median
+
+
+def rate_of(values: Sequence[float]) -> Rate:
+    """Median and extremes."""
+    return Rate(statistics.median(values), min(values), max(values), len(values))
+
+
+class Timed:
+    """A training that goes on a moment at a time, and notes samples per second of each turn in `rates`.
+
+    `train` is called with a number of blocks or epochs, and returns how many rows that were.
+    """
+
+    def __init__(self, train: Callable[[int], int]):
+        self.train = train
+        self.rates: list[float] = []
+        train(1)  # compiles or loads what it takes
+        start = time.perf_counter()
+        train(1)
+        self.pace = 1 / (time.perf_counter() - start)  # amounts per second
+
+    def turn(self, seconds: float) -> int:
+        """Train for about so long, in calls as long as a training's; returns how many rows that were."""
+        rows, spent = 0, 0.0
+        while spent < ENOUGH * seconds:
+            amount = max(1, int(self.pace * min(CALL_SECONDS, seconds - spent)))
+            start = time.perf_counter()
+            rows += self.train(amount)
+            call = time.perf_counter() - start
+            spent, self.pace = spent + call, amount / call
+        self.rates.append(rows / spent)
+        return rows
+
+    def anew(self) -> Self:
+        """The same training with no turns taken yet."""
+        result = copy.copy(self)
+        result.rates = []
+        return result
+
+
+class Trainer(Timed):
+    """A training by fastbp, in blocks of rows; `workspace` picks the kernel."""
+
+    def __init__(self, workload: Workload, workspace: Callable[..., Any] = workspace_for_training):
+        self.run = workload.start(workspace)
+        super().__init__(self.blocks)
+
+    def blocks(self, amount: int) -> int:
+        """Run some blocks; returns how many rows that were."""
+        run, cursor = self.run, self.run.cursor
+        cursor[EPOCH], before = 0, int(cursor[ROW])
+        run.record = np.zeros((int(cursor[BLOCK] + amount) // run.work.blocks_per_epoch + 1, RECORD_SIZE))
+        run.advance(amount)
+        return int(cursor[EPOCH]) * run.n_rows + int(cursor[ROW]) - before
+
+
+def take_turns(trainers: Sequence[Timed], weights: Sequence[float], seconds: float, turns: int = TURNS) -> None:
+    """Let each train in turn, `weights` of the time each; the first round only warms up."""
+    share = seconds / (turns + WARM_TURNS) / sum(weights)
+    stop = time.perf_counter() + seconds
+    for number in range(turns + WARM_TURNS):
+        for trainer, weight in zip(trainers, weights, strict=True):
+            trainer.turn(max(LEAST_TURN, share * weight))
+            if number < WARM_TURNS:
+                trainer.rates.clear()
+        if number >= WARM_TURNS + 2 and time.perf_counter() > stop:
+            return
