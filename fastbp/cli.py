@@ -283,9 +283,9 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
     model = new_model(data, settings, dtype=given.get("dtype", "float64"), random_state=arguments.seed)
     net = model.net
     untrained = copy.deepcopy(net)
-    rows = model.inputs(data.X_train), model.targets(data.y_train), settings.epochs, settings.learning_rate
+    rows = model.inputs(data.X_train), model.targets(data.y_train)
     how = {"batch_size": settings.batch_size, "reduction": settings.reduction, "shuffle": settings.batch_size is not None}
-    history = net.train(*rows, progress=_is_terminal(sys.stderr), **how)
+    history = net.train(*rows, settings.epochs, settings.learning_rate, progress=_is_terminal(sys.stderr), **how)
     if arguments.save:
         # before anything that an interrupt could end
         save_model(arguments.save, model)
@@ -304,7 +304,7 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> Trained:
     def speed() -> dict[str, Any]:
         from fastbp.profiling.rivals import throughput
 
-        return throughput(untrained, *rows, **how)
+        return throughput(untrained, *rows, settings.learning_rate, **how)
 
     return report, history.columns(), speed
 
@@ -452,8 +452,8 @@ def _summary(report: dict[str, Any]) -> list[list[str]]:
     if "speedup_over_numpy" in report:
         rates = f"{report['epochs_per_second']:,.0f} epochs/s, {report['samples_per_second']:,.0f} samples/s"
         summary.append(["speed", rates])
-        slice_of_run = f"over the first {report['reference_epochs']:,} epochs"
-        summary.append(["numpy reference", f"{report['reference_epochs_per_second']:,.0f} epochs/s {slice_of_run}"])
+        rate, epochs = report["reference_epochs_per_second"], report["reference_epochs"]
+        summary.append(["numpy reference", f"{rate:,.0f} epochs/s over {epochs:,} epochs"])
         summary.append(["speed-up", f"{report['speedup_over_numpy']:,.1f} times"])
     for key, name in (("plot", "picture"), ("save", "model")):
         if key in report:

@@ -7,7 +7,6 @@ epsilon otherwise. torch runs step by step, jax all epochs in one compiled loop 
 """
 
 import importlib.util
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -59,20 +58,15 @@ def rivals(workload: Workload, threads: int) -> Iterator[tuple[str, Timed | str]
             yield name, str(error)
 
 
-def throughput(net: Any, X: Any, y: Any, epochs: Any, learning_rate: Any, **how: Any) -> dict[str, float]:
-    """Epochs per second of `net.train(...)` with these arguments, and of the numpy reference on its first epochs."""
+def throughput(net: Any, X: Any, y: Any, learning_rate: float, **how: Any) -> dict[str, float]:
+    """Epochs per second of `net.train(...)` with these arguments, and of the numpy reference."""
     workload = of_network(net, X, y, learning_rate, **how | {"batch_size": how["batch_size"] or len(X)})
-    train, done, seconds = numpy_reference(workload, 1), 0, 0.0
-    while done < epochs and seconds < COMPARISON_SECONDS:
-        some, start = min(max(1, done), epochs - done), time.perf_counter()
-        train(some, not done)
-        seconds += time.perf_counter() - start
-        done += some
-    ours = Trainer(workload)
+    ours, theirs = Trainer(workload), rival(numpy_reference(workload, 1), len(X))
     ours.turn(COMPARISON_SECONDS)
-    rate, theirs = ours.rates[0] / len(X), done / seconds
-    return {"epochs_per_second": rate, "samples_per_second": rate * len(X), "reference_epochs": done,
-            "speedup_over_numpy": rate / theirs, "reference_epochs_per_second": theirs}  # fmt: skip
+    epochs = theirs.turn(COMPARISON_SECONDS) // len(X)
+    rate, reference = ours.rates[0] / len(X), theirs.rates[0] / len(X)
+    return {"epochs_per_second": rate, "samples_per_second": ours.rates[0], "reference_epochs": epochs,
+            "speedup_over_numpy": rate / reference, "reference_epochs_per_second": reference}  # fmt: skip
 
 
 # ---- numpy -----------------------------------------------------------------------------------------------------------
