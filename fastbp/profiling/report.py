@@ -27,7 +27,6 @@ from fastbp.profiling.workload import (
 )
 from fastbp.tables import Table, figure
 from fastbp.training import Run, usable_threads
-from fastbp.workspace import NarrowWorkspace, WideWorkspace
 
 SECONDS, SWEEP_SECONDS = 2.0, 5.0
 LEAST_SECONDS = 0.05
@@ -110,10 +109,9 @@ class Profile(Report):
         return found | {"spread": self.samples_per_second.spread, "machine": machine.facts()}
 
     def tables(self) -> list[Table]:
-        """What is shown: figures, phases, trials, rivals and ceilings."""
-        shown = [(summary_table, True), (phases_table, self.phases), (trials_table, self.trials)]
-        shown += [(comparison_table, self.comparison is not None), (machine_table, True)]
-        return [table_of(self) for table_of, known in shown if known]
+        """Figures, phases, trials, rivals and ceilings."""
+        parts = summary_table, phases_table, trials_table, comparison_table, machine_table
+        return [table for table in (part(self) for part in parts) if table.rows]
 
     plot, trace = pictures.save_profile, pictures.save_trace
 
@@ -225,16 +223,15 @@ def profile(
 # ---- kernels, other settings, other libraries ------------------------------------------------------------------------
 
 
-def kernel_name(run: Run) -> str:
-    """Which kernel a training has."""
-    return kernels.TRAIN[run.work.arrays[1][KERNEL]].module
+def kernel_of(run: Run) -> jit.Kernel:
+    """The kernel that a training has."""
+    return kernels.TRAIN[run.work.arrays[1][KERNEL]]
 
 
 def choice_of(workload: Workload, run: Run) -> Choice:
     """The chosen kernel, the reason, and its start."""
-    plan, X = run.work.arrays[1], workload.X
-    types = f"{workload.dtype}-{X.indices.dtype.name}" if workload.sparse else workload.dtype
-    kernel, width = kernels.TRAIN[plan[KERNEL]], int(plan[WIDTH])
+    types = f"{workload.dtype}-{workload.X.indices.dtype.name}" if workload.sparse else workload.dtype
+    kernel, width = kernel_of(run), int(run.work.arrays[1][WIDTH])
     _, reason = choice_for_training(run.layout, workload.batch_size, workload.sparse, workload.rule.dropout > 0)
     load_seconds = None if jit.PLAIN_PYTHON else kernel.load_seconds(types, width)
     return Choice(kernel.module, reason, kernel.compile_seconds.get((types, width)), load_seconds)
@@ -242,8 +239,10 @@ def choice_of(workload: Workload, run: Run) -> Choice:
 
 def trials_of(workload: Workload) -> list[tuple[str, Any, Trainer]]:
     """Other settings with a training of each: kernel, larger and smaller batches, the shorter float type, other threads."""
-    batch, processors, work = workload.batch_size, usable_threads(-1), workload.start().work
+    batch, processors, run = workload.batch_size, usable_threads(-1), workload.start()
     settings: list[tuple[str, Any]] = []
+    if not workload.sparse:  # which only the wide kernel reads
+        settings.append(("kernel", "narrow" if kernel_of(run).module == "wide" else "wide"))
     if workload.rule.solver != "gradient_only":
         sizes = (batch // 2, 2 * batch, 4 * batch)
         settings += [("batch_size", size) for size in sizes if 1 <= size <= workload.rows]
@@ -253,11 +252,7 @@ def trials_of(workload: Workload) -> list[tuple[str, Any, Trainer]]:
         settings.append(("n_jobs", processors if usable_threads(workload.n_jobs) == 1 else 1))
     tried = [(name, value, Trainer(workload.changed(**{name: value}))) for name, value in settings]
     # a step that is too small for a second thread runs as it did
-    tried = [one for one in tried if one[0] != "n_jobs" or one[2].run.work.threads != work.threads]
-    if not workload.sparse:
-        other = Trainer(workload, NarrowWorkspace if isinstance(work, WideWorkspace) else WideWorkspace)
-        tried.insert(0, ("kernel", kernel_name(other.run), other))
-    return tried
+    return [one for one in tried if one[0] != "n_jobs" or one[2].run.work.threads != run.work.threads]
 
 
 def trial_of(setting: str, value: Any, trainer: Trainer, base: Trainer) -> Trial:
@@ -440,5 +435,5 @@ def sweep(
         take_turns([trainer], [1], each, SWEEP_TURNS)
         rate = rate_of(trainer.rates)
         gflops = rate.median * workload.flops_per_sample / 1e9
-        cells.append(Cell(width, size, kernel_name(trainer.run), rate, gflops))
+        cells.append(Cell(width, size, kernel_of(trainer.run).module, rate, gflops))
     return Sweep(units, settings, widths, batch_sizes, cells, time.perf_counter() - began)

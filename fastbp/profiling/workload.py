@@ -25,11 +25,13 @@ from fastbp.estimators.tabular import Tabular
 from fastbp.layout import BLOCK, EPOCH, RECORD_SIZE, ROW
 from fastbp.neural_network import NeuralNetwork
 from fastbp.rule import ACTIVATIONS, Rule
-from fastbp.training import CALL_SECONDS, Run
+from fastbp.training import CALL_SECONDS, Run, is_sparse
+from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace
 
 BATCH_SIZE = 200  # scikit-learn's
 LEARNING_RATE = 1e-3
 SETTINGS: dict[str, Any] = {"solver": "adam", "activation": "relu", "dtype": "float32", "n_jobs": None}
+KERNELS = {"narrow": NarrowWorkspace, "wide": WideWorkspace, "online": OnlineWorkspace}
 # Synthetic data: enough batches that caches see new rows, as in a training, and little enough to be made in no time.
 BATCHES, MOST_BYTES = 20, 64 * 1024**2
 LEAST_BATCHES = 4  # so that a batch four times as large can be tried
@@ -56,6 +58,7 @@ class Workload:
     shuffle: bool = False
     row_weights: np.ndarray | None = None
     synthetic: bool = False  # random numbers
+    kernel: str | None = None  # one of KERNELS; by default the one that is chosen for training
 
     @property
     def rows(self) -> int:
@@ -75,7 +78,7 @@ class Workload:
     @property
     def sparse(self) -> bool:
         """Whether X lists its values."""
-        return not isinstance(self.X, np.ndarray)
+        return is_sparse(self.X)
 
     @property
     def values_per_row(self) -> float:
@@ -93,18 +96,19 @@ class Workload:
         """Two operations for each multiply-add of a layer's three products; the first layer has no delta."""
         return 6 * sum(self.products) - 2 * self.products[0]
 
-    def start(self, workspace: Callable[..., Any] = workspace_for_training) -> Run:
-        """A training at its beginning; `workspace` picks the kernel."""
+    def start(self) -> Run:
+        """A training at its beginning."""
         rng, rows = np.random.default_rng(0), self.rows
         return Run(
             list(self.weights), list(self.biases), self.X, self.Y, rule=self.rule,
             activations=[ACTIVATIONS.index(word) for word in self.activations], batch_size=self.batch_size,
             row_weights=self.row_weights, n_jobs=self.n_jobs,
-            draw=(lambda: rng.permutation(rows)) if self.shuffle else None, workspace=workspace,
+            draw=(lambda: rng.permutation(rows)) if self.shuffle else None,
+            workspace=workspace_for_training if self.kernel is None else KERNELS[self.kernel],
         )  # fmt: skip
 
     def changed(self, **changes: Any) -> "Workload":
-        """The same training with another `batch_size`, `n_jobs` or `dtype`."""
+        """The same training with another `batch_size`, `n_jobs`, `kernel` or `dtype`."""
         if dtype := changes.pop("dtype", None):
             changes |= {name: [one.astype(dtype) for one in getattr(self, name)] for name in ("weights", "biases")}
             rows = {name: getattr(self, name) for name in ("X", "Y", "row_weights")}
@@ -270,10 +274,10 @@ class Timed:
 
 
 class Trainer(Timed):
-    """A training by fastbp, in blocks of rows; `workspace` picks the kernel."""
+    """A training by fastbp, in blocks of rows."""
 
-    def __init__(self, workload: Workload, workspace: Callable[..., Any] = workspace_for_training):
-        self.run = workload.start(workspace)
+    def __init__(self, workload: Workload):
+        self.run = workload.start()
         super().__init__(self.blocks)
 
     def blocks(self, amount: int) -> int:
