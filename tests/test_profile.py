@@ -676,6 +676,7 @@ def test_the_command_warmup(run, monkeypatch, tmp_path):
         ("profile --seconds 0", "seconds must be > 0, got 0"),
         ("profile --seconds nan", "seconds must be finite, got nan"),
         ("profile --target y", "--target is for DATA, got 'y' without it"),
+        ("profile --task regression", "--task is for DATA, got 'regression' without it"),
         ("profile none.csv --target y", "DATA must be xor, .* or a file with a table, got 'none.csv'"),
         ("profile iris --target y", "--target is for files, got 'y' with iris"),
         ("profile iris --units 4,3", "--units is for random rows, got it with iris; see --hidden"),

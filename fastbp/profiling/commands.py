@@ -150,7 +150,7 @@ def _profile(arguments: argparse.Namespace) -> int:
 
 def _random(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
     """What is profiled without data."""
-    for option, value in _given(arguments, "target", "hidden").items():
+    for option, value in _given(arguments, "hidden", *READING).items():
         raise ValueError(f"--{option} is for DATA, got {value!r} without it")
     return (arguments.units or UNITS,), _given(arguments, "batch_size", "rows", *SETTINGS)
 
@@ -162,12 +162,10 @@ def _of_data(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
     data, batch_size = load(arguments), arguments.batch_size
     if batch_size is not None and batch_size > len(data.X_train):
         raise ValueError(f"--batch-size must be at most the number of rows, {len(data.X_train)}, got {batch_size}")
-    from fastbp.lessons import PRESETS
+    from fastbp.lessons import PRESETS, new_model
 
     given = _given(arguments, *SETTINGS)
     if arguments.data in PRESETS:  # a founding network, with all rows in a batch
-        from fastbp.lessons import new_model
-
         preset = PRESETS[arguments.data]
         model = new_model(data, replace(preset, hidden=arguments.hidden or preset.hidden), random_state=0, **given)
         rows = model.inputs(data.X_train), model.targets(data.y_train)

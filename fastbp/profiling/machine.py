@@ -75,13 +75,12 @@ def ceilings(dtypes: Sequence[str], cores: Sequence[int]) -> Ceilings:
     large = aligned_zeros(bytes_beyond_caches() // 4 // ALIGNMENT_BYTES * ALIGNMENT_BYTES, np.float32)
     large[:] = 1  # pages of zeros may all be one in memory
     l2, l3 = cache_bytes(2), cache_bytes(3)
-    # a core reads its own part of the L2 caches, and of what they all do not hold together
-    sizes = {"L2": lambda count: l2 // 2 * count, "L3": lambda count: min(4 * l2 * count, max(l3 // 2, l2 * count))}
-    reads = {
-        level: {count: read_gbs(large[: size(count) // large.itemsize], count, REPEATS) for count in cores}
-        for level, size in sizes.items()
-    }
-    reads["memory"] = {count: read_gbs(large, count, MEMORY_REPEATS) for count in cores}
+    reads: dict[str, dict[int, Ceiling]] = {"L2": {}, "L3": {}, "memory": {}}
+    for count in cores:
+        # a core reads its own part of the L2 caches, and of what they all do not hold together
+        for level, size in (("L2", l2 // 2 * count), ("L3", min(4 * l2 * count, max(l3 // 2, l2 * count)))):
+            reads[level][count] = read_gbs(large[: size // large.itemsize], count, REPEATS)
+        reads["memory"][count] = read_gbs(large, count, MEMORY_REPEATS)
     pointwise = {dtype: pointwise_ns(dtype) for dtype in dtypes}
     return Ceilings(peak, reads, pointwise, time.perf_counter() - start)
 

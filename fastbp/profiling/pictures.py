@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -54,11 +55,11 @@ def save_profile(profile: Any, path: Any) -> None:
     if ending not in FORMATS:
         raise ValueError(f"path must end in {', '.join(FORMATS)}, got {str(path)!r}")
     drawn = draw(profile)
-    if ending != ".html":
-        save_picture(drawn, path)
-        return
     with replacing(path) as stream:
-        stream.write(page(profile, drawn).encode())
+        if ending == ".html":
+            stream.write(page(profile, drawn).encode())
+        else:
+            drawn.savefig(stream, dpi=DOTS_PER_INCH, format=ending[1:])
 
 
 def draw(profile: Any) -> Any:
@@ -153,9 +154,8 @@ def html_table(table: Table) -> str:
         shown = (f"<{tag}{' class=w' * table.left(at)}>{html.escape(cell)}</{tag}>" for at, cell in enumerate(cells))
         return f"<tr>{''.join(shown)}</tr>"
 
-    head = [line(table.columns, "th")] if table.columns else []
-    caption = f"<caption>{html.escape(table.title)}</caption>" if table.title else ""
-    return f"<table>{caption}{''.join([*head, *[line(row, 'td') for row in table.rows]])}</table>"
+    lines = [line(table.columns or [], "th"), *[line(row, "td") for row in table.rows]]
+    return f"<table><caption>{html.escape(table.title)}</caption>{''.join(lines)}</table>"
 
 
 # ---- trace events ----------------------------------------------------------------------------------------------------
@@ -179,16 +179,14 @@ def save_trace(profile: Any, path: Any) -> None:
     names = [("process_name", 0, f"fastbp: an average step of {profile.title}")]
     names += [("thread_name", thread, f"thread {thread}") for thread in range(threads)]
     events = [{"name": kind, "ph": "M", "pid": 0, "tid": thread, "args": {"name": name}} for kind, thread, name in names]
-    for thread in range(threads):
-        at = 0.0
-        for phase in profile.phases:
-            args = {"share": phase.share, "bound": phase.bound, "visits_per_epoch": phase.visits}
-            args |= {"gflops": phase.gflops, "gbs": phase.gbs, "of_ceiling": phase.reached}
-            args = {name: value for name, value in args.items() if value is not None}
-            took = phase.threads[thread] * step
-            event = {"name": phase.label, "cat": phase.bound, "ph": "X", "pid": 0, "tid": thread, "ts": at, "dur": took}
-            events.append(event | {"args": args})
-            at += took
+    ends = [0.0] * threads
+    for phase, thread in itertools.product(profile.phases, range(threads)):
+        args = {"share": phase.share, "bound": phase.bound, "visits_per_epoch": phase.visits}
+        args |= {"gflops": phase.gflops, "gbs": phase.gbs, "of_ceiling": phase.reached}
+        times = {"ts": ends[thread], "dur": phase.threads[thread] * step}
+        ends[thread] += times["dur"]
+        event = {"name": phase.label, "cat": phase.bound, "ph": "X", "pid": 0, "tid": thread, **times}
+        events.append(event | {"args": {name: value for name, value in args.items() if value is not None}})
     described = {name: str(value) for name, value in profile.network.items()}
     trace = {"traceEvents": events, "displayTimeUnit": "ns", "otherData": described}
     with replacing(path) as stream:

@@ -69,9 +69,6 @@ def throughput(net: Any, X: Any, y: Any, learning_rate: float, **how: Any) -> di
             "speedup_over_numpy": rate / reference, "reference_epochs_per_second": reference}  # fmt: skip
 
 
-# ---- numpy -----------------------------------------------------------------------------------------------------------
-
-
 def begin(run: Run, workload: Workload) -> None:
     """Be at the workload's start once more."""
     run.state.take(workload.weights, workload.biases)
@@ -110,9 +107,6 @@ def batches_of(workload: Workload) -> list:
     """Pairs of rows of X and Y."""
     starts = range(0, workload.rows, workload.batch_size)
     return [tuple(one[row : row + workload.batch_size] for one in (workload.X, workload.Y)) for row in starts]
-
-
-# ---- scikit-learn ----------------------------------------------------------------------------------------------------
 
 
 def scikit_network(workload: Workload) -> tuple[Any, np.ndarray]:
@@ -162,9 +156,6 @@ def scikit_learn(workload: Workload, threads: int) -> Train:
         return net.coefs_ + net.intercepts_
 
     return train
-
-
-# ---- torch and jax ---------------------------------------------------------------------------------------------------
 
 
 def layers_of(workload: Workload, functions: Any) -> list[Callable[[Any], Any]]:
@@ -225,11 +216,14 @@ def torch_eager(workload: Workload, threads: int) -> Train:
     return train
 
 
-def jax_step(jax: Any, workload: Workload) -> tuple[Callable[[Any, Any], Any], Callable[[], Any]]:
-    """step((parameters, moments, t), (x, y)), as a scan takes it, and a function that returns what it starts from."""
+def jax_parts(jax: Any, workload: Workload) -> tuple[Callable[[Any, Any], Any], Callable[[], Any], Callable[[Any], list]]:
+    """step(state, (x, y)), as a scan takes it, and functions that return the first state, and a state's parameters."""
+    from jax.example_libraries import optimizers
+
     jnp, nn, rule = jax.numpy, jax.nn, workload.rule
     functions, factor = layers_of(workload, nn), factor_of(workload, workload.batch_size)
-    with_momentum, nesterov = MOMENTUM[rule.solver]
+    arguments = {"sgd": (), "adam": (rule.momentum, rule.beta_2, rule.epsilon)}.get(rule.solver, (rule.momentum,))
+    init, update, parameters_in = getattr(optimizers, rule.solver)(rule.learning_rate, *arguments)
 
     def loss(parameters: Any, a: Any, y: Any) -> Any:
         for w, b, function in zip(*parameters, functions, strict=True):
@@ -239,37 +233,21 @@ def jax_step(jax: Any, workload: Workload) -> tuple[Callable[[Any, Any], Any], C
         losses = -y * nn.log_softmax(a) if rule.out_activation == "softmax" else nn.softplus(a) - y * a
         return jnp.sum(losses) * factor
 
-    def moved(t: Any, p: Any, g: Any, *moments: Any) -> tuple:
-        rate, beta_1, beta_2 = rule.learning_rate, rule.momentum, rule.beta_2
-        if rule.solver == "adam":
-            m, v = beta_1 * moments[0] + (1 - beta_1) * g, beta_2 * moments[1] + (1 - beta_2) * g * g
-            rate = (rate * jnp.sqrt(1 - beta_2**t) / (1 - beta_1**t)).astype(p.dtype)
-            return p - rate * m / (jnp.sqrt(v) + rule.epsilon), m, v
-        if not with_momentum:
-            return (p - rate * g,)
-        m = rule.momentum * moments[0] - rate * g
-        return p + (rule.momentum * m - rate * g if nesterov else m), m
-
     def step(state: Any, xy: Any) -> tuple:
-        parameters, moments, t = state
-        trees = parameters, jax.grad(loss)(parameters, *xy), *moments
-        leaves = zip(*map(jax.tree.leaves, trees), strict=True)
-        new = zip(*(moved(t + 1, *some) for some in leaves), strict=True)
-        parameters, *moments = (jax.tree.unflatten(jax.tree.structure(parameters), part) for part in new)
-        return (parameters, moments, t + 1), None
+        t, inner = state
+        return (t + 1, update(t, jax.grad(loss)(parameters_in(inner), *xy), inner)), None
 
     def start() -> tuple:
-        parameters = jax.tree.map(jnp.asarray, parameters_of(workload))
-        return parameters, [jax.tree.map(jnp.zeros_like, parameters)] * rule.moments, jnp.zeros((), "float64")
+        return jnp.zeros((), int), init(parameters_of(workload))
 
-    return step, start
+    return step, start, lambda state: [np.asarray(one) for some in parameters_in(state[1]) for one in some]
 
 
 def jax_loop(workload: Workload, threads: int) -> Train:
     """All epochs as one compiled loop of jax; its threads are its own affair."""
     import jax
 
-    step, start = jax_step(jax, workload)
+    step, start, parameters_in = jax_parts(jax, workload)
 
     @jax.jit
     def run(state: Any, epochs: Any, rows: Any) -> Any:
@@ -277,14 +255,12 @@ def jax_loop(workload: Workload, threads: int) -> Train:
 
     with jax.enable_x64(True):
         rows = [jax.numpy.asarray(one).reshape(workload.steps, -1, one.shape[1]) for one in (workload.X, workload.Y)]
-
     state: list[Any] = []
 
     def train(epochs: int, anew: bool = True) -> list[np.ndarray]:
         with jax.enable_x64(True):
             state[:] = jax.block_until_ready(run(start() if anew else tuple(state), epochs, rows))
-            (weights, biases), _, _ = state
-            return [np.asarray(one) for one in weights + biases]
+            return parameters_in(state)
 
     return train
 
