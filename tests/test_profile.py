@@ -252,13 +252,6 @@ def test_the_reason_is_that_of_the_choice(units, batch_size, sparse, reason):
     assert type(workspace_for_training(layout, 200, batch_size, sparse, shuffled=False)) is kind
 
 
-class Turns:
-    """What a training leaves after its turns."""
-
-    def __init__(self, *rates):
-        self.rates = list(rates)
-
-
 @pytest.mark.parametrize(
     ("rates", "advised"),
     [
@@ -270,15 +263,15 @@ class Turns:
     ],
 )
 def test_nothing_below_the_spread_is_advised(rates, advised):
-    trial = report.trial_of("batch_size", 400, Turns(*rates), Turns(100, 101, 99))
+    trial = report.trial_of("batch_size", 400, rates, [100, 101, 99])
     spread = rate_of(rates).spread
     assert trial.advised == (advised and trial.gain > spread)
     assert trial.gain == pytest.approx(np.median(rates) / np.median([100, 101, 99]) - 1)
 
 
 def test_a_still_machine_advises_no_trifle():
-    assert not report.trial_of("n_jobs", 2, Turns(102, 102), Turns(100, 100)).advised
-    assert report.trial_of("n_jobs", 2, Turns(104, 104), Turns(100, 100)).advised
+    assert not report.trial_of("n_jobs", 2, [102, 102], [100, 100]).advised
+    assert report.trial_of("n_jobs", 2, [104, 104], [100, 100]).advised
 
 
 @pytest.mark.compiled

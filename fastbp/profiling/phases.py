@@ -83,7 +83,7 @@ class Marked(Trainer):
 
 
 def phase_times(workload: Workload, plain: Trainer, seconds: float) -> tuple[Times, float | None]:
-    """Times in the order of a step, and by which part counting slows down the same training that is yet to take its turns.
+    """Times in the order of a step, and by which part counting slows down the same training, `plain`.
 
     No times, and None in the place of the slowdown, where kernels run as plain Python.
     """

@@ -14,17 +14,7 @@ from fastbp.layout import KERNEL, WIDTH
 from fastbp.profiling import machine, pictures
 from fastbp.profiling.phases import BOUND_BY, Phase, phase_times, phases_from
 from fastbp.profiling.rivals import rivals
-from fastbp.profiling.workload import (
-    SETTINGS,
-    Rate,
-    Trainer,
-    Workload,
-    checked_units,
-    of_anything,
-    of_units,
-    rate_of,
-    take_turns,
-)
+from fastbp.profiling.workload import SETTINGS, Rate, Trainer, Workload, of_anything, of_units, rate_of, take_turns
 from fastbp.tables import Table, figure
 from fastbp.training import Run, usable_threads
 
@@ -193,13 +183,14 @@ def profile(
     tell("training")
     rivals_seconds = seconds * RIVALS_PART * compare
     take_turns(trainers, [WEIGHT] + [1] * len(tried), (seconds - rivals_seconds) * TURNS_PART)
+    rates = base.rates.copy()
     tell("counting phases")
-    times, slowdown = phase_times(workload, base.anew(), (seconds - rivals_seconds) * PHASES_PART)
+    times, slowdown = phase_times(workload, base, (seconds - rivals_seconds) * PHASES_PART)
     comparison = None
     if compare:
         tell("training with other libraries")
         comparison = compared(workload, base, rivals_seconds)
-    rate, peak = rate_of(base.rates), ceilings.best(workload.dtype, threads)
+    rate, peak = rate_of(rates), ceilings.best(workload.dtype, threads)
     epochs, gflops = rate.median / workload.rows, rate.median * workload.flops_per_sample / 1e9
     return Profile(
         network=workload.describe() | {"threads": threads},
@@ -214,7 +205,7 @@ def profile(
         choice=choice_of(workload, base.run),
         phases=phases_from(times, workload, base.run, ceilings),
         slowdown=slowdown,
-        trials=[trial_of(setting, value, trainer, base) for setting, value, trainer in tried],
+        trials=[trial_of(setting, value, trainer.rates, rates) for setting, value, trainer in tried],
         comparison=comparison,
         seconds=time.perf_counter() - began,
     )
@@ -255,11 +246,11 @@ def trials_of(workload: Workload) -> list[tuple[str, Any, Trainer]]:
     return [one for one in tried if one[0] != "n_jobs" or one[2].run.work.threads != run.work.threads]
 
 
-def trial_of(setting: str, value: Any, trainer: Trainer, base: Trainer) -> Trial:
+def trial_of(setting: str, value: Any, rates: list[float], others: list[float]) -> Trial:
     """What it gave, and whether that is more than chance."""
-    rate, before = rate_of(trainer.rates), rate_of(base.rates)
+    rate, before = rate_of(rates), rate_of(others)
     gain = rate.median / before.median - 1
-    always = all(one > other for one, other in zip(trainer.rates, base.rates, strict=True))
+    always = all(one > other for one, other in zip(rates, others, strict=True))
     return Trial(setting, value, rate, gain, always and gain > max(MORE_THAN_NOISE, before.spread, rate.spread))
 
 
@@ -269,7 +260,7 @@ def compared(workload: Workload, base: Trainer, seconds: float) -> dict[str, Rat
 
     threads = base.run.work.threads
     with threadpool_limits(threads):
-        racing = {"fastbp": base.anew(), **dict(rivals(workload, threads))}
+        racing = {"fastbp": base, **dict(rivals(workload, threads))}
         ready = [one for one in racing.values() if not isinstance(one, str)]
         take_turns(ready, [1] * len(ready), seconds)
     return {name: one if isinstance(one, str) else rate_of(one.rates) for name, one in racing.items()}
@@ -419,7 +410,7 @@ def sweep(
     **settings: Any,
 ) -> Sweep:
     """Measure samples per second over batch sizes and widths of the hidden layers; `SETTINGS` as of `profile`."""
-    began, units = time.perf_counter(), checked_units(units)
+    began = time.perf_counter()
     seconds, tell = above("seconds", seconds), progress or (lambda words: None)
     if len(units) < 3:
         raise ValueError(f"units must have a hidden layer whose width can change, got {list(units)}")
@@ -436,4 +427,4 @@ def sweep(
         rate = rate_of(trainer.rates)
         gflops = rate.median * workload.flops_per_sample / 1e9
         cells.append(Cell(width, size, kernel_of(trainer.run).module, rate, gflops))
-    return Sweep(units, settings, widths, batch_sizes, cells, time.perf_counter() - began)
+    return Sweep(tuple(units), settings, widths, batch_sizes, cells, time.perf_counter() - began)

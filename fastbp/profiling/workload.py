@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from sklearn.base import clone
@@ -117,17 +117,21 @@ class Workload:
 
     def describe(self) -> dict[str, Any]:
         """What it is, for JSON."""
-        described: dict[str, Any] = {"units": list(self.units), "activations": list(self.activations)}
-        described |= {name: getattr(self.rule, name) for name in ("out_activation", "loss", "solver")}
-        described |= {"dtype": self.dtype, "bias": bool(self.biases)}
-        shown = ("batch_size", "rows", "synthetic", "sparse", "shuffle", "n_jobs")
-        described |= {name: getattr(self, name) for name in shown}
-        return described | {"steps_per_epoch": self.steps, "flops_per_sample": self.flops_per_sample}
+        rule = {name: getattr(self.rule, name) for name in ("out_activation", "loss", "solver")}
+        names = ("dtype", "batch_size", "rows", "synthetic", "sparse", "shuffle", "n_jobs", "flops_per_sample")
+        own = {name: getattr(self, name) for name in names}
+        listed = {"units": list(self.units), "activations": list(self.activations)}
+        return listed | rule | own | {"bias": bool(self.biases), "steps_per_epoch": self.steps}
 
 
 def of_units(units: Sequence[int], *, batch_size: int | None = None, rows: int | None = None, **settings: Any) -> Workload:
     """A classifier of random data, or a regressor where there is a single output; settings beyond `SETTINGS` as given."""
-    units = checked_units(units)
+    try:
+        units = tuple(at_least(1, "units", size) for size in units)
+    except TypeError:
+        raise TypeError(f"units must be a sequence of whole numbers, got {units!r}") from None
+    if len(units) < 2:
+        raise ValueError(f"units must be two numbers or more, inputs and outputs included, got {list(units)}")
     batch_size = BATCH_SIZE if batch_size is None else at_least(1, "batch_size", batch_size)
     classes = units[-1] > 1
     net = NeuralNetwork(
@@ -144,17 +148,6 @@ def of_units(units: Sequence[int], *, batch_size: int | None = None, rows: int |
     X = rng.standard_normal((rows, units[0]), np.float32).astype(net.dtype, copy=False)
     y = np.eye(units[-1], dtype=net.dtype)[rng.integers(units[-1], size=rows)] if classes else X[:, :1].copy()
     return replace(of_network(net, X, y, batch_size=batch_size), synthetic=True)
-
-
-def checked_units(units: Sequence[int]) -> tuple[int, ...]:
-    """Layer sizes as a tuple of at least two positive numbers."""
-    try:
-        units = tuple(at_least(1, "units", size) for size in units)
-    except TypeError:
-        raise TypeError(f"units must be a sequence of whole numbers, got {units!r}") from None
-    if len(units) < 2:
-        raise ValueError(f"units must be two numbers or more, inputs and outputs included, got {list(units)}")
-    return units
 
 
 def of_network(
@@ -266,12 +259,6 @@ class Timed:
         self.rates.append(rows / spent)
         return rows
 
-    def anew(self) -> Self:
-        """The same training with no turns taken yet."""
-        result = copy.copy(self)
-        result.rates = []
-        return result
-
 
 class Trainer(Timed):
     """A training by fastbp, in blocks of rows."""
@@ -290,7 +277,7 @@ class Trainer(Timed):
 
 
 def take_turns(trainers: Sequence[Timed], weights: Sequence[float], seconds: float, turns: int = TURNS) -> None:
-    """Let each train in turn, `weights` of the time each; the first round only warms up."""
+    """Let each train in turn, `weights` of the time each; the first round only warms up, and earlier rates are forgotten."""
     share = seconds / (turns + WARM_TURNS) / sum(weights)
     stop = time.perf_counter() + seconds
     for number in range(turns + WARM_TURNS):
