@@ -173,15 +173,6 @@ class Phase:
     threads: list[float]  # seconds per epoch of each
 
 
-def level_of(run: Run) -> str:
-    """The smallest level of memory that holds what a step uses, its rows apart."""
-    work = run.work
-    used = work.arrays[0].nbytes + work.params.nbytes + work.state.nbytes
-    if used <= cache_bytes(2) * work.threads:
-        return "L2"
-    return "L3" if used <= cache_bytes(3) else "memory"
-
-
 def work_of(workload: Workload, run: Run, functions: dict[str, float]) -> dict[tuple[str, int | None], tuple]:
     """By phase and layer, operations, bytes, and nanoseconds of functions, given per element, that it takes per epoch."""
     n, steps, blocks = workload.rows, workload.steps, run.work.blocks_per_epoch
@@ -215,7 +206,9 @@ def phases_from(times: Times, workload: Workload, run: Run, ceilings: Ceilings) 
     """Speed and bound of every phase of the workload's run; `times` as of `phase_times`."""
     threads, dtype = run.work.threads, workload.dtype
     functions = {name: ceiling.best for name, ceiling in ceilings.pointwise_ns[dtype].items()}
-    peak, bandwidth = ceilings.best(dtype, threads) * 1e9, ceilings.best(level_of(run), threads) * 1e9
+    used = run.work.arrays[0].nbytes + run.work.params.nbytes + run.work.state.nbytes  # by a step, its rows apart
+    level = "L2" if used <= cache_bytes(2) * threads else "L3" if used <= cache_bytes(3) else "memory"
+    peak, bandwidth = ceilings.best(dtype, threads) * 1e9, ceilings.best(level, threads) * 1e9
     total = sum(of_threads.mean() for _, _, of_threads, _ in times) or 1.0
     result, work = [], work_of(workload, run, functions)
     for name, layer, of_threads, visits in times:
