@@ -192,18 +192,6 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def blas_kernels() -> list[str]:
-    """The matrix libraries that are loaded with numpy and scipy, and for which processor each picked its code."""
-    import scipy.linalg  # noqa: F401  threadpoolctl sees only what is loaded
-    from threadpoolctl import threadpool_info
-
-    return sorted({
-        f"{Path(pool['filepath']).parent.name.removesuffix('.libs')}: {pool['internal_api']} {pool.get('version')}, "
-        f"{pool.get('architecture', 'unknown kernel')}"
-        for pool in threadpool_info() if pool["user_api"] == "blas"
-    })  # fmt: skip
-
-
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that matter, where they are installed."""
     from fastbp import __version__
@@ -241,7 +229,14 @@ def writable(folder: Path) -> bool:
 def facts() -> dict[str, Any]:
     """What fastbp runs on, for bug reports and for reading figures."""
     import llvmlite.binding as llvm
+    import scipy.linalg  # noqa: F401  threadpoolctl sees only what is loaded
+    from threadpoolctl import threadpool_info
 
+    blas = {
+        f"{Path(pool['filepath']).parent.name.removesuffix('.libs')}: {pool['internal_api']} {pool.get('version')}, "
+        f"{pool.get('architecture', 'unknown kernel')}"
+        for pool in threadpool_info() if pool["user_api"] == "blas"
+    }  # fmt: skip
     return {
         "versions": versions(),
         "processor": processor_name(),
@@ -251,5 +246,5 @@ def facts() -> dict[str, Any]:
         "threads": "its own, which wait for each other in the kernels; 1 unless n_jobs asks for more",
         "caches": {"L2": cache_bytes(2), "L3": cache_bytes(3)},
         "cache": cache_contents(),
-        "blas": blas_kernels(),
+        "blas": sorted(blas),  # libraries of numpy and scipy, and for which processor each picked its code
     }
