@@ -24,7 +24,7 @@ from fastbp.profiling import report
 from fastbp.profiling.machine import Ceiling, Ceilings, ceilings, facts, repeated
 from fastbp.profiling.phases import phase_times, phases_from
 from fastbp.profiling.report import profile, sweep
-from fastbp.profiling.rivals import RIVALS, NotPossible, rivals
+from fastbp.profiling.rivals import RIVALS, NotPossible, compared
 from fastbp.profiling.workload import Rate, Trainer, of_anything, of_units, rate_of, take_turns
 from fastbp.rule import ACTIVATIONS
 from fastbp.tables import Table, figure
@@ -422,9 +422,7 @@ def test_torch_and_jax_train_the_same(name, solver):
     for units in (UNITS, [4, 8, 1]):
         work = of_units(units, batch_size=BATCH, rows=40, solver=solver)
         assert_same_training(MAKE[name](work, 1), work, 3)
-    rival = dict(rivals(work, 1))[name]
-    rival.turn(0.001)
-    assert rival.rates[0] > 0
+    assert compared(work, Trainer(work), 0.001)[name].median > 0
 
 
 def test_scikit_learn_starts_from_the_same_weights():
@@ -437,7 +435,7 @@ def test_scikit_learn_starts_from_the_same_weights():
 
 def test_what_a_library_lacks_is_said():
     work = of_units(UNITS, batch_size=BATCH, rows=40, activation="elu")
-    assert dict(rivals(work, 1))["scikit-learn"] == "it has no activation elu"
+    assert compared(work, Trainer(work), 0.001)["scikit-learn"] == "it has no activation elu"
     with pytest.raises(NotPossible, match="it has no output logistic with squared_error"):
         MAKE["scikit-learn"](of_anything(NeuralNetwork(4, 3, 2), np.ones((5, 4)), np.ones((5, 2))), 1)
 

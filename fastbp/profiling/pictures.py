@@ -202,13 +202,13 @@ def save_sweep(found: Any, path: Any) -> None:
     from matplotlib.ticker import EngFormatter
 
     short, widths, sizes = EngFormatter(places=1), found.widths, found.batch_sizes
-    logs = np.log10([cell.samples_per_second.median for cell in found.cells]).reshape(len(widths), len(sizes))
+    logs = np.log10([cell["samples_per_second"].median for cell in found.cells]).reshape(len(widths), len(sizes))
     drawn = new_figure(2.6 + 1.25 * len(sizes), 2.4 + 0.65 * len(widths))
     axes = drawn.subplots()
     image = axes.imshow(logs, cmap="viridis", aspect="auto")
     for (row, column), log in np.ndenumerate(logs):
         colour = "white" if log < (logs.min() + logs.max()) / 2 else "black"
-        words = f"{short(10**log)}\n{found.cells[row * len(sizes) + column].kernel}"
+        words = f"{short(10**log)}\n{found.cells[row * len(sizes) + column]['kernel']}"
         axes.text(column, row, words, ha="center", va="center", color=colour, fontsize=9)
     axes.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
     axes.set_yticks(range(len(widths)), [f"{width:,}" for width in widths])

@@ -13,7 +13,7 @@ from fastbp.kernels import jit
 from fastbp.layout import KERNEL, WIDTH
 from fastbp.profiling import machine, pictures
 from fastbp.profiling.phases import BOUND_BY, Phase, phase_times, phases_from
-from fastbp.profiling.rivals import rivals
+from fastbp.profiling.rivals import compared
 from fastbp.profiling.workload import SETTINGS, Rate, Trainer, Workload, of_anything, of_units, rate_of, take_turns
 from fastbp.tables import Table, figure
 from fastbp.training import Run, usable_threads
@@ -254,18 +254,6 @@ def trial_of(setting: str, value: Any, rates: list[float], others: list[float]) 
     return Trial(setting, value, rate, gain, always and gain > max(MORE_THAN_NOISE, before.spread, rate.spread))
 
 
-def compared(workload: Workload, base: Trainer, seconds: float) -> dict[str, Rate | str]:
-    """The rivals' rates, beside a rate of fastbp's that was measured in the same turns."""
-    from threadpoolctl import threadpool_limits
-
-    threads = base.run.work.threads
-    with threadpool_limits(threads):
-        racing = {"fastbp": base, **dict(rivals(workload, threads))}
-        ready = [one for one in racing.values() if not isinstance(one, str)]
-        take_turns(ready, [1] * len(ready), seconds)
-    return {name: one if isinstance(one, str) else rate_of(one.rates) for name, one in racing.items()}
-
-
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
@@ -355,17 +343,6 @@ def machine_table(found: Profile) -> Table:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One network with one batch size."""
-
-    width: int
-    batch_size: int
-    kernel: str
-    samples_per_second: Rate
-    gflops: float
-
-
-@dataclass(frozen=True)
 class Sweep(Report):
     """Samples per second over batch sizes and widths of the hidden layers of a network."""
 
@@ -373,7 +350,9 @@ class Sweep(Report):
     settings: dict[str, Any]  # that all have in common
     widths: list[int]
     batch_sizes: list[int]
-    cells: list[Cell]  # width by width, for each the batch sizes
+    cells: list[
+        dict[str, Any]
+    ]  # width by width, for each the batch sizes; with kernel, samples_per_second (a Rate) and gflops
     seconds: float  # that it took
 
     @property
@@ -389,8 +368,8 @@ class Sweep(Report):
         """Samples per second, a row for each width; GFLOP/s likewise."""
         what = ", ".join(str(value) for value in self.settings.values() if value is not None)
         heads = ["width", *[f"batch {size:,}" for size in self.batch_sizes]]
-        rates = [figure(cell.samples_per_second.median) for cell in self.cells]
-        gflops = [figure(cell.gflops) for cell in self.cells]
+        rates = [figure(cell["samples_per_second"].median) for cell in self.cells]
+        gflops = [figure(cell["gflops"]) for cell in self.cells]
         places = [(width, row * len(self.batch_sizes)) for row, width in enumerate(self.widths)]
         return [
             Table([[str(width), *cells[at : at + len(self.batch_sizes)]] for width, at in places], heads, title)
@@ -424,7 +403,7 @@ def sweep(
         workload = of_units((units[0], *[width] * (len(units) - 2), units[-1]), batch_size=size, **settings)
         trainer = Trainer(workload)
         take_turns([trainer], [1], each, SWEEP_TURNS)
-        rate = rate_of(trainer.rates)
-        gflops = rate.median * workload.flops_per_sample / 1e9
-        cells.append(Cell(width, size, kernel_of(trainer.run).module, rate, gflops))
+        rate, kernel = rate_of(trainer.rates), kernel_of(trainer.run).module
+        cell = {"width": width, "batch_size": size, "kernel": kernel, "samples_per_second": rate}
+        cells.append(cell | {"gflops": rate.median * workload.flops_per_sample / 1e9})
     return Sweep(tuple(units), settings, widths, batch_sizes, cells, time.perf_counter() - began)

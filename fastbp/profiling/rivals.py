@@ -8,7 +8,7 @@ epsilon otherwise. torch runs step by step, jax all epochs in one compiled loop 
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from fastbp import reference
 from fastbp.layout import EPOCH, RECORD_SIZE
-from fastbp.profiling.workload import Timed, Trainer, Workload, of_network
+from fastbp.profiling.workload import Rate, Timed, Trainer, Workload, of_network, rate_of, take_turns
 from fastbp.training import Run
 
 Train = Callable[..., list[np.ndarray]]
@@ -41,21 +41,26 @@ def rival(epochs: Train, rows: int) -> Timed:
     return Timed(train)
 
 
-def rivals(workload: Workload, threads: int) -> Iterator[tuple[str, Timed | str]]:
-    """Each rival, ready to take its turns, or why it cannot."""
-    if workload.sparse:
-        return
+def compared(workload: Workload, base: Trainer, seconds: float) -> dict[str, Rate | str]:
+    """Rates of fastbp's own training and of each rival, in the same turns; or why a rival cannot train, at the end."""
+    from threadpoolctl import threadpool_limits
+
+    threads = base.run.work.threads
     rows = min(workload.rows // workload.batch_size, MOST_BATCHES) * workload.batch_size
     weights = None if workload.row_weights is None else workload.row_weights[:rows]
     some = replace(workload, X=workload.X[:rows], Y=workload.Y[:rows], row_weights=weights)
-    for name, module, make in RIVALS:
-        if importlib.util.find_spec(module) is None:
-            yield name, "not installed"
-            continue
-        try:
-            yield name, rival(make(some, threads), rows)
-        except NotPossible as error:
-            yield name, str(error)
+    racing: dict[str, Timed] = {"fastbp": base}
+    reasons = {}
+    with threadpool_limits(threads):
+        for name, module, make in () if workload.sparse else RIVALS:
+            try:
+                if importlib.util.find_spec(module) is None:
+                    raise NotPossible("not installed")
+                racing[name] = rival(make(some, threads), rows)
+            except NotPossible as error:
+                reasons[name] = str(error)
+        take_turns([*racing.values()], [1] * len(racing), seconds)
+    return {name: rate_of(one.rates) for name, one in racing.items()} | reasons
 
 
 def throughput(net: Any, X: Any, y: Any, learning_rate: float, **how: Any) -> dict[str, float]:
