@@ -141,18 +141,16 @@ def _print(arguments: argparse.Namespace, report: dict[str, Any], *tables: Table
 
 def _profile(arguments: argparse.Namespace) -> int:
     _check_files(arguments, (*PICTURE_FORMATS, ".html"))
-    what, options = _random(arguments) if arguments.data is None else _of_data(arguments)
+    if arguments.data is None:
+        for option, value in _given(arguments, "hidden", *READING).items():
+            raise ValueError(f"--{option} is for DATA, got {value!r} without it")
+        what, options, title = (arguments.units or UNITS,), _given(arguments, "batch_size", "rows", *SETTINGS), ""
+    else:
+        what, options = _of_data(arguments)
+        title = f"What fastbp train {arguments.data} trains, with the settings that are shown"
     from fastbp.profiling.report import profile
 
-    title = f"What fastbp train {arguments.data} trains, with the settings that are shown" if arguments.data else ""
     return _report(arguments, profile, *what, title=title, compare=arguments.compare, **options)
-
-
-def _random(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
-    """What is profiled without data."""
-    for option, value in _given(arguments, "hidden", *READING).items():
-        raise ValueError(f"--{option} is for DATA, got {value!r} without it")
-    return (arguments.units or UNITS,), _given(arguments, "batch_size", "rows", *SETTINGS)
 
 
 def _of_data(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:

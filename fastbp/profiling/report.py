@@ -350,9 +350,7 @@ class Sweep(Report):
     settings: dict[str, Any]  # that all have in common
     widths: list[int]
     batch_sizes: list[int]
-    cells: list[
-        dict[str, Any]
-    ]  # width by width, for each the batch sizes; with kernel, samples_per_second (a Rate) and gflops
+    cells: list[dict[str, Any]]  # width by width, for each the batch sizes; with kernel, samples_per_second and gflops
     seconds: float  # that it took
 
     @property

@@ -159,26 +159,21 @@ def of_network(
     batch_size = max(1, min(BATCH_SIZE, rows)) if batch_size is None else batch_size
     net.train(X, y, 0, learning_rate, batch_size=batch_size, reduction=reduction)  # checks all of them
     X, y = (np.ascontiguousarray(one, net.dtype) for one in (X, y))
-    activations, rule = activations_of(net.activation, len(net.units) - 2), net._rule(learning_rate, reduction)
-    return Workload(tuple(net.units), activations, rule, net.weights, net.biases, X, y, batch_size, net.n_jobs, shuffle)
+    words, rule = [ACTIVATIONS[code] for code in net._activation_codes()], net._rule(learning_rate, reduction)
+    return Workload(tuple(net.units), tuple(words), rule, net.weights, net.biases, X, y, batch_size, net.n_jobs, shuffle)
 
 
 def of_estimator(est: Perceptron, X: Any, y: Any) -> Workload:
     """What `est.fit(X, y)` would do but for validation rows and L-BFGS's own steps; the estimator stays as it is."""
     est = clone(est)
     est._validate_params()
-    X, _, rows, _ = est._begin(X, y, None, np.random.RandomState(0))
-    hidden, lbfgs = est._hidden_sizes(), est.solver == "lbfgs"
+    _, _, rows, _ = est._begin(X, y, None, np.random.RandomState(0))
+    words, lbfgs = [ACTIVATIONS[code] for code in est._activation_codes()], est.solver == "lbfgs"
     batch_size = rows.X.shape[0] if lbfgs else clipped_batch_size(est, rows.X.shape[0])
     return Workload(
-        tuple(est._units()), activations_of(est.activation, len(hidden)), est._rule(), est.coefs_, est.intercepts_, rows.X,
-        rows.Y, batch_size, est._threads(), est.shuffle and not lbfgs, rows.weights,
+        tuple(est._units()), tuple(words), est._rule(), est.coefs_, est.intercepts_, rows.X, rows.Y, batch_size,
+        est._threads(), est.shuffle and not lbfgs, rows.weights,
     )  # fmt: skip
-
-
-def activations_of(activation: Any, hidden: int) -> tuple[str, ...]:
-    """One word for each hidden layer."""
-    return (activation,) * hidden if isinstance(activation, str) else tuple(activation)
 
 
 def of_anything(what: Any = None, X: Any = None, y: Any = None, **options: Any) -> Workload:
