@@ -274,6 +274,15 @@ def test_a_still_machine_advises_no_trifle():
     assert report.trial_of("n_jobs", 2, [104, 104], [100, 100]).advised
 
 
+def test_the_kernel_that_is_not_chosen_is_no_advice(profiled):
+    faster = [
+        report.trial_of(setting, "wide", rates, [100, 100])
+        for setting, rates in (("kernel", [300, 300]), ("n_jobs", [150, 150]), ("batch_size", [200, 200]))
+    ]
+    assert all(trial.advised for trial in faster)
+    assert [trial.setting for trial in replace(profiled, trials=faster).advice] == ["batch_size", "n_jobs"]
+
+
 @pytest.mark.compiled
 def test_what_is_tried():
     tried = {(name, value) for name, value, _ in report.trials_of(of_units(UNITS, batch_size=20, rows=80, dtype="float64"))}
@@ -518,6 +527,8 @@ def test_a_sweep(tmp_path):
     assert (tmp_path / "sweep.png").read_bytes().startswith(PNG)
     with pytest.raises(ValueError, match=r"units must have a hidden layer whose width can change, got \[4, 3\]"):
         sweep([4, 3], [10], [8])
+    with pytest.raises(TypeError, match="units must be a sequence of whole numbers, got 4"):
+        sweep(4, [10], [8])
     with pytest.raises(ValueError, match=r"widths must not be empty, got \[\]"):
         sweep([4, 8, 3], [10], [])
 

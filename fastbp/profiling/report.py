@@ -14,7 +14,9 @@ from fastbp.layout import KERNEL, WIDTH
 from fastbp.profiling import machine, pictures
 from fastbp.profiling.phases import BOUND_BY, Phase, phase_times, phases_from
 from fastbp.profiling.rivals import compared
-from fastbp.profiling.workload import SETTINGS, Rate, Trainer, Workload, of_anything, of_units, rate_of, take_turns
+from fastbp.profiling.workload import (
+    SETTINGS, Rate, Trainer, Workload, checked_units, of_anything, of_units, rate_of, take_turns,
+)  # fmt: skip
 from fastbp.tables import Table, figure
 from fastbp.training import Run, usable_threads
 
@@ -387,7 +389,7 @@ def sweep(
     **settings: Any,
 ) -> Sweep:
     """Measure samples per second over batch sizes and widths of the hidden layers; `SETTINGS` as of `profile`."""
-    began = time.perf_counter()
+    began, units = time.perf_counter(), checked_units(units)
     seconds, tell = above("seconds", seconds), progress or (lambda words: None)
     if len(units) < 3:
         raise ValueError(f"units must have a hidden layer whose width can change, got {list(units)}")
@@ -404,4 +406,4 @@ def sweep(
         rate, kernel = rate_of(trainer.rates), kernel_of(trainer.run).module
         cell = {"width": width, "batch_size": size, "kernel": kernel, "samples_per_second": rate}
         cells.append(cell | {"gflops": rate.median * workload.flops_per_sample / 1e9})
-    return Sweep(tuple(units), settings, widths, batch_sizes, cells, time.perf_counter() - began)
+    return Sweep(units, settings, widths, batch_sizes, cells, time.perf_counter() - began)

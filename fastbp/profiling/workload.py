@@ -126,12 +126,7 @@ class Workload:
 
 def of_units(units: Sequence[int], *, batch_size: int | None = None, rows: int | None = None, **settings: Any) -> Workload:
     """A classifier of random data, or a regressor where there is a single output; settings beyond `SETTINGS` as given."""
-    try:
-        units = tuple(at_least(1, "units", size) for size in units)
-    except TypeError:
-        raise TypeError(f"units must be a sequence of whole numbers, got {units!r}") from None
-    if len(units) < 2:
-        raise ValueError(f"units must be two numbers or more, inputs and outputs included, got {list(units)}")
+    units = checked_units(units)
     batch_size = BATCH_SIZE if batch_size is None else at_least(1, "batch_size", batch_size)
     classes = units[-1] > 1
     net = NeuralNetwork(
@@ -148,6 +143,17 @@ def of_units(units: Sequence[int], *, batch_size: int | None = None, rows: int |
     X = rng.standard_normal((rows, units[0]), np.float32).astype(net.dtype, copy=False)
     y = np.eye(units[-1], dtype=net.dtype)[rng.integers(units[-1], size=rows)] if classes else X[:, :1].copy()
     return replace(of_network(net, X, y, batch_size=batch_size), synthetic=True)
+
+
+def checked_units(units: Sequence[int]) -> tuple[int, ...]:
+    """Layer sizes as a tuple of at least two positive numbers."""
+    try:
+        units = tuple(at_least(1, "units", size) for size in units)
+    except TypeError:
+        raise TypeError(f"units must be a sequence of whole numbers, got {units!r}") from None
+    if len(units) < 2:
+        raise ValueError(f"units must be two numbers or more, inputs and outputs included, got {list(units)}")
+    return units
 
 
 def of_network(
