@@ -13,7 +13,7 @@ import pytest
 
 from fastbp import kernels
 from fastbp.kernels.jit import PLAIN_PYTHON, Kernel
-from fastbp.layout import OF_LAYERS, OVERHEAD, PHASES, RESIDENT
+from fastbp.layout import COUNTER_GROUP, OF_LAYERS, OVERHEAD, PHASES, RESIDENT
 from fastbp.profiling import phases
 from fastbp.profiling.phases import count
 from fastbp.profiling.workload import Trainer, of_units
@@ -189,7 +189,7 @@ def shares_of(ticks, marks, whole, slower=0.0):
     """Of turns of one thread and one layer, where a mark alone takes 10 ticks."""
     pairs = np.zeros((len(whole), 1, 1, len(PHASES), 2), np.int64)
     pairs[:, 0, 0, : len(ticks[0]), 0], pairs[:, 0, 0, : len(ticks[0]), 1] = ticks, marks
-    alone = np.zeros(phases.COUNTER_GROUP)
+    alone = np.zeros(COUNTER_GROUP)
     alone[2 * OVERHEAD] = 10 * phases.MARKS
     with mock.patch.object(phases, "set_marks", return_value=alone):
         inside, outside = phases.shares_of(pairs, np.array(whole), slower)

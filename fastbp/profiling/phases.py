@@ -23,20 +23,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fastbp import layout
 from fastbp.kernels import count_marks
 from fastbp.kernels.jit import PLAIN_PYTHON, arm, x86
-from fastbp.layout import (
-    CLOCK,
-    COUNTER_GROUP,
-    COUNTERS,
-    N_IN,
-    N_OUT,
-    OVERHEAD,
-    PHASES,
-    RESIDENT,
-    aligned_zeros,
-    counters_size,
-)  # fmt: skip
+from fastbp.layout import N_IN, N_OUT
 from fastbp.profiling.machine import Ceilings, cache_bytes
 from fastbp.profiling.workload import Trainer, Workload, rate_of, take_turns
 from fastbp.training import Run
@@ -59,11 +49,12 @@ def count(run: Run) -> np.ndarray:
     """Let a run count ticks and marks of (thread, layer, phase), and change no bit; the first layer has what is of none."""
     check_clock()
     threads, n_layers = run.work.threads, len(run.layout.rows)
-    memory = aligned_zeros(counters_size(threads, n_layers), np.int64)
+    memory = layout.aligned_zeros(layout.counters_size(threads, n_layers), np.int64)
     run.work.arrays, run.marked = Arrays((*run.work.arrays[:-1], memory)), True
     run.advance(0)  # compiles or loads the kernel
-    memory[COUNTERS:] = 0
-    return memory[COUNTERS:].reshape(threads, n_layers, COUNTER_GROUP)[..., :CLOCK].reshape(threads, n_layers, -1, 2)
+    counters = memory[layout.COUNTERS :].reshape(threads, n_layers, layout.COUNTER_GROUP)
+    counters[:] = 0
+    return counters[..., : layout.CLOCK].reshape(threads, n_layers, -1, 2)
 
 
 class Marked(Trainer):
@@ -98,7 +89,7 @@ def phase_times(workload: Workload, plain: Trainer, seconds: float) -> tuple[Tim
     visits = pairs[..., 1].sum(axis=0) * workload.rows / rows.sum()
     times: Times = []
     for name, layer in in_a_step(inside.shape[1], isinstance(marked.run.work, NarrowWorkspace)):
-        of_threads = slice(None), layer or 0, tuple(PHASES).index(name)
+        of_threads = slice(None), layer or 0, tuple(layout.PHASES).index(name)
         if visits[of_threads].any():
             times.append((name, layer, inside[of_threads] * epoch, float(visits[of_threads].mean())))
     return [*times, (OUTSIDE, None, outside * epoch, 0.0)], slower
@@ -108,7 +99,7 @@ def shares_of(pairs: np.ndarray, whole: np.ndarray, slower: float) -> tuple[np.n
     """Shares of (thread, layer, phase) and of what is outside, by thread: medians of turns, without what marks took."""
     ticks, marks = pairs[..., 0], pairs[..., 1]
     first = marks[:, 0].sum(axis=(1, 2))
-    mark = min(int(set_marks(MARKS)[2 * OVERHEAD]) for _ in range(LOOPS)) / MARKS
+    mark = min(int(set_marks(MARKS)[2 * layout.OVERHEAD]) for _ in range(LOOPS)) / MARKS
     if np.median(first * mark / whole) > FELT:
         among = np.median(whole * slower / (1 + slower) / first)
         mark = min(max(among, LEAST_MARK * mark), MOST_MARK * mark)
@@ -129,14 +120,14 @@ def in_a_step(n_layers: int, narrow: bool) -> list[tuple[str, int | None]]:
 
 def set_marks(number: int) -> np.ndarray:
     """Set so many marks in which nothing is done; returns the counters."""
-    memory = aligned_zeros(counters_size(1, 1), np.int64)
-    count_marks(memory, COUNTERS, number)
-    return memory[COUNTERS:]
+    memory = layout.aligned_zeros(layout.counters_size(1, 1), np.int64)
+    count_marks(memory, layout.COUNTERS, number)
+    return memory[layout.COUNTERS :]
 
 
 def ticks_now() -> int:
     """The processor's clock."""
-    return int(set_marks(0)[CLOCK])
+    return int(set_marks(0)[layout.CLOCK])
 
 
 def check_clock() -> None:
@@ -180,7 +171,7 @@ def work_of(workload: Workload, run: Run, functions: dict[str, float]) -> dict[t
     units, words, output = workload.units, workload.activations, workload.rule.out_activation
     copied = units[-1]
     if isinstance(run.work, NarrowWorkspace):  # whose rows may stay in their panel
-        copied = 0 if run.work.arrays[1][RESIDENT] else units[0] + units[-1]
+        copied = 0 if run.work.arrays[1][layout.RESIDENT] else units[0] + units[-1]
     exponential = functions["exp" if output == "softmax" else output]
     weights = sum(row[N_IN] * row[N_OUT] for row in run.layout.rows)
     work: dict[tuple[str, int | None], tuple] = {
@@ -190,7 +181,8 @@ def work_of(workload: Workload, run: Run, functions: dict[str, float]) -> dict[t
     }
     online = isinstance(run.work, OnlineWorkspace)
     for layer, (row, products) in enumerate(zip(run.layout.rows, workload.products, strict=True)):
-        n_in, n_out, W = row[N_IN] if layer else workload.values_per_row, row[N_OUT], row[N_IN] * row[N_OUT]
+        n_in, n_out = row[N_IN] if layer else workload.values_per_row, row[N_OUT]
+        W = row[N_IN] * row[N_OUT]
         flops, activated = 2 * n * products, n * n_out * functions[words[layer]] if layer < len(words) else 0
         with_delta = 2 * n * W if online and layer else 0  # which is the same pass over the weights
         work["forward", layer] = flops, size * (n * (n_in + n_out) + W * blocks), activated

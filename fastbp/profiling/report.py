@@ -11,12 +11,10 @@ from fastbp.checks import above
 from fastbp.choice import choice_for_training
 from fastbp.kernels import jit
 from fastbp.layout import KERNEL, WIDTH
-from fastbp.profiling import machine, pictures
+from fastbp.profiling import machine, pictures, workload
 from fastbp.profiling.phases import BOUND_BY, Phase, phase_times, phases_from
 from fastbp.profiling.rivals import compared
-from fastbp.profiling.workload import (
-    SETTINGS, Rate, Trainer, Workload, checked_units, of_anything, of_units, rate_of, take_turns,
-)  # fmt: skip
+from fastbp.profiling.workload import Rate, Trainer, Workload, rate_of, take_turns
 from fastbp.tables import Table, figure
 from fastbp.training import Run, usable_threads
 
@@ -172,40 +170,40 @@ def profile(
     began = time.perf_counter()
     seconds = max(LEAST_SECONDS, above("seconds", seconds))
     tell = progress or (lambda words: None)
-    workload = of_anything(
+    work = workload.of_anything(
         what, X, y, batch_size=batch_size, rows=rows, dtype=dtype, solver=solver, activation=activation, n_jobs=n_jobs
     )
     tell("compiling or loading kernels")
-    base, tried = Trainer(workload), trials_of(workload)
+    base, tried = Trainer(work), trials_of(work)
     threads = base.run.work.threads
     trainers = [base, *[trainer for _, _, trainer in tried]]
     tell("measuring what the machine can do")
-    ceilings = machine.ceilings([workload.dtype], sorted({1, threads, min(threads, usable_threads(-1))}))
+    ceilings = machine.ceilings([work.dtype], sorted({1, threads, min(threads, usable_threads(-1))}))
     seconds = max(seconds / 2, seconds - ceilings.seconds)
     tell("training")
     rivals_seconds = seconds * RIVALS_PART * compare
     take_turns(trainers, [WEIGHT] + [1] * len(tried), (seconds - rivals_seconds) * TURNS_PART)
     rates = base.rates.copy()
     tell("counting phases")
-    times, slowdown = phase_times(workload, base, (seconds - rivals_seconds) * PHASES_PART)
+    times, slowdown = phase_times(work, base, (seconds - rivals_seconds) * PHASES_PART)
     comparison = None
     if compare:
         tell("training with other libraries")
-        comparison = compared(workload, base, rivals_seconds)
-    rate, peak = rate_of(rates), ceilings.best(workload.dtype, threads)
-    epochs, gflops = rate.median / workload.rows, rate.median * workload.flops_per_sample / 1e9
+        comparison = compared(work, base, rivals_seconds)
+    rate, peak = rate_of(rates), ceilings.best(work.dtype, threads)
+    epochs, gflops = rate.median / work.rows, rate.median * work.flops_per_sample / 1e9
     return Profile(
-        network=workload.describe() | {"threads": threads},
+        network=work.describe() | {"threads": threads},
         samples_per_second=rate,
         epochs_per_second=epochs,
-        steps_per_second=epochs * workload.steps,
+        steps_per_second=epochs * work.steps,
         ns_per_sample=1e9 / rate.median,
         gflops=gflops,
         peak_gflops=peak,
         fraction_of_peak=gflops / peak,
         ceilings=ceilings,
-        choice=choice_of(workload, base.run),
-        phases=phases_from(times, workload, base.run, ceilings),
+        choice=choice_of(work, base.run),
+        phases=phases_from(times, work, base.run, ceilings),
         slowdown=slowdown,
         trials=[trial_of(setting, value, trainer.rates, rates) for setting, value, trainer in tried],
         comparison=comparison,
@@ -221,29 +219,29 @@ def kernel_of(run: Run) -> jit.Kernel:
     return kernels.TRAIN[run.work.arrays[1][KERNEL]]
 
 
-def choice_of(workload: Workload, run: Run) -> Choice:
+def choice_of(work: Workload, run: Run) -> Choice:
     """The chosen kernel, the reason, and its start."""
-    types = f"{workload.dtype}-{workload.X.indices.dtype.name}" if workload.sparse else workload.dtype
+    types = f"{work.dtype}-{work.X.indices.dtype.name}" if work.sparse else work.dtype
     kernel, width = kernel_of(run), int(run.work.arrays[1][WIDTH])
-    _, reason = choice_for_training(run.layout, workload.batch_size, workload.sparse, workload.rule.dropout > 0)
+    _, reason = choice_for_training(run.layout, work.batch_size, work.sparse, work.rule.dropout > 0)
     load_seconds = None if jit.PLAIN_PYTHON else kernel.load_seconds(types, width)
     return Choice(kernel.module, reason, kernel.compile_seconds.get((types, width)), load_seconds)
 
 
-def trials_of(workload: Workload) -> list[tuple[str, Any, Trainer]]:
+def trials_of(work: Workload) -> list[tuple[str, Any, Trainer]]:
     """Other settings with a training of each: kernel, larger and smaller batches, the shorter float type, other threads."""
-    batch, processors, run = workload.batch_size, usable_threads(-1), workload.start()
+    batch, processors, run = work.batch_size, usable_threads(-1), work.start()
     settings: list[tuple[str, Any]] = []
-    if not workload.sparse:  # which only the wide kernel reads
+    if not work.sparse:  # which only the wide kernel reads
         settings.append(("kernel", "narrow" if kernel_of(run).module == "wide" else "wide"))
-    if workload.rule.solver != "gradient_only":
+    if work.rule.solver != "gradient_only":
         sizes = (batch // 2, 2 * batch, 4 * batch)
-        settings += [("batch_size", size) for size in sizes if 1 <= size <= workload.rows]
-    if workload.dtype == "float64":
+        settings += [("batch_size", size) for size in sizes if 1 <= size <= work.rows]
+    if work.dtype == "float64":
         settings.append(("dtype", "float32"))
     if processors > 1:
-        settings.append(("n_jobs", processors if usable_threads(workload.n_jobs) == 1 else 1))
-    tried = [(name, value, Trainer(workload.changed(**{name: value}))) for name, value in settings]
+        settings.append(("n_jobs", processors if usable_threads(work.n_jobs) == 1 else 1))
+    tried = [(name, value, Trainer(work.changed(**{name: value}))) for name, value in settings]
     # a step that is too small for a second thread runs as it did
     return [one for one in tried if one[0] != "n_jobs" or one[2].run.work.threads != run.work.threads]
 
@@ -389,21 +387,21 @@ def sweep(
     **settings: Any,
 ) -> Sweep:
     """Measure samples per second over batch sizes and widths of the hidden layers; `SETTINGS` as of `profile`."""
-    began, units = time.perf_counter(), checked_units(units)
+    began, units = time.perf_counter(), workload.checked_units(units)
     seconds, tell = above("seconds", seconds), progress or (lambda words: None)
     if len(units) < 3:
         raise ValueError(f"units must have a hidden layer whose width can change, got {list(units)}")
     for name, values in (("batch_sizes", batch_sizes), ("widths", widths)):
         if not len(values):
             raise ValueError(f"{name} must not be empty, got {values!r}")
-    settings, widths, batch_sizes = SETTINGS | settings, [*dict.fromkeys(widths)], [*dict.fromkeys(batch_sizes)]
+    settings, widths, batch_sizes = workload.SETTINGS | settings, [*dict.fromkeys(widths)], [*dict.fromkeys(batch_sizes)]
     cells, each = [], seconds / len(batch_sizes) / len(widths)
     for width, size in itertools.product(widths, batch_sizes):
         tell(f"width {width}, batch size {size}")
-        workload = of_units((units[0], *[width] * (len(units) - 2), units[-1]), batch_size=size, **settings)
-        trainer = Trainer(workload)
+        work = workload.of_units((units[0], *[width] * (len(units) - 2), units[-1]), batch_size=size, **settings)
+        trainer = Trainer(work)
         take_turns([trainer], [1], each, SWEEP_TURNS)
         rate, kernel = rate_of(trainer.rates), kernel_of(trainer.run).module
         cell = {"width": width, "batch_size": size, "kernel": kernel, "samples_per_second": rate}
-        cells.append(cell | {"gflops": rate.median * workload.flops_per_sample / 1e9})
+        cells.append(cell | {"gflops": rate.median * work.flops_per_sample / 1e9})
     return Sweep(units, settings, widths, batch_sizes, cells, time.perf_counter() - began)
