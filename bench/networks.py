@@ -127,15 +127,14 @@ def jax_loop(problem, threads):
 
 def jax_steps(problem, threads):
     jax = import_jax()
-    step, start = rivals.jax_step(jax, problem)
+    step, start, parameters_in = rivals.jax_parts(jax, problem)
     step, batch = jax.jit(step), (jax.numpy.asarray(problem.X), jax.numpy.asarray(problem.Y))
 
     def train(epochs):
         state = start()
         for _ in range(epochs):
             state, _ = step(state, batch)
-        (weights, biases), _, _ = jax.block_until_ready(state)
-        return [np.asarray(one) for one in weights + biases]
+        return parameters_in(jax.block_until_ready(state))
 
     return train
 

@@ -6,7 +6,7 @@ import json
 
 import tables
 
-from fastbp.profiling.pictures import pyplot
+from fastbp.profiling.pictures import new_figure
 
 COLOURS = {
     "fastbp": "#0b6e4f",
@@ -34,11 +34,14 @@ def histograms(figures, folder):
 
 
 def histogram(groups, kind, file):
-    plt = pyplot()
+    import matplotlib as mpl
+    from matplotlib.patches import Patch
+
     names = tables.columns_of(groups, tables.COLUMNS)
     boxes = [(key, name, group[name]) for key, group in groups.items() for name in names if name in group]
-    with plt.rc_context(FONT):
-        figure, axes = plt.subplots(figsize=(9, 1.2 + 0.16 * len(boxes) + 0.12 * len(groups)), layout="constrained")
+    with mpl.rc_context(FONT):
+        figure = new_figure(9, 1.2 + 0.16 * len(boxes) + 0.12 * len(groups))
+        axes = figure.subplots()
         place, ticks = 0.0, []
         for key, group in groups.items():
             members = [name for name in names if name in group]
@@ -48,17 +51,16 @@ def histogram(groups, kind, file):
                 parts = axes.boxplot(rounds, positions=[place], orientation="horizontal", widths=0.8, patch_artist=True)
                 for part in (*parts["boxes"], *parts["whiskers"], *parts["caps"]):
                     part.set_color(COLOURS[name])
-                plt.setp(parts["medians"], color="white")
+                parts["medians"][0].set_color("white")
                 place += 1
             place += 0.8
         axes.set(xscale="log", xlabel=f"seconds of {tables.TIMED[kind]}", title=kind)
         axes.set_yticks([at for at, _ in ticks], [words for _, words in ticks])
         axes.set_ylim(place, -1.5)
         axes.grid(axis="x", alpha=0.3)
-        handles = [plt.Rectangle((0, 0), 1, 1, color=COLOURS[name], label=name) for name in names]
+        handles = [Patch(color=COLOURS[name], label=name) for name in names]
         figure.legend(handles=handles, loc="outside lower center", ncols=len(names))
         figure.savefig(file, metadata={"Date": None})
-        plt.close(figure)
 
 
 def digest(figures):
@@ -68,13 +70,14 @@ def digest(figures):
 
 def lead(figures):
     """README's picture, as SVG: the times of others as multiples of fastbp's."""
-    plt = pyplot()
+    import matplotlib as mpl
+
     kinds = [(kind, title) for kind, title in (("epoch", "training steps"), ("fit", "whole fits"))]
     parts = [(title, {k: g for k, g in tables.grouped(figures, kind).items() if "fastbp" in g}) for kind, title in kinds]
-    with plt.rc_context(FONT):
+    with mpl.rc_context(FONT):
         sizes = [len(groups) for _, groups in parts]
-        shape = {"figsize": (8, 1.5 + 0.22 * sum(sizes)), "height_ratios": sizes, "sharex": True, "layout": "constrained"}
-        figure, rows = plt.subplots(2, 1, **shape)
+        figure = new_figure(8, 1.5 + 0.22 * sum(sizes))
+        rows = figure.subplots(2, 1, height_ratios=sizes, sharex=True)
         for axes, (title, groups) in zip(rows, parts, strict=True):
             for name in tables.PEERS:
                 points = [
@@ -93,5 +96,4 @@ def lead(figures):
         rows[1].set_xlabel("time of others / time of fastbp, one core (right of 1: fastbp is faster)")
         text = io.StringIO()
         figure.savefig(text, format="svg", metadata={"Date": None, "Description": digest(figures)})
-        plt.close(figure)
     return text.getvalue()

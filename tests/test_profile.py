@@ -20,13 +20,11 @@ from fastbp.kernels import pointwise
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import RECORD
 from fastbp.profiling import report
-from fastbp.profiling.clock import Rate, rate_of, take_turns
 from fastbp.profiling.machine import Ceiling, Ceilings, ceilings, facts, repeated
-from fastbp.profiling.phases import phase_times
-from fastbp.profiling.report import Trainer, profile, sweep
-from fastbp.profiling.rivals import RIVALS, NotPossible, rivals
-from fastbp.profiling.roofline import phases_from
-from fastbp.profiling.workload import of_anything, of_units
+from fastbp.profiling.phases import phase_times, phases_from
+from fastbp.profiling.report import profile, sweep
+from fastbp.profiling.rivals import RIVALS, NotPossible, compared
+from fastbp.profiling.workload import Rate, Trainer, of_anything, of_units, rate_of, take_turns
 from fastbp.rule import ACTIVATIONS
 from fastbp.tables import Table, figure
 from fastbp.training import usable_threads
@@ -56,7 +54,7 @@ def profiled(request):
         {"float32": {function.__name__: Ceiling(0.2, 0.3) for function in functions}},
         1.0,
     )
-    with mock.patch("fastbp.profiling.report.ceilings", return_value=made_up):
+    with mock.patch("fastbp.profiling.machine.ceilings", return_value=made_up):
         return profile(UNITS, batch_size=BATCH, rows=2 * BATCH, seconds=SECONDS)
 
 
@@ -121,7 +119,7 @@ def test_rates_are_those_of_a_clock_outside():
 def test_a_turn_trains_as_training_does():
     work = replace(of_units(UNITS, batch_size=BATCH), shuffle=True)
     trainer, run = Trainer(work), work.start()
-    rows = trainer.train(7) + 2 * trainer.workload.batch_size
+    rows = trainer.train(7) + 2 * BATCH
     run.record = np.zeros((1, len(RECORD)))
     run.advance(9)
     assert rows == 9 * BATCH
@@ -132,16 +130,15 @@ def test_the_figures_belong_together(found):
     rate = found.samples_per_second
     assert rate.low <= rate.median <= rate.high
     assert rate.spread == max(rate.high - rate.median, rate.median - rate.low) / rate.median
-    assert found.gflops.median == pytest.approx(rate.median * 6e-9 * (4 * 8 + 8 * 3) - rate.median * 2e-9 * 4 * 8)
-    assert found.epochs_per_second.median == pytest.approx(rate.median / found.network["rows"])
-    assert found.steps_per_second.median == pytest.approx(rate.median / BATCH)
+    assert found.gflops == pytest.approx(rate.median * 6e-9 * (4 * 8 + 8 * 3) - rate.median * 2e-9 * 4 * 8)
+    assert found.epochs_per_second == pytest.approx(rate.median / found.network["rows"])
+    assert found.steps_per_second == pytest.approx(rate.median / BATCH)
     assert found.ns_per_sample == pytest.approx(1e9 / rate.median)
-    assert 0 < found.fraction_of_peak == pytest.approx(found.gflops.median / found.peak_gflops)
+    assert 0 < found.fraction_of_peak == pytest.approx(found.gflops / found.peak_gflops)
     assert found.choice.kernel == "narrow"
-    assert found.choice.other == "wide"
     assert found.choice.compile_seconds > 0
     assert found.choice.load_seconds < found.choice.compile_seconds
-    assert found.choice.speedup == pytest.approx(rate.median / found.choice.other_samples_per_second.median)
+    assert (found.trials[0].setting, found.trials[0].value) == ("kernel", "wide")
     for trial in found.trials:
         assert trial.gain == pytest.approx(trial.samples_per_second.median / rate.median - 1)
 
@@ -161,11 +158,11 @@ def test_phases_sum_to_the_whole(found):
 @pytest.mark.compiled
 def test_the_wide_kernel_has_its_own_order():
     work = of_units([40, 300, 3], batch_size=20)
-    times, tracks, _ = phase_times(work, Trainer(work), 0.05)
-    labels = [label for label, _ in tracks[0] if label not in ("wait", "overhead")]
-    expected = ["gather", "forward[0]", "forward[1]", "loss", "transpose[1]", "delta[1]", "gradient[0]", "gradient[1]"]
-    assert labels == [*expected, "outside"]
-    assert len(times) == len(tracks[0])
+    times, _ = phase_times(work, Trainer(work), 0.05)
+    names = [(name, layer) for name, layer, *_ in times if name not in ("wait", "overhead")]
+    forward = [("gather", None), ("forward", 0), ("forward", 1), ("loss", None)]
+    backward = [("transpose", 1), ("delta", 1), ("gradient", 0), ("gradient", 1)]
+    assert names == [*forward, *backward, ("outside", None)]
 
 
 # --- ceilings and names -----------------------------------------------------------------------------------------------
@@ -214,9 +211,9 @@ def test_a_phase_is_named_by_what_it_reaches(peak, bandwidth, share, bound):
     by_arithmetic = 2 * n * 6400 / (peak * 1e9)
     by_bytes = 4 * (n * 164 + 6400 * run.work.blocks_per_epoch) / (bandwidth * 1e9)
     seconds = max(by_arithmetic, by_bytes) / share
-    phase, wait = phases_from(
-        [("forward", 0, seconds, 5), ("wait", None, seconds, 5)], work, run, machine_of(peak, bandwidth)
-    )
+    took = np.array([seconds])
+    times = [("forward", 0, took, 5), ("wait", None, took, 5)]
+    phase, wait = phases_from(times, work, run, machine_of(peak, bandwidth))
     assert (phase.bound, wait.bound) == (bound, "overhead")
     assert phase.reached == pytest.approx(share)
     assert phase.share == wait.share == 0.5
@@ -226,7 +223,8 @@ def test_a_phase_is_named_by_what_it_reaches(peak, bandwidth, share, bound):
 
 def test_a_phase_whose_marks_took_all_its_time_has_no_rates():
     work = of_units([4, 3, 2], batch_size=20, rows=40)
-    phases = phases_from([("forward", 0, 0.0, 2), ("update", None, 0.0, 2)], work, work.start(), machine_of(1.0, 1e9))
+    times = [("forward", 0, np.zeros(1), 2), ("update", None, np.zeros(1), 2)]
+    phases = phases_from(times, work, work.start(), machine_of(1.0, 1e9))
     assert [(phase.gflops, phase.gbs, phase.reached, phase.bound) for phase in phases] == [
         (None, None, None, "overhead")
     ] * 2
@@ -254,13 +252,6 @@ def test_the_reason_is_that_of_the_choice(units, batch_size, sparse, reason):
     assert type(workspace_for_training(layout, 200, batch_size, sparse, shuffled=False)) is kind
 
 
-class Turns:
-    """What a training leaves after its turns."""
-
-    def __init__(self, *rates):
-        self.rates = list(rates)
-
-
 @pytest.mark.parametrize(
     ("rates", "advised"),
     [
@@ -272,21 +263,31 @@ class Turns:
     ],
 )
 def test_nothing_below_the_spread_is_advised(rates, advised):
-    trial = report.trial_of("batch_size", 400, Turns(*rates), Turns(100, 101, 99))
+    trial = report.trial_of("batch_size", 400, rates, [100, 101, 99])
     spread = rate_of(rates).spread
     assert trial.advised == (advised and trial.gain > spread)
     assert trial.gain == pytest.approx(np.median(rates) / np.median([100, 101, 99]) - 1)
 
 
 def test_a_still_machine_advises_no_trifle():
-    assert not report.trial_of("n_jobs", 2, Turns(102, 102), Turns(100, 100)).advised
-    assert report.trial_of("n_jobs", 2, Turns(104, 104), Turns(100, 100)).advised
+    assert not report.trial_of("n_jobs", 2, [102, 102], [100, 100]).advised
+    assert report.trial_of("n_jobs", 2, [104, 104], [100, 100]).advised
+
+
+def test_the_kernel_that_is_not_chosen_is_no_advice(profiled):
+    faster = [
+        report.trial_of(setting, "wide", rates, [100, 100])
+        for setting, rates in (("kernel", [300, 300]), ("n_jobs", [150, 150]), ("batch_size", [200, 200]))
+    ]
+    assert all(trial.advised for trial in faster)
+    assert [trial.setting for trial in replace(profiled, trials=faster).advice] == ["batch_size", "n_jobs"]
 
 
 @pytest.mark.compiled
 def test_what_is_tried():
     tried = {(name, value) for name, value, _ in report.trials_of(of_units(UNITS, batch_size=20, rows=80, dtype="float64"))}
-    assert {("batch_size", 10), ("batch_size", 40), ("batch_size", 80), ("dtype", "float32")} == tried
+    batches = {("batch_size", 10), ("batch_size", 40), ("batch_size", 80)}
+    assert {("kernel", "wide"), *batches, ("dtype", "float32")} == tried
     assert not [one for one in report.trials_of(of_units(UNITS, batch_size=1, rows=1)) if one[0] == "batch_size"]
 
 
@@ -354,7 +355,7 @@ def test_data_gets_the_estimator_for_it(dtype, loss):
 def test_sparse_rows_and_lbfgs_can_be_profiled():
     X, y = scipy.sparse.random_array((50, 40), density=0.1, dtype=np.float32, format="csr", rng=0), np.arange(50) % 3
     found = profile(MLPClassifier(8, solver="lbfgs", random_state=0), X, y, seconds=SECONDS, compare=True)
-    assert found.choice.other is None
+    assert not [trial for trial in found.trials if trial.setting == "kernel"]
     assert "sparse" in found.choice.reason
     assert not [trial for trial in found.trials if trial.setting == "batch_size"]
     assert set(found.comparison) == {"fastbp"}
@@ -430,9 +431,7 @@ def test_torch_and_jax_train_the_same(name, solver):
     for units in (UNITS, [4, 8, 1]):
         work = of_units(units, batch_size=BATCH, rows=40, solver=solver)
         assert_same_training(MAKE[name](work, 1), work, 3)
-    rival = dict(rivals(work, 1))[name]
-    rival.turn(0.001)
-    assert rival.rates[0] > 0
+    assert compared(work, Trainer(work), 0.001)[name].median > 0
 
 
 def test_scikit_learn_starts_from_the_same_weights():
@@ -445,7 +444,7 @@ def test_scikit_learn_starts_from_the_same_weights():
 
 def test_what_a_library_lacks_is_said():
     work = of_units(UNITS, batch_size=BATCH, rows=40, activation="elu")
-    assert dict(rivals(work, 1))["scikit-learn"] == "it has no activation elu"
+    assert compared(work, Trainer(work), 0.001)["scikit-learn"] == "it has no activation elu"
     with pytest.raises(NotPossible, match="it has no output logistic with squared_error"):
         MAKE["scikit-learn"](of_anything(NeuralNetwork(4, 3, 2), np.ones((5, 4)), np.ones((5, 2))), 1)
 
@@ -464,7 +463,6 @@ def test_a_profile_reads_as_tables(profiled):
         "narrow, because",
     ):
         assert words in text
-    assert text == profiled.table()
     assert json.loads(json.dumps(profiled.to_dict(), allow_nan=False))["network"]["units"] == UNITS
 
 
@@ -506,12 +504,10 @@ def test_pictures(profiled, tmp_path):
 
 
 def test_nothing_overlaps_in_the_picture(profiled):
-    import matplotlib.pyplot as plt
-
     from fastbp.profiling.pictures import draw
 
-    drawn = draw(profiled, plt)
-    drawn.canvas.draw()
+    drawn = draw(profiled)
+    drawn.draw_without_rendering()
     for axes in drawn.axes:
         texts = [*axes.texts, *axes.get_yticklabels(), axes.xaxis.label, axes.yaxis.label, axes.title]
         boxes = [text.get_window_extent() for text in texts if text.get_text() and text.get_visible()]
@@ -519,7 +515,6 @@ def test_nothing_overlaps_in_the_picture(profiled):
         assert re.search(r"\(.*\)", axes.get_xlabel())  # a unit
     legends = [legend.get_window_extent() for legend in drawn.legends]
     assert not legends[0].overlaps(legends[1])
-    plt.close(drawn)
 
 
 @pytest.mark.compiled
@@ -532,6 +527,8 @@ def test_a_sweep(tmp_path):
     assert (tmp_path / "sweep.png").read_bytes().startswith(PNG)
     with pytest.raises(ValueError, match=r"units must have a hidden layer whose width can change, got \[4, 3\]"):
         sweep([4, 3], [10], [8])
+    with pytest.raises(TypeError, match="units must be a sequence of whole numbers, got 4"):
+        sweep(4, [10], [8])
     with pytest.raises(ValueError, match=r"widths must not be empty, got \[\]"):
         sweep([4, 8, 3], [10], [])
 
@@ -684,6 +681,7 @@ def test_the_command_warmup(run, monkeypatch, tmp_path):
         ("profile --seconds 0", "seconds must be > 0, got 0"),
         ("profile --seconds nan", "seconds must be finite, got nan"),
         ("profile --target y", "--target is for DATA, got 'y' without it"),
+        ("profile --task regression", "--task is for DATA, got 'regression' without it"),
         ("profile none.csv --target y", "DATA must be xor, .* or a file with a table, got 'none.csv'"),
         ("profile iris --target y", "--target is for files, got 'y' with iris"),
         ("profile iris --units 4,3", "--units is for random rows, got it with iris; see --hidden"),

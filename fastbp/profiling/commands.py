@@ -7,8 +7,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -31,9 +30,9 @@ READING = ("target", "task", "header", "decimal", "ignore")
 def add_commands(commands) -> None:
     """Add the four commands to the parsers of `fastbp.cli`."""
     add = new_command(
-        commands, _profile, "measure how fast a network trains here, and where the time goes",
-        "Measure how fast a network trains on this machine, where the time goes, how far that is from what the\n"
-        "machine can do, and which other settings would be faster.",
+        commands, _profile,
+        "measure how fast a network trains on this machine, where the time goes, how far that is from what the machine can\n"
+        "do, and which other settings would be faster",
         "examples:\n  fastbp profile --units 784,128,10 --batch-size 128 --plot profile.html --trace trace.json\n"
         "  fastbp profile flowers.csv --target species --hidden 64,32 --n-jobs 2",
     )  # fmt: skip
@@ -42,38 +41,34 @@ def add_commands(commands) -> None:
     add_reading(add)
     hidden = "units of the hidden layers, with DATA (default: as fastbp train)"
     add("--hidden", type=sizes, metavar="N[,N...]", help=hidden)
-    _add_network(add, "; with DATA, that of fastbp train")
+    _add_network(add, 2.0, "; with DATA, that of fastbp train")
     add("--batch-size", type=positive, metavar="N", help="rows per update (default: 200; with DATA, as fastbp train)")
     add("--rows", type=positive, metavar="N", help="random rows (default: some batches)")
-    add("--seconds", type=float, default=2.0, metavar="S", help="how long to measure, about (default: 2)")
     add("--compare", action="store_true", help="train with numpy, scikit-learn, torch and jax as well")
     add("--plot", metavar="FILE", help="draw roofline and phases: .png, .pdf, .svg or .html")
     add("--trace", metavar="FILE", help="write an average step as Chrome trace events, for Perfetto")
     add = new_command(
-        commands, _sweep, "measure samples/s over batch sizes and widths",
-        "Measure samples per second over batch sizes and widths of the hidden layers.",
+        commands, _sweep, "measure samples per second over batch sizes and widths of the hidden layers",
         "example:\n  fastbp sweep --units 64,100,10 --batch-sizes 1,10,100,1000 --widths 16,64,256 --plot sweep.png",
     )  # fmt: skip
-    _add_network(add)
+    _add_network(add, 5.0)
     add("--batch-sizes", type=sizes, metavar="N[,N...]", default=(1, 8, 32, 128, 512))
     add("--widths", type=sizes, metavar="N[,N...]", default=(16, 64, 256, 1024), help="of the hidden layers")
-    add("--seconds", type=float, default=5.0, metavar="S", help="how long to measure, about (default: 5)")
     add("--plot", metavar="FILE", help="draw a heat map: .png, .pdf or .svg")
     new_command(
-        commands, _info, "show versions, processor, caches, and where compiled kernels are kept",
-        "Show what fastbp runs on: versions, processor, vectors, threads, compiled kernels, BLAS.",
+        commands, _info, "show versions, processor, caches, BLAS, and where compiled kernels are kept",
         "example:\n  fastbp info --json > machine.json",
     )  # fmt: skip
     add = new_command(
-        commands, _warmup, "compile all kernels ahead of time",
-        "Compile all kernels into the cache on disk, so that nothing is compiled later.",
+        commands, _warmup, "compile all kernels into the cache on disk, so that nothing is compiled later",
         "example:\n  fastbp warmup --dtype float32",
     )  # fmt: skip
     add("--dtype", choices=DTYPES, help="default: both")
 
 
-def new_command(commands, run: Callable, what: str, description: str, epilog: str, **settings: Any) -> Callable:
+def new_command(commands, run: Callable, what: str, epilog: str, description: str = "", **settings: Any) -> Callable:
     """Add a command that is called as the function that runs it; returns what adds its arguments."""
+    description = description or f"{what[0].upper()}{what[1:]}."
     parser = commands.add_parser(
         run.__name__[1:], help=what, description=description, epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter, **settings,
@@ -94,8 +89,8 @@ def add_reading(add: Callable) -> None:
     add("--ignore", type=names, action="extend", metavar="COLUMN[,...]", help="columns that are no inputs")
 
 
-def _add_network(add: Callable, of_data: str = "") -> None:
-    """Add `--units` and `SETTINGS`; `of_data` says which defaults there are with DATA."""
+def _add_network(add: Callable, seconds: float, of_data: str = "") -> None:
+    """Add `--units`, `SETTINGS` and `--seconds`; `of_data` says which defaults there are with DATA."""
     shown = f"layer sizes, both ends included (default: {','.join(map(str, UNITS))})"
     add("--units", type=units, metavar="N,N[,N...]", help=shown)
     add("--dtype", choices=DTYPES, help=f"default: float32{of_data}")
@@ -103,23 +98,7 @@ def _add_network(add: Callable, of_data: str = "") -> None:
     words = "identity, logistic, tanh, relu, leaky_relu, elu, softplus or selu"
     add("--activation", metavar="NAME", help=f"of the hidden layers: {words} (default: relu{of_data})")
     add("--n-jobs", type=int, metavar="N", help="threads, -1 for all processors (default: 1)")
-
-
-def _check_files(arguments: argparse.Namespace, formats: tuple[str, ...], source: str | None = None) -> None:
-    """Refuse files that cannot be written before the work that they would hold."""
-    if arguments.plot:
-        check_picture("--plot", arguments.plot, formats)
-    for option, path in _given(arguments, "plot", "trace").items():
-        if path:
-            check_output(f"--{option}", path, source)
-
-
-def _print(arguments: argparse.Namespace, report: dict[str, Any], tables: list[Table]) -> None:
-    if arguments.json:
-        print(json.dumps(report, allow_nan=False))
-        return
-    for table in tables:
-        table.show()
+    add("--seconds", type=float, default=seconds, metavar="S", help=f"how long to measure, about (default: {seconds:g})")
 
 
 def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
@@ -127,46 +106,55 @@ def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: vars(arguments)[name] for name in names if vars(arguments).get(name) is not None}
 
 
-@contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
-    """A function that says what is being done, on one line of a terminal that is wiped in the end."""
+def _check_files(arguments: argparse.Namespace, formats: tuple[str, ...]) -> None:
+    """Refuse files that cannot be written before the work that they would hold."""
+    for option, path in _given(arguments, "plot", "trace").items():
+        if option == "plot":
+            check_picture("--plot", path, formats)
+        check_output(f"--{option}", path)
 
-    def say(words: str) -> None:
+
+def _report(arguments: argparse.Namespace, measure: Callable, *what: Any, title: str = "", **options: Any) -> int:
+    """Measure, and say meanwhile what is being done, on one line of a terminal that is wiped in the end; then report."""
+
+    def say(words: str = "") -> None:
         if sys.stderr is not None and sys.stderr.isatty():
-            sys.stderr.write(f"\r\x1b[K{words}")
-            sys.stderr.flush()
+            print(f"\r\x1b[K{words}", end="", file=sys.stderr, flush=True)
 
     try:
-        yield lambda words: say(f"{words} ...")
+        found = measure(*what, **options, seconds=arguments.seconds, progress=lambda words: say(f"{words} ..."))
     finally:
-        say("")
+        say()
+    for option, path in _given(arguments, "plot", "trace").items():
+        getattr(found, option)(path)
+    summary, *others = found.tables()
+    return _print(arguments, found.to_dict(), replace(summary, title=title or summary.title), *others)
+
+
+def _print(arguments: argparse.Namespace, report: dict[str, Any], *tables: Table) -> int:
+    if arguments.json:
+        print(json.dumps(report, allow_nan=False))
+    else:
+        for table in tables:
+            table.show()
+    return 0
 
 
 # ---- profile ---------------------------------------------------------------------------------------------------------
 
 
 def _profile(arguments: argparse.Namespace) -> int:
-    _check_files(arguments, (*PICTURE_FORMATS, ".html"), arguments.data)
-    what, options = _random(arguments) if arguments.data is None else _of_data(arguments)
+    _check_files(arguments, (*PICTURE_FORMATS, ".html"))
+    if arguments.data is None:
+        for option, value in _given(arguments, "hidden", *READING).items():
+            raise ValueError(f"--{option} is for DATA, got {value!r} without it")
+        what, options, title = (arguments.units or UNITS,), _given(arguments, "batch_size", "rows", *SETTINGS), ""
+    else:
+        what, options = _of_data(arguments)
+        title = f"What fastbp train {arguments.data} trains, with the settings that are shown"
     from fastbp.profiling.report import profile
 
-    with _status() as say:
-        found = profile(*what, **options, seconds=arguments.seconds, compare=arguments.compare, progress=say)
-    for path, save in ((arguments.plot, found.plot), (arguments.trace, found.trace)):
-        if path:
-            save(path)
-    summary, *others = found.tables()
-    if arguments.data is not None:
-        summary = replace(summary, title=f"What fastbp train {arguments.data} trains, with the settings that are shown")
-    _print(arguments, found.to_dict(), [summary, *others])
-    return 0
-
-
-def _random(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
-    """What is profiled without data."""
-    for option, value in _given(arguments, "target", "hidden").items():
-        raise ValueError(f"--{option} is for DATA, got {value!r} without it")
-    return (arguments.units or UNITS,), _given(arguments, "batch_size", "rows", *SETTINGS)
+    return _report(arguments, profile, *what, title=title, compare=arguments.compare, **options)
 
 
 def _of_data(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
@@ -176,7 +164,7 @@ def _of_data(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
     data, batch_size = load(arguments), arguments.batch_size
     if batch_size is not None and batch_size > len(data.X_train):
         raise ValueError(f"--batch-size must be at most the number of rows, {len(data.X_train)}, got {batch_size}")
-    from fastbp.lessons import PRESETS
+    from fastbp.lessons import PRESETS, new_model
 
     given = _given(arguments, *SETTINGS)
     if arguments.data in PRESETS:  # a founding network, with all rows in a batch
@@ -218,12 +206,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from fastbp.profiling.report import sweep
 
     what = arguments.units or UNITS, arguments.batch_sizes, arguments.widths
-    with _status() as say:
-        found = sweep(*what, seconds=arguments.seconds, progress=say, **_given(arguments, *SETTINGS))
-    if arguments.plot:
-        found.plot(arguments.plot)
-    _print(arguments, found.to_dict(), found.tables())
-    return 0
+    return _report(arguments, sweep, *what, **_given(arguments, *SETTINGS))
 
 
 def _info(arguments: argparse.Namespace) -> int:
@@ -242,8 +225,7 @@ def _info(arguments: argparse.Namespace) -> int:
         ["", f"{cache['files']} files, {cache['bytes'] / 1e6:.1f} MB, {cache['current_files']} of them for this version"],
         *[["BLAS" if not number else "", line] for number, line in enumerate(found["blas"])],
     ]
-    _print(arguments, found, [Table(rows)])
-    return 0
+    return _print(arguments, found, Table(rows))
 
 
 def _warmup(arguments: argparse.Namespace) -> int:
@@ -258,5 +240,4 @@ def _warmup(arguments: argparse.Namespace) -> int:
     cache = cache_contents()
     report = {"kernels": len(kernels), "compiled": compiled, "folder": cache["folder"], "bytes": cache["bytes"]}
     done = f"{len(kernels)}, of which {len(kernels) - compiled} were there already"
-    _print(arguments, report, [Table([["kernels", done], ["kept in", str(cache["folder"])]])])
-    return 0
+    return _print(arguments, report, Table([["kernels", done], ["kept in", str(cache["folder"])]]))

@@ -76,13 +76,12 @@ def ceilings(dtypes: Sequence[str], cores: Sequence[int]) -> Ceilings:
     large = aligned_zeros(bytes_beyond_caches() // 4 // ALIGNMENT_BYTES * ALIGNMENT_BYTES, np.float32)
     large[:] = 1  # pages of zeros may all be one in memory
     l2, l3 = cache_bytes(2), cache_bytes(3)
-    # a core reads its own part of the L2 caches, and of what they all do not hold together
-    sizes = {"L2": lambda count: l2 // 2 * count, "L3": lambda count: min(4 * l2 * count, max(l3 // 2, l2 * count))}
-    reads = {
-        level: {count: read_gbs(large[: size(count) // large.itemsize], count, REPEATS) for count in cores}
-        for level, size in sizes.items()
-    }
-    reads["memory"] = {count: read_gbs(large, count, MEMORY_REPEATS) for count in cores}
+    reads: dict[str, dict[int, Ceiling]] = {"L2": {}, "L3": {}, "memory": {}}
+    for count in cores:
+        # a core reads its own part of the L2 caches, and of what they all do not hold together
+        for memory, size in (("L2", l2 // 2 * count), ("L3", min(4 * l2 * count, max(l3 // 2, l2 * count)))):
+            reads[memory][count] = read_gbs(large[: size // large.itemsize], count, REPEATS)
+        reads["memory"][count] = read_gbs(large, count, MEMORY_REPEATS)
     pointwise = {dtype: pointwise_ns(dtype) for dtype in dtypes}
     return Ceilings(peak, reads, pointwise, time.perf_counter() - start)
 
@@ -194,18 +193,6 @@ def processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def blas_kernels() -> list[str]:
-    """The matrix libraries that are loaded with numpy and scipy, and for which processor each picked its code."""
-    import scipy.linalg  # noqa: F401  threadpoolctl sees only what is loaded
-    from threadpoolctl import threadpool_info
-
-    return sorted({
-        f"{Path(pool['filepath']).parent.name.removesuffix('.libs')}: {pool['internal_api']} {pool.get('version')}, "
-        f"{pool.get('architecture', 'unknown kernel')}"
-        for pool in threadpool_info() if pool["user_api"] == "blas"
-    })  # fmt: skip
-
-
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that matter, where they are installed."""
     from fastbp import __version__
@@ -244,7 +231,14 @@ def writable(folder: Path) -> bool:
 def facts() -> dict[str, Any]:
     """What fastbp runs on, for bug reports and for reading figures."""
     import llvmlite.binding as llvm
+    import scipy.linalg  # noqa: F401  threadpoolctl sees only what is loaded
+    from threadpoolctl import threadpool_info
 
+    blas = {
+        f"{Path(pool['filepath']).parent.name.removesuffix('.libs')}: {pool['internal_api']} {pool.get('version')}, "
+        f"{pool.get('architecture', 'unknown kernel')}"
+        for pool in threadpool_info() if pool["user_api"] == "blas"
+    }  # fmt: skip
     return {
         "versions": versions(),
         "processor": processor_name(),
@@ -255,5 +249,5 @@ def facts() -> dict[str, Any]:
         "threads": "its own, which wait for each other in the kernels; 1 unless n_jobs asks for more",
         "caches": {"L2": cache_bytes(2), "L3": cache_bytes(3)},
         "cache": cache_contents(),
-        "blas": blas_kernels(),
+        "blas": sorted(blas),  # libraries of numpy and scipy, and for which processor each picked its code
     }

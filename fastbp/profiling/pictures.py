@@ -3,46 +3,28 @@
 import base64
 import html
 import io
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
+from fastbp.arguments import PICTURE_FORMATS
 from fastbp.files import replacing
-from fastbp.profiling.roofline import BOUND_BY
+from fastbp.profiling.phases import BOUND_BY
 from fastbp.tables import Table, figure
 
-FORMATS = (".png", ".pdf", ".svg", ".html")
+FORMATS = (*PICTURE_FORMATS, ".html")
 COLOURS = {"compute": "#2b6cb0", "memory": "#c05621", "latency": "#6b46c1", "overhead": "#718096"}
 MARKERS = {"forward": "o", "delta": "s", "gradient": "^"}
 LEVEL_STYLES = {"L2": "-", "L3": "--", "memory": ":"}
 DOTS_PER_INCH = 120
 
 
-def pyplot() -> Any:
-    """Matplotlib's functions, drawing into files."""
-    import matplotlib
+def new_figure(width: float, height: float) -> Any:
+    """A figure of matplotlib of so many inches, which no window shows."""
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt
-
-
-def save_profile(profile: Any, path: Any) -> None:
-    """Write the picture of a `fastbp.profiling.report.Profile`, or a page with it, in one of `FORMATS`."""
-    path = Path(path)
-    if path.suffix.lower() not in FORMATS:
-        raise ValueError(f"path must end in {', '.join(FORMATS)}, got {str(path)!r}")
-    plt = pyplot()
-    drawn = draw(profile, plt)
-    try:
-        if path.suffix.lower() == ".html":
-            with replacing(path) as stream:
-                stream.write(page(profile, drawn).encode())
-        else:
-            save_picture(drawn, path)
-    finally:
-        plt.close(drawn)
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_picture(drawn: Any, path: Any) -> None:
@@ -51,14 +33,43 @@ def save_picture(drawn: Any, path: Any) -> None:
         drawn.savefig(stream, dpi=DOTS_PER_INCH, format=Path(path).suffix[1:])
 
 
-def draw(profile: Any, plt: Any) -> Any:
+# ---- roofline and phases ---------------------------------------------------------------------------------------------
+
+
+def save_profile(profile: Any, path: Any) -> None:
+    """Draw the roofline with every phase on it, and how long the phases take.
+
+    Parameters
+    ----------
+    path : str or Path
+        A .png, .pdf or .svg file, or .html for one page with the picture and the tables in it.
+
+    Raises
+    ------
+    ValueError
+        If the file ends otherwise.
+    OSError
+        If it cannot be written.
+    """
+    ending = Path(path).suffix.lower()
+    if ending not in FORMATS:
+        raise ValueError(f"path must end in {', '.join(FORMATS)}, got {str(path)!r}")
+    drawn = draw(profile)
+    with replacing(path) as stream:
+        if ending == ".html":
+            stream.write(page(profile, drawn).encode())
+        else:
+            drawn.savefig(stream, dpi=DOTS_PER_INCH, format=ending[1:])
+
+
+def draw(profile: Any) -> Any:
     """Roofline on the left, phases on the right."""
-    height = max(5.2, 2.2 + 0.34 * len(profile.phases))
-    drawn, (left, right) = plt.subplots(1, 2, figsize=(13, height), layout="constrained", width_ratios=(1.15, 1))
+    drawn = new_figure(13, max(5.2, 2.2 + 0.34 * len(profile.phases)))
+    left, right = drawn.subplots(1, 2, width_ratios=(1.15, 1))
     draw_roofline(profile, left)
     draw_bars(profile, right)
     rate = profile.samples_per_second.median
-    speed = f"{figure(rate)} samples/s, {figure(profile.gflops.median)} GFLOP/s, {profile.fraction_of_peak:.0%} of the peak"
+    speed = f"{figure(rate)} samples/s, {figure(profile.gflops)} GFLOP/s, {profile.fraction_of_peak:.0%} of the peak"
     batch_size, threads = profile.network["batch_size"], profile.network["threads"]
     batches = f"batches of {batch_size:,}, {threads} thread{'s' * (threads > 1)}"
     drawn.suptitle(f"{profile.title}, {batches}\n{speed}", fontsize=11)
@@ -115,8 +126,8 @@ def draw_bars(profile: Any, axes: Any) -> None:
 
 STYLE = (
     "body{font:15px sans-serif;margin:2em auto;max-width:75em;padding:0 1em}img{max-width:100%}"
-    "table{display:block;overflow-x:auto}"
-    "table{border-collapse:collapse;margin:1em 0 2em}td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:right}"
+    "table{display:block;overflow-x:auto;border-collapse:collapse;margin:1em 0 2em}"
+    "td,th{padding:.2em .8em;border-bottom:1px solid #ddd;text-align:right}"
     "td.w,th.w{text-align:left}caption{text-align:left;font-weight:bold;padding:.3em 0}"
 )
 
@@ -127,12 +138,12 @@ def page(profile: Any, drawn: Any) -> str:
     drawn.savefig(picture, dpi=DOTS_PER_INCH, format="png")
     data = base64.b64encode(picture.getvalue()).decode()
     title = html.escape(profile.title)
-    body = "\n".join(html_table(table) for table in profile.tables())
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>fastbp: {title}</title><style>{STYLE}</style>"
-        f'</head>\n<body><h1>{title}</h1>\n<img alt="roofline and phases" src="data:image/png;base64,{data}">\n{body}\n'
-        "</body></html>\n"
+        f'</head>\n<body><h1>{title}</h1>\n<img alt="roofline and phases" src="data:image/png;base64,{data}">\n'
+        + "\n".join(map(html_table, profile.tables()))
+        + "\n</body></html>\n"
     )
 
 
@@ -143,30 +154,39 @@ def html_table(table: Table) -> str:
         shown = (f"<{tag}{' class=w' * table.left(at)}>{html.escape(cell)}</{tag}>" for at, cell in enumerate(cells))
         return f"<tr>{''.join(shown)}</tr>"
 
-    caption = f"<caption>{html.escape(table.title)}</caption>" if table.title else ""
-    head = f"<thead>{line(table.columns, 'th')}</thead>" if table.columns else ""
-    return f"<table>{caption}{head}<tbody>{''.join(line(row, 'td') for row in table.rows)}</tbody></table>"
+    lines = [line(table.columns or [], "th"), *[line(row, "td") for row in table.rows]]
+    return f"<table><caption>{html.escape(table.title)}</caption>{''.join(lines)}</table>"
 
 
 # ---- trace events ----------------------------------------------------------------------------------------------------
 
 
 def save_trace(profile: Any, path: Any) -> None:
-    """Write an average step in the trace event format: a track for each thread, and times in microseconds."""
-    phase_of = {phase.label: phase for phase in profile.phases}
+    """Write an average step as Chrome trace events, which Perfetto and chrome://tracing show.
+
+    Each thread has a track of its own; times are microseconds.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    threads, step = profile.network["threads"] * bool(profile.phases), 1e6 / profile.network["steps_per_epoch"]
     names = [("process_name", 0, f"fastbp: an average step of {profile.title}")]
-    names += [("thread_name", thread, f"thread {thread}") for thread in range(len(profile.threads))]
+    names += [("thread_name", thread, f"thread {thread}") for thread in range(threads)]
     events = [{"name": kind, "ph": "M", "pid": 0, "tid": thread, "args": {"name": name}} for kind, thread, name in names]
-    for thread, slices in enumerate(profile.threads):
-        at = 0.0
-        for label, seconds in slices:
-            phase = phase_of[label]
-            known = {"gflops": phase.gflops, "gbs": phase.gbs, "of_ceiling": phase.reached}
-            args = {"share": phase.share, "bound": phase.bound, "visits_per_epoch": phase.visits}
-            args |= {name: value for name, value in known.items() if value is not None}
-            event = {"name": label, "cat": phase.bound, "ph": "X", "pid": 0, "tid": thread, "ts": at, "dur": seconds * 1e6}
-            events.append(event | {"args": args})
-            at += seconds * 1e6
+    ends = [0.0] * threads
+    for phase, thread in itertools.product(profile.phases, range(threads)):
+        args = {"share": phase.share, "bound": phase.bound, "visits_per_epoch": phase.visits}
+        args |= {"gflops": phase.gflops, "gbs": phase.gbs, "of_ceiling": phase.reached}
+        times = {"ts": ends[thread], "dur": phase.threads[thread] * step}
+        ends[thread] += times["dur"]
+        event = {"name": phase.label, "cat": phase.bound, "ph": "X", "pid": 0, "tid": thread, **times}
+        events.append(event | {"args": {name: value for name, value in args.items() if value is not None}})
     described = {name: str(value) for name, value in profile.network.items()}
     trace = {"traceEvents": events, "displayTimeUnit": "ns", "otherData": described}
     with replacing(path) as stream:
@@ -181,15 +201,14 @@ def save_sweep(found: Any, path: Any) -> None:
     import numpy as np
     from matplotlib.ticker import EngFormatter
 
-    plt, short, widths, sizes = pyplot(), EngFormatter(places=1), found.widths, found.batch_sizes
-    logs = np.log10([cell.samples_per_second.median for cell in found.cells]).reshape(len(widths), len(sizes))
-    shape = (2.6 + 1.25 * len(sizes), 2.4 + 0.65 * len(widths))
-    drawn, axes = plt.subplots(figsize=shape, layout="constrained")
+    short, widths, sizes = EngFormatter(places=1), found.widths, found.batch_sizes
+    logs = np.log10([cell["samples_per_second"].median for cell in found.cells]).reshape(len(widths), len(sizes))
+    drawn = new_figure(2.6 + 1.25 * len(sizes), 2.4 + 0.65 * len(widths))
+    axes = drawn.subplots()
     image = axes.imshow(logs, cmap="viridis", aspect="auto")
     for (row, column), log in np.ndenumerate(logs):
-        cell = found.cells[row * len(sizes) + column]
         colour = "white" if log < (logs.min() + logs.max()) / 2 else "black"
-        words = f"{short(cell.samples_per_second.median)}\n{cell.kernel}"
+        words = f"{short(10**log)}\n{found.cells[row * len(sizes) + column]['kernel']}"
         axes.text(column, row, words, ha="center", va="center", color=colour, fontsize=9)
     axes.set_xticks(range(len(sizes)), [f"{size:,}" for size in sizes])
     axes.set_yticks(range(len(widths)), [f"{width:,}" for width in widths])
@@ -198,4 +217,3 @@ def save_sweep(found: Any, path: Any) -> None:
     ticks = drawn.colorbar(image, ax=axes, label="samples/s")
     ticks.ax.yaxis.set_major_formatter(lambda value, _: short(10**value))
     save_picture(drawn, path)
-    plt.close(drawn)

@@ -1,5 +1,6 @@
 """How fast a network trains on this machine, where the time goes, and what would make it faster; sweeps over networks."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -8,16 +9,13 @@ from typing import Any
 from fastbp import kernels
 from fastbp.checks import above
 from fastbp.kernels import jit
-from fastbp.profiling.clock import Rate, Trainer, rate_of, take_turns
-from fastbp.profiling.machine import Ceilings, ceilings, facts
-from fastbp.profiling.phases import phase_times
-from fastbp.profiling.pictures import save_profile, save_sweep, save_trace
-from fastbp.profiling.rivals import rivals
-from fastbp.profiling.roofline import BOUND_BY, Phase, phases_from
-from fastbp.profiling.workload import SETTINGS, Workload, checked_units, of_anything, of_units
+from fastbp.profiling import machine, pictures, workload
+from fastbp.profiling.phases import BOUND_BY, Phase, phase_times, phases_from
+from fastbp.profiling.rivals import compared
+from fastbp.profiling.workload import Rate, Trainer, Workload, rate_of, take_turns
 from fastbp.tables import Table, figure
 from fastbp.training import Run, usable_threads
-from fastbp.workspace import NarrowWorkspace, WideWorkspace, choice_for_training
+from fastbp.workspace import choice_for_training
 
 SECONDS, SWEEP_SECONDS = 2.0, 5.0
 LEAST_SECONDS = 0.05
@@ -30,25 +28,19 @@ MORE_THAN_NOISE = 0.03  # nothing less is advised, however still the machine
 
 
 class Report:
-    """What is shown as tables."""
+    """What reads as tables."""
 
-    def tables(self) -> list[Table]:
-        """All tables in the order in which they are read."""
-        raise NotImplementedError
-
-    def table(self) -> str:
-        """All tables as text."""
-        return "\n".join(table.text() for table in self.tables()).lstrip("\n")
+    tables: Callable[[], list[Table]]
 
     def __str__(self) -> str:
-        return self.table()
+        return "\n".join(table.text() for table in self.tables()).lstrip("\n")
 
 
 @dataclass(frozen=True)
 class Trial:
     """What another setting gave; `advised` if it was faster in every turn, and by more than the spread of the two."""
 
-    setting: str  # "batch_size", "dtype" or "n_jobs"
+    setting: str  # "batch_size", "dtype" or "n_jobs"; or "kernel", which is fastbp's to choose
     value: int | str
     samples_per_second: Rate
     gain: float
@@ -57,90 +49,39 @@ class Trial:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which kernel trains, and what the other one would do; None where there is no other, and where nothing is compiled."""
+    """Which kernel trains; None for seconds where nothing is compiled."""
 
     kernel: str  # "narrow", "wide" or "online"
     reason: str
-    other: str | None
-    other_samples_per_second: Rate | None
-    speedup: float | None  # over the other
     compile_seconds: float | None  # once
     load_seconds: float | None  # from disk, once per process
 
 
 @dataclass(frozen=True)
 class Profile(Report):
-    """What `fastbp.profile` found out.
+    """What `fastbp.profile` found out."""
 
-    Parameters
-    ----------
-    network : dict
-        What was trained, see `Workload.describe`; with `threads`, the number that one step is worth.
-    samples_per_second : Rate
-        Median, lowest and highest of some turns.
-    ceilings : fastbp.profiling.machine.Ceilings
-        What the machine can do at best.
-    choice : Choice
-        Which kernel trains, why, and what the other one would do.
-    phases : list of fastbp.profiling.roofline.Phase
-        Where the time goes; empty where kernels run as plain Python.
-    threads : list of list
-        Of each thread, seconds per step of each phase in the order of a step.
-    slowdown : float or None
-        By which part training is slower while phases are counted.
-    trials : list of Trial
-        What other settings gave.
-    comparison : dict or None
-        By name, Rate of samples per second, or why there is none; None if it was not asked for.
-    seconds : float
-        How long all of it took, compiling included.
-    """
-
-    network: dict[str, Any]
+    network: dict[str, Any]  # what was trained, see `Workload.describe`; with `threads`, the number that one step is worth
     samples_per_second: Rate
-    ceilings: Ceilings
-    choice: Choice
-    phases: list[Phase]
-    threads: list[list[tuple[str, float]]]
-    slowdown: float | None
-    trials: list[Trial]
-    comparison: dict[str, Rate | str] | None
-    seconds: float
-
-    @property
-    def epochs_per_second(self) -> Rate:
-        """Passes over all rows per second."""
-        return self.samples_per_second.scaled(1 / self.network["rows"])
-
-    @property
-    def steps_per_second(self) -> Rate:
-        """Updates per second."""
-        return self.epochs_per_second.scaled(self.network["steps_per_epoch"])
-
-    @property
-    def ns_per_sample(self) -> float:
-        """Nanoseconds per row."""
-        return 1e9 / self.samples_per_second.median
-
-    @property
-    def gflops(self) -> Rate:
-        """Billions of operations per second, as `Workload.flops_per_sample` counts them."""
-        return self.samples_per_second.scaled(self.network["flops_per_sample"] / 1e9)
-
-    @property
-    def peak_gflops(self) -> float:
-        """What the cores of its threads manage in its float type."""
-        return self.ceilings.best(self.network["dtype"], self.network["threads"])
-
-    @property
-    def fraction_of_peak(self) -> float:
-        """The part of it that is reached."""
-        return self.gflops.median / self.peak_gflops
+    epochs_per_second: float  # passes over all rows, by the median
+    steps_per_second: float
+    ns_per_sample: float
+    gflops: float  # billions of operations per second, as `Workload.flops_per_sample` counts them
+    peak_gflops: float  # what the cores of its threads manage in its float type
+    fraction_of_peak: float
+    ceilings: machine.Ceilings  # what the machine can do at best
+    choice: Choice  # which kernel trains, and why
+    phases: list[Phase]  # in the order of a step; none where kernels run as plain Python
+    slowdown: float | None  # by which part training is slower while phases are counted
+    trials: list[Trial]  # what other settings gave, and the kernel that was not chosen
+    comparison: dict[str, Rate | str] | None  # by library, or why there is no rate; None if it was not asked for
+    seconds: float  # how long all of it took, compiling included
 
     @property
     def advice(self) -> list[Trial]:
-        """What would be faster by more than the spread, the best first."""
-        return sorted((trial for trial in self.trials if trial.advised), key=lambda trial: -trial.gain)
+        """What can be set and would be faster by more than the spread, the best first."""
+        advised = [trial for trial in self.trials if trial.advised and trial.setting != "kernel"]
+        return sorted(advised, key=lambda trial: -trial.gain)
 
     @property
     def title(self) -> str:
@@ -151,60 +92,17 @@ class Profile(Report):
         return ", ".join(["-".join(map(str, network["units"])), *kinds, output, network["solver"], network["dtype"]])
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures, for JSON.
-
-        Returns
-        -------
-        dict
-        """
+        """All figures, for JSON."""
         found = asdict(self)
-        del found["threads"]
         found["kernel"], found["slowdown_by_counting"] = found.pop("choice"), found.pop("slowdown")
-        found |= {name: getattr(self, name).median for name in ("epochs_per_second", "steps_per_second", "gflops")}
-        found |= {name: getattr(self, name) for name in ("ns_per_sample", "peak_gflops", "fraction_of_peak")}
-        return found | {"spread": self.samples_per_second.spread, "machine": facts()}
+        return found | {"spread": self.samples_per_second.spread, "machine": machine.facts()}
 
     def tables(self) -> list[Table]:
-        """What is shown: figures, phases, trials, rivals and ceilings.
+        """Figures, phases, trials, rivals and ceilings."""
+        parts = summary_table, phases_table, trials_table, comparison_table, machine_table
+        return [table for table in (part(self) for part in parts) if table.rows]
 
-        Returns
-        -------
-        list of fastbp.tables.Table
-        """
-        shown = [(summary_table, True), (phases_table, self.phases), (trials_table, self.trials)]
-        shown += [(comparison_table, self.comparison is not None), (machine_table, True)]
-        return [table_of(self) for table_of, known in shown if known]
-
-    def plot(self, path: Any) -> None:
-        """Draw the roofline with every phase on it, and how long the phases take.
-
-        Parameters
-        ----------
-        path : str or Path
-            A .png, .pdf or .svg file, or .html for one page with the picture and the tables in it.
-
-        Raises
-        ------
-        ValueError
-            If the file ends otherwise.
-        OSError
-            If it cannot be written.
-        """
-        save_profile(self, path)
-
-    def trace(self, path: Any) -> None:
-        """Write an average step as Chrome trace events, which Perfetto and chrome://tracing show.
-
-        Parameters
-        ----------
-        path : str or Path
-
-        Raises
-        ------
-        OSError
-            If it cannot be written.
-        """
-        save_trace(self, path)
+    plot, trace = pictures.save_profile, pictures.save_trace
 
 
 def profile(
@@ -257,12 +155,7 @@ def profile(
     Notes
     -----
     GFLOP/s count two operations for every multiply-add of the three products of a layer (forward, delta, gradient; the first
-    layer has no delta), and nothing else. `fastbp.profiling.roofline` says how a phase gets its name.
-
-    References
-    ----------
-    Williams, Waterman and Patterson, "Roofline: an insightful visual performance model for multicore architectures",
-    Communications of the ACM 52, 2009.
+    layer has no delta), and nothing else. `fastbp.profiling.phases` says what binds a phase.
 
     Examples
     --------
@@ -276,34 +169,42 @@ def profile(
     began = time.perf_counter()
     seconds = max(LEAST_SECONDS, above("seconds", seconds))
     tell = progress or (lambda words: None)
-    workload = of_anything(
+    work = workload.of_anything(
         what, X, y, batch_size=batch_size, rows=rows, dtype=dtype, solver=solver, activation=activation, n_jobs=n_jobs
     )
     tell("compiling or loading kernels")
-    base, other, tried = Trainer(workload), other_kernel(workload), trials_of(workload)
+    base, tried = Trainer(work), trials_of(work)
     threads = base.run.work.plan.threads
-    trainers = [base, *([] if other is None else [other]), *[trainer for _, _, trainer in tried]]
+    trainers = [base, *[trainer for _, _, trainer in tried]]
     tell("measuring what the machine can do")
-    measured = ceilings([workload.dtype], sorted({1, threads, min(threads, usable_threads(-1))}))
-    seconds = max(seconds / 2, seconds - measured.seconds)
+    ceilings = machine.ceilings([work.dtype], sorted({1, threads, min(threads, usable_threads(-1))}))
+    seconds = max(seconds / 2, seconds - ceilings.seconds)
     tell("training")
     rivals_seconds = seconds * RIVALS_PART * compare
-    take_turns(trainers, [WEIGHT] + [1] * (len(trainers) - 1), (seconds - rivals_seconds) * TURNS_PART)
+    take_turns(trainers, [WEIGHT] + [1] * len(tried), (seconds - rivals_seconds) * TURNS_PART)
+    rates = base.rates.copy()
     tell("counting phases")
-    times, tracks, slowdown = phase_times(workload, base.anew(), (seconds - rivals_seconds) * PHASES_PART)
+    times, slowdown = phase_times(work, base, (seconds - rivals_seconds) * PHASES_PART)
     comparison = None
     if compare:
         tell("training with other libraries")
-        comparison = compared(workload, base, rivals_seconds)
+        comparison = compared(work, base, rivals_seconds)
+    rate, peak = rate_of(rates), ceilings.best(work.dtype, threads)
+    epochs, gflops = rate.median / work.rows, rate.median * work.flops_per_sample / 1e9
     return Profile(
-        network=workload.describe() | {"threads": threads},
-        samples_per_second=rate_of(base.rates),
-        ceilings=measured,
-        choice=choice_of(workload, base, other),
-        phases=phases_from(times, workload, base.run, measured),
-        threads=tracks,
+        network=work.describe() | {"threads": threads},
+        samples_per_second=rate,
+        epochs_per_second=epochs,
+        steps_per_second=epochs * work.steps,
+        ns_per_sample=1e9 / rate.median,
+        gflops=gflops,
+        peak_gflops=peak,
+        fraction_of_peak=gflops / peak,
+        ceilings=ceilings,
+        choice=choice_of(work, base.run),
+        phases=phases_from(times, work, base.run, ceilings),
         slowdown=slowdown,
-        trials=[trial_of(setting, value, trainer, base) for setting, value, trainer in tried],
+        trials=[trial_of(setting, value, trainer.rates, rates) for setting, value, trainer in tried],
         comparison=comparison,
         seconds=time.perf_counter() - began,
     )
@@ -312,69 +213,44 @@ def profile(
 # ---- kernels, other settings, other libraries ------------------------------------------------------------------------
 
 
-def kernel_name(run: Run) -> str:
-    """Which kernel a training has."""
-    return kernels.TRAIN[run.work.plan.kernel].module
+def kernel_of(run: Run) -> jit.Kernel:
+    """The kernel that a training has."""
+    return kernels.TRAIN[run.work.plan.kernel]
 
 
-def other_kernel(workload: Workload) -> Trainer | None:
-    """The same training with the kernel that was not chosen; None where no other can do it."""
-    if workload.sparse:
-        return None
-    chosen = type(workload.start().work)
-    return Trainer(workload, NarrowWorkspace if chosen is WideWorkspace else WideWorkspace)
-
-
-def choice_of(workload: Workload, base: Trainer, other: Trainer | None) -> Choice:
+def choice_of(work: Workload, run: Run) -> Choice:
     """The chosen kernel, the reason, and its start."""
-    plan, X = base.run.work.plan, workload.X
-    types = f"{workload.dtype}-{X.indices.dtype.name}" if workload.sparse else workload.dtype
-    kernel, width = kernels.TRAIN[plan.kernel], plan.width
-    _, reason = choice_for_training(base.run.layout, workload.batch_size, workload.sparse, workload.rule.dropout > 0)
-    compiled = kernel.compile_seconds.get((types, width)), None if jit.PLAIN_PYTHON else kernel.load_seconds(types, width)
-    if other is None:
-        return Choice(kernel_name(base.run), reason, None, None, None, *compiled)
-    rate = rate_of(other.rates)
-    return Choice(
-        kernel_name(base.run), reason, kernel_name(other.run), rate, rate_of(base.rates).median / rate.median, *compiled
-    )
+    types = f"{work.dtype}-{work.X.indices.dtype.name}" if work.sparse else work.dtype
+    kernel, width = kernel_of(run), run.work.plan.width
+    _, reason = choice_for_training(run.layout, work.batch_size, work.sparse, work.rule.dropout > 0)
+    load_seconds = None if jit.PLAIN_PYTHON else kernel.load_seconds(types, width)
+    return Choice(kernel.module, reason, kernel.compile_seconds.get((types, width)), load_seconds)
 
 
-def trials_of(workload: Workload) -> list[tuple[str, Any, Trainer]]:
-    """Other settings with a training of each: larger and smaller batches, the shorter float type, more or fewer threads."""
-    batch, processors = workload.batch_size, usable_threads(-1)
+def trials_of(work: Workload) -> list[tuple[str, Any, Trainer]]:
+    """Other settings with a training of each: kernel, larger and smaller batches, the shorter float type, other threads."""
+    batch, processors, run = work.batch_size, usable_threads(-1), work.start()
     settings: list[tuple[str, Any]] = []
-    if workload.rule.solver != "gradient_only":
+    if not work.sparse:  # which only the wide kernel reads
+        settings.append(("kernel", "narrow" if kernel_of(run).module == "wide" else "wide"))
+    if work.rule.solver != "gradient_only":
         sizes = (batch // 2, 2 * batch, 4 * batch)
-        settings += [("batch_size", size) for size in sizes if 1 <= size <= workload.rows]
-    if workload.dtype == "float64":
+        settings += [("batch_size", size) for size in sizes if 1 <= size <= work.rows]
+    if work.dtype == "float64":
         settings.append(("dtype", "float32"))
     if processors > 1:
-        settings.append(("n_jobs", processors if usable_threads(workload.n_jobs) == 1 else 1))
-    tried = [(name, value, Trainer(workload.changed(**{name: value}))) for name, value in settings]
-    threads = workload.start().work.plan.threads
+        settings.append(("n_jobs", processors if usable_threads(work.n_jobs) == 1 else 1))
+    tried = [(name, value, Trainer(work.changed(**{name: value}))) for name, value in settings]
     # a step that is too small for a second thread runs as it did
-    return [one for one in tried if one[0] != "n_jobs" or one[2].run.work.plan.threads != threads]
+    return [one for one in tried if one[0] != "n_jobs" or one[2].run.work.plan.threads != run.work.plan.threads]
 
 
-def trial_of(setting: str, value: Any, trainer: Trainer, base: Trainer) -> Trial:
+def trial_of(setting: str, value: Any, rates: list[float], others: list[float]) -> Trial:
     """What it gave, and whether that is more than chance."""
-    rate, before = rate_of(trainer.rates), rate_of(base.rates)
+    rate, before = rate_of(rates), rate_of(others)
     gain = rate.median / before.median - 1
-    always = all(one > other for one, other in zip(trainer.rates, base.rates, strict=True))
+    always = all(one > other for one, other in zip(rates, others, strict=True))
     return Trial(setting, value, rate, gain, always and gain > max(MORE_THAN_NOISE, before.spread, rate.spread))
-
-
-def compared(workload: Workload, base: Trainer, seconds: float) -> dict[str, Rate | str]:
-    """The rivals' rates, beside a rate of fastbp's that was measured in the same turns."""
-    from threadpoolctl import threadpool_limits
-
-    threads = base.run.work.plan.threads
-    with threadpool_limits(threads):
-        racing = {"fastbp": base.anew(), **dict(rivals(workload, threads))}
-        ready = [one for one in racing.values() if not isinstance(one, str)]
-        take_turns(ready, [1] * len(ready), seconds)
-    return {name: one if isinstance(one, str) else rate_of(one.rates) for name, one in racing.items()}
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -396,27 +272,23 @@ def summary_table(found: Profile) -> Table:
         ["network", found.title],
         ["data", f"{network['rows']:,} {kind}rows in {batches}, {threads} thread{several}{asked}"],
         ["speed", f"{between(found.samples_per_second)} samples/s, {found.samples_per_second.repeats} times"],
-        ["", f"{figure(found.ns_per_sample)} ns per sample, {figure(found.steps_per_second.median)} steps/s, "
-             f"{figure(found.epochs_per_second.median)} epochs/s"],
-        ["arithmetic", f"{figure(found.gflops.median)} GFLOP/s, {found.fraction_of_peak:.0%} of the "
+        ["", f"{figure(found.ns_per_sample)} ns per sample, {figure(found.steps_per_second)} steps/s, "
+             f"{figure(found.epochs_per_second)} epochs/s"],
+        ["arithmetic", f"{figure(found.gflops)} GFLOP/s, {found.fraction_of_peak:.0%} of the "
                        f"{figure(found.peak_gflops)} of {threads} core{several}"],
         ["kernel", f"{choice.kernel}, because {choice.reason}"],
     ]  # fmt: skip
-    if choice.speedup is not None and choice.other_samples_per_second is not None:
-        rate = choice.other_samples_per_second
-        rows.append(["", f"{choice.other} would do {figure(rate.median)} samples/s, {1 / choice.speedup:.2f} times as many"])
     if choice.compile_seconds is not None:
         load = choice.load_seconds
         loaded = "not kept on disk" if load is None else f"loaded from disk in {load * 1e3:.0f} ms"
         rows.append(["", f"compiled once in {choice.compile_seconds:.1f} s, {loaded}"])
-    if found.advice:
-        best = found.advice[0]
-        rows.append(["try", f"{best.setting}={best.value}: {best.gain:.0%} more samples/s, measured"])
-        if best.setting == "batch_size":
-            times = network["batch_size"] / best.value
-            rows.append(["", f"which makes {times:.3g} times as many updates per epoch: it may learn less in each"])
-    else:
-        rows.append(["try", "nothing: no other setting was faster by more than the spread"])
+    if not found.advice:
+        return Table([*rows, ["try", "nothing: no other setting was faster by more than the spread"]])
+    best = found.advice[0]
+    rows.append(["try", f"{best.setting}={best.value}: {best.gain:.0%} more samples/s, measured"])
+    if best.setting == "batch_size":
+        times = network["batch_size"] / best.value
+        rows.append(["", f"which makes {times:.3g} times as many updates per epoch: it may learn less in each"])
     return Table(rows)
 
 
@@ -451,8 +323,7 @@ def comparison_table(found: Profile) -> Table:
         ours = ours or rate.median  # fastbp is the first
         lead = "" if name == "fastbp" else f"{ours / rate.median:.2f} times"
         rows.append([name, *map(figure, (rate.low, rate.median, rate.high)), lead, ""])
-    columns = ["library", "lowest", "samples/s", "highest", "fastbp's lead", ""]
-    return Table(rows, columns, "Side by side", words=1)
+    return Table(rows, ["library", "lowest", "samples/s", "highest", "fastbp's lead", ""], "Side by side", words=1)
 
 
 def machine_table(found: Profile) -> Table:
@@ -471,34 +342,15 @@ def machine_table(found: Profile) -> Table:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One network with one batch size."""
-
-    width: int
-    batch_size: int
-    kernel: str
-    samples_per_second: Rate
-    gflops: float
-
-
-@dataclass(frozen=True)
 class Sweep(Report):
     """Samples per second over batch sizes and widths of the hidden layers of a network."""
 
     units: tuple[int, ...]
     settings: dict[str, Any]  # that all have in common
-    cells: list[Cell]  # width by width, for each the batch sizes
+    widths: list[int]
+    batch_sizes: list[int]
+    cells: list[dict[str, Any]]  # width by width, for each the batch sizes; with kernel, samples_per_second and gflops
     seconds: float  # that it took
-
-    @property
-    def widths(self) -> list[int]:
-        """Rows of the table."""
-        return list(dict.fromkeys(cell.width for cell in self.cells))
-
-    @property
-    def batch_sizes(self) -> list[int]:
-        """Columns of the table."""
-        return list(dict.fromkeys(cell.batch_size for cell in self.cells))
 
     @property
     def name(self) -> str:
@@ -507,20 +359,21 @@ class Sweep(Report):
 
     def to_dict(self) -> dict[str, Any]:
         """All figures, for JSON."""
-        return asdict(self) | {"widths": self.widths, "batch_sizes": self.batch_sizes}
+        return asdict(self)
 
     def tables(self) -> list[Table]:
         """Samples per second, a row for each width; GFLOP/s likewise."""
-        heads = ["width", *[f"batch {size:,}" for size in self.batch_sizes]]
-        cells = {width: [cell for cell in self.cells if cell.width == width] for width in self.widths}
-        rates = [[str(width), *[figure(one.samples_per_second.median) for one in row]] for width, row in cells.items()]
-        gflops = [[str(width), *[figure(one.gflops) for one in row]] for width, row in cells.items()]
         what = ", ".join(str(value) for value in self.settings.values() if value is not None)
-        return [Table(rates, heads, f"samples/s of {self.name}, {what}"), Table(gflops, heads, "GFLOP/s")]
+        heads = ["width", *[f"batch {size:,}" for size in self.batch_sizes]]
+        rates = [figure(cell["samples_per_second"].median) for cell in self.cells]
+        gflops = [figure(cell["gflops"]) for cell in self.cells]
+        places = [(width, row * len(self.batch_sizes)) for row, width in enumerate(self.widths)]
+        return [
+            Table([[str(width), *cells[at : at + len(self.batch_sizes)]] for width, at in places], heads, title)
+            for title, cells in ((f"samples/s of {self.name}, {what}", rates), ("GFLOP/s", gflops))
+        ]
 
-    def plot(self, path: Any) -> None:
-        """Draw a heat map."""
-        save_sweep(self, path)
+    plot = pictures.save_sweep
 
 
 def sweep(
@@ -533,22 +386,21 @@ def sweep(
     **settings: Any,
 ) -> Sweep:
     """Measure samples per second over batch sizes and widths of the hidden layers; `SETTINGS` as of `profile`."""
-    began, units = time.perf_counter(), checked_units(units)
+    began, units = time.perf_counter(), workload.checked_units(units)
     seconds, tell = above("seconds", seconds), progress or (lambda words: None)
     if len(units) < 3:
         raise ValueError(f"units must have a hidden layer whose width can change, got {list(units)}")
     for name, values in (("batch_sizes", batch_sizes), ("widths", widths)):
         if not len(values):
             raise ValueError(f"{name} must not be empty, got {values!r}")
-    settings = SETTINGS | settings
+    settings, widths, batch_sizes = workload.SETTINGS | settings, [*dict.fromkeys(widths)], [*dict.fromkeys(batch_sizes)]
     cells, each = [], seconds / len(batch_sizes) / len(widths)
-    for width in dict.fromkeys(widths):
-        for size in dict.fromkeys(batch_sizes):
-            tell(f"width {width}, batch size {size}")
-            workload = of_units((units[0], *[width] * (len(units) - 2), units[-1]), batch_size=size, **settings)
-            trainer = Trainer(workload)
-            take_turns([trainer], [1], each, SWEEP_TURNS)
-            rate = rate_of(trainer.rates)
-            gflops = rate.median * workload.flops_per_sample / 1e9
-            cells.append(Cell(width, size, kernel_name(trainer.run), rate, gflops))
-    return Sweep(units, settings, cells, time.perf_counter() - began)
+    for width, size in itertools.product(widths, batch_sizes):
+        tell(f"width {width}, batch size {size}")
+        work = workload.of_units((units[0], *[width] * (len(units) - 2), units[-1]), batch_size=size, **settings)
+        trainer = Trainer(work)
+        take_turns([trainer], [1], each, SWEEP_TURNS)
+        rate, kernel = rate_of(trainer.rates), kernel_of(trainer.run).module
+        cell = {"width": width, "batch_size": size, "kernel": kernel, "samples_per_second": rate}
+        cells.append(cell | {"gflops": rate.median * work.flops_per_sample / 1e9})
+    return Sweep(units, settings, widths, batch_sizes, cells, time.perf_counter() - began)

@@ -7,9 +7,8 @@ epsilon otherwise. torch runs step by step, jax all epochs in one compiled loop 
 """
 
 import importlib.util
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,8 +16,7 @@ import numpy as np
 
 from fastbp import reference
 from fastbp.layout import CURSOR, RECORD
-from fastbp.profiling.clock import Timed, Trainer
-from fastbp.profiling.workload import Workload, of_network
+from fastbp.profiling.workload import Rate, Timed, Trainer, Workload, of_network, rate_of, take_turns
 from fastbp.training import Run
 
 Train = Callable[..., list[np.ndarray]]
@@ -32,54 +30,48 @@ class NotPossible(ValueError):
     """What a library has no word for."""
 
 
-class Rival(Timed):
-    """A training by another library, whose amounts are epochs of so many rows."""
+def rival(epochs: Train, rows: int) -> Timed:
+    """A training by another library, in epochs of so many rows."""
 
-    def __init__(self, epochs: Train, rows: int):
-        self.epochs, self.rows = epochs, rows
-        epochs(1)
-        super().__init__()
+    def train(amount: int) -> int:
+        epochs(amount, anew=False)
+        return amount * rows
 
-    def train(self, amount: int) -> int:
-        """Run some epochs; returns how many rows that were."""
-        self.epochs(amount, anew=False)
-        return amount * self.rows
+    epochs(1)
+    return Timed(train)
 
 
-def rivals(workload: Workload, threads: int) -> Iterator[tuple[str, Rival | str]]:
-    """Each rival, ready to take its turns, or why it cannot."""
-    if workload.sparse:
-        return
+def compared(workload: Workload, base: Trainer, seconds: float) -> dict[str, Rate | str]:
+    """Rates of fastbp's own training and of each rival, in the same turns; or why a rival cannot train, at the end."""
+    from threadpoolctl import threadpool_limits
+
+    threads = base.run.work.plan.threads
     rows = min(workload.rows // workload.batch_size, MOST_BATCHES) * workload.batch_size
     weights = None if workload.row_weights is None else workload.row_weights[:rows]
     some = replace(workload, X=workload.X[:rows], Y=workload.Y[:rows], row_weights=weights)
-    for name, module, make in RIVALS:
-        if importlib.util.find_spec(module) is None:
-            yield name, "not installed"
-            continue
-        try:
-            yield name, Rival(make(some, threads), rows)
-        except NotPossible as error:
-            yield name, str(error)
+    racing: dict[str, Timed] = {"fastbp": base}
+    reasons = {}
+    with threadpool_limits(threads):
+        for name, module, make in () if workload.sparse else RIVALS:
+            try:
+                if importlib.util.find_spec(module) is None:
+                    raise NotPossible("not installed")
+                racing[name] = rival(make(some, threads), rows)
+            except NotPossible as error:
+                reasons[name] = str(error)
+        take_turns([*racing.values()], [1] * len(racing), seconds)
+    return {name: rate_of(one.rates) for name, one in racing.items()} | reasons
 
 
-def throughput(net: Any, X: Any, y: Any, epochs: Any, learning_rate: Any, **how: Any) -> dict[str, float]:
-    """Epochs per second of `net.train(...)` with these arguments, and of the numpy reference on its first epochs."""
+def throughput(net: Any, X: Any, y: Any, learning_rate: float, **how: Any) -> dict[str, float]:
+    """Epochs per second of `net.train(...)` with these arguments, and of the numpy reference."""
     workload = of_network(net, X, y, learning_rate, **how | {"batch_size": how["batch_size"] or len(X)})
-    train, done, seconds = numpy_reference(workload, 1), 0, 0.0
-    while done < epochs and seconds < COMPARISON_SECONDS:
-        some, start = min(max(1, done), epochs - done), time.perf_counter()
-        train(some, not done)
-        seconds += time.perf_counter() - start
-        done += some
-    ours = Trainer(workload)
+    ours, theirs = Trainer(workload), rival(numpy_reference(workload, 1), len(X))
     ours.turn(COMPARISON_SECONDS)
-    rate, theirs = ours.rates[0] / len(X), done / seconds
-    return {"epochs_per_second": rate, "samples_per_second": rate * len(X), "reference_epochs": done,
-            "speedup_over_numpy": rate / theirs, "reference_epochs_per_second": theirs}  # fmt: skip
-
-
-# ---- numpy -----------------------------------------------------------------------------------------------------------
+    epochs = theirs.turn(COMPARISON_SECONDS) // len(X)
+    rate, reference = ours.rates[0] / len(X), theirs.rates[0] / len(X)
+    return {"epochs_per_second": rate, "samples_per_second": ours.rates[0], "reference_epochs": epochs,
+            "speedup_over_numpy": rate / reference, "reference_epochs_per_second": reference}  # fmt: skip
 
 
 def begin(run: Run, workload: Workload) -> None:
@@ -120,9 +112,6 @@ def batches_of(workload: Workload) -> list:
     """Pairs of rows of X and Y."""
     starts = range(0, workload.rows, workload.batch_size)
     return [tuple(one[row : row + workload.batch_size] for one in (workload.X, workload.Y)) for row in starts]
-
-
-# ---- scikit-learn ----------------------------------------------------------------------------------------------------
 
 
 def scikit_network(workload: Workload) -> tuple[Any, np.ndarray]:
@@ -172,9 +161,6 @@ def scikit_learn(workload: Workload, threads: int) -> Train:
         return net.coefs_ + net.intercepts_
 
     return train
-
-
-# ---- torch and jax ---------------------------------------------------------------------------------------------------
 
 
 def layers_of(workload: Workload, functions: Any) -> list[Callable[[Any], Any]]:
@@ -235,11 +221,14 @@ def torch_eager(workload: Workload, threads: int) -> Train:
     return train
 
 
-def jax_step(jax: Any, workload: Workload) -> tuple[Callable[[Any, Any], Any], Callable[[], Any]]:
-    """step((parameters, moments, t), (x, y)), as a scan takes it, and a function that returns what it starts from."""
+def jax_parts(jax: Any, workload: Workload) -> tuple[Callable[[Any, Any], Any], Callable[[], Any], Callable[[Any], list]]:
+    """step(state, (x, y)), as a scan takes it, and functions that return the first state, and a state's parameters."""
+    from jax.example_libraries import optimizers
+
     jnp, nn, rule = jax.numpy, jax.nn, workload.rule
     functions, factor = layers_of(workload, nn), factor_of(workload, workload.batch_size)
-    with_momentum, nesterov = MOMENTUM[rule.solver]
+    arguments = {"sgd": (), "adam": (rule.momentum, rule.beta_2, rule.epsilon)}.get(rule.solver, (rule.momentum,))
+    init, update, parameters_in = getattr(optimizers, rule.solver)(rule.learning_rate, *arguments)
 
     def loss(parameters: Any, a: Any, y: Any) -> Any:
         for w, b, function in zip(*parameters, functions, strict=True):
@@ -249,37 +238,21 @@ def jax_step(jax: Any, workload: Workload) -> tuple[Callable[[Any, Any], Any], C
         losses = -y * nn.log_softmax(a) if rule.out_activation == "softmax" else nn.softplus(a) - y * a
         return jnp.sum(losses) * factor
 
-    def moved(t: Any, p: Any, g: Any, *moments: Any) -> tuple:
-        rate, beta_1, beta_2 = rule.learning_rate, rule.momentum, rule.beta_2
-        if rule.solver == "adam":
-            m, v = beta_1 * moments[0] + (1 - beta_1) * g, beta_2 * moments[1] + (1 - beta_2) * g * g
-            rate = (rate * jnp.sqrt(1 - beta_2**t) / (1 - beta_1**t)).astype(p.dtype)
-            return p - rate * m / (jnp.sqrt(v) + rule.epsilon), m, v
-        if not with_momentum:
-            return (p - rate * g,)
-        m = rule.momentum * moments[0] - rate * g
-        return p + (rule.momentum * m - rate * g if nesterov else m), m
-
     def step(state: Any, xy: Any) -> tuple:
-        parameters, moments, t = state
-        trees = parameters, jax.grad(loss)(parameters, *xy), *moments
-        leaves = zip(*map(jax.tree.leaves, trees), strict=True)
-        new = zip(*(moved(t + 1, *some) for some in leaves), strict=True)
-        parameters, *moments = (jax.tree.unflatten(jax.tree.structure(parameters), part) for part in new)
-        return (parameters, moments, t + 1), None
+        t, inner = state
+        return (t + 1, update(t, jax.grad(loss)(parameters_in(inner), *xy), inner)), None
 
     def start() -> tuple:
-        parameters = jax.tree.map(jnp.asarray, parameters_of(workload))
-        return parameters, [jax.tree.map(jnp.zeros_like, parameters)] * rule.moments, jnp.zeros((), "float64")
+        return jnp.zeros((), int), init(parameters_of(workload))
 
-    return step, start
+    return step, start, lambda state: [np.asarray(one) for some in parameters_in(state[1]) for one in some]
 
 
 def jax_loop(workload: Workload, threads: int) -> Train:
     """All epochs as one compiled loop of jax; its threads are its own affair."""
     import jax
 
-    step, start = jax_step(jax, workload)
+    step, start, parameters_in = jax_parts(jax, workload)
 
     @jax.jit
     def run(state: Any, epochs: Any, rows: Any) -> Any:
@@ -287,14 +260,12 @@ def jax_loop(workload: Workload, threads: int) -> Train:
 
     with jax.enable_x64(True):
         rows = [jax.numpy.asarray(one).reshape(workload.steps, -1, one.shape[1]) for one in (workload.X, workload.Y)]
-
     state: list[Any] = []
 
     def train(epochs: int, anew: bool = True) -> list[np.ndarray]:
         with jax.enable_x64(True):
             state[:] = jax.block_until_ready(run(start() if anew else tuple(state), epochs, rows))
-            (weights, biases), _, _ = state
-            return [np.asarray(one) for one in weights + biases]
+            return parameters_in(state)
 
     return train
 

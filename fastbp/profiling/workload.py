@@ -1,7 +1,13 @@
-"""Trainings that are to be measured: a network with its data, at its start."""
+"""Trainings that are to be measured: a network with its data, at its start, and turns in which trainings are timed.
+
+Everything that is compared is measured a moment at a time, one after the other, several times over: what else happens on a
+machine then happens to all of them. A figure is the median of the turns, and is stated with the lowest and the highest.
+"""
 
 import copy
 import itertools
+import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,17 +21,24 @@ from fastbp.estimators.fitting import clipped_batch_size
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import Perceptron
 from fastbp.estimators.tabular import Tabular
+from fastbp.layout import CURSOR, RECORD
 from fastbp.neural_network import NeuralNetwork
 from fastbp.rule import ACTIVATIONS, Rule
-from fastbp.training import Run
-from fastbp.workspace import workspace_for_training
+from fastbp.training import CALL_SECONDS, Run, is_sparse
+from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace, workspace_for_training
 
 BATCH_SIZE = 200  # scikit-learn's
 LEARNING_RATE = 1e-3
 SETTINGS: dict[str, Any] = {"solver": "adam", "activation": "relu", "dtype": "float32", "n_jobs": None}
+KERNELS = {"narrow": NarrowWorkspace, "wide": WideWorkspace, "online": OnlineWorkspace}
 # Synthetic data: enough batches that caches see new rows, as in a training, and little enough to be made in no time.
 BATCHES, MOST_BYTES = 20, 64 * 1024**2
 LEAST_BATCHES = 4  # so that a batch four times as large can be tried
+
+TURNS = 9  # of everything that is compared
+LEAST_TURN = 2e-3  # seconds, far above what starting a call takes
+ENOUGH = 0.8  # of a turn: another short call would show how long starting one takes
+WARM_TURNS = 1  # that do not count: caches and clocks settle
 
 
 @dataclass(frozen=True)
@@ -44,6 +57,7 @@ class Workload:
     shuffle: bool = False
     row_weights: np.ndarray | None = None
     synthetic: bool = False  # random numbers
+    kernel: str | None = None  # one of KERNELS; by default the one that is chosen for training
 
     @property
     def rows(self) -> int:
@@ -63,7 +77,7 @@ class Workload:
     @property
     def sparse(self) -> bool:
         """Whether X lists its values."""
-        return not isinstance(self.X, np.ndarray)
+        return is_sparse(self.X)
 
     @property
     def values_per_row(self) -> float:
@@ -81,18 +95,19 @@ class Workload:
         """Two operations for each multiply-add of a layer's three products; the first layer has no delta."""
         return 6 * sum(self.products) - 2 * self.products[0]
 
-    def start(self, workspace: Callable[..., Any] = workspace_for_training) -> Run:
-        """A training at its beginning; `workspace` picks the kernel."""
+    def start(self) -> Run:
+        """A training at its beginning."""
         rng, rows = np.random.default_rng(0), self.rows
         return Run(
             list(self.weights), list(self.biases), self.X, self.Y, rule=self.rule,
             activations=[ACTIVATIONS.index(word) for word in self.activations], batch_size=self.batch_size,
             row_weights=self.row_weights, n_jobs=self.n_jobs,
-            draw=(lambda: rng.permutation(rows)) if self.shuffle else None, workspace=workspace,
+            draw=(lambda: rng.permutation(rows)) if self.shuffle else None,
+            workspace=workspace_for_training if self.kernel is None else KERNELS[self.kernel],
         )  # fmt: skip
 
     def changed(self, **changes: Any) -> "Workload":
-        """The same training with another `batch_size`, `n_jobs` or `dtype`."""
+        """The same training with another `batch_size`, `n_jobs`, `kernel` or `dtype`."""
         if dtype := changes.pop("dtype", None):
             changes |= {name: [one.astype(dtype) for one in getattr(self, name)] for name in ("weights", "biases")}
             rows = {name: getattr(self, name) for name in ("X", "Y", "row_weights")}
@@ -101,12 +116,11 @@ class Workload:
 
     def describe(self) -> dict[str, Any]:
         """What it is, for JSON."""
-        described: dict[str, Any] = {"units": list(self.units), "activations": list(self.activations)}
-        described |= {name: getattr(self.rule, name) for name in ("out_activation", "loss", "solver")}
-        described |= {"dtype": self.dtype, "bias": bool(self.biases)}
-        shown = ("batch_size", "rows", "synthetic", "sparse", "shuffle", "n_jobs")
-        described |= {name: getattr(self, name) for name in shown}
-        return described | {"steps_per_epoch": self.steps, "flops_per_sample": self.flops_per_sample}
+        rule = {name: getattr(self.rule, name) for name in ("out_activation", "loss", "solver")}
+        names = ("dtype", "batch_size", "rows", "synthetic", "sparse", "shuffle", "n_jobs", "flops_per_sample")
+        own = {name: getattr(self, name) for name in names}
+        listed = {"units": list(self.units), "activations": list(self.activations)}
+        return listed | rule | own | {"bias": bool(self.biases), "steps_per_epoch": self.steps}
 
 
 def of_units(units: Sequence[int], *, batch_size: int | None = None, rows: int | None = None, **settings: Any) -> Workload:
@@ -150,29 +164,21 @@ def of_network(
     batch_size = max(1, min(BATCH_SIZE, rows)) if batch_size is None else batch_size
     net.train(X, y, 0, learning_rate, batch_size=batch_size, reduction=reduction)  # checks all of them
     X, y = (np.ascontiguousarray(one, net.dtype) for one in (X, y))
-    activations, rule = activations_of(net.activation, len(net.units) - 2), net._rule(learning_rate, reduction)
-    return Workload(tuple(net.units), activations, rule, net.weights, net.biases, X, y, batch_size, net.n_jobs, shuffle)
+    words, rule = [ACTIVATIONS[code] for code in net._activation_codes()], net._rule(learning_rate, reduction)
+    return Workload(tuple(net.units), tuple(words), rule, net.weights, net.biases, X, y, batch_size, net.n_jobs, shuffle)
 
 
 def of_estimator(est: Perceptron, X: Any, y: Any) -> Workload:
     """What `est.fit(X, y)` would do but for validation rows and L-BFGS's own steps; the estimator stays as it is."""
     est = clone(est)
     est._validate_params()
-    hidden = est._hidden_sizes()
-    X, y = est._validated(X, y, reset=True)
-    rows = est._rows(X, y, None, incremental=False, fresh=True)
-    units, lbfgs = (X.shape[1], *hidden, rows.Y.shape[1]), est.solver == "lbfgs"
-    est._initialize([*units], X.dtype, np.random.RandomState(0))
+    _, _, rows, _ = est._begin(X, y, None, np.random.RandomState(0))
+    words, lbfgs = [ACTIVATIONS[code] for code in est._activation_codes()], est.solver == "lbfgs"
     batch_size = rows.X.shape[0] if lbfgs else clipped_batch_size(est, rows.X.shape[0])
     return Workload(
-        units, activations_of(est.activation, len(hidden)), est._rule(), est.coefs_, est.intercepts_, rows.X, rows.Y,
-        batch_size, est._threads(), est.shuffle and not lbfgs, rows.weights,
+        tuple(est._units()), tuple(words), est._rule(), est.coefs_, est.intercepts_, rows.X, rows.Y, batch_size,
+        est._threads(), est.shuffle and not lbfgs, rows.weights,
     )  # fmt: skip
-
-
-def activations_of(activation: Any, hidden: int) -> tuple[str, ...]:
-    """One word for each hidden layer."""
-    return (activation,) * hidden if isinstance(activation, str) else tuple(activation)
 
 
 def of_anything(what: Any = None, X: Any = None, y: Any = None, **options: Any) -> Workload:
@@ -202,3 +208,82 @@ def of_anything(what: Any = None, X: Any = None, y: Any = None, **options: Any) 
     if X is not None:
         raise ValueError("X and y come with a NeuralNetwork, an estimator, or by themselves, got them with layer sizes")
     return of_units(what, **options)
+
+
+# ---- turns -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Median, lowest and highest of some repeats."""
+
+    median: float
+    low: float
+    high: float
+    repeats: int
+
+    @property
+    def spread(self) -> float:
+        """The larger distance of the lowest and the highest from the median, as a share of it."""
+        return max(self.high - self.median, self.median - self.low) / self.median
+
+
+def rate_of(values: Sequence[float]) -> Rate:
+    """Median and extremes."""
+    return Rate(statistics.median(values), min(values), max(values), len(values))
+
+
+class Timed:
+    """A training that goes on a moment at a time, and notes samples per second of each turn in `rates`.
+
+    `train` is called with a number of blocks or epochs, and returns how many rows that were.
+    """
+
+    def __init__(self, train: Callable[[int], int]):
+        self.train = train
+        self.rates: list[float] = []
+        train(1)  # compiles or loads what it takes
+        start = time.perf_counter()
+        train(1)
+        self.pace = 1 / (time.perf_counter() - start)  # amounts per second
+
+    def turn(self, seconds: float) -> int:
+        """Train for about so long, in calls as long as a training's; returns how many rows that were."""
+        rows, spent = 0, 0.0
+        while spent < ENOUGH * seconds:
+            amount = max(1, int(self.pace * min(CALL_SECONDS, seconds - spent)))
+            start = time.perf_counter()
+            rows += self.train(amount)
+            call = time.perf_counter() - start
+            spent, self.pace = spent + call, amount / call
+        self.rates.append(rows / spent)
+        return rows
+
+
+class Trainer(Timed):
+    """A training by fastbp, in blocks of rows."""
+
+    def __init__(self, workload: Workload):
+        self.run = workload.start()
+        super().__init__(self.blocks)
+
+    def blocks(self, amount: int) -> int:
+        """Run some blocks; returns how many rows that were."""
+        run, cursor = self.run, self.run.cursor
+        cursor[CURSOR.epoch], before = 0, int(cursor[CURSOR.row])
+        run.record = np.zeros((int(cursor[CURSOR.block] + amount) // run.work.blocks_per_epoch + 1, len(RECORD)))
+        run.advance(amount)
+        return int(cursor[CURSOR.epoch]) * run.n_rows + int(cursor[CURSOR.row]) - before
+
+
+def take_turns(trainers: Sequence[Timed], weights: Sequence[float], seconds: float, turns: int = TURNS) -> None:
+    """Let each train in turn, `weights` of the time each; the first round only warms up, and earlier rates are forgotten."""
+    share = seconds / (turns + WARM_TURNS) / sum(weights)
+    stop = time.perf_counter() + seconds
+    for number in range(turns + WARM_TURNS):
+        for trainer, weight in zip(trainers, weights, strict=True):
+            trainer.turn(max(LEAST_TURN, share * weight))
+            if number < WARM_TURNS:
+                trainer.rates.clear()
+        if number >= WARM_TURNS + 2 and time.perf_counter() > stop:
+            return
