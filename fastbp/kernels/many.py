@@ -17,6 +17,7 @@ import numpy as np
 from llvmlite import ir
 
 from fastbp.kernels import jit
+from fastbp.kernels import vectors as v
 from fastbp.kernels.control import carry, either, in_groups, repeat, switch, when
 from fastbp.kernels.dropout import Dropout, counters, scrambled
 from fastbp.kernels.jit import registers
@@ -39,21 +40,6 @@ from fastbp.kernels.tracing import (
     spread,
     word,
 )  # fmt: skip
-from fastbp.kernels.vectors import (
-    broadcast,
-    fma,
-    full_like,
-    lanes,
-    load,
-    load_some,
-    permuted,
-    select,
-    splat,
-    square_root,
-    store,
-    type_name,
-    vector_of,
-)  # fmt: skip
 from fastbp.layout import RECORD, ROWS_AT_ONCE, SETTINGS
 from fastbp.rule import RULE
 
@@ -61,13 +47,13 @@ from fastbp.rule import RULE
 
 
 def python_integers(memory, at, like):
-    return memory[at : at + lanes(like)].copy()
+    return memory[at : at + v.lanes(like)].copy()
 
 
 @word(python_integers)
 def integers(memory, at, like):
     """As many integers of 64 bits as vectors of the memory `like` have lanes."""
-    vector = ir.VectorType(INT, lanes(like))
+    vector = ir.VectorType(INT, v.lanes(like))
     return memory.new(memory.builder.load(pointer(memory, at, vector), align=8))
 
 
@@ -84,7 +70,7 @@ def python_gather(memory, rows, stride, offset, step):
 @word(python_gather)
 def gather(memory, rows, stride, offset, step):
     """memory[rows * stride + offset + lane * step] in every lane."""
-    builder, vector = memory.builder, vector_of(memory)
+    builder, vector = memory.builder, v.vector_of(memory)
     lane = ir.Constant(ir.VectorType(INT, vector.count), list(range(vector.count)))
     stride, offset, step = (spread(builder, operand(number), vector.count) for number in (stride, offset, step))
     place = builder.add(builder.add(builder.mul(rows.value, stride), offset), builder.mul(lane, step))
@@ -94,7 +80,7 @@ def gather(memory, rows, stride, offset, step):
         builder.add(start, builder.mul(place, bytes_)), ir.VectorType(memory.value.type, vector.count)
     )
     mask = ir.Constant(ir.VectorType(ir.IntType(1), vector.count), [1] * vector.count)
-    name, align = f"llvm.masked.gather.{type_name(vector)}.v{vector.count}p0", ir.Constant(INT32, BYTES[memory.of])
+    name, align = f"llvm.masked.gather.{v.type_name(vector)}.v{vector.count}p0", ir.Constant(INT32, BYTES[memory.of])
     return memory.new(external(builder, name, vector, pointers, align, mask, ir.Constant(vector, [0.0] * vector.count)))
 
 
@@ -126,13 +112,13 @@ def add_widened(record, at, vector):
 
 
 def python_row_places(like, first, stride, rows):
-    return ((first + np.arange(lanes(like)) // (lanes(like) // rows)) * stride % 2**32).astype(np.uint32)
+    return ((first + np.arange(v.lanes(like)) // (v.lanes(like) // rows)) * stride % 2**32).astype(np.uint32)
 
 
 @word(python_row_places)
 def row_places(like, first, stride, rows):
     """(first + r) * stride as 32-bit integers in the lanes of row r."""
-    builder, count = like.builder, lanes(like)
+    builder, count = like.builder, v.lanes(like)
     first, stride = (spread(builder, builder.trunc(operand(number), INT32), count) for number in (first, stride))
     numbers = ir.Constant(first.type, [lane // (count // rows) for lane in range(count)])
     return like.new(builder.mul(builder.add(first, numbers), stride))
@@ -147,7 +133,7 @@ def tiled(vector, times):
 def parts(vector, times):
     """A vector of so many vectors, apart."""
     count = (vector.type.count if isinstance(vector, Traced) else len(vector)) // times
-    return [permuted(vector, range(part * count, (part + 1) * count)) for part in range(times)]
+    return [v.permuted(vector, range(part * count, (part + 1) * count)) for part in range(times)]
 
 
 def folded(vector, times):
@@ -193,11 +179,11 @@ class Group(Names):
     """The job of one group: its own parameters, solver memory, rows and settings."""
 
     def __init__(self, job, number):
-        L, width = lanes(job.memory), job.n_params * lanes(job.memory)
+        L, width = v.lanes(job.memory), job.n_params * v.lanes(job.memory)
         super().__init__(**vars(job))
         self.number, self.L, self.plan = number, L, Names(grad=job.grad, size=width)
         self.params, self.state = from_on(job.params, number * width), from_on(job.state, number * job.moments * width)
-        settings = [load(job.settings, (number * len(SETTINGS) + at) * L) for at in range(len(SETTINGS))]
+        settings = [v.load(job.settings, (number * len(SETTINGS) + at) * L) for at in range(len(SETTINGS))]
         self.settings = Names(**dict(zip(SETTINGS._fields, settings, strict=True)))
         self.seeds = low_bits(integers(job.seeds, number * L, job.memory))
         ends = layer_of(job, 0).n_in, layer_of(job, job.n_layers - 1).n_out
@@ -211,7 +197,7 @@ class Group(Names):
 
     def parameter(self, place, rows):
         """One of every network, for some rows at once."""
-        return tiled(load_some(self.params, place * self.L, self.L), rows)
+        return tiled(v.load_some(self.params, place * self.L, self.L), rows)
 
     def sizes(self, rows):
         """How many sums of so many rows stand side by side in registers."""
@@ -220,14 +206,14 @@ class Group(Names):
 
 def take_rows(group, place, epoch, count):
     """Some rows of X and of Y, of every network, and the classes that Y names."""
-    L, memory = lanes(group.memory), group.memory
+    L, memory = v.lanes(group.memory), group.memory
 
     def copy(rows):
         def shared(j, place):
-            return broadcast(rows.data, place * rows.columns + j)
+            return v.broadcast(rows.data, place * rows.columns + j)
 
         def own(j, place):
-            return load(rows.data, rows.first + (place * rows.columns + j) * L)
+            return v.load(rows.data, rows.first + (place * rows.columns + j) * L)
 
         def in_order(j, place):
             at = ((epoch * group.groups + group.number) * group.n + place) * L
@@ -237,7 +223,7 @@ def take_rows(group, place, epoch, count):
         def over(one):
             def unit(j):
                 for r in range(count):
-                    store(memory, rows.here + (j * count + r) * L, one(j, place + r))
+                    v.store(memory, rows.here + (j * count + r) * L, one(j, place + r))
 
             return lambda: repeat(rows.columns, unit)
 
@@ -248,50 +234,50 @@ def take_rows(group, place, epoch, count):
 
     def weigh():
         for r in range(count):
-            store(memory, group.weighing + r * L, broadcast(group.weights, place + r))
+            v.store(memory, group.weighing + r * L, v.broadcast(group.weights, place + r))
 
     when(group.weighted, weigh)
 
 
 def note_classes(group):
     """The classes that the targets name."""
-    L, memory = lanes(group.memory), group.memory
-    first = load(memory, group.y)
+    L, memory = v.lanes(group.memory), group.memory
+    first = v.load(memory, group.y)
 
     def better(j, best, winner):
-        y = load(memory, group.y + j * L)
-        return select(y > best, y, best), select(y > best, splat(memory, j), winner)
+        y = v.load(memory, group.y + j * L)
+        return v.select(y > best, y, best), v.select(y > best, v.splat(memory, j), winner)
 
     def winner():
-        return carry(group.rows[1].columns, (first, splat(memory, 0.0)), better)[1]
+        return carry(group.rows[1].columns, (first, v.splat(memory, 0.0)), better)[1]
 
     def side():
-        return select(first >= 0.5, full_like(first, 1), 0)
+        return v.select(first >= 0.5, v.full_like(first, 1), 0)
 
-    store(memory, group.classes, switch(group.rows[1].columns == 1, [winner, side]))
+    v.store(memory, group.classes, switch(group.rows[1].columns == 1, [winner, side]))
 
 
 def pre_activations(group, layer, a, rows):
     """(1): z = b + sum over i of a[i] W[i, :]."""
-    L, memory = lanes(group.memory), group.memory
+    L, memory = v.lanes(group.memory), group.memory
 
     def some(count, first):
         def add(i, *sums):
-            factor, at = load(memory, a + i * L), layer.offset + i * layer.n_out + first
-            return tuple(fma(factor, group.parameter(at + c, rows), total) for c, total in enumerate(sums))
+            factor, at = v.load(memory, a + i * L), layer.offset + i * layer.n_out + first
+            return tuple(v.fma(factor, group.parameter(at + c, rows), total) for c, total in enumerate(sums))
 
         at = layer.offset + layer.n_in * layer.n_out + first
-        zeros = tuple(splat(memory, 0.0) for _ in range(count))
+        zeros = tuple(v.splat(memory, 0.0) for _ in range(count))
         biases = lambda: tuple(group.parameter(at + c, rows) for c in range(count))  # noqa: E731
         for c, total in enumerate(carry(layer.n_in, switch(layer.biased, [lambda: zeros, biases]), add)):
-            store(memory, layer.a + (first + c) * L, total)
+            v.store(memory, layer.a + (first + c) * L, total)
 
     in_groups(layer.n_out, group.sizes(rows), some)
 
 
 def propagate(group, dropout, rows):
     """(1), (2): every A_l, and Z_L."""
-    L, memory = lanes(group.memory), group.memory
+    L, memory = v.lanes(group.memory), group.memory
 
     def one(level):
         layer, hidden = layer_of(group, level), level > 0
@@ -299,7 +285,7 @@ def propagate(group, dropout, rows):
 
         def activate(function):
             def unit(j):
-                store(memory, layer.a + j * L, function(load(memory, layer.a + j * L)))
+                v.store(memory, layer.a + j * L, function(v.load(memory, layer.a + j * L)))
 
             return lambda: repeat(layer.n_out, unit)
 
@@ -315,36 +301,36 @@ def propagate(group, dropout, rows):
 
 def masked_units(group, layer, dropout, source, target):
     """The vectors of a layer times its mask m_l."""
-    L, memory = lanes(group.memory), group.memory
+    L, memory = v.lanes(group.memory), group.memory
     key = dropout.layer_key(memory, layer)
 
     def unit(j):
-        store(memory, target + j * L, dropout.masked(load(memory, source + j * L), memory, j, 0, key))
+        v.store(memory, target + j * L, dropout.masked(v.load(memory, source + j * L), memory, j, 0, key))
 
     repeat(layer.n_out, unit)
 
 
 def delta_below(group, layer, below, dropout, rows):
     """(5): D_{l-1} = (W D) * s'."""
-    L, memory = lanes(group.memory), group.memory
+    L, memory = v.lanes(group.memory), group.memory
 
     def some(count, first):
         starts = [layer.offset + (first + r) * layer.n_out for r in range(count)]
 
         def add(j, *sums):
-            delta = load(memory, layer.d + j * L)
-            return tuple(fma(group.parameter(at + j, rows), delta, total) for at, total in zip(starts, sums, strict=True))
+            delta = v.load(memory, layer.d + j * L)
+            return tuple(v.fma(group.parameter(at + j, rows), delta, total) for at, total in zip(starts, sums, strict=True))
 
-        zeros = tuple(splat(memory, 0.0) for _ in range(count))
+        zeros = tuple(v.splat(memory, 0.0) for _ in range(count))
         for r, total in enumerate(carry(layer.n_out, zeros, add)):
-            store(memory, below.d + (first + r) * L, total)
+            v.store(memory, below.d + (first + r) * L, total)
 
     in_groups(layer.n_in, group.sizes(rows), some)
 
     def derive(function):
         def unit(i):
             at = below.d + i * L
-            store(memory, at, load(memory, at) * function(load(memory, below.a + i * L)))
+            v.store(memory, at, v.load(memory, at) * function(v.load(memory, below.a + i * L)))
 
         return lambda: repeat(layer.n_in, unit)
 
@@ -354,7 +340,7 @@ def delta_below(group, layer, below, dropout, rows):
 
 def backpropagate(group, dropout, rows, learn):
     """(5), (6): from the last layer down; learn(over, decays) takes the gradients of each, as `solvers.update` does."""
-    L, memory = lanes(group.memory), group.memory
+    L, memory = v.lanes(group.memory), group.memory
 
     def one(back):
         level = group.n_layers - 1 - back
@@ -365,11 +351,11 @@ def backpropagate(group, dropout, rows, learn):
 
         def over_weights(step):
             def row(i):
-                factor = load(memory, a + i * L)
+                factor = v.load(memory, a + i * L)
 
                 def some(count, first):
                     for j in range(count):
-                        delta = load(memory, layer.d + (first + j) * L)
+                        delta = v.load(memory, layer.d + (first + j) * L)
                         step(factor, delta, layer.offset + i * layer.n_out + first + j)
 
                 in_groups(layer.n_out, (4, 1), some)
@@ -378,7 +364,7 @@ def backpropagate(group, dropout, rows, learn):
 
         def over_biases(step):
             at = layer.offset + layer.n_in * layer.n_out
-            repeat(layer.n_out, lambda j: step(1, load(memory, layer.d + j * L), at + j))
+            repeat(layer.n_out, lambda j: step(1, v.load(memory, layer.d + j * L), at + j))
 
         learn(over_weights, True)
         when(layer.biased, lambda: learn(over_biases, False))
@@ -398,25 +384,25 @@ def over_all_weights(group, do):
 
 def sum_of_squares(group, data, at):
     """Of a vector of every parameter."""
-    L = lanes(group.memory)
+    L = v.lanes(group.memory)
 
     def add(k, total):
-        x = load(data, at + k * L)
-        return (fma(x, x, total),)
+        x = v.load(data, at + k * L)
+        return (v.fma(x, x, total),)
 
-    return carry(group.n_params, (splat(group.memory, 0.0),), add)[0]
+    return carry(group.n_params, (v.splat(group.memory, 0.0),), add)[0]
 
 
 def penalty_of(group):
     """The sum of the squares of all weights, of every network."""
-    L, zero = lanes(group.memory), splat(group.memory, 0.0)
+    L, zero = v.lanes(group.memory), v.splat(group.memory, 0.0)
 
     def one(level, total):
         layer = layer_of(group, level)
 
         def add(k, total):
-            w = load(group.params, (layer.offset + k) * L)
-            return (fma(w, w, total),)
+            w = v.load(group.params, (layer.offset + k) * L)
+            return (v.fma(w, w, total),)
 
         return carry(layer.n_in * layer.n_out, (total,), add)
 
@@ -427,14 +413,14 @@ def learn_batch(group, step, solver):
     """(1) to (7) for the rows of a batch."""
     L, memory, rule = group.L, group.memory, group.rule
     single, settings, grad = group.batch_size == 1, group.settings, group.plan.grad
-    decay = settings.alpha * splat(memory, choose(rule.per_row == 0.0, 1.0, 1.0 / step.weight))
+    decay = settings.alpha * v.splat(memory, choose(rule.per_row == 0.0, 1.0, 1.0 / step.weight))
     length = switch(rule.solver == ADAM, [lambda: -1.0, lambda: -1.0 * element(group.rates, step.steps)])
-    now = solver.at(rate=settings.rate * splat(memory, length), decay=decay)
+    now = solver.at(rate=settings.rate * v.splat(memory, length), decay=decay)
     direct = now.at(code=choose(group.clips, 0, now.code))
 
     def add(gradient, place):
         at = grad + place * L
-        store(memory, at, load(memory, at) + gradient)
+        v.store(memory, at, v.load(memory, at) + gradient)
 
     def learn_row(over, decays):
         def update_over(step):
@@ -445,18 +431,18 @@ def learn_batch(group, step, solver):
     def add_rows(rows):
         def step(factor, delta, place):
             at = grad + place * L
-            total, factors = load_some(memory, at, L), [1] * rows if isinstance(factor, int) else parts(factor, rows)
+            total, factors = v.load_some(memory, at, L), [1] * rows if isinstance(factor, int) else parts(factor, rows)
             for one, other in zip(factors, parts(delta, rows), strict=True):
-                total = total + other if isinstance(one, int) else fma(one, other, total)
-            store(memory, at, total)
+                total = total + other if isinstance(one, int) else v.fma(one, other, total)
+            v.store(memory, at, total)
 
         return step
 
     def learn_rows(over, decays):
         over(add_rows(ROWS_AT_ONCE))
 
-    when(group.decays, lambda: note(group, "penalty", penalty_of(group) * splat(memory, loss_factor(group, step))))
-    when(single == 0, lambda: repeat(group.n_params, lambda k: store(memory, grad + k * L, splat(memory, 0.0))))
+    when(group.decays, lambda: note(group, "penalty", penalty_of(group) * v.splat(memory, loss_factor(group, step))))
+    when(single == 0, lambda: repeat(group.n_params, lambda k: v.store(memory, grad + k * L, v.splat(memory, 0.0))))
 
     def block(rows, first):
         learn_block(group, step, first, rows, learn_row if rows == 1 else learn_rows)
@@ -464,14 +450,14 @@ def learn_batch(group, step, solver):
     in_groups(step.count, (ROWS_AT_ONCE, 1), block)
 
     def add_decay():
-        over_all_weights(group, lambda place: add(decay * load(group.params, place * L), place))
+        over_all_weights(group, lambda place: add(decay * v.load(group.params, place * L), place))
 
     def clip():
-        norm = square_root(sum_of_squares(group, memory, grad))
-        return select(norm > settings.max_norm, settings.max_norm / norm, splat(memory, 1.0))
+        norm = v.square_root(sum_of_squares(group, memory, grad))
+        return v.select(norm > settings.max_norm, settings.max_norm / norm, v.splat(memory, 1.0))
 
     def finish():
-        shrink = switch(group.clips, [lambda: splat(memory, 1.0), clip])
+        shrink = switch(group.clips, [lambda: v.splat(memory, 1.0), clip])
         descend(group, now, 0, group.plan.size, shrink)
 
     when((single == 0) * group.decays, add_decay)
@@ -487,14 +473,14 @@ def learn_block(group, step, first, rows, learn):
     """(1) to (6) for some rows of a batch, and their record."""
     memory, rule, last = group.memory, group.rule, layer_of(group, group.n_layers - 1)
     take_rows(group, step.first + first, step.epoch, rows)
-    factor = splat(memory, loss_factor(group, step))
+    factor = v.splat(memory, loss_factor(group, step))
     with rows_at_once(rows):
         note_classes(group)
-        outputs, scale = Samples(memory, last.n_out, lanes(memory)), splat(memory, loss_scale(group, step))
+        outputs, scale = Samples(memory, last.n_out, v.lanes(memory)), v.splat(memory, loss_scale(group, step))
         dropout = Lanes(group, step, first, rows)
         propagate(group, dropout, rows)
-        weight = switch(group.weighted, [lambda: splat(memory, 1.0), lambda: load(memory, group.weighing)])
-        zero = splat(memory, 0.0)
+        weight = switch(group.weighted, [lambda: v.splat(memory, 1.0), lambda: v.load(memory, group.weighing)])
+        zero = v.splat(memory, 0.0)
         sums = head_and_hits(
             outputs, last.a, group.y, last.d, group.classes, whole(rule.head), scale, weight, (zero, zero, zero)
         )
@@ -508,7 +494,7 @@ def train(job):
     """As `fastbp.reference.train`, for every network of `job.groups` groups, `job.epochs` whole epochs."""
     control = flush_subnormals(job.memory)
     job.rule, job.memory = named(job.rule, RULE._fields), from_on(job.memory, job.rank * job.room)
-    job.sums = from_on(job.sums, job.rank * (len(RECORD) * lanes(job.memory)))
+    job.sums = from_on(job.sums, job.rank * (len(RECORD) * v.lanes(job.memory)))
     batches = (job.n + (job.batch_size - 1)) // job.batch_size
 
     def one(turn):
