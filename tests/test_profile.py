@@ -711,6 +711,14 @@ def test_a_file_that_cannot_be_written(run):
     assert "--trace must name a file that can be written, got '/proc/self/t.json'" in err
 
 
+def test_the_file_that_is_read_stays(run, tmp_path):
+    table = tmp_path / "table.csv"
+    table.write_text("a,b\n1,2\n")
+    status, _, err = run("profile", str(table), "--target", "b", "--trace", str(table))
+    assert status == 2
+    assert f"--trace must not name the file that is read, got {str(table)!r}" in err
+
+
 @pytest.mark.parametrize("command", ["profile", "sweep", "info", "warmup"])
 def test_help_has_an_example(run, command):
     status, out, _ = run(command, "--help")

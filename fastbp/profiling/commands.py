@@ -111,7 +111,7 @@ def _check_files(arguments: argparse.Namespace, formats: tuple[str, ...]) -> Non
     for option, path in _given(arguments, "plot", "trace").items():
         if option == "plot":
             check_picture("--plot", path, formats)
-        check_output(f"--{option}", path)
+        check_output(f"--{option}", path, vars(arguments).get("data"))
 
 
 def _report(arguments: argparse.Namespace, measure: Callable, *what: Any, title: str = "", **options: Any) -> int:
