@@ -126,10 +126,10 @@ def entries(table):
 
 def section(entries):
     """A section of a docstring."""
-    lines = []
+    lines, indent = [], " " * 8
     for entry in entries:
-        head, *text = entry.split(" | ")
-        lines += [f"    {head}", *textwrap.wrap(*text or [""], 125, initial_indent=" " * 8, subsequent_indent=" " * 8)]
+        head, _, text = entry.partition(" | ")
+        lines += [f"    {head}", *textwrap.wrap(text, 125, initial_indent=indent, subsequent_indent=indent)]
     return "\n".join(lines)
 
 
