@@ -4,6 +4,7 @@ import warnings
 
 import joblib
 import numpy as np
+import pandas
 import pytest
 import sklearn
 from scipy import sparse
@@ -16,7 +17,7 @@ from sklearn.metrics import log_loss
 from sklearn.preprocessing import scale
 from sklearn.utils.class_weight import compute_sample_weight
 
-from fastbp import MLPClassifier, MLPRegressor, reference
+from fastbp import MLPClassifier, MLPRegressor, TabularRegressor, reference
 from fastbp.layout import Layout
 from fastbp.rule import ACTIVATIONS
 
@@ -175,6 +176,16 @@ def test_columns_of_classes():
     assert again.partial_fit(X, COLUMNS).n_outputs_ == 5
     stopped = MLPClassifier(5, early_stopping=True, max_iter=3, random_state=0).fit(X, COLUMNS)
     assert len(stopped.validation_scores_) == 3
+
+
+@pytest.mark.parametrize("n", [50, 150])  # too few rows for early stopping, and enough
+def test_the_network_of_a_table_trains_on(n):
+    est = TabularRegressor(hidden_layer_sizes=4, max_iter=3, random_state=0).fit(X_DIABETES[:n], Y_DIABETES[:n])
+    net, epochs = est.network_, len(est.network_.loss_curve_)
+    Z, y = est.preprocessing_.transform(pandas.DataFrame(X_DIABETES[:n])), Y_DIABETES[:n]
+    assert len(net.set_params(warm_start=True, max_iter=2, batch_size=16).fit(Z, y).loss_curve_) == epochs + 2
+    assert len(net.set_params(early_stopping=False).partial_fit(Z, y).loss_curve_) == epochs + 3
+    assert np.isfinite(net.set_params(early_stopping=True).fit(Z, y).predict(Z)).all()
 
 
 def test_documentation_is_linked():

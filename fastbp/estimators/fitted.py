@@ -9,8 +9,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
 from fastbp import files
-from fastbp.estimators.labels import KINDS, MULTI_OUTPUT, Labels
-from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
+from fastbp.estimators.mlp import KINDS, MULTI_OUTPUT, MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import FLOATS
 from fastbp.estimators.tabular import Tabular, TabularClassifier, TabularRegressor
 from fastbp.files import count, fits, require
@@ -86,7 +85,7 @@ def _check(estimator: Any, state: dict[str, Any], network: Any) -> None:
     files.check_parts(STATE, NEEDED | ({"classes_", "_y_type"} if is_classifier else set()), state)
     _check_shapes(state)
     if is_classifier:
-        _check_classes(state)
+        _check_classes(state, estimator._output())
     # both raise it themselves
     estimator._activation_codes()
     estimator._rule().numbers(estimator.n_outputs_)
@@ -110,9 +109,9 @@ def _check_shapes(state: dict[str, Any]) -> None:
     require(finite, "coefs_ and intercepts_ must be finite")
 
 
-def _check_classes(state: dict[str, Any]) -> None:
+def _check_classes(state: dict[str, Any], expected: str) -> None:
     kind, classes, output = (state[name] for name in ("_y_type", "classes_", "out_activation_"))
-    alike = kind in KINDS and output == Labels(kind, classes).out_activation
+    alike = kind in KINDS and output == expected
     require(alike, f"out_activation_ must go with classes that are {kind}, got {output}")
     alike = isinstance(classes, list) == (kind == MULTI_OUTPUT)
     require(alike, f"classes_ must go with targets that are {kind}, got {classes}")

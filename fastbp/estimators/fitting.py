@@ -60,17 +60,6 @@ def clipped_batch_size(est, n):
     return min(int(est.batch_size), n)
 
 
-def cumulative_shuffle(n, random_state):
-    """A function that shuffles the order of rows that it gave last, in place."""
-    order = np.arange(n)
-
-    def draw():
-        random_state.shuffle(order)
-        return order
-
-    return draw
-
-
 def losses_averaged(est, rows):
     """How many outputs' losses the reported loss of a row is the mean of."""
     return rows.Y.shape[1] if est.loss in ("squared_error", "absolute_error") else 1
@@ -90,19 +79,41 @@ def mean_loss(est, rows, outputs):
     return float(np.average(losses.sum(axis=1), weights=rows.weights))
 
 
-class Training:
-    """What every training of an estimator by epochs does: it takes note of them, and judges them by rows held back.
+class Task:
+    """A fit as callbacks see it: one task, with a subtask for each of at most `most` epochs; they see no `single` one."""
 
-    Parameters
-    ----------
-    est : estimator
-        With its weights, which the training begins with.
-    rows : Rows
-    validation : Rows or None
-    draw : callable or None
-    memory : pair of list and int, or None
-        As of `fastbp.training.Run`.
-    """
+    def __init__(self, est, X, y, sample_weight, most, single):
+        # nothing is done per epoch for the many who set no callbacks
+        self.watched = not single and bool(getattr(est, "_skl_callbacks", ()))
+        if self.watched:
+            metadata = None if sample_weight is None else {"sample_weight": sample_weight}
+            self.facts = {"estimator": est, "X": X, "y": y, "metadata": metadata}
+            self.context = est._init_callback_context(max_subtasks=most)
+            self.context.call_on_fit_task_begin(**self.facts)
+
+    def begin(self):
+        """An epoch begins."""
+        if self.watched:
+            self.epoch = self.context.subcontext(task_name="epoch")
+            self.epoch.call_on_fit_task_begin(**self.facts)
+
+    def end(self):
+        """An epoch ends, and the estimator has its weights; returns whether a callback wants to stop."""
+        return self.watched and self.epoch.call_on_fit_task_end(**self.facts, reconstruction_attributes=self.fitted)
+
+    def close(self):
+        """The fit ends."""
+        if self.watched:
+            self.context.call_on_fit_task_end(**self.facts, reconstruction_attributes=self.fitted)
+
+    def fitted(self):
+        """What a copy of the estimator needs beside its present attributes to predict: weights of its own."""
+        est = self.facts["estimator"]
+        return {"coefs_": list(est.coefs_), "intercepts_": list(est.intercepts_)}
+
+
+class Training:
+    """What every training by epochs does from an estimator's weights on: it notes losses, and judges by rows held back."""
 
     def __init__(self, est, rows, validation, draw, memory=None):
         self.est, self.validation, self.n = est, validation, rows.X.shape[0]
@@ -150,16 +161,33 @@ class Training:
 
 
 class Epochs(Training):
-    """Epochs of a stochastic solver as scikit-learn has them, and when to stop; arguments as of `Training`, and a `Task`."""
+    """Epochs of a stochastic solver as scikit-learn has them, and when to stop; the curves of earlier fits go on."""
 
-    def __init__(self, est, rows, validation, draw, memory, task):
-        super().__init__(est, rows, validation, draw, memory)
-        self.task, self.scorer = task, None
+    def __init__(self, est, rows, validation, random_state, memory, task):
+        super().__init__(est, rows, validation, self.draw if est.shuffle else None, memory)
+        self.random_state, self.order, self.task, self.scorer = random_state, np.arange(self.n), task, None
         if validation is not None and est.scoring is not None:
             self.scorer = check_scoring(est, est.scoring)
         self.targets = est._decoded(validation.Y) if est.early_stopping else None
         # what looks at the estimator itself finds the weights of the epoch
         self.looked_at = task.watched or (est.early_stopping and self.scorer is not None)
+        vars(est).setdefault("loss_curve_", [])
+        vars(est).setdefault("_no_improvement_count", 0)
+        if validation is not None:
+            vars(est).setdefault("validation_loss_curve_", [])
+        if not est.early_stopping:
+            if getattr(est, "best_loss_", None) is None:
+                est.best_loss_ = math.inf
+            est.validation_scores_ = est.best_validation_score_ = None
+        elif getattr(est, "validation_scores_", None) is None or not hasattr(est, "_best_coefs"):
+            est.best_loss_ = None
+            est.validation_scores_, est.best_validation_score_ = [], -math.inf
+            est._best_coefs, est._best_intercepts = list(est.coefs_), list(est.intercepts_)
+
+    def draw(self):
+        """The rows in a new order: the last one, shuffled."""
+        self.random_state.shuffle(self.order)
+        return self.order
 
     def keep(self):
         """Give the estimator the present weights, with what the solver remembers."""
@@ -258,37 +286,21 @@ class Epochs(Training):
         return False
 
 
-def open_curves(est, validation):
-    """Provide what epochs write to, where a fit before has not left it."""
-    if not hasattr(est, "loss_curve_"):
-        est.loss_curve_, est._no_improvement_count = [], 0
-    if validation is not None and not hasattr(est, "validation_loss_curve_"):
-        est.validation_loss_curve_ = []
-    if not est.early_stopping:
-        if getattr(est, "best_loss_", None) is None:
-            est.best_loss_ = math.inf
-        est.validation_scores_ = est.best_validation_score_ = None
-    elif getattr(est, "validation_scores_", None) is None:
-        est.best_loss_ = None
-        est.validation_scores_, est.best_validation_score_ = [], -math.inf
-        est._best_coefs, est._best_intercepts = list(est.coefs_), list(est.intercepts_)
-
-
 def fit_stochastic(est, rows, validation, random_state, incremental, task):
     """Train by "sgd" or "adam", for one epoch if `incremental`; leaves the parameters and the curves on the estimator."""
     if est.early_stopping and incremental:
         raise ValueError("partial_fit does not support early_stopping=True")
     if est.early_stopping and validation is None:
         rows, validation = split(est, rows, random_state)
-    n, memory = rows.X.shape[0], est._solver_memory() if incremental else None
+    memory = est._solver_memory() if incremental else None
     if memory is None or est._learning_rate_start != est.learning_rate_init:
         est._learning_rate = est._learning_rate_start = float(est.learning_rate_init)
-    epochs = Epochs(est, rows, validation, cumulative_shuffle(n, random_state) if est.shuffle else None, memory, task)
-    open_curves(est, validation)
+    epochs = Epochs(est, rows, validation, random_state, memory, task)
+    most = 1 if incremental else est.max_iter
     est.n_iter_, stop = 0, False
     try:
-        while not stop and est.n_iter_ < (1 if incremental else est.max_iter):
-            stop = epochs.some(est.max_iter - est.n_iter_ if not incremental else 1)
+        while not stop and est.n_iter_ < most:
+            stop = epochs.some(most - est.n_iter_)
         epochs.keep()
         if not stop and not incremental:
             warnings.warn(
@@ -297,12 +309,11 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task):
                 ConvergenceWarning,
                 stacklevel=2,
             )
-    except KeyboardInterrupt:
+    except BaseException as error:
         epochs.keep()
+        if not isinstance(error, KeyboardInterrupt):
+            raise
         warnings.warn("Training interrupted by user.", stacklevel=2)
-    except BaseException:
-        epochs.keep()
-        raise
     if est.early_stopping:
         est.coefs_, est.intercepts_ = list(est._best_coefs), list(est._best_intercepts)
 

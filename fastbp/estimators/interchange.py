@@ -15,7 +15,6 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOpti
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils.validation import check_is_fitted
 
-from fastbp.estimators.labels import Labels
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 
 OURS: dict[str, type] = {"MLPClassifier": MLPClassifier, "MLPRegressor": MLPRegressor}
@@ -184,7 +183,7 @@ def from_sklearn(estimator: Any, kind: type | None = None) -> Any:
     _share(estimator, ours)
     if name == "MLPClassifier":
         binarizer = estimator._label_binarizer
-        ours._labels = Labels(binarizer.y_type_, ours.classes_, bool(binarizer.sparse_input_))
+        ours._y_type, ours._sparse_labels = binarizer.y_type_, bool(binarizer.sparse_input_)
     ours._dropout_seed = 0
     if hasattr(estimator, "_optimizer"):
         _take_optimizer(ours, estimator._optimizer)

@@ -4,15 +4,20 @@ import math
 from typing import Any, ClassVar
 
 import numpy as np
+from scipy import sparse
+from sklearn import metrics
 from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context
-from sklearn.metrics import r2_score
+from sklearn.preprocessing import LabelBinarizer, label_binarize
+from sklearn.utils import multiclass
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target
 
-from fastbp.estimators.labels import MULTI_OUTPUT, Labels
 from fastbp.estimators.perceptron import Perceptron, has_epochs, store
+
+MULTI_OUTPUT = "multiclass-multioutput"
+# scikit-learn's types of targets: one logistic output, a softmax, one logistic per label, or one per class and column.
+KINDS = ("binary", "multiclass", "multilabel-indicator", MULTI_OUTPUT)
 
 
 class MLPClassifier(ClassifierMixin, Perceptron):
@@ -52,6 +57,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
     }
     loss = "log_loss"
     classes_: Any
+    _y_type: str
+    _sparse_labels = False
 
     def __init__(
         self,
@@ -113,35 +120,83 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             known = getattr(self, "classes_", columns)
             if not isinstance(known, list) or list(map(list, known)) != list(map(list, columns)):
                 raise ValueError(f"classes must be the same as before, {known}, got {classes}")
-            self._labels = Labels(MULTI_OUTPUT, columns)
-        elif getattr(self, "_y_type", None) == MULTI_OUTPUT:
-            pass
-        elif _check_partial_fit_first_call(self, classes):
-            self._labels = Labels.of(y if type_of_target(y).startswith("multilabel") else classes)
+            self._y_type, self.classes_, self._sparse_labels = MULTI_OUTPUT, columns, False
+        elif getattr(self, "_y_type", None) != MULTI_OUTPUT and multiclass._check_partial_fit_first_call(self, classes):
+            self._learn_labels(y if multiclass.type_of_target(y).startswith("multilabel") else classes)
         return self._fit(X, y, sample_weight, incremental=True)
 
-    @property
-    def _labels(self):
-        if not hasattr(self, "_y_type"):
-            self._labels = Labels.of(self.classes_)
-        return Labels(self._y_type, self.classes_, getattr(self, "_sparse_labels", False))
+    # --- labels: `classes_`, of which of the `KINDS` they are, and whether indicators come as a sparse matrix ---
 
-    @_labels.setter
-    def _labels(self, labels):
-        self._y_type, self.classes_, self._sparse_labels = labels
+    def _learn_labels(self, y):
+        """Learn the labels of targets (n,) or (n, n_outputs)."""
+        y = y if sparse.issparse(y) else np.asarray(y)
+        plain = y.ndim == 1 and y.dtype.kind in "biuU"
+        classes: Any = np.unique(y) if plain else []
+        if plain and len(classes) <= len(y) / 2:  # else type_of_target warns; it takes a third of a millisecond
+            kind = "multiclass" if len(classes) > 2 else "binary"
+        else:
+            kind = multiclass.type_of_target(y, input_name="y")
+            if kind == MULTI_OUTPUT:
+                classes = [np.unique(column) for column in y.T]
+            elif kind in ("binary", "multiclass"):
+                # the second one takes long, but makes plain strings of objects
+                classes = np.unique(y) if y.dtype != object else multiclass.unique_labels(y)
+            else:
+                classes = LabelBinarizer().fit(y).classes_  # labels in indicator form, or an error
+        self._y_type, self.classes_, self._sparse_labels = kind, classes, sparse.issparse(y)
 
     def _output(self):
-        return self._labels.out_activation
+        return "softmax" if self._y_type == "multiclass" else "logistic"
+
+    def _check_labels(self, y, name, all_of_them):
+        """Raise a ValueError where targets are of another kind or have other classes; or not all, where they must."""
+        kind, n_columns = self._y_type, len(self.classes_)
+        if kind in ("binary", "multiclass"):
+            if y.ndim > 1:
+                raise ValueError(f"{name} must be a class label for each row, as in the fit before, got shape {y.shape}")
+        elif y.shape[1:] != (n_columns,) and not (y.ndim == 1 and kind != MULTI_OUTPUT):
+            raise ValueError(f"{name} must have {n_columns} columns, as in the fit before, got shape {y.shape}")
+        for column, known in zip(y.T, self.classes_, strict=True) if kind == MULTI_OUTPUT else [(y, self.classes_)]:
+            classes = multiclass.unique_labels(column)
+            if all_of_them and set(classes) != set(known):
+                raise ValueError(
+                    "warm_start can only be used where `y` has the same classes as in the previous call to fit. "
+                    f"Previously got {known}, `y` has {classes}"
+                )
+            if len(np.setdiff1d(classes, known, assume_unique=True)):
+                raise ValueError(
+                    f"`{name}` has classes not in `self.classes_`. `self.classes_` has {known}. '{name}' has {classes}."
+                )
 
     def _encoded(self, y, fresh, name="y"):
         if fresh:
-            self._labels = Labels.of(y)
+            self._learn_labels(y)
         else:
-            self._labels.check(y, name, all_of_them=self.warm_start and name == "y")
-        return self._labels.encode(y)
+            if not hasattr(self, "_y_type"):  # where somebody has assigned the attributes of a fit
+                self._learn_labels(self.classes_)
+            self._check_labels(y, name, all_of_them=self.warm_start and name == "y")
+        if self._y_type == MULTI_OUTPUT:
+            return np.hstack([column[:, None] == known for column, known in zip(y.T, self.classes_, strict=True)])
+        if self._y_type.startswith("multilabel"):
+            return label_binarize(y, classes=self.classes_)
+        if self._y_type == "multiclass":
+            return y[:, None] == self.classes_
+        return (y == self.classes_[-1] if len(self.classes_) > 1 else np.zeros(len(y)))[:, None]
 
     def _decoded(self, outputs):
-        return self._labels.decode(outputs)
+        if self._y_type == MULTI_OUTPUT:
+            pairs = zip(self.classes_, self._columns(outputs), strict=True)
+            return np.column_stack([known[part.argmax(axis=1)] for known, part in pairs])
+        if self._y_type == "multiclass":
+            return self.classes_.take(outputs.argmax(axis=1))
+        chosen = (outputs > 0.5).astype(int)
+        if self._y_type.startswith("multilabel"):
+            return sparse.csr_array(chosen) if self._sparse_labels else chosen
+        return self.classes_[chosen.ravel() if len(self.classes_) > 1 else np.zeros(len(chosen), int)]
+
+    def _columns(self, outputs):
+        """Outputs that belong to each column of classes."""
+        return np.split(outputs, np.cumsum([len(known) for known in self.classes_])[:-1], axis=1)
 
     def _weights(self, y, sample_weight, incremental):
         if self.class_weight is None:
@@ -152,7 +207,11 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         return weights if sample_weight is None else weights * sample_weight
 
     def _score_of(self, y, predicted, sample_weight):
-        return self._labels.accuracy_of_own(y, predicted, sample_weight)
+        """Accuracy by labels that `_decoded` made: scikit-learn's checks take longer than an epoch of a small data set."""
+        if sparse.issparse(y):
+            return float(metrics.accuracy_score(y, predicted, sample_weight=sample_weight))
+        right = y == predicted
+        return float(np.average(right.all(axis=1) if right.ndim > 1 else right, weights=sample_weight))
 
     def score(self, X, y, sample_weight=None):
         """Share of the rows of X that are given the right labels, all of them where there are several.
@@ -166,8 +225,10 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         -------
         float
         """
-        predicted = self.predict(X)
-        return self._labels.accuracy(np.asarray(y) if isinstance(y, list) else y, predicted, sample_weight)
+        predicted, y = self.predict(X), np.asarray(y) if isinstance(y, list) else y
+        if self._y_type == MULTI_OUTPUT:
+            return self._score_of(y, predicted, sample_weight)
+        return float(metrics.accuracy_score(y, predicted, sample_weight=sample_weight))
 
     def predict_proba(self, X):
         """Probabilities of the classes.
@@ -182,7 +243,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             Columns in the order of `classes_`; a list for columns of classes.
         """
         outputs = self._outputs(self._checked(X))
-        return self._labels.probabilities(outputs)
+        if self._y_type == MULTI_OUTPUT:
+            return [part / part.sum(axis=1, keepdims=True) for part in self._columns(outputs)]
+        return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
 
     def predict_log_proba(self, X):
         """Logarithms of `predict_proba`.
@@ -287,4 +350,4 @@ class MLPRegressor(RegressorMixin, Perceptron):
     def _score_of(self, y, predicted, sample_weight):
         if not np.isfinite(predicted).all():
             return math.nan
-        return float(r2_score(y, predicted, sample_weight=sample_weight))
+        return float(metrics.r2_score(y, predicted, sample_weight=sample_weight))

@@ -20,11 +20,27 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fastbp.estimators.callbacks import CallbackSupportMixin, Task, with_callbacks
-from fastbp.estimators.fitting import Objective, Rows, fit_lbfgs, fit_stochastic
+from fastbp.estimators import fitting
+from fastbp.estimators.fitting import Rows
 from fastbp.neural_network import Saved
 from fastbp.rule import ACTIVATIONS, Rule, check_sum
 from fastbp.training import predict, usable_threads
+
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:
+
+    class CallbackSupportMixin:  # type: ignore[no-redef]
+        """Stands in for scikit-learn's class of this name, which came with version 1.9."""
+
+        def set_callbacks(self, *callbacks):
+            """Raise an ImportError: callbacks need scikit-learn 1.9 or later."""
+            raise ImportError(f"callbacks need scikit-learn >= 1.9, got {sklearn.__version__}")
+
+    def with_callbacks(method):
+        """Return the method as it is."""
+        return method
+
 
 FLOATS = (np.float64, np.float32)
 SPARSE = ("csr", "csc")
@@ -39,114 +55,90 @@ FOUND_BY_EPOCHS = (
     "_learning_rate_start",
 )  # fmt: skip
 
+# Entries of docstrings: "name : type | text", where lines that are indented go on.
 PARAMETERS = """\
-hidden_layer_sizes : array-like of int
-    Units of each hidden layer.
-activation : {'identity', 'logistic', 'tanh', 'relu', 'leaky_relu', 'elu', 'softplus', 'selu'}, or a list of one for each \
-hidden layer
-    Activation of the hidden layers.
-solver : {'lbfgs', 'sgd', 'adam'}
-    L-BFGS takes all rows at once, the others step from batch to batch.
-alpha : float
-    Strength of the L2 term alpha/2 sum W**2, which is divided by the weight of the batch; intercepts are left out.
-batch_size : int or 'auto'
-    Rows per step; 'auto' is min(200, n_samples).
-learning_rate : {'constant', 'invscaling', 'adaptive'}
-    Of 'sgd'. 'invscaling' divides the step by (t_ + 1)**power_t after each epoch, 'adaptive' by 5 wherever training would
-    stop, down to 1e-6.
-learning_rate_init : float
-    Step length at the start.
-power_t : float
-    Exponent of 'invscaling'.
-max_iter : int
-    Most epochs of 'sgd' and 'adam', most iterations of 'lbfgs'.
-shuffle : bool
-    Visit the rows in a new random order in each epoch.
-random_state : int, RandomState instance or None
-    Draws the initial weights, the rows that early stopping holds back, the order of the rows and the dropout masks.
-tol : float
-    Training stops when loss or score does not improve by this for more than n_iter_no_change epochs on end; for 'lbfgs' when
-    no element of the gradient exceeds it.
-verbose : bool
-    Print a line per epoch.
-warm_start : bool
-    Let fit go on from the weights of the fit before, which has to have had the same layers and classes.
-momentum : float
-    Of 'sgd', in [0, 1].
-nesterovs_momentum : bool
-    Whether the momentum of 'sgd' is Nesterov's.
-early_stopping : bool
-    Stop by the score of rows that are held back, and keep the weights that had the best one.
-validation_fraction : float
-    How many rows early stopping holds back; classes keep their shares where there is one output.
-beta_1 : float
-    Decay of the first moment of 'adam', in [0, 1).
-beta_2 : float
-    Decay of the second moment of 'adam', in [0, 1).
-epsilon : float
-    Of 'adam', added to the root of the second moment.
-n_iter_no_change : int or inf
-    Epochs without improvement that are put up with.
-max_fun : int
-    Most evaluations of the loss by 'lbfgs'.
-dropout : float
-    Probability, in [0, 1), with which a hidden unit is left out of a training step of 'sgd' or 'adam'; the others are scaled
-    up.
-max_norm : float
-    Gradients of 'sgd' and 'adam' whose Euclidean norm over all parameters exceeds it are shortened to it.
-class_weight : dict, 'balanced' or None
-    Factor of the weight of every row of a class. 'balanced' makes all classes weigh the same.
-loss : {'squared_error', 'poisson', 'absolute_error'}
-    'squared_error' is half the squared error, 'poisson' half the deviance, with exp as the output's activation and y >= 0.
-    Of several outputs, the reported loss is the mean for squared and absolute errors, but its gradient that of the sum.
-n_jobs : int or None
-    Threads, as joblib counts: None is 1, -1 all processors. Small steps stay on one. No result depends on it.
-scoring : str, callable or None
-    What early stopping goes by instead of `score`."""
+hidden_layer_sizes : array-like of int | Units of each hidden layer.
+activation : {'identity', 'logistic', 'tanh', 'relu', 'leaky_relu', 'elu', 'softplus', 'selu'}, or a list of one for each
+    hidden layer | Activation of the hidden layers.
+solver : {'lbfgs', 'sgd', 'adam'} | L-BFGS takes all rows at once, the others step from batch to batch.
+alpha : float | Strength of the L2 term alpha/2 sum W**2, which is divided by the weight of the batch; intercepts are left
+    out.
+batch_size : int or 'auto' | Rows per step; 'auto' is min(200, n_samples).
+learning_rate : {'constant', 'invscaling', 'adaptive'} | Of 'sgd'. 'invscaling' divides the step by (t_ + 1)**power_t after
+    each epoch, 'adaptive' by 5 wherever training would stop, down to 1e-6.
+learning_rate_init : float | Step length at the start.
+power_t : float | Exponent of 'invscaling'.
+max_iter : int | Most epochs of 'sgd' and 'adam', most iterations of 'lbfgs'.
+shuffle : bool | Visit the rows in a new random order in each epoch.
+random_state : int, RandomState instance or None | Draws the initial weights, the rows that early stopping holds back, the
+    order of the rows and the dropout masks.
+tol : float | Training stops when loss or score does not improve by this for more than n_iter_no_change epochs on end; for
+    'lbfgs' when no element of the gradient exceeds it.
+verbose : bool | Print a line per epoch.
+warm_start : bool | Let fit go on from the weights of the fit before, which has to have had the same layers and classes.
+momentum : float | Of 'sgd', in [0, 1].
+nesterovs_momentum : bool | Whether the momentum of 'sgd' is Nesterov's.
+early_stopping : bool | Stop by the score of rows that are held back, and keep the weights that had the best one.
+validation_fraction : float | How many rows early stopping holds back; classes keep their shares where there is one output.
+beta_1 : float | Decay of the first moment of 'adam', in [0, 1).
+beta_2 : float | Decay of the second moment of 'adam', in [0, 1).
+epsilon : float | Of 'adam', added to the root of the second moment.
+n_iter_no_change : int or inf | Epochs without improvement that are put up with.
+max_fun : int | Most evaluations of the loss by 'lbfgs'.
+dropout : float | Probability, in [0, 1), with which a hidden unit is left out of a training step of 'sgd' or 'adam'; the
+    others are scaled up.
+max_norm : float | Gradients of 'sgd' and 'adam' whose Euclidean norm over all parameters exceeds it are shortened to it.
+class_weight : dict, 'balanced' or None | Factor of the weight of every row of a class. 'balanced' makes all classes weigh
+    the same.
+loss : {'squared_error', 'poisson', 'absolute_error'} | 'squared_error' is half the squared error, 'poisson' half the
+    deviance, with exp as the output's activation and y >= 0. Of several outputs, the reported loss is the mean for squared
+    and absolute errors, but its gradient that of the sum.
+n_jobs : int or None | Threads, as joblib counts: None is 1, -1 all processors. Small steps stay on one. No result depends on
+    it.
+scoring : str, callable or None | What early stopping goes by instead of `score`."""
 
 ATTRIBUTES = """\
-    coefs_, intercepts_ : list of ndarray, shapes (n_in, n_out) and (n_out,)
-        Weights and biases of each layer, of the float type of X.
-    n_iter_ : int
-        Epochs or iterations of the last fit.
-    t_ : int
-        Rows that training has visited so far.
-    loss_ : float
-        The last value of the loss, with its L2 term.
-    loss_curve_ : list of float
-        The loss of each epoch, taken while it runs; not of 'lbfgs'.
-    best_loss_ : float or None
-        The smallest of them; None with early stopping.
-    validation_scores_ : list of float or None
-        The score of each epoch on the rows that early stopping holds back.
-    best_validation_score_ : float or None
-        The largest of them.
-    validation_loss_curve_ : list of float
-        The loss, without its L2 term, of each epoch on the validation rows, where there are any.
-    level_ : str or None
-        Level of the processor whose instructions trained it, as the `level` of a NeuralNetwork.
-    n_layers_, n_outputs_ : int
-        Layers with the input, and units of the last one.
-    out_activation_ : str
-        Activation of the output layer.
-    n_features_in_ : int
-    feature_names_in_ : ndarray of str
-        Where X had names for its features."""
+coefs_, intercepts_ : list of ndarray, shapes (n_in, n_out) and (n_out,) | Weights and biases of each layer, of the float
+    type of X.
+n_iter_ : int | Epochs or iterations of the last fit.
+t_ : int | Rows that training has visited so far.
+loss_ : float | The last value of the loss, with its L2 term.
+loss_curve_ : list of float | The loss of each epoch, taken while it runs; not of 'lbfgs'.
+best_loss_ : float or None | The smallest of them; None with early stopping.
+validation_scores_ : list of float or None | The score of each epoch on the rows that early stopping holds back.
+best_validation_score_ : float or None | The largest of them.
+validation_loss_curve_ : list of float | The loss, without its L2 term, of each epoch on the validation rows, where there are
+    any.
+level_ : str or None | Level of the processor whose instructions trained it, as the `level` of a NeuralNetwork.
+n_layers_, n_outputs_ : int | Layers with the input, and units of the last one.
+out_activation_ : str | Activation of the output layer.
+n_features_in_ : int
+feature_names_in_ : ndarray of str | Where X had names for its features."""
 
 REFERENCES = """\
     Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010.
     Kingma and Ba, "Adam: a method for stochastic optimization", ICLR 2015."""
 
 
+def entries(table):
+    """Entries of a table by their names, each in one line."""
+    return {block.split()[0]: " ".join(block.split()) for block in re.split(r"\n(?=\S)", table)}
+
+
+def section(entries):
+    """A section of a docstring."""
+    lines, indent = [], " " * 8
+    for entry in entries:
+        head, _, text = entry.partition(" | ")
+        lines += [f"    {head}", *textwrap.wrap(text, 125, initial_indent=indent, subsequent_indent=indent)]
+    return "\n".join(lines)
+
+
 def fill_in(cls, parameters, **texts):
     """Put what estimators say alike into a docstring: parameters, each with its default, and texts; unless there is none."""
-    described = {block.split()[0]: block for block in re.split(r"\n(?=\S)", parameters)}
-    blocks = []
-    for name, parameter in inspect.signature(cls).parameters.items():
-        if name in described:  # subclasses of others may have more
-            head, text = described[name].split("\n", 1)
-            blocks.append(f"{head}, default={parameter.default!r}\n{text}")
-    for name, text in {"PARAMETERS": textwrap.indent("\n".join(blocks), "    "), **texts}.items():
+    known, signature = entries(parameters), inspect.signature(cls).parameters
+    own = [known[name].replace(" | ", f", default={signature[name].default!r} | ", 1) for name in signature if name in known]
+    for name, text in {"PARAMETERS": section(own), **texts}.items():
         cls.__doc__ = cls.__doc__ and cls.__doc__.replace(f"    <{name}>", text)
 
 
@@ -187,7 +179,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
 
     def __init_subclass__(cls, **arguments):
         super().__init_subclass__(**arguments)
-        fill_in(cls, PARAMETERS, ATTRIBUTES=ATTRIBUTES, REFERENCES=REFERENCES)
+        fill_in(cls, PARAMETERS, ATTRIBUTES=section(entries(ATTRIBUTES).values()), REFERENCES=REFERENCES)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -345,11 +337,11 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         X, y, rows, validation = self._begin(X, y, sample_weight, random_state, incremental, X_val, y_val)
         self._draw_dropout_seed(random_state)
         self.coefs_, self.intercepts_ = list(self.coefs_), list(self.intercepts_)
-        task = Task(self, X, y, sample_weight, None if self.solver == "lbfgs" else self.max_iter, incremental)
+        task = fitting.Task(self, X, y, sample_weight, None if self.solver == "lbfgs" else self.max_iter, incremental)
         if self.solver == "lbfgs":
-            fit_lbfgs(self, rows, task)
+            fitting.fit_lbfgs(self, rows, task)
         else:
-            fit_stochastic(self, rows, validation, random_state, incremental, task)
+            fitting.fit_stochastic(self, rows, validation, random_state, incremental, task)
         if not all(np.isfinite(array).all() for array in self.coefs_ + self.intercepts_):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may"
@@ -419,7 +411,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         """Loss and gradient as functions of the flattened weights and biases; scikit-learn's name and arguments."""
         self._check_continuation(self._units()[1:-1], y.shape[1])
         rows = Rows(contiguous(X), required(y, X.dtype), None if sample_weight is None else required(sample_weight, X.dtype))
-        return Objective(self, rows)(np.asarray(packed, np.float64))
+        return fitting.Objective(self, rows)(np.asarray(packed, np.float64))
 
     # --- predicting ---
 

@@ -165,30 +165,20 @@ def _about_dates(name, cell):
 
 # What differs from the networks' own.
 OWN_PARAMETERS = """
-solver : {'lbfgs', 'sgd', 'adam'}
-    By epochs with waves of step lengths, see `fastbp.estimators.recipe`; 'lbfgs' takes all rows at once.
-batch_size : int or 'auto'
-    Rows per step; the training rows, if there are fewer.
-learning_rate_init : float
-    The longest step.
-max_iter : int or 'auto'
-    Most epochs; 'auto' is 128, and fewer where there are more than 31,000 rows, down to 32.
-max_seconds : float or None
-    When the training ends, by the clock; the waves of step lengths end with it. One epoch is had in any case. Results then
-    depend on the machine. 'lbfgs' refuses it.
-early_stopping : bool
-    Hold rows back, and keep the weights of the epoch with the least loss on them; not with fewer than 100 rows, nor with
-    solver 'lbfgs'.
-validation_fraction : float
-    How many rows early stopping holds back, of every class.
-n_iter_no_change : int or inf
-    Epochs without a lesser loss on these rows that are put up with.
-max_categories : int
-    How many categories a column can have; rarer ones are treated as unknown.
-dtype : {'float32', 'float64'}
-    Float type of the network.
-verbose : bool
-    Print a line per epoch; the first says how long it will take."""
+solver : {'lbfgs', 'sgd', 'adam'} | By epochs with waves of step lengths, see `fastbp.estimators.recipe`; 'lbfgs' takes all
+    rows at once.
+batch_size : int or 'auto' | Rows per step; the training rows, if there are fewer.
+learning_rate_init : float | The longest step.
+max_iter : int or 'auto' | Most epochs; 'auto' is 128, and fewer where there are more than 31,000 rows, down to 32.
+max_seconds : float or None | When the training ends, by the clock; the waves of step lengths end with it. One epoch is had
+    in any case. Results then depend on the machine. 'lbfgs' refuses it.
+early_stopping : bool | Hold rows back, and keep the weights of the epoch with the least loss on them; not with fewer than
+    100 rows, nor with solver 'lbfgs'.
+validation_fraction : float | How many rows early stopping holds back, of every class.
+n_iter_no_change : int or inf | Epochs without a lesser loss on these rows that are put up with.
+max_categories : int | How many categories a column can have; rarer ones are treated as unknown.
+dtype : {'float32', 'float64'} | Float type of the network.
+verbose : bool | Print a line per epoch; the first says how long it will take."""
 
 ATTRIBUTES = """\
     preprocessing_ : Columns
