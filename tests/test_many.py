@@ -15,6 +15,7 @@ from fastbp.rule import ACTIVATIONS, HEADS, MOMENTS, RULE, SOLVERS, Rule
 XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0])
 # Relative to the change, after a few steps; single ones are rounded to 1e-16 and 6e-8.
 TOLERANCE = {"float64": 1e-10, "float32": 1e-3}
+TAME = 1e3
 
 
 class Draw:
@@ -95,17 +96,27 @@ def assert_agrees(draw, group, lane, expected):
     np.testing.assert_allclose(mine[:, kept], record[:, kept], rtol=tolerance, atol=tolerance)
 
 
+def is_tame(expected):
+    """Whether a network does not run away, where rounding errors would grow without end."""
+    params, record = expected
+    return np.abs(params).max() < TAME and np.abs(record).max() < TAME  # of which nan is none
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the reference, where exp overflows
 @pytest.mark.parametrize("number", range(6))
 def test_networks_in_lanes_agree_with_the_reference(number):
-    for seed in range(draws.examples(40, 4)):
+    judged, count = 0, draws.examples(40, 4)
+    for seed in range(count):
         draw = Draw([int(draws.SEED), number, seed])
         groups, _, lanes = draw.arguments["params"].shape
         places = {(0, 0), (groups - 1, lanes - 1), (groups // 2, lanes // 2)}
         expected = {place: draw.alone(*place) for place in places}
         kernels.train_many(*draw.arguments.values(), threads=1 + seed % 2)
         for place, one in expected.items():
-            assert_agrees(draw, *place, one)
+            if is_tame(one):
+                judged += 1
+                assert_agrees(draw, *place, one)
+    assert judged > count
 
 
 def test_a_corrupted_network_is_rejected():
