@@ -17,8 +17,9 @@ from fastbp.layout import LAYER, RECORD, SETTINGS, Layout, aligned_zeros
 from fastbp.neural_network import NeuralNetwork, checked_steps
 from fastbp.training import CALL_SECONDS, ProgressBar, usable_threads
 
-# Parameters of a network up to which lanes were faster than a kernel for itself, float32 (float64), on one core: 8-16-16-1
-# with 433 of them and batches of 32 rows took 40 (91) ns a row. Beyond, the vectors of a group leave the L1 cache.
+# Parameters of a network up to which lanes are used. Against one `NeuralNetwork.train` after the other, on one core, float32
+# (float64): 2-4-1 5.0 (4.0) times as fast, 8-16-16-1 3.3 (2.5), 20-32-8 with 936 parameters 2.0 (1.5), in batches of one row
+# 2.2 (1.35). Beyond, the vectors of a group leave the L1 cache.
 MOST_PARAMETERS = 1000
 FIRST_EPOCHS = 8  # of the first call, before its time is known
 
