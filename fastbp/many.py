@@ -4,10 +4,10 @@ import time
 import types
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import numpy as np
-from joblib import Parallel, delayed
 
 from fastbp import checks, kernels
 from fastbp.history import History
@@ -15,7 +15,7 @@ from fastbp.kernels import jit
 from fastbp.kernels.levels import level
 from fastbp.layout import LAYER, RECORD, SETTINGS, Layout, aligned_zeros
 from fastbp.neural_network import NeuralNetwork, checked_steps
-from fastbp.training import CALL_SECONDS, ProgressBar, usable_threads
+from fastbp.training import CALL_SECONDS, ProgressBar, usable_threads, watch
 
 # Parameters of a network up to which lanes are used. Against one `NeuralNetwork.train` after the other, on one core, float32
 # (float64): 2-4-1 5.0 (4.0) times as fast, 8-16-16-1 3.3 (2.5), 20-32-8 with 936 parameters 2.0 (1.5), in batches of one row
@@ -115,18 +115,35 @@ def train_many(
             for group in together:
                 results |= Lanes(group, threads).train(epochs, results)
                 bar.update(len(results))
-            work = Parallel(n_jobs=threads, prefer="threads", return_as="generator_unordered")
-            for task, result in work(delayed(task.train)(epochs) for task in apart):
+            for task, result in trained_apart(apart, epochs, threads, results):
                 results[task] = result
                 bar.update(len(results))
-                if task.callback is None and isinstance(result, History) and len(result) < epochs:
-                    raise KeyboardInterrupt  # which came while it trained
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=2)
     found = [results.get(task) or task.history(np.zeros((0, len(RECORD)))) for task in tasks]
     if wild := [number for number, one in enumerate(found) if isinstance(one, ValueError)]:
         warnings.warn(f"weights of {len(wild)} of {len(networks)} networks stopped being finite: {wild}", RuntimeWarning, 2)
     return found
+
+
+def trained_apart(tasks, epochs, threads, results):
+    """Each task with what became of it, as they end; an interrupt lets those end that run, and adds them to the results."""
+    if threads == 1:
+        for task in tasks:
+            yield task, task.train(epochs)
+            if task.interrupted(epochs):
+                raise KeyboardInterrupt
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        running = {pool.submit(task.train, epochs): task for task in tasks}
+        try:
+            for future in as_completed(running):
+                yield running[future], future.result()
+        except BaseException:
+            for task in reversed(tasks):  # those first that have not begun
+                task.stop()
+            results |= {task: future.result() for future, task in running.items() if future.exception() is None}
+            raise
 
 
 def one_each(name: str, value: Any, count: int, kind: type = object) -> list:
@@ -151,6 +168,7 @@ class Task:
         self.rule, self.parameters = net._rule(self.learning_rate, reduction), net._parameters()
         memory = net._moments
         # what another solver remembers is of no use
+        self.run, self.stopped = None, False
         self.moments, self.steps = memory if memory and len(memory[0]) == self.rule.moments else ([], 0)
 
     def history(self, record):
@@ -159,16 +177,33 @@ class Task:
         return History(record, len(self.X), weight, self.Y.shape[1], self.rule)
 
     def train(self, epochs):
-        """Train it by itself; itself, and its history or the error of weights that are not finite."""
-        try:
-            return self, self.net.train(
+        """Train it by itself, as `NeuralNetwork.train`; its history, or the error of weights that are not finite."""
+        net, n_rows = self.net, len(self.X)
+        if self.callback is not None:
+            return net.train(
                 self.X, self.Y, epochs, self.learning_rate, batch_size=self.batch_size, reduction=self.reduction,
-                sample_weight=self.weights, shuffle=self.shuffle, callback=self.callback,
+                sample_weight=self.weights, shuffle=self.shuffle,
+                callback=lambda *arguments: self.callback(*arguments) or self.stopped,
             )  # fmt: skip
+        net._draw_seed()
+        self.rule.seed = net._seed
+        draw = (lambda: net._rng.permutation(n_rows)) if self.shuffle else None
+        self.run = net._run(self.X, self.Y, self.weights, self.rule, self.batch_size, draw)
+        self.run.stopped = self.stopped
+        try:
+            return watch(self.run, epochs, keep=net._keep)
         except ValueError as error:
-            if self.callback is not None:
-                raise
-            return self, error
+            return error
+
+    def stop(self):
+        """Let a training in another thread end after its present call, or when it begins."""
+        self.stopped = True
+        if self.run is not None:
+            self.run.stopped = True
+
+    def interrupted(self, epochs):
+        """Whether it ended before its last epoch, although its weights are finite."""
+        return self.run is not None and self.run.epochs_done < epochs and self.run.is_finite()
 
     def kind(self):
         """What networks in lanes have in common; None where this one cannot be in one."""

@@ -155,6 +155,8 @@ class NeuralNetwork(Saved):
     array([0., 1., 1., 0.])
     """
 
+    level: str | None = None  # also of one that was pickled before there were levels
+
     def __init__(
         self,
         input_size,
@@ -197,7 +199,6 @@ class NeuralNetwork(Saved):
         self._biases = [np.zeros(shape, self.dtype) for shape in shapes["biases"]]
         self._seed = 0
         self._draw_seed()
-        self.level: str | None = None
         self._memory = None  # what the solver remembers, as `Run.memory` returns it
         self._ahead: Any = None  # the run of a training, where what is kept here is behind it
 

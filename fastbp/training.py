@@ -123,6 +123,7 @@ class Run:
         rows = min(batch_size, self.work.plan.block_rows)
         self.blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * rows)))  # of the next call
         self.level = None if jit.PLAIN_PYTHON else level().name  # of the instructions that it runs
+        self.stopped = False  # by another thread: after the present call
         self.marked = False  # where calls count the time of their phases, see `fastbp.profiling.phases`
 
     def take(self, weights, biases):
@@ -194,7 +195,7 @@ class Run:
         self.record = np.zeros((min(epochs, ROOM_EPOCHS), len(RECORD)))
         self.cursor[CURSOR.epoch] = 0
         per_epoch = self.work.blocks_per_epoch
-        while self.epochs_done < epochs:
+        while self.epochs_done < epochs and not self.stopped:
             stop = self.epochs_done + 1 if each_epoch else epochs
             position = int(self.cursor[CURSOR.block])
             left = (stop - self.epochs_done) * per_epoch - position

@@ -338,7 +338,7 @@ def test_what_nobody_else_may_write_is_used(way, folder, monkeypatch):
 def test_what_others_may_write_is_not_added_to(folder):
     folder.mkdir(parents=True)
     folder.chmod(0o777)
-    objects.warn_once.cache_clear()
+    objects.warned.clear()
     with pytest.warns(UserWarning, match=rf"machine code is not kept: {folder} belongs to another user") as warned:
         assert [times_compiled(), times_compiled()] == [1, 1]
     assert len(warned) == 1

@@ -113,6 +113,18 @@ def test_the_level_tells_files_apart(monkeypatch):
     assert len(names) == len({*names.values()}) == len(levels.LEVELS)
 
 
+def test_a_network_from_before_there_were_levels_can_be_saved(tmp_path):
+    net = fastbp.NeuralNetwork(2, 4, 1)
+    vars(net).pop("level", None)  # as one that was pickled then
+    fastbp.save(tmp_path / "net.npz", net)
+    assert fastbp.load(tmp_path / "net.npz").level is None
+
+
+def test_debug_information_is_no_harm():
+    result = run_python("-c", ASK, env={"NUMBA_DEBUGINFO": "1", "NUMBA_CACHE_DIR": "/nowhere"})
+    assert (result.returncode, result.stderr) == (0, "")
+
+
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 def test_a_model_says_which_level_trained_it(tmp_path):
     X, y = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), np.array([0, 1, 1, 0])

@@ -1,5 +1,8 @@
 """Many networks in one call: each learns what it would learn alone, whoever its neighbours are."""
 
+import signal
+import threading
+import time
 import warnings
 
 import draws
@@ -250,6 +253,34 @@ def test_an_interrupt_keeps_what_is_done(monkeypatch):
     monkeypatch.undo()
     train_many(others, *XOR, 8)
     assert list(map(bits, nets)) == list(map(bits, others))
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_interrupt_ends_every_thread(threads):
+    def interrupt():
+        while not any(net._moments for net in first):  # the small ones are done
+            time.sleep(0.01)
+        time.sleep(0.2)
+        signal.raise_signal(signal.SIGINT)
+
+    first, others = networks(2), [NeuralNetwork(2, 300, 1, random_state=seed) for seed in range(8)]
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        histories = train_many([*first, *others], *XOR, 200_000, n_jobs=threads)
+    sender.join()
+    after = list(map(bits, others))
+    time.sleep(0.3)
+    assert list(map(bits, others)) == after
+    assert [len(history) for history in histories[:2]] == [200_000] * 2
+    broken_off = [len(history) for history in histories[2:] if 0 < len(history) < 200_000]
+    assert 1 <= len(broken_off) <= threads
+    assert not len(histories[-1])
+    for net, history in zip(others, histories[2:], strict=True):
+        again = NeuralNetwork(2, 300, 1, random_state=others.index(net))
+        again.train(*XOR, len(history))
+        assert bits(net) == bits(again)
 
 
 @pytest.mark.parametrize(

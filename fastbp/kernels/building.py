@@ -55,7 +55,7 @@ def traced(function, kinds, types):
     argument_types = numba_types.CPointer(numba_types.int64), numba_types.int64, numba_types.int64
     dispatcher.compile(argument_types)
     (module,) = modules
-    return str(module).replace(f'"{dispatcher.overloads[argument_types].fndesc.llvm_func_name}"', SYMBOL)
+    return str(module).replace(f'@"{dispatcher.overloads[argument_types].fndesc.llvm_func_name}"', f"@{SYMBOL}")
 
 
 def optimised(text, level: Level):

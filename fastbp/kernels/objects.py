@@ -22,6 +22,9 @@ SYMBOL = "fastbp_kernel"  # under which a kernel stands in its object file
 CHECKSUM_BYTES = hashlib.sha256().digest_size
 
 
+warned: set = set()  # what has been said
+
+
 class ForeignError(PermissionError):
     """A folder is not the user's alone."""
 
@@ -134,7 +137,8 @@ def write_object(name, digest, code, seconds):
         warn_once(str(foreign))
 
 
-@functools.cache
 def warn_once(why):
-    """Say that machine code is compiled again in every process."""
-    warnings.warn(f"machine code is not kept: {why}", stacklevel=2)
+    """Say that machine code is compiled again in every process; once, also where warnings are errors."""
+    if why not in warned:
+        warned.add(why)
+        warnings.warn(f"machine code is not kept: {why}", stacklevel=2)
