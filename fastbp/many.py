@@ -165,6 +165,7 @@ class Task:
         self.net, (self.X, self.Y, self.weights) = net, seen[key]
         self.learning_rate, self.batch_size = checked_steps(len(self.X), learning_rate, batch_size, reduction, callback)
         self.reduction, self.shuffle, self.callback = reduction, bool(shuffle), callback
+        net._activation_codes()  # raises an error where these are too many or too few
         self.rule, self.parameters = net._rule(self.learning_rate, reduction), net._parameters()
         memory = net._moments
         # what another solver remembers is of no use
@@ -205,11 +206,15 @@ class Task:
         """Whether it ended before its last epoch, although its weights are finite."""
         return self.run is not None and self.run.epochs_done < epochs and self.run.is_finite()
 
+    def even_steps(self):
+        """Whether every batch is a step, of one weight for all networks: in lanes, steps are counted once for all."""
+        return self.weights is None or (not self.shuffle and bool(self.weights.all()))
+
     def kind(self):
         """What networks in lanes have in common; None where this one cannot be in one."""
         net, (weights, biases) = self.net, self.parameters
         size = sum(array.size for array in (*weights, *biases))
-        if size > MOST_PARAMETERS or self.callback is not None or (self.weights is not None and self.shuffle):
+        if size > MOST_PARAMETERS or self.callback is not None or not self.even_steps():
             return None
         counted = (net.beta_1, net.beta_2, self.steps) if net.solver == "adam" else (net.dropout > 0) * self.steps
         return (
@@ -258,6 +263,8 @@ class Lanes:
         names = {"rate": "learning_rate"}
         settings = [[getattr(task.rule, names.get(name, name)) for name in SETTINGS._fields] for task in tasks]
         self.settings = self.in_lanes(np.array(settings), dtype)
+        least = np.sqrt(np.finfo(dtype).tiny)  # of epsilon, as of every kernel
+        self.settings[:, SETTINGS.epsilon] = np.maximum(self.settings[:, SETTINGS.epsilon], least)
         self.seeds = self.in_lanes([[task.rule.seed] for task in tasks], np.int64)[:, 0]
         self.per_epoch, self.taken = -(-n_rows // first.batch_size), 0
 

@@ -441,7 +441,12 @@ def learn_batch(group, step, solver):
     def learn_rows(over, decays):
         over(add_rows(ROWS_AT_ONCE))
 
-    when(group.decays, lambda: note(group, "penalty", penalty_of(group) * v.splat(memory, loss_factor(group, step))))
+    when(
+        group.decays,
+        lambda: note(
+            group, "penalty", v.select(settings.alpha > 0, penalty_of(group), 0) * v.splat(memory, loss_factor(group, step))
+        ),
+    )
     when(single == 0, lambda: repeat(group.n_params, lambda k: v.store(memory, grad + k * L, v.splat(memory, 0.0))))
 
     def block(rows, first):
