@@ -315,7 +315,7 @@ class Lanes:
         """Train them; the history of each, or its error. An interrupt is raised when `results` has what is done."""
         records: list[np.ndarray] = []
         wild: dict[int, ValueError] = {}
-        interrupt = None
+        interrupt = record = None
         done, some = 0, min(epochs, FIRST_EPOCHS)
         try:
             while done < epochs and len(wild) < len(self.tasks):
@@ -330,9 +330,15 @@ class Lanes:
                 self.taken, done = self.taken + some * self.per_epoch, done + some
                 records.append(record)
                 self.note_wild(wild, record, done - some)
+                record = None
                 some = max(1, int(some * min(4, CALL_SECONDS / (time.perf_counter() - start))))
         except KeyboardInterrupt as error:
             interrupt = error
+            if record is not None and record.any() and not (records and records[-1] is record):
+                # it came while the kernel ran, which always runs to its end
+                self.taken += some * self.per_epoch
+                records.append(record)
+                self.note_wild(wild, record, done)
         record = np.concatenate(records) if records else np.zeros((0, self.groups, len(RECORD), self.lanes))
         for number, task in enumerate(self.tasks):
             results[task] = wild.get(number) or self.kept(number, task, record)
