@@ -43,7 +43,8 @@ PLAN = positions(
 )
 KERNELS = positions("narrow wide online")
 # What differs between networks that train side by side, see `fastbp.kernels.many`.
-SETTINGS = positions("rate momentum beta_2 epsilon alpha max_norm")
+# `_gain` is 1 less the number before it, which a float32 of that number would tell too roughly.
+SETTINGS = positions("rate momentum momentum_gain beta_2 beta_2_gain epsilon alpha max_norm")
 ROWS_AT_ONCE = 4  # rows of a batch that they compute side by side
 # Columns of a workspace's places, one row per layer: A_l, D_l, what the next layer takes in (A_l, but for dropout); a row
 # that is 1 for units and 0 for padding, which the narrow kernel has not.

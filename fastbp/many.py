@@ -13,15 +13,14 @@ from fastbp import checks, kernels
 from fastbp.history import History
 from fastbp.kernels import jit
 from fastbp.kernels.levels import level
-from fastbp.layout import LAYER, RECORD, SETTINGS, Layout, aligned_zeros
+from fastbp.layout import LAYER, RECORD, Layout, aligned_zeros
 from fastbp.neural_network import NeuralNetwork, checked_steps
-from fastbp.training import CALL_SECONDS, ProgressBar, usable_threads, watch
+from fastbp.training import CALL_SECONDS, FIRST_CALL_FLOPS, ProgressBar, usable_threads, watch
 
 # Parameters of a network up to which lanes are used. Against one `NeuralNetwork.train` after the other, on one core, float32
 # (float64): 2-4-1 5.0 (4.0) times as fast, 8-16-16-1 3.3 (2.5), 20-32-8 with 936 parameters 2.0 (1.5), in batches of one row
 # 2.2 (1.35). Beyond, the vectors of a group leave the L1 cache.
 MOST_PARAMETERS = 1000
-FIRST_EPOCHS = 8  # of the first call, before its time is known
 
 
 def train_many(
@@ -167,9 +166,8 @@ class Task:
         self.reduction, self.shuffle, self.callback = reduction, bool(shuffle), callback
         net._activation_codes()  # raises an error where these are too many or too few
         self.rule, self.parameters = net._rule(self.learning_rate, reduction), net._parameters()
-        memory = net._moments
+        self.run, self.stopped, memory = None, False, net._moments
         # what another solver remembers is of no use
-        self.run, self.stopped = None, False
         self.moments, self.steps = memory if memory and len(memory[0]) == self.rule.moments else ([], 0)
 
     def history(self, record):
@@ -179,17 +177,15 @@ class Task:
 
     def train(self, epochs):
         """Train it by itself, as `NeuralNetwork.train`; its history, or the error of weights that are not finite."""
-        net, n_rows = self.net, len(self.X)
+        net = self.net
         if self.callback is not None:
             return net.train(
                 self.X, self.Y, epochs, self.learning_rate, batch_size=self.batch_size, reduction=self.reduction,
                 sample_weight=self.weights, shuffle=self.shuffle,
                 callback=lambda *arguments: self.callback(*arguments) or self.stopped,
             )  # fmt: skip
-        net._draw_seed()
-        self.rule.seed = net._seed
-        draw = (lambda: net._rng.permutation(n_rows)) if self.shuffle else None
-        self.run = net._run(self.X, self.Y, self.weights, self.rule, self.batch_size, draw)
+        rows = self.X, self.Y, self.weights
+        self.run = net._begin(*rows, self.learning_rate, self.reduction, self.batch_size, self.shuffle)
         self.run.stopped = self.stopped
         try:
             return watch(self.run, epochs, keep=net._keep)
@@ -236,6 +232,12 @@ def parted(tasks: list[Task]) -> tuple[list[list[Task]], list[Task]]:
     return list(alike.values()), apart
 
 
+def settings_of(rule):
+    """What `SETTINGS` names, of a rule."""
+    gains = 1 - rule.momentum, 1 - rule.beta_2
+    return rule.learning_rate, rule.momentum, gains[0], rule.beta_2, gains[1], rule.epsilon, rule.alpha, rule.max_norm
+
+
 class Lanes:
     """Networks that are alike in training, a network in each lane; the last lanes repeat the last network."""
 
@@ -260,13 +262,9 @@ class Lanes:
         self.shared = len({(id(task.X), id(task.Y)) for task in tasks}) == 1
         self.X, self.Y = (self.rows([getattr(task, name) for task in tasks], dtype) for name in ("X", "Y"))
         self.weights = np.empty(0, dtype) if first.weights is None else first.weights
-        names = {"rate": "learning_rate"}
-        settings = [[getattr(task.rule, names.get(name, name)) for name in SETTINGS._fields] for task in tasks]
-        self.settings = self.in_lanes(np.array(settings), dtype)
-        least = np.sqrt(np.finfo(dtype).tiny)  # of epsilon, as of every kernel
-        self.settings[:, SETTINGS.epsilon] = np.maximum(self.settings[:, SETTINGS.epsilon], least)
+        self.settings = self.in_lanes([settings_of(task.rule) for task in tasks], dtype)
         self.seeds = self.in_lanes([[task.rule.seed] for task in tasks], np.int64)[:, 0]
-        self.per_epoch, self.taken = -(-n_rows // first.batch_size), 0
+        self.per_epoch, self.records = -(-n_rows // first.batch_size), [self.new_record(0)]
 
     def flat(self, pair):
         """Weights and biases of a network, one layer behind the other."""
@@ -291,10 +289,14 @@ class Lanes:
         """Rows for all networks, or those of each."""
         return np.ascontiguousarray(arrays[0])[None, :, :, None] if self.shared else self.in_lanes(arrays, dtype)
 
+    def new_record(self, epochs):
+        """Room for the record of some epochs."""
+        return np.zeros((epochs, self.groups, len(RECORD), self.lanes))
+
     @property
-    def begun(self):
-        """Steps taken so far, where they count."""
-        return self.tasks[0].steps + self.taken
+    def done(self):
+        """Epochs that are over."""
+        return sum(map(len, self.records))
 
     def orders(self, epochs):
         """Row orders of some epochs, of each network as it draws them."""
@@ -306,65 +308,78 @@ class Lanes:
 
     def rates(self, epochs):
         """The factor of the learning rate in each of the next steps."""
-        steps, rule = self.begun + np.arange(1, epochs * self.per_epoch + 1), self.rule
+        steps, rule = self.steps_of(self.tasks[0]) + np.arange(1, epochs * self.per_epoch + 1), self.rule
         if rule.solver != "adam":
             return np.ones(len(steps))
         return np.sqrt(1 - rule.beta_2**steps) / (1 - rule.momentum**steps)
 
+    def steps_of(self, task):
+        """Steps that a network has taken so far."""
+        return task.steps + self.done * self.per_epoch
+
     def train(self, epochs, results):
         """Train them; the history of each, or its error. An interrupt is raised when `results` has what is done."""
-        records: list[np.ndarray] = []
         wild: dict[int, ValueError] = {}
-        interrupt = record = None
-        done, some = 0, min(epochs, FIRST_EPOCHS)
+        interrupt, left = None, list(enumerate(self.tasks))
+        some = int(FIRST_CALL_FLOPS * self.threads / (6 * self.params.size * self.X.shape[1]))
         try:
-            while done < epochs and len(wild) < len(self.tasks):
-                start = time.perf_counter()
-                some = min(some, epochs - done)
-                record = np.zeros((some, self.groups, len(RECORD), self.lanes))
-                kernels.train_many(
-                    self.layers, self.params, self.state, self.X, self.Y, self.orders(some), self.weights,
-                    self.tasks[0].batch_size, self.numbers, self.settings, self.seeds, self.rates(some), self.begun, some,
-                    record, self.threads,
-                )  # fmt: skip
-                self.taken, done = self.taken + some * self.per_epoch, done + some
-                records.append(record)
-                self.note_wild(wild, record, done - some)
-                record = None
-                some = max(1, int(some * min(4, CALL_SECONDS / (time.perf_counter() - start))))
+            while self.done < epochs and len(wild) < len(self.tasks):
+                some, start = max(1, min(some, epochs - self.done)), time.perf_counter()
+                self.advance(some)
+                self.note_wild(wild)
+                some = int(some * min(4, CALL_SECONDS / (time.perf_counter() - start)))
         except KeyboardInterrupt as error:
             interrupt = error
-            if record is not None and record.any() and not (records and records[-1] is record):
-                # it came while the kernel ran, which always runs to its end
-                self.taken += some * self.per_epoch
-                records.append(record)
-                self.note_wild(wild, record, done)
-        record = np.concatenate(records) if records else np.zeros((0, self.groups, len(RECORD), self.lanes))
-        for number, task in enumerate(self.tasks):
-            results[task] = wild.get(number) or self.kept(number, task, record)
+        while left:
+            try:
+                for number, task in left.copy():
+                    results[task] = wild.get(number) or self.kept(number, task)
+                    left.remove((number, task))
+            except KeyboardInterrupt as error:  # what was kept in part is kept again
+                interrupt = error
         if interrupt is not None:
             raise interrupt
         return results
 
-    def note_wild(self, wild, record, before):
+    def advance(self, epochs):
+        """Run some epochs in one call, which an interrupt lets come to its end."""
+        record, order, rates, begun = (
+            self.new_record(epochs),
+            self.orders(epochs),
+            self.rates(epochs),
+            self.steps_of(self.tasks[0]),
+        )
+        try:
+            kernels.train_many(
+                self.layers, self.params, self.state, self.X, self.Y, order, self.weights, self.tasks[0].batch_size,
+                self.numbers, self.settings, self.seeds, rates, begun, epochs, record, self.threads,
+            )  # fmt: skip
+        finally:
+            if record.any():  # it has run
+                self.records.append(record)
+
+    def note_wild(self, wild):
         """Note of the networks whose weights are not finite any more in which epoch that was seen."""
+        record = self.records[-1]
         for number in np.flatnonzero(~np.isfinite(self.params).all(axis=1).ravel()[: len(self.tasks)]).tolist():
             if number not in wild:
                 rows = record[:, number // self.lanes, :, number % self.lanes]
                 seen = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-                epoch = before + (int(seen[0]) + 1 if len(seen) else len(rows))
+                epoch = self.done - len(record) + (int(seen[0]) + 1 if len(seen) else len(rows))
                 wild[number] = ValueError(
                     f"weights stopped being finite in epoch {epoch} with learning_rate="
                     f"{self.tasks[number].learning_rate:g}; they are left as they were before this training"
                 )
 
-    def kept(self, number, task, record):
+    def kept(self, number, task):
         """Let a network have what it has learnt; its history."""
         weights, *memory = map(self.pair, (self.of_network(self.params, number), *self.of_network(self.state, number)))
         trained = types.SimpleNamespace(level=None if jit.PLAIN_PYTHON else level().name)
-        trained.parameters, trained.memory = lambda: weights, lambda: (memory, task.steps + self.taken)
+        trained.parameters, trained.memory = lambda: weights, lambda: (memory, self.steps_of(task))
         task.net._keep(trained)
-        return task.history(record[:, number // self.lanes, :, number % self.lanes])
+        if len(self.records) > 1:
+            self.records = [np.concatenate(self.records)]
+        return task.history(self.records[0][:, number // self.lanes, :, number % self.lanes])
 
     def pair(self, flat):
         """Weights and biases out of what `flat` made, as two lists of arrays."""

@@ -399,10 +399,7 @@ class NeuralNetwork(Saved):
         epochs = checks.at_least(0, "epochs", epochs)
         learning_rate, batch_size = checked_steps(len(X), learning_rate, batch_size, reduction, callback)
         verbose = checks.at_least(0, "verbose", int(verbose) if isinstance(verbose, bool) else verbose)
-        self._draw_seed()
-        draw = (lambda: self._rng.permutation(len(X))) if shuffle else None
-        rule = self._rule(learning_rate, reduction)
-        run = self._run(X, y, sample_weight, rule, batch_size, draw)
+        run = self._begin(X, y, sample_weight, learning_rate, reduction, batch_size, shuffle)
 
         def with_weights(epoch, history):
             self._ahead = run
@@ -446,6 +443,12 @@ class NeuralNetwork(Saved):
         rule = replace(self._rule(1.0, reduction), solver=SOLVERS[0], max_norm=math.inf, dropout=0.0)
         run = self._run(X, y, sample_weight, rule, len(X))
         return run.parameters(run.loss_grad()[2])
+
+    def _begin(self, X, y, sample_weight, learning_rate, reduction, batch_size, shuffle):
+        """A training on checked rows at its start."""
+        self._draw_seed()
+        draw = (lambda: self._rng.permutation(len(X))) if shuffle else None
+        return self._run(X, y, sample_weight, self._rule(learning_rate, reduction), batch_size, draw)
 
     def _run(self, X, y, sample_weight, rule, batch_size, draw=None):
         """A training of this network at its start."""

@@ -135,16 +135,16 @@ def train_many(layers, params, state, X, Y, order, weights, batch_size, rule, se
         bool((max_norm < np.inf).any()), rates, begun, epochs, record,
         np.zeros((threads, len(RECORD), lanes)), memory, starts[-1], *starts[:-1],
     )  # fmt: skip
-    spread(MANY, args, threads, lanes * params.itemsize)
+    call(MANY, args, threads, lanes * params.itemsize)
 
 
 def together(kernels, work, *args):
     """Call a kernel once in each thread of the workspace."""
     plan = work.plan
-    spread(kernels[plan.kernel], (*args, *(work if PLAIN_PYTHON else work.addresses)), plan.threads, plan.width)
+    call(kernels[plan.kernel], (*args, *(work if PLAIN_PYTHON else work.addresses)), plan.threads, plan.width)
 
 
-def spread(kernel, args, size, width):
+def call(kernel, args, size, width):
     """Call a kernel once in each of some threads, which wait for each other: all of them start, or none does."""
 
     def run(rank, ranks):  # whoever runs it holds the arrays, of which the kernel has only the addresses

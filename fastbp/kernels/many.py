@@ -22,10 +22,10 @@ from fastbp.kernels.control import carry, either, in_groups, repeat, switch, whe
 from fastbp.kernels.dropout import Dropout, counters, scrambled
 from fastbp.kernels.jit import registers
 from fastbp.kernels.losses import Samples, head_and_hits
-from fastbp.kernels.numbers import choose, element, from_on, named, smaller, whole, widened
+from fastbp.kernels.numbers import choose, element, from_on, named, smaller, whole
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
-from fastbp.kernels.solvers import ADAM, Solver, descend, update
-from fastbp.kernels.steps import flush_subnormals, layer_of, loss_factor, loss_scale, restore_subnormals
+from fastbp.kernels.solvers import ADAM, Solver, descend, no_less, update
+from fastbp.kernels.steps import flush_subnormals, layer_of, loss_factor, loss_scale, restore_subnormals, weight_of
 from fastbp.kernels.tracing import (
     BYTES,
     DOUBLE,
@@ -158,7 +158,7 @@ def rows_at_once(count):
 # --- a group ----------------------------------------------------------------------------------------------------------
 
 
-class Lanes(Dropout):
+class Masks(Dropout):
     """`Dropout` with a seed in every lane, of some rows at once."""
 
     def __init__(self, group, step, first, rows):
@@ -268,8 +268,8 @@ def pre_activations(group, layer, a, rows):
 
         at = layer.offset + layer.n_in * layer.n_out + first
         zeros = tuple(v.splat(memory, 0.0) for _ in range(count))
-        biases = lambda: tuple(group.parameter(at + c, rows) for c in range(count))  # noqa: E731
-        for c, total in enumerate(carry(layer.n_in, switch(layer.biased, [lambda: zeros, biases]), add)):
+        start = switch(layer.biased, [lambda: zeros, lambda: tuple(group.parameter(at + c, rows) for c in range(count))])
+        for c, total in enumerate(carry(layer.n_in, start, add)):
             v.store(memory, layer.a + (first + c) * L, total)
 
     in_groups(layer.n_out, group.sizes(rows), some)
@@ -372,41 +372,25 @@ def backpropagate(group, dropout, rows, learn):
     repeat(group.n_layers, one)
 
 
-def over_all_weights(group, do):
-    """do(place) for every weight, of which biases are none."""
-
-    def one(level):
-        layer = layer_of(group, level)
-        repeat(layer.n_in * layer.n_out, lambda k: do(layer.offset + k))
-
-    repeat(group.n_layers, one)
-
-
-def sum_of_squares(group, data, at):
-    """Of a vector of every parameter."""
-    L = v.lanes(group.memory)
+def add_squares(data, at, count, total):
+    """`total`, lane by lane, plus the squares of so many vectors."""
 
     def add(k, total):
-        x = v.load(data, at + k * L)
+        x = v.load(data, at + k * v.lanes(data))
         return (v.fma(x, x, total),)
 
-    return carry(group.n_params, (v.splat(group.memory, 0.0),), add)[0]
+    return carry(count, (total,), add)
 
 
 def penalty_of(group):
-    """The sum of the squares of all weights, of every network."""
-    L, zero = v.lanes(group.memory), v.splat(group.memory, 0.0)
+    """The sum of the squares of all weights, of every network that has an L2 term."""
+    zero = v.splat(group.memory, 0.0)
 
     def one(level, total):
         layer = layer_of(group, level)
+        return add_squares(group.params, layer.offset * group.L, layer.n_in * layer.n_out, total)
 
-        def add(k, total):
-            w = v.load(group.params, (layer.offset + k) * L)
-            return (v.fma(w, w, total),)
-
-        return carry(layer.n_in * layer.n_out, (total,), add)
-
-    return carry(group.n_layers, (zero,), one)[0]
+    return v.select(group.settings.alpha > 0, carry(group.n_layers, (zero,), one)[0], zero)
 
 
 def learn_batch(group, step, solver):
@@ -417,10 +401,6 @@ def learn_batch(group, step, solver):
     length = switch(rule.solver == ADAM, [lambda: -1.0, lambda: -1.0 * element(group.rates, step.steps)])
     now = solver.at(rate=settings.rate * v.splat(memory, length), decay=decay)
     direct = now.at(code=choose(group.clips, 0, now.code))
-
-    def add(gradient, place):
-        at = grad + place * L
-        v.store(memory, at, v.load(memory, at) + gradient)
 
     def learn_row(over, decays):
         def update_over(step):
@@ -441,12 +421,7 @@ def learn_batch(group, step, solver):
     def learn_rows(over, decays):
         over(add_rows(ROWS_AT_ONCE))
 
-    when(
-        group.decays,
-        lambda: note(
-            group, "penalty", v.select(settings.alpha > 0, penalty_of(group), 0) * v.splat(memory, loss_factor(group, step))
-        ),
-    )
+    when(group.decays, lambda: note(group, "penalty", penalty_of(group) * v.splat(memory, loss_factor(group, step))))
     when(single == 0, lambda: repeat(group.n_params, lambda k: v.store(memory, grad + k * L, v.splat(memory, 0.0))))
 
     def block(rows, first):
@@ -454,18 +429,24 @@ def learn_batch(group, step, solver):
 
     in_groups(step.count, (ROWS_AT_ONCE, 1), block)
 
-    def add_decay():
-        over_all_weights(group, lambda place: add(decay * v.load(group.params, place * L), place))
+    def add_decay(level):
+        layer = layer_of(group, level)
+
+        def add(k):
+            place = (layer.offset + k) * L
+            v.store(memory, grad + place, v.fma(decay, v.load(group.params, place), v.load(memory, grad + place)))
+
+        repeat(layer.n_in * layer.n_out, add)
 
     def clip():
-        norm = v.square_root(sum_of_squares(group, memory, grad))
+        norm = v.square_root(add_squares(memory, grad, group.n_params, v.splat(memory, 0.0))[0])
         return v.select(norm > settings.max_norm, settings.max_norm / norm, v.splat(memory, 1.0))
 
     def finish():
         shrink = switch(group.clips, [lambda: v.splat(memory, 1.0), clip])
         descend(group, now, 0, group.plan.size, shrink)
 
-    when((single == 0) * group.decays, add_decay)
+    when((single == 0) * group.decays, lambda: repeat(group.n_layers, add_decay))
     when((single == 0) + group.clips, finish)
 
 
@@ -482,7 +463,7 @@ def learn_block(group, step, first, rows, learn):
     with rows_at_once(rows):
         note_classes(group)
         outputs, scale = Samples(memory, last.n_out, v.lanes(memory)), v.splat(memory, loss_scale(group, step))
-        dropout = Lanes(group, step, first, rows)
+        dropout = Masks(group, step, first, rows)
         propagate(group, dropout, rows)
         weight = switch(group.weighted, [lambda: v.splat(memory, 1.0), lambda: v.load(memory, group.weighing)])
         zero = v.splat(memory, 0.0)
@@ -506,8 +487,8 @@ def train(job):
         group = Group(job, turn * job.size + job.rank)
         settings = group.settings
         solver = Solver(group).at(
-            first=settings.momentum, first_gain=1.0 - settings.momentum,
-            second=settings.beta_2, second_gain=1.0 - settings.beta_2, epsilon=settings.epsilon,
+            first=settings.momentum, first_gain=settings.momentum_gain,
+            second=settings.beta_2, second_gain=settings.beta_2_gain, epsilon=no_less(settings.epsilon),
         )  # fmt: skip
 
         def epoch(number, steps):
@@ -529,12 +510,3 @@ def train(job):
 
     when(job.epochs > 0, lambda: repeat((job.groups + (job.size - 1) - job.rank) // job.size, one))
     restore_subnormals(job.memory, control)
-
-
-def weight_of(group, first, count):
-    """The sum of the weights of some rows."""
-
-    def total():
-        return carry(count, (0.0,), lambda r, total: (total + widened(element(group.weights, first + r)),))[0]
-
-    return switch(group.weighted, [lambda: widened(count), total])

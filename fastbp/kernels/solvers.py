@@ -16,6 +16,12 @@ NOTHING = 2.0**-60  # adding it to 1 changes nothing
 EPSILON_FLOAT32, EPSILON_FLOAT64 = 2.0**-63, 2.0**-511
 
 
+def no_less(epsilon):
+    """An epsilon of Adam that is the least one at least."""
+    least = EPSILON_FLOAT32 if is_float32(epsilon) else EPSILON_FLOAT64
+    return select(epsilon > least, epsilon, least)
+
+
 class Solver(Names):
     """A solver in the form in which kernels use it, with vectors of one value.
 
@@ -29,15 +35,13 @@ class Solver(Names):
 
     def __init__(self, job):
         rule, memory = job.rule, job.memory
-        least = EPSILON_FLOAT32 if is_float32(memory) else EPSILON_FLOAT64
-        epsilon = splat(memory, rule.epsilon)
         super().__init__(
             code=whole(rule.solver),
             first=splat(memory, rule.momentum),
             first_gain=splat(memory, 1.0 - rule.momentum),
             second=splat(memory, rule.beta_2),
             second_gain=splat(memory, 1.0 - rule.beta_2),
-            epsilon=select(epsilon > least, epsilon, least),
+            epsilon=no_less(splat(memory, rule.epsilon)),
         )
 
     def at(self, **changes):
