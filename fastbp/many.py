@@ -291,20 +291,20 @@ class Lanes:
 
     def new_record(self, epochs):
         """Room for the record of some epochs."""
-        return np.zeros((epochs, self.groups, len(RECORD), self.lanes))
+        return np.zeros((self.groups, epochs, len(RECORD), self.lanes))
 
     @property
     def done(self):
         """Epochs that are over."""
-        return sum(map(len, self.records))
+        return sum(record.shape[1] for record in self.records)
 
     def orders(self, epochs):
         """Row orders of some epochs, of each network as it draws them."""
         n_rows = self.X.shape[1]
         if not self.tasks[0].shuffle:
-            return np.empty((0, self.groups, n_rows, self.lanes), np.int64)
+            return np.empty((0, epochs, n_rows, self.lanes), np.int64)
         drawn = [[task.net._rng.permutation(n_rows) for _ in range(epochs)] for task in self.tasks]
-        return np.ascontiguousarray(self.in_lanes(drawn, np.int64).swapaxes(0, 1))
+        return self.in_lanes(drawn, np.int64)
 
     def rates(self, epochs):
         """The factor of the learning rate in each of the next steps."""
@@ -363,9 +363,9 @@ class Lanes:
         record = self.records[-1]
         for number in np.flatnonzero(~np.isfinite(self.params).all(axis=1).ravel()[: len(self.tasks)]).tolist():
             if number not in wild:
-                rows = record[:, number // self.lanes, :, number % self.lanes]
+                rows = self.of_network(record, number)
                 seen = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-                epoch = self.done - len(record) + (int(seen[0]) + 1 if len(seen) else len(rows))
+                epoch = self.done - len(rows) + (int(seen[0]) + 1 if len(seen) else len(rows))
                 wild[number] = ValueError(
                     f"weights stopped being finite in epoch {epoch} with learning_rate="
                     f"{self.tasks[number].learning_rate:g}; they are left as they were before this training"
@@ -378,8 +378,8 @@ class Lanes:
         trained.parameters, trained.memory = lambda: weights, lambda: (memory, self.steps_of(task))
         task.net._keep(trained)
         if len(self.records) > 1:
-            self.records = [np.concatenate(self.records)]
-        return task.history(self.records[0][:, number // self.lanes, :, number % self.lanes])
+            self.records = [np.concatenate(self.records, axis=1)]
+        return task.history(self.of_network(self.records[0], number))
 
     def pair(self, flat):
         """Weights and biases out of what `flat` made, as two lists of arrays."""

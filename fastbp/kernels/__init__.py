@@ -109,13 +109,13 @@ def train_many(layers, params, state, X, Y, order, weights, batch_size, rule, se
         layer has n_rows * n_out; strides only tell dropout's masks apart.
     params : INOUT (groups, n_params, lanes); state : INOUT (groups, moments, n_params, lanes).
     X, Y : (1, n, n_in, 1) and (1, n, n_out, 1) for all, or (groups, n, n_in, lanes) and (groups, n, n_out, lanes).
-    order : (epochs, groups, n, lanes) int64; the rows as each network visits them, or with no epoch as they stand.
+    order : (groups, epochs, n, lanes) int64; the rows as each network visits them, or with no group as they stand.
     weights : (n,) for all, or with no element where all are 1.
     rule : as of `train`, but for what differs between networks.
     settings : (groups, len(SETTINGS), lanes); seeds : (groups, lanes) int64, of dropout.
     rates : (steps,) float64; what "adam" multiplies the learning rate with in each step of the call.
     begun : steps that every network has taken before.
-    record : INOUT (epochs, groups, len(RECORD), lanes) float64.
+    record : INOUT (groups, epochs, len(RECORD), lanes) float64.
     """
     gate.many(layers, params, state, X, Y, order, weights, batch_size, rule, settings, seeds, rates, begun, epochs, record)
     groups, n_params, lanes = params.shape

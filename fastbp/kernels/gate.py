@@ -128,7 +128,7 @@ def many(layers, params, state, X, Y, order, weights, batch_size, rule, settings
     n_rows, own = X.shape[1], X.shape[-1] > 1
     for name, value, columns in (("X", X, rows[0].n_in), ("Y", Y, rows[-1].n_out)):
         array(name, value, dtype, groups if own else 1, n_rows, columns, lanes if own else 1)
-    array("order", order, INT, epochs if len(order) else 0, groups, n_rows, lanes)
+    array("order", order, INT, groups if len(order) else 0, epochs, n_rows, lanes)
     if order.size and (order.min() < 0 or order.max() >= n_rows):
         refuse("order", f"of rows from 0 to {n_rows - 1}", f"{order.min()} to {order.max()}")
     array("weights", weights, dtype, n_rows if len(weights) else 0)
@@ -138,7 +138,7 @@ def many(layers, params, state, X, Y, order, weights, batch_size, rule, settings
     array("seeds", seeds, INT, groups, lanes)
     array("rates", rates, DOUBLE, epochs * -(-n_rows // batch_size))
     require(begun >= 0 and epochs >= 0, "epochs", ">= 0", (begun, epochs))
-    array("record", record, DOUBLE, epochs, groups, len(RECORD), lanes, written=True)
+    array("record", record, DOUBLE, groups, epochs, len(RECORD), lanes, written=True)
 
 
 def prediction(layers, params, X, out, rule, work):

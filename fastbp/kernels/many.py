@@ -216,7 +216,7 @@ def take_rows(group, place, epoch, count):
             return v.load(rows.data, rows.first + (place * rows.columns + j) * L)
 
         def in_order(j, place):
-            at = ((epoch * group.groups + group.number) * group.n + place) * L
+            at = ((group.number * group.epochs + epoch) * group.n + place) * L
             visited = integers(group.order, at, memory)
             return gather(rows.data, visited, rows.stride, rows.first + j * rows.unit, rows.step)
 
@@ -402,30 +402,29 @@ def learn_batch(group, step, solver):
     now = solver.at(rate=settings.rate * v.splat(memory, length), decay=decay)
     direct = now.at(code=choose(group.clips, 0, now.code))
 
-    def learn_row(over, decays):
-        def update_over(step):
-            over(lambda factor, delta, place: step(delta * factor, place * L))
+    when(group.decays, lambda: note(group, "penalty", penalty_of(group) * v.splat(memory, loss_factor(group, step))))
 
-        either(single, lambda: update(group, direct, update_over, decays), lambda: over(add_rows(1)))
+    def block(rows, first):
+        begun = v.splat(memory, choose(first > 0, 1.0, 0.0)) > 0  # the gradient is what the first rows of the batch make it
 
-    def add_rows(rows):
-        def step(factor, delta, place):
+        def add(factor, delta, place):
             at = grad + place * L
-            total, factors = v.load_some(memory, at, L), [1] * rows if isinstance(factor, int) else parts(factor, rows)
+            total = v.select(begun, v.load_some(memory, at, L), 0)
+            factors = [1] * rows if isinstance(factor, int) else parts(factor, rows)
             for one, other in zip(factors, parts(delta, rows), strict=True):
                 total = total + other if isinstance(one, int) else v.fma(one, other, total)
             v.store(memory, at, total)
 
-        return step
+        def learn(over, decays):
+            def update_over(step):
+                over(lambda factor, delta, place: step(delta * factor, place * L))
 
-    def learn_rows(over, decays):
-        over(add_rows(ROWS_AT_ONCE))
+            if rows == 1:
+                either(single, lambda: update(group, direct, update_over, decays), lambda: over(add))
+            else:
+                over(add)
 
-    when(group.decays, lambda: note(group, "penalty", penalty_of(group) * v.splat(memory, loss_factor(group, step))))
-    when(single == 0, lambda: repeat(group.n_params, lambda k: v.store(memory, grad + k * L, v.splat(memory, 0.0))))
-
-    def block(rows, first):
-        learn_block(group, step, first, rows, learn_row if rows == 1 else learn_rows)
+        learn_block(group, step, first, rows, learn)
 
     in_groups(step.count, (ROWS_AT_ONCE, 1), block)
 
@@ -501,7 +500,7 @@ def train(job):
                 return (steps + (weight > 0.0),)
 
             steps = carry(batches, (steps,), batch)
-            at = (number * job.groups + group.number) * (len(RECORD) * group.L)
+            at = (group.number * job.epochs + number) * (len(RECORD) * group.L)
             for column in range(len(RECORD)):
                 move(group.sums, column * group.L, job.record, at + column * group.L, group.L)
             return steps
