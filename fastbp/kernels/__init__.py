@@ -51,13 +51,13 @@ _FORWARD = _NETWORK + "X:T* indices:I* starts:I* n out:T* rule:double*" + _WORK
 TRAIN = tuple(Kernel(module, "train", _TRAIN) for module in KERNELS._fields)
 MARKED = tuple(kernel.with_marks() for kernel in TRAIN)  # that count the time of their phases
 FORWARD = tuple(Kernel(module, "forward", _FORWARD) for module in ("narrow", "wide"))
-# Of many networks side by side. Those of a call have `own` rows, or share them.
-MANY = Kernel(
-    "many", "train",
+# Of many networks side by side, in batches of one row and larger ones. Those of a call have `own` rows, or share them.
+_MANY = (
     "layers:int* places:int* n_layers n_params groups params:T* moments state:T* X:T* Y:T* own n order:int* shuffled "
     "weights:T* weighted batch_size rule:double* settings:T* seeds:int* decays clips rates:double* begun epochs "
-    "record:double* sums:double* memory:T* room grad x y classes weighing",
-)  # fmt: skip
+    "record:double* sums:double* memory:T* room grad x y classes weighing"
+)
+MANY = tuple(Kernel("many", name, _MANY) for name in ("train_by_row", "train_by_rows"))
 # Memory of counters, where they begin there, and a number of marks.
 count_marks = Kernel("phases", "count_marks", "sync:int* counters number", marked=True)
 
@@ -135,7 +135,7 @@ def train_many(layers, params, state, X, Y, order, weights, batch_size, rule, se
         bool((max_norm < np.inf).any()), rates, begun, epochs, record,
         np.zeros((threads, len(RECORD), lanes)), memory, starts[-1], *starts[:-1],
     )  # fmt: skip
-    call(MANY, args, threads, lanes * params.itemsize)
+    call(MANY[batch_size > 1], args, threads, lanes * params.itemsize)
 
 
 def together(kernels, work, *args):

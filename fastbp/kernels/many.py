@@ -12,13 +12,14 @@ in which they are visited.
 """
 
 import contextlib
+import functools
 
 import numpy as np
 from llvmlite import ir
 
 from fastbp.kernels import jit
 from fastbp.kernels import vectors as v
-from fastbp.kernels.control import carry, either, in_groups, repeat, switch, when
+from fastbp.kernels.control import carry, in_groups, repeat, switch, when
 from fastbp.kernels.dropout import Dropout, counters, scrambled
 from fastbp.kernels.jit import registers
 from fastbp.kernels.losses import Samples, head_and_hits
@@ -204,9 +205,10 @@ class Group(Names):
         return tuple(size for size in (8, 4, 2, 1) if size * rows <= registers() // 2)
 
 
-def take_rows(group, place, epoch, count):
-    """Some rows of X and of Y, of every network, and the classes that Y names."""
+def take_rows(group, place, epoch, count, left):
+    """Some rows of X and of Y, of every network, and their weights; the last one that is left again, without weight."""
     L, memory = v.lanes(group.memory), group.memory
+    taken = [place + (r and smaller(r, left - 1)) for r in range(count)]
 
     def copy(rows):
         def shared(j, place):
@@ -222,8 +224,8 @@ def take_rows(group, place, epoch, count):
 
         def over(one):
             def unit(j):
-                for r in range(count):
-                    v.store(memory, rows.here + (j * count + r) * L, one(j, place + r))
+                for r, place in enumerate(taken):
+                    v.store(memory, rows.here + (j * count + r) * L, one(j, place))
 
             return lambda: repeat(rows.columns, unit)
 
@@ -232,15 +234,15 @@ def take_rows(group, place, epoch, count):
     for rows in group.rows:
         copy(rows)
 
-    def weigh():
-        for r in range(count):
-            v.store(memory, group.weighing + r * L, v.broadcast(group.weights, place + r))
+    for r, place in enumerate(taken):
+        weight = switch(
+            group.weighted, [lambda: v.splat(memory, 1.0), lambda place=place: v.broadcast(group.weights, place)]
+        )
+        v.store(memory, group.weighing + r * L, weight * v.splat(memory, choose(left > r, 1.0, 0.0)))
 
-    when(group.weighted, weigh)
 
-
-def note_classes(group):
-    """The classes that the targets name."""
+def note_classes(group, rows, left):
+    """The classes that the targets name; none of rows that are no longer left."""
     L, memory = v.lanes(group.memory), group.memory
     first = v.load(memory, group.y)
 
@@ -255,6 +257,15 @@ def note_classes(group):
         return v.select(first >= 0.5, v.full_like(first, 1), 0)
 
     v.store(memory, group.classes, switch(group.rows[1].columns == 1, [winner, side]))
+
+    def none(r):
+        v.store(memory, group.classes + r * group.L, parts(v.splat(memory, -1.0), rows)[r])
+
+    def without():
+        for r in range(1, rows):
+            when(left <= r, functools.partial(none, r))
+
+    when(left < rows, without)
 
 
 def pre_activations(group, layer, a, rows):
@@ -393,19 +404,22 @@ def penalty_of(group):
     return v.select(group.settings.alpha > 0, carry(group.n_layers, (zero,), one)[0], zero)
 
 
-def learn_batch(group, step, solver):
-    """(1) to (7) for the rows of a batch."""
-    L, memory, rule = group.L, group.memory, group.rule
-    single, settings, grad = group.batch_size == 1, group.settings, group.plan.grad
+def learn_batch(group, step, solver, rows):
+    """(1) to (7) for a batch: of one row, whose gradient need not be kept, or so many at once."""
+    L, memory, rule, settings, grad = group.L, group.memory, group.rule, group.settings, group.plan.grad
     decay = settings.alpha * v.splat(memory, choose(rule.per_row == 0.0, 1.0, 1.0 / step.weight))
     length = switch(rule.solver == ADAM, [lambda: -1.0, lambda: -1.0 * element(group.rates, step.steps)])
     now = solver.at(rate=settings.rate * v.splat(memory, length), decay=decay)
-    direct = now.at(code=choose(group.clips, 0, now.code))
-
     when(group.decays, lambda: note(group, "penalty", penalty_of(group) * v.splat(memory, loss_factor(group, step))))
 
-    def block(rows, first):
-        begun = v.splat(memory, choose(first > 0, 1.0, 0.0)) > 0  # the gradient is what the first rows of the batch make it
+    def at_once(over, decays):
+        def update_over(step):
+            over(lambda factor, delta, place: step(delta * factor, place * L))
+
+        update(group, now.at(code=choose(group.clips, 0, now.code)), update_over, decays)
+
+    def block(number):
+        begun = v.splat(memory, choose(number > 0, 1.0, 0.0)) > 0  # the gradient is what the first rows of the batch make it
 
         def add(factor, delta, place):
             at = grad + place * L
@@ -415,18 +429,12 @@ def learn_batch(group, step, solver):
                 total = total + other if isinstance(one, int) else v.fma(one, other, total)
             v.store(memory, at, total)
 
-        def learn(over, decays):
-            def update_over(step):
-                over(lambda factor, delta, place: step(delta * factor, place * L))
+        learn_block(group, step, number * rows, rows, lambda over, decays: over(add))
 
-            if rows == 1:
-                either(single, lambda: update(group, direct, update_over, decays), lambda: over(add))
-            else:
-                over(add)
-
-        learn_block(group, step, first, rows, learn)
-
-    in_groups(step.count, (ROWS_AT_ONCE, 1), block)
+    if rows == 1:
+        learn_block(group, step, 0, rows, at_once)
+    else:
+        repeat((step.count + (rows - 1)) // rows, block)
 
     def add_decay(level):
         layer = layer_of(group, level)
@@ -445,8 +453,11 @@ def learn_batch(group, step, solver):
         shrink = switch(group.clips, [lambda: v.splat(memory, 1.0), clip])
         descend(group, now, 0, group.plan.size, shrink)
 
-    when((single == 0) * group.decays, lambda: repeat(group.n_layers, add_decay))
-    when((single == 0) + group.clips, finish)
+    if rows == 1:
+        when(group.clips, finish)
+    else:
+        when(group.decays, lambda: repeat(group.n_layers, add_decay))
+        finish()
 
 
 def note(group, column, vector):
@@ -457,15 +468,15 @@ def note(group, column, vector):
 def learn_block(group, step, first, rows, learn):
     """(1) to (6) for some rows of a batch, and their record."""
     memory, rule, last = group.memory, group.rule, layer_of(group, group.n_layers - 1)
-    take_rows(group, step.first + first, step.epoch, rows)
+    left = step.count - first
+    take_rows(group, step.first + first, step.epoch, rows, left)
     factor = v.splat(memory, loss_factor(group, step))
     with rows_at_once(rows):
-        note_classes(group)
+        note_classes(group, rows, left)
         outputs, scale = Samples(memory, last.n_out, v.lanes(memory)), v.splat(memory, loss_scale(group, step))
         dropout = Masks(group, step, first, rows)
         propagate(group, dropout, rows)
-        weight = switch(group.weighted, [lambda: v.splat(memory, 1.0), lambda: v.load(memory, group.weighing)])
-        zero = v.splat(memory, 0.0)
+        weight, zero = v.load(memory, group.weighing), v.splat(memory, 0.0)
         sums = head_and_hits(
             outputs, last.a, group.y, last.d, group.classes, whole(rule.head), scale, weight, (zero, zero, zero)
         )
@@ -475,7 +486,17 @@ def learn_block(group, step, first, rows, learn):
         note(group, column, total)
 
 
-def train(job):
+def train_by_row(job):
+    """`train` for batches of one row."""
+    train(job, 1)
+
+
+def train_by_rows(job):
+    """`train` for larger batches."""
+    train(job, ROWS_AT_ONCE)
+
+
+def train(job, rows):
     """As `fastbp.reference.train`, for every network of `job.groups` groups, `job.epochs` whole epochs."""
     control = flush_subnormals(job.memory)
     job.rule, job.memory = named(job.rule, RULE._fields), from_on(job.memory, job.rank * job.room)
@@ -496,7 +517,7 @@ def train(job):
                 count = smaller(job.batch_size, job.n - first)
                 weight = weight_of(group, first, count)
                 step = Names(epoch=number, first=first, count=count, weight=weight, steps=steps, begun=job.begun)
-                when(weight > 0.0, lambda: learn_batch(group, step, solver))
+                when(weight > 0.0, lambda: learn_batch(group, step, solver, rows))
                 return (steps + (weight > 0.0),)
 
             steps = carry(batches, (steps,), batch)
