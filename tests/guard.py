@@ -1,21 +1,24 @@
 """Memory that ends, or begins, where the process may not look: an access beyond it kills the process.
 
 Run as a program, it sends cases through the kernels in such memory: ``python guard.py before|after CASE...`` with the
-numbers of cases. Only where there is mprotect (Linux, macOS).
+numbers of cases, or ``many before|after SEED...`` draws of many networks. Only where there is mprotect (Linux, macOS).
 """
 
 import ctypes
 import mmap
+import os
 import sys
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from cases import CASES, forward, train
 
 from fastbp import kernels
 
 PAGE = mmap.PAGESIZE
 PROT_NONE = 0
+needs_mprotect = pytest.mark.skipif(os.name != "posix", reason="needs mprotect")
 
 
 def guarded(array, side):
@@ -43,5 +46,17 @@ def main(side, *numbers):
             forward(kernels, together, place=lambda array: guarded(array, side))
 
 
+def many(side, *seeds):
+    from test_many import Draw  # which imports this module
+
+    kernels.aligned_zeros = lambda count, dtype: guarded(np.zeros(count, dtype), side)
+    for seed in seeds:
+        print(seed, flush=True)
+        values = Draw(int(seed)).arguments.values()
+        arguments = [guarded(value, side) if getattr(value, "size", 0) else value for value in values]
+        for threads in (1, 2):
+            kernels.train_many(*arguments, threads=threads)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    many(*sys.argv[2:]) if sys.argv[1] == "many" else main(*sys.argv[1:])

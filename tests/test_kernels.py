@@ -1,6 +1,5 @@
 """The kernels, held to the reference."""
 
-import os
 import platform
 import re
 import signal
@@ -28,6 +27,7 @@ from cases import (
     reference_of,
     train,
 )
+from guard import needs_mprotect
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from processes import run_python
@@ -410,9 +410,6 @@ def test_solver_keep_changes_no_weight(kernel, max_norm):
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
-
-
-needs_mprotect = pytest.mark.skipif(os.name != "posix", reason="needs mprotect")
 
 
 @needs_mprotect

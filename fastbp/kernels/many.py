@@ -235,9 +235,8 @@ def take_rows(group, place, epoch, count, left):
         copy(rows)
 
     for r, place in enumerate(taken):
-        weight = switch(
-            group.weighted, [lambda: v.splat(memory, 1.0), lambda place=place: v.broadcast(group.weights, place)]
-        )
+        given = functools.partial(v.broadcast, group.weights, place)
+        weight = switch(group.weighted, [functools.partial(v.splat, memory, 1.0), given])
         v.store(memory, group.weighing + r * L, weight * v.splat(memory, choose(left > r, 1.0, 0.0)))
 
 
