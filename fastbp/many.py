@@ -15,7 +15,7 @@ from fastbp.kernels import jit
 from fastbp.kernels.levels import level
 from fastbp.layout import LAYER, RECORD, Layout, aligned_zeros
 from fastbp.neural_network import NeuralNetwork, checked_steps
-from fastbp.training import CALL_SECONDS, FIRST_CALL_FLOPS, ProgressBar, usable_threads, watch
+from fastbp.training import CALL_SECONDS, FIRST_CALL_FLOPS, NotFiniteError, ProgressBar, usable_threads, watch
 
 # Parameters of a network up to which lanes are used. Against one `NeuralNetwork.train` after the other, on one core, float32
 # (float64): 2-4-1 5.0 (4.0) times as fast, 8-16-16-1 3.3 (2.5), 20-32-8 with 936 parameters 2.0 (1.5), in batches of one row
@@ -129,8 +129,9 @@ def trained_apart(tasks, epochs, threads, results):
     """Each task with what became of it, as they end; an interrupt lets those end that run, and adds them to the results."""
     if threads == 1:
         for task in tasks:
-            yield task, task.train(epochs)
-            if task.interrupted(epochs):
+            result = task.train(epochs)
+            yield task, result
+            if isinstance(result, History) and len(result) < epochs and not task.ended:  # an interrupt has come
                 raise KeyboardInterrupt
         return
     with ThreadPoolExecutor(threads) as pool:
@@ -166,7 +167,7 @@ class Task:
         self.reduction, self.shuffle, self.callback = reduction, bool(shuffle), callback
         net._activation_codes()  # raises an error where these are too many or too few
         self.rule, self.parameters = net._rule(self.learning_rate, reduction), net._parameters()
-        self.run, self.stopped, memory = None, False, net._moments
+        self.run, self.stopped, self.ended, memory = None, False, False, net._moments
         # what another solver remembers is of no use
         self.moments, self.steps = memory if memory and len(memory[0]) == self.rule.moments else ([], 0)
 
@@ -178,18 +179,22 @@ class Task:
     def train(self, epochs):
         """Train it by itself, as `NeuralNetwork.train`; its history, or the error of weights that are not finite."""
         net = self.net
-        if self.callback is not None:
-            return net.train(
-                self.X, self.Y, epochs, self.learning_rate, batch_size=self.batch_size, reduction=self.reduction,
-                sample_weight=self.weights, shuffle=self.shuffle,
-                callback=lambda *arguments: self.callback(*arguments) or self.stopped,
-            )  # fmt: skip
-        rows = self.X, self.Y, self.weights
-        self.run = net._begin(*rows, self.learning_rate, self.reduction, self.batch_size, self.shuffle)
-        self.run.stopped = self.stopped
+
+        def follow(*arguments):
+            self.ended = bool(self.callback(*arguments)) or self.stopped
+            return self.ended
+
         try:
+            if self.callback is not None:
+                return net.train(
+                    self.X, self.Y, epochs, self.learning_rate, batch_size=self.batch_size, reduction=self.reduction,
+                    sample_weight=self.weights, shuffle=self.shuffle, callback=follow,
+                )  # fmt: skip
+            rows = self.X, self.Y, self.weights
+            self.run = net._begin(*rows, self.learning_rate, self.reduction, self.batch_size, self.shuffle)
+            self.run.stopped = self.stopped
             return watch(self.run, epochs, keep=net._keep)
-        except ValueError as error:
+        except NotFiniteError as error:
             return error
 
     def stop(self):
@@ -197,10 +202,6 @@ class Task:
         self.stopped = True
         if self.run is not None:
             self.run.stopped = True
-
-    def interrupted(self, epochs):
-        """Whether it ended before its last epoch, although its weights are finite."""
-        return self.run is not None and self.run.epochs_done < epochs and self.run.is_finite()
 
     def even_steps(self):
         """Whether every batch is a step, of one weight for all networks: in lanes, steps are counted once for all."""
@@ -247,6 +248,7 @@ class Lanes:
         for task in tasks:
             task.net._draw_seed()
             task.rule.seed = task.net._seed
+        self.undo = [task.net._undo() for task in tasks]
         layout = Layout(net.units, dtype, net.bias, net._activation_codes())
         offsets = np.cumsum([0, *(row.n_rows * row.n_out for row in layout.rows)])
         self.layers = np.array([row._replace(offset=at) for row, at in zip(layout.rows, offsets, strict=False)], np.int64)
@@ -333,6 +335,8 @@ class Lanes:
         while left:
             try:
                 for number, task in left.copy():
+                    if number in wild:
+                        self.undo[number]()
                     results[task] = wild.get(number) or self.kept(number, task)
                     left.remove((number, task))
             except KeyboardInterrupt as error:  # what was kept in part is kept again
@@ -366,10 +370,7 @@ class Lanes:
                 rows = self.of_network(record, number)
                 seen = np.flatnonzero(~np.isfinite(rows).all(axis=1))
                 epoch = self.done - len(rows) + (int(seen[0]) + 1 if len(seen) else len(rows))
-                wild[number] = ValueError(
-                    f"weights stopped being finite in epoch {epoch} with learning_rate="
-                    f"{self.tasks[number].learning_rate:g}; they are left as they were before this training"
-                )
+                wild[number] = NotFiniteError(epoch, self.tasks[number].learning_rate)
 
     def kept(self, number, task):
         """Let a network have what it has learnt; its history."""

@@ -448,7 +448,14 @@ class NeuralNetwork(Saved):
         """A training on checked rows at its start."""
         self._draw_seed()
         draw = (lambda: self._rng.permutation(len(X))) if shuffle else None
-        return self._run(X, y, sample_weight, self._rule(learning_rate, reduction), batch_size, draw)
+        run = self._run(X, y, sample_weight, self._rule(learning_rate, reduction), batch_size, draw)
+        run.undo = self._undo()
+        return run
+
+    def _undo(self):
+        """A function that takes the random numbers back that are drawn from now on."""
+        generator, state = self._rng.bit_generator, self._rng.bit_generator.state
+        return lambda: setattr(generator, "state", state)
 
     def _run(self, X, y, sample_weight, rule, batch_size, draw=None):
         """A training of this network at its start."""

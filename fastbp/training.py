@@ -124,6 +124,7 @@ class Run:
         self.blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * rows)))  # of the next call
         self.level = None if jit.PLAIN_PYTHON else level().name  # of the instructions that it runs
         self.stopped = False  # by another thread: after the present call
+        self.undo = lambda: None  # called where weights that are not finite are given up
         self.marked = False  # where calls count the time of their phases, see `fastbp.profiling.phases`
 
     def take(self, weights, biases):
@@ -266,10 +267,8 @@ def watch(run, epochs, verbose=0, progress=False, callback=None, keep=lambda run
                 if not run.is_finite():
                     epoch = run.first_wild_epoch()
                     run.params[:], run.moments[:], run.cursor[CURSOR.step] = start
-                    raise ValueError(
-                        f"weights stopped being finite in epoch {epoch} with "
-                        f"learning_rate={run.rule.learning_rate:g}; they are left as they were before this training"
-                    )
+                    run.undo()
+                    raise NotFiniteError(epoch, run.rule.learning_rate)
                 before, done, history = done, run.epochs_done, run.history()
                 bar.update(done, history.loss[-1] if progress and done else None)
                 if verbose:
@@ -291,6 +290,19 @@ def print_lines(history, every, printed):
     for epoch in range(printed // every * every + every, len(history) + 1, every):
         mse, loss, accuracy = (curve[epoch - 1] for curve in (history.mse, history.loss, history.accuracy))
         print(f"epoch {epoch}: mse {mse:.6f}, loss {loss:.6g}, accuracy {accuracy:.4f}")
+
+
+class NotFiniteError(ValueError):
+    """Weights stopped being finite; everything is as it was before the training."""
+
+    def __init__(self, epoch, learning_rate):
+        super().__init__(
+            f"weights stopped being finite in epoch {epoch} with learning_rate={learning_rate:g}; they are left as they "
+            "were before this training"
+        )
+
+    def __reduce__(self):  # an exception is made again of its message alone
+        return ValueError, self.args
 
 
 class ProgressBar:

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import pickle
 import random
 import signal
 import threading
@@ -309,6 +310,43 @@ def test_a_network_that_diverges_leaves_the_others_alone():
     assert "learning_rate=1e+30; they are left as they were" in str(histories[2])
     assert bits(nets[2]) == before
     assert [len(history) for number, history in enumerate(histories) if number != 2] == [50, 50, 50]
+
+
+@pytest.mark.parametrize("how", [{}, {"callback": lambda epoch, history: False}, {"batch_size": 1}])
+def test_a_network_that_diverges_is_as_it_was(how):
+    """With its random numbers, so that the next training is the same, however many epochs there were before it was seen."""
+    how |= {"shuffle": True}
+    together, apart = (networks(2, activation="relu", out_activation="identity", dropout=0.2) for _ in range(2))
+    with pytest.warns(RuntimeWarning, match="stopped being finite"):
+        errors = train_many(together, *XOR, 50, 1e30, **how)
+    for net in apart:
+        net._draw_seed()
+        with pytest.raises(ValueError, match="stopped being finite"):
+            net.train(*XOR, 5000, 1e30, **how)
+    for one, other, error in zip(together, apart, errors, strict=True):
+        assert isinstance(error, ValueError)
+        assert "stopped being finite" in str(pickle.loads(pickle.dumps(error)))
+        assert bits(one) == bits(other)
+        assert one._rng.random() == other._rng.random()
+
+
+def test_errors_of_callbacks_are_raised():
+    def callback(epoch, history):
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        train_many(networks(2), *XOR, 5, callback=callback)
+
+
+def test_an_interrupt_in_a_callback_ends_all():
+    def callback(epoch, history):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        histories = train_many(networks(3), *XOR, 5, callback=[None, callback, lambda epoch, history: False])
+    assert [len(history) for history in histories] == [5, 2, 0]
 
 
 def test_networks_of_all_kinds_in_one_call():
