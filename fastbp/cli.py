@@ -5,7 +5,6 @@ Only the standard library is imported at the top, so that ``--help`` and a misty
 
 import argparse
 import contextlib
-import copy
 import csv
 import io
 import json
@@ -191,6 +190,7 @@ def _add_train(subparsers) -> None:
     add("--dtype", choices=commands.DTYPES, help="default: float32 for tables, else float64")
     seed = "seed of the initial weights and row order (default: 0)"
     add("--seed", type=options.seed, metavar="N", default=0, help=seed)
+    add("--restarts", type=options.positive, metavar="N", help="networks, of which the best is kept (xor, iris)")
     add("--compare", action="store_true", default=False, help="time plain numpy as well (xor, iris)")
     add("--plot", nargs="?", const="", metavar="FILE.png", help="draw the curves (default: DATA.png)")
     add("--save", metavar="FILE.npz", default=None, help="keep the trained network for fastbp predict")
@@ -255,24 +255,24 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """A report, and curves by name with the epoch first."""
     from fastbp.files import save_model
-    from fastbp.lessons import PRESETS, new_model
+    from fastbp.lessons import PRESETS, new_model, restarts_of, trained
 
     for parameter, (option, _) in TABLE_OPTIONS.items():
         if parameter in arguments:
             raise ValueError(f"{option} is for tables, got it with {arguments.data}")
     given, preset = vars(arguments), PRESETS[data.name]
     settings = preset | {name: given[name] for name in preset if name in given}
-    model = new_model(data, settings, dtype=given.get("dtype", "float64"), random_state=arguments.seed)
-    net = model.net
-    untrained = copy.deepcopy(net)
-    rows = model.inputs(data.X_train), model.targets(data.y_train)
+    seeds = range(arguments.seed, arguments.seed + given.get("restarts", 1))
+    models = [new_model(data, settings, dtype=given.get("dtype", "float64"), random_state=seed) for seed in seeds]
     how = {name: settings[name] for name in ("batch_size", "reduction")} | {"shuffle": settings["batch_size"] is not None}
-    history = net.train(*rows, settings["epochs"], settings["learning_rate"], progress=_has_terminal(), **how)
+    best, histories = trained(models, data, settings["epochs"], settings["learning_rate"], progress=_has_terminal(), **how)
+    model, history = models[best], histories[best]
+    net, rows = model.net, (model.inputs(data.X_train), model.targets(data.y_train))
     if arguments.save:
         # before anything that an interrupt could end
         save_model(arguments.save, model)
     report = {"units": net.units, "bias": net.bias, "dtype": net.dtype.name,
-              **{name: settings[name] for name in ("learning_rate", "batch_size", "reduction")}, "seed": arguments.seed,
+              **{name: settings[name] for name in ("learning_rate", "batch_size", "reduction")}, "seed": seeds[best],
               "train_rows": len(data.X_train), "test_rows": len(data.X_test), "epochs": len(history),
               "loss": f"half the {settings['reduction']} of squared errors",
               "milestones": _milestones(history.columns())}  # fmt: skip
@@ -285,7 +285,10 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> tuple[dict[
     if arguments.compare and len(history) == settings["epochs"]:
         from fastbp.profiling.rivals import throughput
 
+        untrained = new_model(data, settings, dtype=net.dtype, random_state=seeds[best]).net
         report |= throughput(untrained, *rows, settings["learning_rate"], **how)
+    if len(models) > 1:
+        report |= {"restarts": len(models), "ends": restarts_of(models, data, histories)}
     return report, history.columns()
 
 
@@ -328,7 +331,7 @@ def _train_table(data: "Dataset", arguments: argparse.Namespace) -> tuple[dict[s
 
 def _check_table_options(data: "Dataset", arguments: argparse.Namespace) -> None:
     """Refuse what is not for tables, or not for this one; a full batch becomes a number of rows."""
-    for option in ("reduction", "bias"):
+    for option in ("reduction", "bias", "restarts"):
         if option in arguments:
             raise ValueError(f"--{option} is for xor and iris, got it with {arguments.data}")
     if arguments.compare:
@@ -409,6 +412,8 @@ def _show(report: dict[str, Any]) -> None:
         rows = [[f"{epoch:,}", *map("{:.6f}".format, values)] for epoch, *values in map(dict.values, report["milestones"])]
         Table(rows, columns).show()
     Table(_summary(report)).show()
+    if "ends" in report:
+        _ends_table(report).show()
     _scores_table(report).show()
     if "confusion" in report:
         classes, counts = report["confusion"].values()
@@ -440,6 +445,15 @@ def _summary(report: dict[str, Any]) -> list[list[str]]:
         if key in report:
             summary.append([name, report[key]])
     return summary
+
+
+def _ends_table(report: dict[str, Any]) -> Table:
+    """How many of the networks learnt how much."""
+    heads = ["rows right", "networks", "least loss", "largest loss"]
+    rows = [[_shown(end["train_accuracy"]), f"{end['networks']:,}", *(f"{end[f'{which}_loss']:.6f}" for which in
+             ("least", "largest"))] if "networks" in end else ["diverged", f"{end['diverged']:,}", "", ""]
+            for end in report["ends"]]  # fmt: skip
+    return Table(rows, heads, f"{report['restarts']:,} networks, of which that of seed {report['seed']} was kept")
 
 
 def _scores_table(report: dict[str, Any]) -> Table:

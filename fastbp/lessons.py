@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from fastbp.datasets import Dataset, numbers
+from fastbp.history import History
+from fastbp.many import train_many
 from fastbp.neural_network import NeuralNetwork
 
 # How founding networks are trained unless the user says otherwise; a batch size of None is the full batch.
@@ -75,3 +77,32 @@ def new_model(data: Dataset, preset: dict[str, Any], **settings: Any) -> Model:
     settings |= {"bias": preset["bias"], "init_scale": preset["init_scale"]}
     net = NeuralNetwork(data.X_train.shape[1], preset["hidden"], n_classes if n_classes > 2 else 1, **settings)
     return Model(net, data.feature_names, data.table["target"], data.class_names)
+
+
+def trained(models: list[Model], data: Dataset, epochs: int, learning_rate: float, **how: Any) -> tuple[int, list[Any]]:
+    """Train founding networks; the number of the one with the least loss, and their histories, None of what diverged.
+
+    Further arguments are those of `train_many`; a single network trains by itself.
+    """
+    nets, (first, *_) = [model.net for model in models], models
+    rows = first.inputs(data.X_train), first.targets(data.y_train)
+    if len(nets) == 1:
+        return 0, [nets[0].train(*rows, epochs, learning_rate, **how)]
+    found = train_many(nets, *rows, epochs, learning_rate, n_jobs=-1, **how)
+    histories = [one if isinstance(one, History) else None for one in found]
+    losses = {number: one.loss[-1] if one else np.inf for number, one in enumerate(histories) if one is not None}
+    if not losses:
+        raise ValueError(f"none of {len(nets)} networks could be trained: {found[0]}")
+    return min(losses, key=losses.__getitem__), histories
+
+
+def restarts_of(models: list[Model], data: Dataset, histories: list[Any]) -> list[dict[str, Any]]:
+    """How many networks ended with which share of the training rows right, the best first, and their losses."""
+    ends: dict[float, list[float]] = {}
+    for model, history in zip(models, histories, strict=True):
+        if history:
+            ends.setdefault(model.accuracy(data.X_train, data.y_train), []).append(float(history.loss[-1]))
+    found = [{"train_accuracy": share, "networks": len(losses), "least_loss": min(losses), "largest_loss": max(losses)}
+             for share, losses in sorted(ends.items(), reverse=True)]  # fmt: skip
+    diverged = sum(history is None for history in histories)
+    return found + ([{"diverged": diverged}] if diverged else [])

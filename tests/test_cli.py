@@ -132,6 +132,26 @@ def test_presets_learn(report, name, score, least):
 
 
 @pytest.mark.compiled
+@pytest.mark.compiled
+def test_restarts_keep_the_best_of_many_networks(report, run, tmp_path):
+    path = tmp_path / "best.npz"
+    found = report("xor", "--restarts", 40, "--hidden", 2, "--seed", 5, "--save", path)
+    ends = found["ends"]
+    assert found["restarts"] == sum(end["networks"] for end in ends) == 40
+    assert len(ends) > 1, "some networks of two hidden units get stuck"
+    assert ends[0]["train_accuracy"] == found["train_accuracy"] == 1
+    assert found["milestones"][-1]["loss"] == min(end["least_loss"] for end in ends)
+    assert 5 <= found["seed"] < 45
+    net = fastbp.load(path)
+    assert net.feedforward([[0, 0], [0, 1], [1, 0], [1, 1]])[:, 0].tolist() == found["outputs"]
+    alone = report("xor", "--hidden", 2, "--seed", found["seed"])
+    np.testing.assert_allclose(found["outputs"], alone["outputs"], rtol=1e-4)
+    status, shown, _ = run("train", "xor", "--restarts", 40, "--hidden", 2, "--seed", 5)
+    assert status == 0
+    assert f"40 networks, of which that of seed {found['seed']} was kept" in shown
+    assert report("iris", "--restarts", 1, "--epochs", 5) == report("iris", "--epochs", 5)
+
+
 @pytest.mark.parametrize("name", ["xor", "iris"])
 def test_numpy_is_timed_on_request(report, name):
     assert "speedup_over_numpy" not in report(name, "--epochs", 5)
