@@ -248,7 +248,7 @@ class Lanes:
         for task in tasks:
             task.net._draw_seed()
             task.rule.seed = task.net._seed
-        self.undo = [task.net._undo() for task in tasks]
+        self.undo = [task.net._undo(task.shuffle) for task in tasks]
         layout = Layout(net.units, dtype, net.bias, net._activation_codes())
         offsets = np.cumsum([0, *(row.n_rows * row.n_out for row in layout.rows)])
         self.layers = np.array([row._replace(offset=at) for row, at in zip(layout.rows, offsets, strict=False)], np.int64)

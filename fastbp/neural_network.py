@@ -449,11 +449,13 @@ class NeuralNetwork(Saved):
         self._draw_seed()
         draw = (lambda: self._rng.permutation(len(X))) if shuffle else None
         run = self._run(X, y, sample_weight, self._rule(learning_rate, reduction), batch_size, draw)
-        run.undo = self._undo()
+        run.undo = self._undo(shuffle)
         return run
 
-    def _undo(self):
-        """A function that takes the random numbers back that are drawn from now on."""
+    def _undo(self, shuffle):
+        """A function that takes the random numbers back that are drawn from now on, if any are."""
+        if not shuffle:
+            return lambda: None
         generator, state = self._rng.bit_generator, self._rng.bit_generator.state
         return lambda: setattr(generator, "state", state)
 

@@ -44,6 +44,7 @@ def add_commands(commands) -> None:
     _add_network(add, 2.0, "; with DATA, that of fastbp train")
     add("--batch-size", type=positive, metavar="N", help="rows per update (default: 200; with DATA, as fastbp train)")
     add("--rows", type=positive, metavar="N", help="random rows (default: some batches)")
+    add("--members", type=positive, metavar="N", help="train so many networks in one call, and one after the other")
     add("--compare", action="store_true", help="train with numpy, scikit-learn, torch and jax as well")
     add("--plot", metavar="FILE", help="draw roofline and phases: .png, .pdf, .svg or .html")
     add("--trace", metavar="FILE", help="write an average step as Chrome trace events, for Perfetto")
@@ -152,9 +153,28 @@ def _profile(arguments: argparse.Namespace) -> int:
     else:
         what, options = _of_data(arguments)
         title = f"What fastbp train {arguments.data} trains, with the settings that are shown"
+    if arguments.members is not None:
+        return _members(arguments, what, options)
     from fastbp.profiling.report import profile
 
     return _report(arguments, profile, *what, title=title, compare=arguments.compare, **options)
+
+
+def _members(arguments: argparse.Namespace, what: tuple, options: dict[str, Any]) -> int:
+    """Measure many networks: of some units, or a founding one."""
+    from fastbp.neural_network import NeuralNetwork
+    from fastbp.profiling.members import members
+    from fastbp.profiling.workload import network_of
+
+    for option, value in _given(arguments, "plot", "trace").items():
+        raise ValueError(f"--{option} is for one network, got {value!r} with --members")
+    if arguments.compare:
+        raise ValueError("--compare is for one network, got it with --members")
+    if arguments.data is not None and not isinstance(what[0], NeuralNetwork):
+        raise ValueError(f"--members is for --units, xor and iris, got it with {arguments.data}")
+    n_jobs = options.pop("n_jobs", None)
+    *rows, batch_size = (*what, options["batch_size"]) if arguments.data else network_of(*what, **options)
+    return _report(arguments, members, *rows, arguments.members, batch_size=batch_size, n_jobs=n_jobs)
 
 
 def _of_data(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:

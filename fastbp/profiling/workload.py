@@ -123,8 +123,10 @@ class Workload:
         return listed | rule | own | {"bias": bool(self.biases), "steps_per_epoch": self.steps}
 
 
-def of_units(units: Sequence[int], *, batch_size: int | None = None, rows: int | None = None, **settings: Any) -> Workload:
-    """A classifier of random data, or a regressor where there is a single output; settings beyond `SETTINGS` as given."""
+def network_of(
+    units: Sequence[int], *, batch_size: int | None = None, rows: int | None = None, **settings: Any
+) -> tuple[NeuralNetwork, np.ndarray, np.ndarray, int]:
+    """A classifier, or a regressor where there is a single output, with random rows; settings beyond `SETTINGS` as given."""
     units = checked_units(units)
     batch_size = BATCH_SIZE if batch_size is None else at_least(1, "batch_size", batch_size)
     classes = units[-1] > 1
@@ -141,6 +143,12 @@ def of_units(units: Sequence[int], *, batch_size: int | None = None, rows: int |
     rng = np.random.default_rng(0)
     X = rng.standard_normal((rows, units[0]), np.float32).astype(net.dtype, copy=False)
     y = np.eye(units[-1], dtype=net.dtype)[rng.integers(units[-1], size=rows)] if classes else X[:, :1].copy()
+    return net, X, y, batch_size
+
+
+def of_units(units: Sequence[int], **options: Any) -> Workload:
+    """The training of what `network_of` makes."""
+    net, X, y, batch_size = network_of(units, **options)
     return replace(of_network(net, X, y, batch_size=batch_size), synthetic=True)
 
 
