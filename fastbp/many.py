@@ -17,10 +17,14 @@ from fastbp.layout import LAYER, RECORD, Layout, aligned_zeros
 from fastbp.neural_network import NeuralNetwork, checked_steps
 from fastbp.training import CALL_SECONDS, FIRST_CALL_FLOPS, NotFiniteError, ProgressBar, usable_threads, watch
 
-# Parameters of a network up to which lanes are used. Against one `NeuralNetwork.train` after the other, on one core, float32
-# (float64): 2-4-1 5.0 (4.0) times as fast, 8-16-16-1 3.3 (2.5), 20-32-8 with 936 parameters 2.0 (1.5), in batches of one row
-# 2.2 (1.35). Beyond, the vectors of a group leave the L1 cache.
-MOST_PARAMETERS = 1000
+# Lanes pay where a network alone cannot fill vectors with the rows of a batch: up to so many rows per lane, of a network
+# without parameters, and the fewer the more parameters there are, as a group of networks then fills the L1 cache.
+# 64 networks in lanes against one `NeuralNetwork.train` after the other, one core, sgd, float32 (float64), batches of
+# 1, 8 and 32 rows: 2-4-1 11.8, 3.7, 1.7 (5.1, 2.4, 1.1) times as fast, 8-16-16-1 3.2, 1.8, 1.1 (1.7, 1.1, 1.1), 20-32-8
+# with 936 parameters 1.6, 2.1, 1.0 (1.0, 1.0, 0.9).
+ROWS_PER_LANE, HALVED_BY, MOST_PARAMETERS = 4, 200, 2000
+# Of records there is room at first, and then for twice as many epochs each time.
+ROOM_BYTES = 2**30
 
 
 def train_many(
@@ -211,7 +215,8 @@ class Task:
         """What networks in lanes have in common; None where this one cannot be in one."""
         net, (weights, biases) = self.net, self.parameters
         size = sum(array.size for array in (*weights, *biases))
-        if size > MOST_PARAMETERS or self.callback is not None or not self.even_steps():
+        most_rows = ROWS_PER_LANE * (jit.native_width() // net.dtype.itemsize) / (1 + size / HALVED_BY)
+        if self.batch_size > most_rows or size > MOST_PARAMETERS or self.callback is not None or not self.even_steps():
             return None
         counted = (net.beta_1, net.beta_2, self.steps) if net.solver == "adam" else (net.dropout > 0) * self.steps
         return (
@@ -266,7 +271,8 @@ class Lanes:
         self.weights = np.empty(0, dtype) if first.weights is None else first.weights
         self.settings = self.in_lanes([settings_of(task.rule) for task in tasks], dtype)
         self.seeds = self.in_lanes([[task.rule.seed] for task in tasks], np.int64)[:, 0]
-        self.per_epoch, self.records = -(-n_rows // first.batch_size), [self.new_record(0)]
+        self.per_epoch, self.done = -(-n_rows // first.batch_size), 0
+        self.records: list[np.ndarray] = []
 
     def flat(self, pair):
         """Weights and biases of a network, one layer behind the other."""
@@ -292,13 +298,14 @@ class Lanes:
         return np.ascontiguousarray(arrays[0])[None, :, :, None] if self.shared else self.in_lanes(arrays, dtype)
 
     def new_record(self, epochs):
-        """Room for the record of some epochs."""
-        return np.zeros((self.groups, epochs, len(RECORD), self.lanes))
+        """Room for the record of some epochs, which takes memory as it is filled."""
+        return np.zeros((self.groups, len(RECORD), epochs, self.lanes))
 
-    @property
-    def done(self):
-        """Epochs that are over."""
-        return sum(record.shape[1] for record in self.records)
+    def recorded(self, number):
+        """The record of a network so far."""
+        if len(self.records) != 1:
+            self.records = [np.concatenate([*self.records, self.new_record(0)], axis=2)]
+        return self.of_network(self.records[0], number)[:, : self.done].T
 
     def orders(self, epochs):
         """Row orders of some epochs, of each network as it draws them."""
@@ -326,8 +333,13 @@ class Lanes:
         some = int(FIRST_CALL_FLOPS * self.threads / (6 * self.params.size * self.X.shape[1]))
         try:
             while self.done < epochs and len(wild) < len(self.tasks):
-                some, start = max(1, min(some, epochs - self.done)), time.perf_counter()
-                self.advance(some)
+                room = sum(record.shape[2] for record in self.records)
+                if room == self.done:
+                    least = max(1, ROOM_BYTES // self.new_record(1).nbytes)
+                    self.records.append(self.new_record(min(epochs - room, max(least, room))))
+                    continue
+                some, start = max(1, min(some, room - self.done)), time.perf_counter()
+                self.advance(some, room)
                 self.note_wild(wild)
                 some = int(some * min(4, CALL_SECONDS / (time.perf_counter() - start)))
         except KeyboardInterrupt as error:
@@ -345,31 +357,26 @@ class Lanes:
             raise interrupt
         return results
 
-    def advance(self, epochs):
+    def advance(self, epochs, room):
         """Run some epochs in one call, which an interrupt lets come to its end."""
-        record, order, rates, begun = (
-            self.new_record(epochs),
-            self.orders(epochs),
-            self.rates(epochs),
-            self.steps_of(self.tasks[0]),
-        )
+        order, rates, begun = self.orders(epochs), self.rates(epochs), self.steps_of(self.tasks[0])
+        record = self.records[-1]
+        done = record.shape[2] - (room - self.done)
         try:
             kernels.train_many(
                 self.layers, self.params, self.state, self.X, self.Y, order, self.weights, self.tasks[0].batch_size,
-                self.numbers, self.settings, self.seeds, rates, begun, epochs, record, self.threads,
+                self.numbers, self.settings, self.seeds, rates, begun, epochs, record, done, self.threads,
             )  # fmt: skip
         finally:
-            if record.any():  # it has run
-                self.records.append(record)
+            if record[-1, :, done + epochs - 1].any():  # it has run: where all errors are 0, all rows are right
+                self.done += epochs
 
     def note_wild(self, wild):
         """Note of the networks whose weights are not finite any more in which epoch that was seen."""
-        record = self.records[-1]
         for number in np.flatnonzero(~np.isfinite(self.params).all(axis=1).ravel()[: len(self.tasks)]).tolist():
             if number not in wild:
-                rows = self.of_network(record, number)
-                seen = np.flatnonzero(~np.isfinite(rows).all(axis=1))
-                epoch = self.done - len(rows) + (int(seen[0]) + 1 if len(seen) else len(rows))
+                seen = np.flatnonzero(~np.isfinite(self.recorded(number)).all(axis=1))
+                epoch = int(seen[0]) + 1 if len(seen) else self.done
                 wild[number] = NotFiniteError(epoch, self.tasks[number].learning_rate)
 
     def kept(self, number, task):
@@ -378,9 +385,7 @@ class Lanes:
         trained = types.SimpleNamespace(level=None if jit.PLAIN_PYTHON else level().name)
         trained.parameters, trained.memory = lambda: weights, lambda: (memory, self.steps_of(task))
         task.net._keep(trained)
-        if len(self.records) > 1:
-            self.records = [np.concatenate(self.records, axis=1)]
-        return task.history(self.of_network(self.records[0], number))
+        return task.history(self.recorded(number))
 
     def pair(self, flat):
         """Weights and biases out of what `flat` made, as two lists of arrays."""

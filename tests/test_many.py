@@ -73,7 +73,7 @@ class Draw:
             "layers": np.array(rows, np.int64), "params": params, "state": state, "X": X, "Y": Y,
             "order": np.ascontiguousarray(order), "weights": weights, "batch_size": batch, "rule": rule.numbers(units[-1]),
             "settings": settings, "seeds": rng.integers(0, 2**32, (groups, lanes)), "rates": rates, "begun": 0,
-            "epochs": self.epochs, "record": np.zeros((groups, self.epochs, len(RECORD), lanes)),
+            "epochs": self.epochs, "record": np.zeros((groups, len(RECORD), self.epochs, lanes)),
         }  # fmt: skip
 
     def alone(self, group, lane):
@@ -111,7 +111,7 @@ def assert_agrees(draw, group, lane, expected):
     tolerance = TOLERANCE[draw.dtype]
     np.testing.assert_allclose(ours, params, rtol=tolerance, atol=tolerance * 0.1)
     kept = [RECORD.squares, RECORD.loss, RECORD.penalty]
-    mine = draw.arguments["record"][group, :, :, lane]
+    mine = draw.arguments["record"][group, :, :, lane].T
     np.testing.assert_allclose(mine[:, kept], record[:, kept], rtol=tolerance, atol=tolerance)
     hits = mine[:, RECORD.hits] - record[:, RECORD.hits]
     assert np.abs(hits).max() <= (2 if draw.dtype == "float32" else 0)
@@ -173,7 +173,7 @@ MUTANTS = {
     "a part of the norm": ("add_squares(memory, grad, group.n_params,", "add_squares(memory, grad, group.n_params - 1,"),
     "rows of the first networks": ("first=job.own * (number * (", "first=job.own * (0 * number * ("),
     "the first epoch's order": ("(group.number * group.epochs + epoch)", "(group.number * group.epochs)"),
-    "the first networks' record": ("(group.number * job.epochs + number)", "number"),
+    "the first networks' record": ("(group.number * len(RECORD) + column)", "column"),
     "losses by weight": ("loss * factor", "loss"),
     "half of the sums": ("[x + y for x, y in zip", "[x for x, y in zip"),
     "the first row's weight": ("v.broadcast, group.weights, place)", "v.broadcast, group.weights, 0)"),
@@ -228,7 +228,7 @@ UNSOUND = {
     "settings": lambda a: a | {"settings": a["settings"][:, 1:].copy()},
     "seeds": lambda a: a | {"seeds": a["seeds"][:, 1:].copy()},
     "rates": lambda a: a | {"rates": a["rates"][1:]},
-    "record": lambda a: a | {"record": a["record"][:, 1:]},
+    "record": lambda a: a | {"record": a["record"][:, :, 1:].copy()},
     "weights": lambda a: a | {"weights": np.ones(a["X"].shape[1] + 1, a["X"].dtype)},
     "epochs": lambda a: a | {"begun": -1},
 }
@@ -330,6 +330,18 @@ def test_a_network_that_diverges_is_as_it_was(how):
         assert one._rng.random() == other._rng.random()
 
 
+def test_records_grow_with_the_epochs(monkeypatch):
+    ours, others = networks(3, alpha=0.01), networks(3, alpha=0.01)
+    expected = train_many(others, *XOR, 100, 0.2, batch_size=2)
+    monkeypatch.setattr(many_module, "ROOM_BYTES", 2**14)
+    monkeypatch.setattr(many_module, "FIRST_CALL_FLOPS", 2e4)  # a few epochs
+    histories = train_many(ours, *XOR, 100, 0.2, batch_size=2)
+    assert list(map(bits, ours)) == list(map(bits, others))
+    for history, one in zip(histories, expected, strict=True):
+        assert len(history) == 100
+        np.testing.assert_array_equal(history._record, one._record)
+
+
 def test_errors_of_callbacks_are_raised():
     def callback(epoch, history):
         raise ValueError("mine")
@@ -351,7 +363,7 @@ def test_an_interrupt_in_a_callback_ends_all():
 
 def test_networks_of_all_kinds_in_one_call():
     seen = []
-    nets = [*networks(3), NeuralNetwork(2, 300, 1, random_state=0), NeuralNetwork(2, [3, 3], 1, random_state=0)]
+    nets = [*networks(3), NeuralNetwork(2, 1000, 1, random_state=0), NeuralNetwork(2, [3, 3], 1, random_state=0)]
     callbacks = [None, lambda epoch, history: seen.append(epoch) or epoch == 2, None, None, None]
     histories = train_many(nets, *XOR, 4, sample_weight=np.array([1.0, 2, 3, 4]), callback=callbacks, n_jobs=2)
     assert [len(history) for history in histories] == [4, 2, 4, 4, 4]
@@ -380,7 +392,7 @@ def test_an_interrupt_keeps_what_is_done(moment, monkeypatch):
     monkeypatch.setattr(many_module.kernels, "train_many", interrupted)
     monkeypatch.setattr(NeuralNetwork, "_keep", keep_once_more)
     with pytest.warns(UserWarning, match="interrupted by user"):
-        histories = train_many([*nets, NeuralNetwork(2, 300, 1)], *XOR, 40)
+        histories = train_many([*nets, NeuralNetwork(2, 1000, 1)], *XOR, 40)
     (done,) = {len(history) for history in histories[:3]}
     assert 1 <= done <= 40
     assert len(histories[3]) == 0
@@ -425,7 +437,7 @@ def test_an_interrupt_ends_every_thread(threads):
         time.sleep(0.2)
         signal.raise_signal(signal.SIGINT)
 
-    first, others = networks(2), [NeuralNetwork(2, 300, 1, random_state=seed) for seed in range(60)]
+    first, others = networks(2), [NeuralNetwork(2, 1000, 1, random_state=seed) for seed in range(60)]
     sender = threading.Thread(target=interrupt)
     sender.start()
     with pytest.warns(UserWarning, match="interrupted by user"):
@@ -439,7 +451,7 @@ def test_an_interrupt_ends_every_thread(threads):
     assert len(broken_off) <= threads
     assert not len(histories[-1])
     for net, history in zip(others[:4] + others[-4:], histories[2:6] + histories[-4:], strict=True):
-        again = NeuralNetwork(2, 300, 1, random_state=others.index(net))
+        again = NeuralNetwork(2, 1000, 1, random_state=others.index(net))
         again.train(*XOR, len(history))
         assert bits(net) == bits(again)
 

@@ -54,8 +54,8 @@ FORWARD = tuple(Kernel(module, "forward", _FORWARD) for module in ("narrow", "wi
 # Of many networks side by side, in batches of one row and larger ones. Those of a call have `own` rows, or share them.
 _MANY = (
     "layers:int* places:int* n_layers n_params groups params:T* moments state:T* X:T* Y:T* own n order:int* shuffled "
-    "weights:T* weighted batch_size rule:double* settings:T* seeds:int* decays clips rates:double* begun epochs "
-    "record:double* sums:double* memory:T* room grad x y classes weighing"
+    "weights:T* weighted batch_size rule:double* settings:T* seeds:int* decays clips rates:double* begun epochs done "
+    "room_epochs record:double* sums:double* memory:T* room grad x y classes weighing"
 )
 MANY = tuple(Kernel("many", name, _MANY) for name in ("train_by_row", "train_by_rows"))
 # Memory of counters, where they begin there, and a number of marks.
@@ -102,7 +102,7 @@ def loss_grad(layers, params, X, Y, weights, rule, grad, work):
 
 
 def train_many(layers, params, state, X, Y, order, weights, batch_size, rule, settings, seeds, rates, begun, epochs, record,
-               threads=1):  # fmt: skip
+               done=0, threads=1):  # fmt: skip
     """Train many networks of the same units for whole epochs: what `train` does for each, with a network in each lane.
 
     layers : (n_layers, len(LAYER)) int64; as of `train`, but that offsets count the numbers of one network, of which each
@@ -115,9 +115,11 @@ def train_many(layers, params, state, X, Y, order, weights, batch_size, rule, se
     settings : (groups, len(SETTINGS), lanes); seeds : (groups, lanes) int64, of dropout.
     rates : (steps,) float64; what "adam" multiplies the learning rate with in each step of the call.
     begun : steps that every network has taken before.
-    record : INOUT (groups, epochs, len(RECORD), lanes) float64.
+    record : INOUT (groups, len(RECORD), epochs or more, lanes) float64; of the epochs from `done` on.
     """
-    gate.many(layers, params, state, X, Y, order, weights, batch_size, rule, settings, seeds, rates, begun, epochs, record)
+    gate.many(
+        layers, params, state, X, Y, order, weights, batch_size, rule, settings, seeds, rates, begun, epochs, record, done
+    )
     groups, n_params, lanes = params.shape
     threads, n_rows, own, block = min(threads, groups), X.shape[1], X.shape[-1] > 1, ROWS_AT_ONCE * lanes
     places, size = [], 0
@@ -132,7 +134,7 @@ def train_many(layers, params, state, X, Y, order, weights, batch_size, rule, se
     args = (
         layers, np.array(places), len(layers), n_params, groups, params, state.shape[1], state, X, Y, own, n_rows, order,
         len(order) > 0, weights, len(weights) > 0, batch_size, rule, settings, seeds, bool(alpha.any()),
-        bool((max_norm < np.inf).any()), rates, begun, epochs, record,
+        bool((max_norm < np.inf).any()), rates, begun, epochs, done, record.shape[2], record,
         np.zeros((threads, len(RECORD), lanes)), memory, starts[-1], *starts[:-1],
     )  # fmt: skip
     call(MANY[batch_size > 1], args, threads, lanes * params.itemsize)

@@ -107,7 +107,7 @@ def training(layers, params, state, X, Y, weights, order, batch_size, rule, bloc
     return work, arrays
 
 
-def many(layers, params, state, X, Y, order, weights, batch_size, rule, settings, seeds, rates, begun, epochs, record):
+def many(layers, params, state, X, Y, order, weights, batch_size, rule, settings, seeds, rates, begun, epochs, record, done):
     """Check the arguments of `fastbp.kernels.train_many`; a ValueError names what is not sound."""
     array("layers", layers, INT, ANY, len(LAYER))
     require(len(layers) > 0, "layers", "at least one", 0)
@@ -138,7 +138,8 @@ def many(layers, params, state, X, Y, order, weights, batch_size, rule, settings
     array("seeds", seeds, INT, groups, lanes)
     array("rates", rates, DOUBLE, epochs * -(-n_rows // batch_size))
     require(begun >= 0 and epochs >= 0, "epochs", ">= 0", (begun, epochs))
-    array("record", record, DOUBLE, groups, epochs, len(RECORD), lanes, written=True)
+    require(done >= 0 and record.shape[2] >= done + epochs, "record", f"of {done + epochs} epochs or more", record.shape)
+    array("record", record, DOUBLE, groups, len(RECORD), record.shape[2], lanes, written=True)
 
 
 def prediction(layers, params, X, out, rule, work):

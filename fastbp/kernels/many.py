@@ -520,10 +520,13 @@ def train(job, rows):
                 return (steps + (weight > 0.0),)
 
             steps = carry(batches, (steps,), batch)
-            at = (group.number * job.epochs + number) * (len(RECORD) * group.L)
-            for column in range(len(RECORD)):
-                move(group.sums, column * group.L, job.record, at + column * group.L, group.L)
+            for column, name in enumerate(RECORD._fields):
+                at = ((group.number * len(RECORD) + column) * job.room_epochs + job.done + number) * group.L
+                when(group.decays if name == "penalty" else 1, functools.partial(keep, column, at))
             return steps
+
+        def keep(column, at):
+            move(group.sums, column * group.L, job.record, at, group.L)
 
         carry(job.epochs, (0,), epoch)
 
