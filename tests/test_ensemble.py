@@ -10,6 +10,7 @@ import warnings
 import numpy as np
 import pandas
 import pytest
+import scipy.optimize
 import sklearn
 from draws import examples
 from hypothesis import given, settings
@@ -51,6 +52,12 @@ def outputs(model, X=X):
 
 def weights(model):
     return [[array.tobytes() for array in member.coefs_ + member.intercepts_] for member in model.estimators_]
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads_as_asked_for(monkeypatch):
+    """However few processors there are."""
+    monkeypatch.setattr("fastbp.estimators.ensemble.usable_threads", lambda n_jobs: n_jobs or 1)
 
 
 @pytest.fixture(params=KINDS)
@@ -242,7 +249,7 @@ def test_weights_are_factors_of_the_losses(kind, bootstrap):
 
 def test_early_stopping_has_each_member_hold_back_rows_of_its_own(kind):
     model = kind(**FEW | {"max_iter": 20}, n_estimators=3, early_stopping=True).fit(X, targets(kind))
-    assert len({tuple(member.validation_scores_) for member in model.estimators_}) == 3
+    assert len({tuple(member.validation_loss_curve_) for member in model.estimators_}) == 3
 
 
 def test_float32_stays(kind):
@@ -382,10 +389,16 @@ def test_an_interrupt_ends_all_members_soon(kind, n_jobs, solver, monkeypatch):
             self.set_params(max_iter=10**9, max_fun=10**9, tol=0, n_iter_no_change=10**9, hidden_layer_sizes=500)
         return fit(self, X, y, sample_weight=sample_weight)
 
-    model = kind(**FEW | {"solver": solver, "max_iter": 5}, n_estimators=6, n_jobs=n_jobs, early_stopping=True)
+    model = kind(**FEW | {"solver": solver, "max_iter": 5}, n_estimators=6, n_jobs=n_jobs)
     monkeypatch.setattr(Member, "fit", slow_after_two)
-    if solver == "lbfgs":
-        monkeypatch.setattr("scipy.optimize.minimize", endless)
+    minimize = scipy.optimize.minimize
+
+    def endless(function, start, options, **arguments):
+        while options["maxfun"] == 10**9:
+            function(start)
+        return minimize(function, start, options=options, **arguments)
+
+    monkeypatch.setattr(scipy.optimize, "minimize", endless)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Training interrupted by user.$")
         seconds = interrupted(model, targets(kind), lambda: len(begun) > trained)
@@ -394,14 +407,20 @@ def test_an_interrupt_ends_all_members_soon(kind, n_jobs, solver, monkeypatch):
     assert threading.active_count() == threads
     assert len(begun) <= trained + n_jobs
     assert all("_stop" not in vars(member) for member in begun)
+    assert len(model.estimators_) == len(model.estimators_samples_) == trained
+    model.set_params(warm_start=True).fit(X, targets(kind))
+    assert outputs(model) == outputs(clone(model).fit(X, targets(kind)))
 
 
-def endless(function, vector, options, **arguments):
-    """A minimisation that ends after a while, or never."""
-    import types
-
-    calls = 0
-    while options["maxfun"] == 10**9 or calls < 3:
-        loss, _ = function(vector)
-        calls += 1
-    return types.SimpleNamespace(x=vector, fun=loss, nit=calls, status=0, message="", success=True)
+def test_an_interrupt_of_the_first_members_keeps_what_they_have(kind):
+    endless = {"max_iter": 10**9, "tol": 0, "n_iter_no_change": 10**9, "hidden_layer_sizes": 50, "verbose": 0}
+    model = kind(n_estimators=4, n_jobs=2, random_state=0, **endless)
+    fit, begun = KINDS[kind][0]._draw_dropout_seed, []
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Training interrupted by user.$")
+        patch.setattr(KINDS[kind][0], "_draw_dropout_seed", lambda self, rng: begun.append(self) or fit(self, rng))
+        seconds = interrupted(model, targets(kind), lambda: len(begun) == 2)
+    assert seconds < 5
+    assert model.estimators_ in (begun, begun[::-1])
+    assert min(member.n_iter_ for member in begun) > 0
+    assert np.isfinite(model.predict_proba(X) if is_classifier(model) else model.predict(X)).all()

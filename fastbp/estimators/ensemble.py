@@ -3,7 +3,7 @@
 import itertools
 import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastbp.estimators.mlp import MULTI_OUTPUT, MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import FLOATS, PARAMETERS, fill_in, store
-from fastbp.training import usable_threads
+from fastbp.training import CALL_SECONDS, usable_threads
 
 # What differs from the members' own.
 OWN_PARAMETERS = """
@@ -175,6 +175,8 @@ class Ensemble(BaseEnsemble):
             futures = list(map(pool.submit, itertools.repeat(train), itertools.count(first + 1), members, samples))
             try:
                 for future in futures:
+                    while not future.done():  # without end, it would not see a signal that another thread is given
+                        wait([future], CALL_SECONDS)
                     future.result()
                     ended += 1
             except BaseException as error:
