@@ -1,5 +1,6 @@
 """MLPEnsembleClassifier and MLPEnsembleRegressor: many networks that differ by their seeds, and their mean and spread."""
 
+import contextlib
 import itertools
 import threading
 import warnings
@@ -45,6 +46,20 @@ ATTRIBUTES = """\
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         Where X had names for its features."""
+
+
+# What an interrupted member says; the ensemble says it for all.
+INTERRUPTED = "Training interrupted by user."
+
+
+@contextlib.contextmanager
+def saying_once():
+    """Let what many members warn of come once, when all are done."""
+    with warnings.catch_warnings(record=True) as said:
+        yield
+    for category, text in dict.fromkeys((one.category, str(one.message)) for one in said):
+        if text != INTERRUPTED:
+            warnings.warn(text, category, stacklevel=5)
 
 
 class Ensemble(BaseEnsemble):
@@ -104,7 +119,7 @@ class Ensemble(BaseEnsemble):
         Warns
         -----
         ConvergenceWarning
-            If a member reaches max_iter.
+            If members reach max_iter.
         UserWarning
             If interrupted from the keyboard: the members that are trained are kept, and warm_start trains the others; where
             there are none, the present ones are kept with the weights that they have. If warm_start has nothing to add.
@@ -125,16 +140,20 @@ class Ensemble(BaseEnsemble):
         if self.n_estimators < len(members):
             raise ValueError(f"n_estimators must be at least {len(members)}, the members so far, got {self.n_estimators}")
         if self.n_estimators == len(members):
-            warnings.warn("warm_start trains no member, as n_estimators is not larger than before", stacklevel=2)
+            warnings.warn("warm_start trains no member, as n_estimators is not larger than before", stacklevel=3)
             return self
         self._draw(X, members)
-        try:
-            self._train(X, y, weights, members)
-        except KeyboardInterrupt:
+        interrupt = None
+        with saying_once():
+            try:
+                self._train(X, y, weights, members)
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
             kept = len(getattr(self, "estimators_", []))
             if not kept:
-                raise
-            warnings.warn(f"Training interrupted by user: {kept} of {self.n_estimators} members are kept.", stacklevel=2)
+                raise interrupt
+            warnings.warn(f"{INTERRUPTED[:-1]}: {kept} of {self.n_estimators} members are kept.", stacklevel=3)
         if self.oob_score:
             self._score_out_of_bag(X, y)
         return self
@@ -211,7 +230,7 @@ class Ensemble(BaseEnsemble):
         if not seen.any():
             raise ValueError("oob_score needs rows that some member has not drawn, got none")
         if not seen.all():
-            warnings.warn(f"every member has drawn {np.sum(~seen)} of {len(seen)} rows: take more members", stacklevel=3)
+            warnings.warn(f"every member has drawn {np.sum(~seen)} of {len(seen)} rows: take more members", stacklevel=4)
         pairs = [(rows, member) for rows, member in zip(left, self.estimators_, strict=True) if rows.any()]
         parts = [self._output(member, X[rows]) for rows, member in pairs]
         means = np.zeros((len(seen), *parts[0].shape[1:]))
@@ -376,7 +395,7 @@ class MLPEnsembleRegressor(Ensemble, BaggingRegressor):
     >>> from sklearn.datasets import make_regression
     >>> from fastbp import MLPEnsembleRegressor
     >>> X, y = make_regression(100, 4, random_state=0)
-    >>> reg = MLPEnsembleRegressor(n_estimators=3, solver="lbfgs", max_iter=1000, random_state=0).fit(X, y)
+    >>> reg = MLPEnsembleRegressor(n_estimators=3, solver="lbfgs", max_iter=5000, random_state=0).fit(X, y)
     >>> mean, spread = reg.predict(X, return_std=True)
     >>> spread.shape
     (100,)
