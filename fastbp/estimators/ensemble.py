@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import threading
 import warnings
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, ClassVar
 
 import numpy as np
@@ -164,7 +164,7 @@ class Ensemble(BaseEnsemble):
         if members:
             random_state.randint(most, size=len(members))
         seeds = random_state.randint(most, size=self.n_estimators - len(members))
-        self._seeds = np.concatenate([self._seeds, seeds]) if members else seeds
+        self._seeds = np.concatenate([self._seeds[: len(members)], seeds]) if members else seeds
         self._n_samples, self._max_features = X.shape
         self._max_samples, self._sample_weight, self.estimator_ = self._n_samples, None, self.estimator
 
@@ -172,10 +172,11 @@ class Ensemble(BaseEnsemble):
         """Train a member for each further seed; an exception ends all threads, and keeps those that had ended in order."""
         stop, first = threading.Event(), len(trained)
         members = [self._make_estimator(append=False, random_state=seed) for seed in self._seeds[first:]]
-
         samples = self.estimators_samples_[first:] if self.bootstrap else [None] * len(members)
 
         def train(number, member, sample):
+            if stop.is_set():
+                raise KeyboardInterrupt
             drawn = weights
             if sample is not None:
                 counts = np.bincount(sample, minlength=X.shape[0])
@@ -183,16 +184,18 @@ class Ensemble(BaseEnsemble):
             member._stop = stop
             try:
                 member.fit(X, y, sample_weight=drawn)
+                whole = not stop.is_set()
             finally:
                 del member._stop
             if self.verbose:
                 print(f"Member {number} of {self.n_estimators}: {member.n_iter_} iterations, loss {member.loss_:.8f}")
+            return whole
 
-        ended = 0
+        ended, futures = 0, list[Future]()
         # not in this thread: a member would take an interrupt for its own
         with ThreadPoolExecutor(usable_threads(self.n_jobs)) as pool:
-            futures = list(map(pool.submit, itertools.repeat(train), itertools.count(first + 1), members, samples))
             try:
+                futures += map(pool.submit, itertools.repeat(train), itertools.count(first + 1), members, samples)
                 for future in futures:
                     while not future.done():  # without end, it would not see a signal that another thread is given
                         wait([future], CALL_SECONDS)
@@ -201,8 +204,10 @@ class Ensemble(BaseEnsemble):
             except BaseException as error:
                 stop.set()
                 pool.shutdown(cancel_futures=True)
+                states = [None if one.cancelled() or one.exception() else one.result() for one in futures]
+                ended = len([*itertools.takewhile(bool, states)])
                 if not (trained or ended) and not isinstance(error, Exception):
-                    members = [member for member in members if hasattr(member, "coefs_")]
+                    members = [member for member, whole in zip(members, states, strict=False) if whole is not None]
                     ended = len(members)
                 raise
             finally:
@@ -214,7 +219,10 @@ class Ensemble(BaseEnsemble):
         """What each member predicts, in order."""
         check_is_fitted(self, "estimators_")
         X = validate_data(self, X, accept_sparse="csr", dtype=FLOATS, reset=False)
-        with ThreadPoolExecutor(usable_threads(self.n_jobs)) as pool:
+        threads = usable_threads(self.n_jobs)
+        if threads == 1:
+            return [self._output(member, X) for member in self.estimators_]
+        with ThreadPoolExecutor(threads) as pool:
             return list(pool.map(lambda member: self._output(member, X), self.estimators_))
 
     def _mean(self, X, return_std):
