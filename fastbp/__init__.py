@@ -9,6 +9,8 @@ __all__ = [
     "History",
     "LossCurveDisplay",
     "MLPClassifier",
+    "MLPEnsembleClassifier",
+    "MLPEnsembleRegressor",
     "MLPRegressor",
     "ModelFileError",
     "NeuralNetwork",
@@ -47,6 +49,8 @@ def _home(name):
             from fastbp.estimators import fitted as home
         case "MLPClassifier" | "MLPRegressor":
             from fastbp.estimators import mlp as home
+        case "MLPEnsembleClassifier" | "MLPEnsembleRegressor":
+            from fastbp.estimators import ensemble as home
         case "History":
             from fastbp import history as home
         case "from_sklearn" | "patch_sklearn" | "to_sklearn" | "unpatch_sklearn":

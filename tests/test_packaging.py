@@ -31,6 +31,7 @@ FLOORS = """
 LAZY = {
     "fastbp": {
         "fastbp.estimators.display",
+        "fastbp.estimators.ensemble",
         "fastbp.estimators.interchange",
         "fastbp.estimators.fitted",
         "fastbp.estimators.mlp",

@@ -28,6 +28,12 @@ LEAST_LEARNING_RATE = 1e-6
 MOST_EPOCHS = 1000
 
 
+def look(est):
+    """Raise a KeyboardInterrupt where another thread wishes this fit to end, as the ensemble's of a member."""
+    if est._stop is not None and est._stop.is_set():
+        raise KeyboardInterrupt
+
+
 @dataclass
 class Rows:
     """Rows of inputs, the outputs that they should give, and their weights or None."""
@@ -210,6 +216,7 @@ class Epochs(Training):
             run.set_learning_rate(est._learning_rate)
         self.task.begin()
         for _ in run.calls(int(min(self.safe(), most))):
+            look(est)
             losses = self.note(seen)
             seen += len(losses)
             if losses:
@@ -355,6 +362,7 @@ def fit_lbfgs(est, rows, task):
 
     def watched(vector):
         nonlocal best, least
+        look(est)
         loss, grad = objective(vector)
         if loss < least:
             best, least = vector.copy(), loss

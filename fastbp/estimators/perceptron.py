@@ -9,7 +9,7 @@ import sys
 import textwrap
 from numbers import Integral, Real
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import scipy.sparse
@@ -173,6 +173,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
     intercepts_: list
     validation_scores_: list | None
     _learning_rate_start: float
+    _stop: Any = None  # the event by which another thread ends a fit
     # The parameters that people look up are those of scikit-learn.
     _doc_link_module = "fastbp"
     _doc_link_template = "https://scikit-learn.org/stable/modules/generated/sklearn.neural_network.{estimator_name}.html"
