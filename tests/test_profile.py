@@ -21,6 +21,7 @@ from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import RECORD
 from fastbp.profiling import report
 from fastbp.profiling.machine import Ceiling, Ceilings, ceilings, facts, repeated
+from fastbp.profiling.members import members
 from fastbp.profiling.phases import phase_times, phases_from
 from fastbp.profiling.report import profile, sweep
 from fastbp.profiling.rivals import RIVALS, NotPossible, compared
@@ -533,6 +534,22 @@ def test_a_sweep(tmp_path):
         sweep([4, 8, 3], [10], [])
 
 
+@pytest.mark.compiled
+def test_members_stay_as_they_are():
+    X, y = some_rows()
+    net = NeuralNetwork(4, 2, 3, random_state=0)
+    before = [one.copy() for one in net.weights]
+    found = members(net, X, np.eye(3)[y], 5, batch_size=10, seconds=0.05)
+    assert all((one == other).all() for one, other in zip(net.weights, before, strict=True))
+    assert (found.members, found.rows, found.batch_size, found.threads, found.in_lanes) == (5, len(X), 10, 1, True)
+    assert found.together_ns.median > 0 < found.alone_ns.median
+    assert "a network in each lane" in str(found)
+    large = members(NeuralNetwork(4, 900, 3, random_state=0), X, np.eye(3)[y], 2, seconds=0.05)
+    assert not large.in_lanes
+    with pytest.raises(ValueError, match="count must be >= 1, got 0"):
+        members(net, X, np.eye(3)[y], 0)
+
+
 # --- command line -----------------------------------------------------------------------------------------------------
 
 SHORT = ("--units", "4,8,3", "--batch-size", BATCH, "--seconds", SECONDS)
@@ -717,6 +734,31 @@ def test_the_file_that_is_read_stays(run, tmp_path):
     status, _, err = run("profile", str(table), "--target", "b", "--trace", str(table))
     assert status == 2
     assert f"--trace must not name the file that is read, got {str(table)!r}" in err
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("what", [("--units", "4,3,2", "--rows", 20, "--batch-size", 5), ("xor",)])
+def test_profile_of_many_members(run, what):
+    status, out, err = run("profile", *what, "--members", 40, "--seconds", SECONDS, "--json")
+    assert (status, err) == (0, "")
+    found = json.loads(out)
+    assert (found["members"], found["in_lanes"]) == (40, True)
+    assert found["gain"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--plot", "p.png"), "--plot is for one network, got 'p.png' with --members"),
+        (("--compare",), "--compare is for one network, got it with --members"),
+        (("--members", "0"), "argument --members: must be"),
+        (("wine",), "--members is for --units, xor and iris, got it with wine"),
+    ],
+)
+def test_what_is_not_for_many_members(run, options, message):
+    status, out, err = run("profile", "--members", 3, *options)
+    assert (status, out) == (2, "")
+    assert message in err
 
 
 @pytest.mark.parametrize("command", ["profile", "sweep", "info", "warmup"])
