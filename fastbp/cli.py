@@ -48,7 +48,9 @@ TABLE_OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "n_jobs": ("--n-jobs", {"type": int, "metavar": "N", "help": "threads, -1 for all processors"}),
 }
 # What other options are called as parameters.
-PARAMETERS = {"hidden": "hidden_layer_sizes", "epochs": "max_iter", "learning_rate": "learning_rate_init"}
+PARAMETERS = {
+    "hidden": "hidden_layer_sizes", "epochs": "max_iter", "learning_rate": "learning_rate_init", "ensemble": "n_estimators"
+}  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -185,6 +187,7 @@ def _add_train(subparsers) -> None:
     add("--batch-size", type=options.batch_size, metavar="N", help="rows per update, or 'full'")
     for parameter, (option, settings) in TABLE_OPTIONS.items():
         add(option, dest=parameter, **settings | {"help": f"{settings['help']} (tables)"})
+    add("--ensemble", type=options.positive, metavar="N", help="networks, whose predictions are averaged (tables)")
     add("--reduction", choices=("sum", "mean"), help="how a batch's gradients are combined (xor, iris)")
     add("--bias", action=argparse.BooleanOptionalAction, help="give every unit a bias (xor, iris)")
     add("--dtype", choices=commands.DTYPES, help="default: float32 for tables, else float64")
@@ -257,7 +260,7 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> tuple[dict[
     from fastbp.files import save_model
     from fastbp.lessons import PRESETS, new_model, restarts_of, trained
 
-    for parameter, (option, _) in TABLE_OPTIONS.items():
+    for parameter, option in {"ensemble": "--ensemble", **{name: one for name, (one, _) in TABLE_OPTIONS.items()}}.items():
         if parameter in arguments:
             raise ValueError(f"{option} is for tables, got it with {arguments.data}")
     given, preset = vars(arguments), PRESETS[data.name]
@@ -320,10 +323,12 @@ def _train_table(data: "Dataset", arguments: argparse.Namespace) -> tuple[dict[s
     report = {"units": [network.n_features_in_, *(len(b) for b in network.intercepts_)], "bias": True, "dtype": est.dtype,
               "learning_rate": est.learning_rate_init, "batch_size": network.batch_size, "seed": arguments.seed,
               "columns": dict(Counter(kinds.values())), "used": kinds, "left_out": columns.left_out_,
-              "train_rows": len(data.X_train), "test_rows": len(data.X_test), "epochs": network.n_iter_,
+              "train_rows": len(data.X_train), "test_rows": len(data.X_test), "epochs": est.n_iter_,
               # which is that of the training rows
               "loss": "log loss, soft labels" if data.class_names else "half squared error, standardised",
               "milestones": _milestones(curves)}  # fmt: skip
+    if est.n_estimators > 1:
+        report["networks"] = len(est.networks_)
     report |= _all_scores(est, data)
     report["hints"] = _hints(report, data)
     return report, curves
@@ -432,6 +437,8 @@ def _summary(report: dict[str, Any]) -> list[list[str]]:
     summary += [["left out", f"{name}: it {reason}"] for name, reason in report.get("left_out", {}).items()]
     if report["test_rows"]:
         summary.append(["split", f"{report['train_rows']} rows to train on, {report['test_rows']} to test, always the same"])
+    if "networks" in report:
+        summary.append(["networks", f"{report['networks']}, averaged; the curves are those of the first"])
     summary.append(["seed", str(report["seed"])])
     if "outputs" in report:
         summary.append(["outputs", " ".join(f"{value:.2f}" for value in report["outputs"])])

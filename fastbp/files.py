@@ -37,7 +37,7 @@ from fastbp.neural_network import NeuralNetwork
 SEAL, DIGITS = b"sha256:", 64
 NETWORK, ESTIMATOR = "fastbp model", "fastbp estimator"
 # The version that is written, and the first one with a checksum.
-VERSIONS = {NETWORK: (4, 3), ESTIMATOR: (2, 1)}
+VERSIONS = {NETWORK: (4, 3), ESTIMATOR: (3, 1)}
 # Of arrays that mean the same everywhere: booleans, numbers, text, bytes, dates and times.
 KINDS = "biufcUSMm"
 

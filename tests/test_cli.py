@@ -214,6 +214,24 @@ def test_a_csv_file_is_learned_saved_and_predicted(run, report, flowers):
     assert json.loads(out)["accuracy"] == accuracy
 
 
+@pytest.mark.compiled
+def test_an_ensemble_is_learned_saved_and_predicted(run, report, flowers):
+    alone = report(flowers, "--target", "species", "--epochs", 6)
+    shown = report(flowers, "--target", "species", "--epochs", 6, "--ensemble", 3, "--save", "three.npz")
+    assert (shown["networks"], "networks" in alone) == (3, False)
+    model = fastbp.load("three.npz")
+    assert len(model.networks_) == 3
+    data = datasets.load_table(flowers, "species")
+    assert shown["test_log_loss"] == metrics.log_loss(data.y_test, model.predict_proba(data.X_test))
+    status, out, _ = run("predict", "three.npz", flowers)
+    assert status == 0
+    assert len(out.split()) == 150
+    out = run("train", flowers, "--target", "species", "--epochs", 3, "--ensemble", 2)[1]
+    assert "2, averaged" in out
+    assert run("train", "xor", "--ensemble", 2)[2] == "fastbp: error: --ensemble is for tables, got it with xor\n"
+    assert "--restarts is for xor and iris" in run("train", flowers, "--target", "species", "--restarts", 2)[2]
+
+
 def test_columns_are_found_by_name_or_by_place(run, report, flowers, tmp_path):
     report(flowers, "--target", "species", "--epochs", 2, "--save", "flowers.npz")
     expected = run("predict", "flowers.npz", flowers)[1]

@@ -249,7 +249,7 @@ def test_a_file_without_its_checksum_is_refused(path):
     ("part", "name", "value", "message"),
     [
         (None, "class", "Pipeline", "class must be one of MLPClassifier, MLPRegressor, .*, got 'Pipeline'"),
-        (None, "format_version", 3, "format_version must be at most 2, got 3"),
+        (None, "format_version", 4, "format_version must be at most 3, got 4"),
         ("params", "mystery", 1, "mystery"),
         ("params", "alpha", "high", "alpha"),
         ("params", "activation", ["tanh", "tanh"], "activation"),

@@ -16,6 +16,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import fastbp
 from fastbp import ModelFileError, NeuralNetwork, TabularClassifier, TabularRegressor, files
 from fastbp.datasets import MISSING, TableFile, held_out
+from fastbp.estimators import fitting, recipe
 
 FEW = {"max_iter": 60, "hidden_layer_sizes": (16,), "random_state": 0}
 BY_CHANCE = "rows of weight 2 are batches other than rows that come twice"
@@ -117,6 +118,52 @@ def test_rows_come_back_from_a_file(fitted, tmp_path):
     again.save(tmp_path / "again.npz")
     assert (tmp_path / "again.npz").read_bytes() == path.read_bytes()
     assert b"pickle" not in path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", [TabularClassifier, TabularRegressor])
+def test_several_networks_are_averaged(kind, tmp_path):
+    X, labels, values = people()
+    y = labels if kind is TabularClassifier else values
+    est = kind(**FEW | {"n_estimators": 4}).fit(X, y)
+    assert len(est.networks_) == 4
+    assert est.network_ is est.networks_[0]
+    assert len({network.coefs_[0].tobytes() for network in est.networks_}) == 4
+    Z = est.preprocessing_.transform(X).astype("float32")
+    if kind is TabularClassifier:
+        mean = np.mean([network.predict_proba(Z).astype(float) for network in est.networks_], axis=0)
+        np.testing.assert_array_equal(est.predict_proba(X), mean.astype("float32"))
+        np.testing.assert_array_equal(est.predict(X), est.classes_[mean.argmax(axis=1)])
+    else:
+        mean = np.mean([network.predict(Z).astype(float) for network in est.networks_], axis=0)
+        np.testing.assert_allclose(est.predict(X), values.mean() + values.std() * mean, rtol=1e-6)
+    again = kind(**FEW | {"n_estimators": 4}).fit(X, y)
+    np.testing.assert_array_equal(again.predict(X), est.predict(X))
+    est.save(tmp_path / "model.npz")
+    loaded = kind.load(tmp_path / "model.npz")
+    np.testing.assert_array_equal(loaded.predict(X), est.predict(X))
+    assert len(loaded.networks_) == 4
+    with pytest.raises(ValueError, match="to_sklearn needs n_estimators=1, got 4 networks"):
+        est.to_sklearn()
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_an_interrupt_ends_several_networks(solver, monkeypatch):
+    X, labels, _ = people()
+    name, count = {"adam": (recipe.Recipe, "end"), "lbfgs": (fitting.Objective, "__call__")}[solver], [0]
+    real = getattr(*name)
+
+    def interrupted(*arguments):
+        count[0] += 1
+        if count[0] == 7:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(*name, interrupted)
+    est = TabularClassifier(**FEW | {"n_estimators": 9, "solver": solver, "max_iter": 5})
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        est.fit(X, labels)
+    assert 1 <= len(est.networks_) < 4
+    assert set(est.predict(X)) <= {"old", "young"}
 
 
 @pytest.mark.draw(4)

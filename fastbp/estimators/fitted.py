@@ -73,13 +73,18 @@ TABLE_STATE = files.kinds_of({
 })  # fmt: skip
 
 
-def _check(estimator: Any, state: dict[str, Any], network: Any) -> None:
-    """Raise a ValueError where parameters, attributes and, of tables, the network do not go together."""
+def _check(estimator: Any, state: dict[str, Any], networks: list[Any]) -> None:
+    """Raise a ValueError where parameters, attributes and, of tables, the networks do not go together."""
     estimator._validate_params()
-    if network is not None:
+    if isinstance(estimator, Tabular):
+        require(bool(networks), "networks must be there")
         optional = {"feature_names_in_"} | (set() if isinstance(estimator, RegressorMixin) else {"target"})
         files.check_parts(TABLE_STATE, TABLE_STATE.keys() - optional, state)
-        _check_columns(state, network)
+        for network in networks:
+            _check_columns(state, network)
+        known = [getattr(network, "classes_", np.empty(0)) for network in networks]
+        alike = all(np.array_equal(one, known[0]) for one in known)
+        require(alike, f"networks must have the same classes, got {known}")
         return
     is_classifier = isinstance(estimator, ClassifierMixin)
     files.check_parts(STATE, NEEDED | ({"classes_", "_y_type"} if is_classifier else set()), state)
@@ -223,9 +228,9 @@ def _described(estimator: Any, prefix: str, arrays: dict[str, np.ndarray]) -> di
     name = type(estimator).__name__
     if CLASSES.get(name) is not type(estimator):
         raise TypeError(f"estimator must be one of fastbp's {', '.join(CLASSES)}, got {type(estimator)!r}")
-    check_is_fitted(estimator, "network_" if isinstance(estimator, Tabular) else "coefs_")
-    params, network = estimator.get_params(deep=False), vars(estimator).get("network_")
-    if network is None:
+    check_is_fitted(estimator, "networks_" if isinstance(estimator, Tabular) else "coefs_")
+    params, networks = estimator.get_params(deep=False), vars(estimator).get("networks_", [])
+    if not networks:
         state = {key: value for key, value in vars(estimator).items() if key not in params and key not in NOT_KEPT}
         for key in state.keys() - STATE.keys():
             raise TypeError(f"{key} is no attribute of an {name}, so it cannot be saved")
@@ -234,9 +239,11 @@ def _described(estimator: Any, prefix: str, arrays: dict[str, np.ndarray]) -> di
     described: dict[str, Any] = {"class": name}
     for part, values in {"params": params, "state": state}.items():
         described[part] = {key: files.encode(prefix + key, value, arrays) for key, value in values.items()}
-    if network is not None:
-        described["network"] = _described(network, f"{prefix}network.", arrays)
-    _check(estimator, state, network)
+    if networks:
+        places = ["network.", *(f"network_{number}." for number in range(1, len(networks)))]
+        parts = [_described(network, prefix + place, arrays) for network, place in zip(networks, places, strict=True)]
+        described |= {"network": parts[0], "more_networks": parts[1:]}
+    _check(estimator, state, networks)
     return described
 
 
@@ -244,21 +251,22 @@ def _built(described: dict[str, Any], contents: files.Archive, kind: type | None
     """The estimator that `_described` described."""
     name = described["class"]
     require(name in CLASSES, f"class must be one of {', '.join(CLASSES)}, got {name!r}")
-    cls, network = CLASSES[name], None
+    cls, networks = CLASSES[name], []
     require(kind in (None, cls), f"must hold {_a(kind)}, got {_a(cls)}, which {name}.load reads")
-    parts = (described["params"], described["state"])
-    params, state = ({key: files.decode(value, contents) for key, value in part.items()} for part in parts)
+    own = (described["params"], described["state"])
+    params, state = ({key: files.decode(value, contents) for key, value in part.items()} for part in own)
     if issubclass(cls, Tabular):
         version = contents.header["format_version"]
         fresh = version >= TABLES_VERSION
         require(fresh, f"holds {_a(cls)} of format_version {version}, whose inputs were made otherwise: fit it anew")
-        network = _built(described["network"], contents, cls._network_type)
-    unknown = state.keys() - (STATE if network is None else TABLE_STATE).keys()
+        parts = [described["network"], *described.get("more_networks", [])]
+        networks = [_built(part, contents, cls._network_type) for part in parts]
+    unknown = state.keys() - (TABLE_STATE if networks else STATE).keys()
     require(not unknown, f"{', '.join(sorted(unknown))} is no attribute of {_a(cls)}")
     estimator = cls(**params)
-    if network is None:
+    if not networks:
         vars(estimator).update(state)
-    _check(estimator, state, network)
-    if network is not None:
-        estimator._restore(state, network)
+    _check(estimator, state, networks)
+    if networks:
+        estimator._restore(state, networks)
     return estimator

@@ -107,7 +107,7 @@ class Recipe(Training):
                 self.spread = missed(np.average(self.targets, axis=0, weights=validation.weights), self.targets, validation)
         self.rows, n, targets = rows, len(rows.X), soft(rows.Y, LABEL_SMOOTHING) if self.classifies else rows.Y
         super().__init__(est, Rows(rows.X, targets, rows.weights), validation, draw=lambda: random_state.permutation(n))
-        self.least, self.best, self.best_epoch = math.inf, {}, 0
+        self.least, self.best, self.best_epoch, self.interrupted = math.inf, {}, 0, False
 
     def share(self, done):
         """What is over of the training, after a share of its epochs: the waves end when the time does."""
@@ -130,8 +130,9 @@ class Recipe(Training):
                         break
             self.close()
         except KeyboardInterrupt:
+            self.interrupted = True
             self.close()
-            warnings.warn("Training interrupted by user.", stacklevel=4)
+            warnings.warn("Training interrupted by user.", stacklevel=5)
 
     def set_step(self):
         """Set the step length of the next epoch, by the middle of it."""

@@ -1,18 +1,16 @@
 """TabularClassifier and TabularRegressor: networks for tables whose columns hold numbers, categories and gaps.
 
-`Columns` decides what each column is and makes inputs of it; `fastbp.estimators.recipe` says how `MLPClassifier` and
-`MLPRegressor` learn from these.
+`fastbp.estimators.columns` decides what each column is and makes inputs of it; `fastbp.estimators.recipe` says how
+`MLPClassifier` and `MLPRegressor` learn from these.
 """
 
-import re
-import shlex
 import time
 import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, TransformerMixin, _fit_context, clone, is_classifier
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, _fit_context, clone, is_classifier
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
@@ -22,146 +20,17 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.multiclass import check_classification_targets
 
 from fastbp import datasets
-from fastbp.datasets import DATE, NUMBER, NUMBER_LIKE, pandas
+from fastbp.datasets import pandas
 from fastbp.estimators import recipe
+from fastbp.estimators.columns import Columns
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import PARAMETERS, fill_in, store
 from fastbp.neural_network import Saved
 
-# A column of text is of one kind when this share of its filled cells is.
-MOST = 0.9
-# From this many rows on, a column of text whose cells mostly differ is taken for names or prose.
-ENOUGH_ROWS = 20
 EARLY_STOPPING_ROWS = 100
 # What files keep of the columns and of the estimator.
 COLUMNS_STATE = ("kinds_", "left_out_", "words_", "categories_")
 NAMES_STATE = ("n_features_in_", "feature_names_in_")
-
-# Names of columns that number the rows: pandas' and R's, and what people write.
-INDEX = re.compile(r"(unnamed: ?\d+|index|row\.?names|row|no\.?|nr\.?|obs\.?|#|(.*[_ .-])?id)|.*[a-z]I[dD]", re.IGNORECASE)
-
-
-class Columns(TransformerMixin, BaseEstimator):
-    """Decides what each column of a table holds, and makes inputs of it.
-
-    Numbers, and booleans as 0 and 1, are clipped smoothly, where a missing one becomes 0; categories, known by their text,
-    are one-hot, where a missing or unknown one becomes zeros. Columns without values, row numbers, ids and prose are left
-    out, with a warning that names them; dates, and numbers in disguise ("28,7", "$5"), are errors that say what to do.
-
-    Parameters
-    ----------
-    max_categories : int, default=100
-        How many categories a column can have; rarer ones are treated as unknown.
-
-    Attributes
-    ----------
-    kinds_ : dict
-        "number", "boolean" or "category" for each column that is used.
-    left_out_ : dict
-        The reason for each that is not.
-    words_ : dict
-        For columns of numbers that have them, words that stand for a missing cell, such as "?".
-    categories_ : dict
-        For columns of categories, a sorted list of them.
-    center_, factor_ : ndarray of shape (n_numbers,)
-        The median of each column of numbers, and what the distance from it is multiplied by; see `recipe.range_of`.
-    """
-
-    def __init__(self, max_categories=100):
-        self.max_categories = max_categories
-
-    def fit(self, X, y=None):
-        """Decide what the columns of a DataFrame are."""
-        self.kinds_: dict[Any, str] = {}
-        self.left_out_: dict[Any, str] = {}
-        self.words_: dict[Any, list[str]] = {}
-        self.categories_: dict[Any, list[str]] = {}
-        for name in X.columns:
-            self._decide(name, X[name])
-        self.learn_words(X)
-        for name, reason in self.left_out_.items():
-            warnings.warn(f"column {name!r} is left out: it {reason}", stacklevel=2)
-        if not self.kinds_:
-            raise ValueError(f"X must have a column to learn from, got {'; '.join(map(repr, self.left_out_)) or 'none'}")
-        self.center_, self.factor_ = recipe.range_of(self._numbers(X))
-        return self
-
-    def _decide(self, name, column):
-        filled = column.dropna()
-        if filled.empty:
-            self.left_out_[name] = "has no values"
-        elif column.dtype.kind in "mM":
-            raise ValueError(_about_dates(name, str(filled.iloc[0])))
-        elif pandas().api.types.infer_dtype(column, skipna=True) == "boolean":
-            self.kinds_[name] = "boolean"
-        elif pandas().api.types.is_numeric_dtype(column):
-            whole = INDEX.fullmatch(str(name)) and (filled % 1 == 0).all() and filled.is_unique
-            if whole and len(filled) >= 2:
-                self.left_out_[name] = "numbers the rows"
-            else:
-                self.kinds_[name] = "number"
-        else:
-            self._decide_text(name, filled.astype(str), isinstance(column.dtype, pandas().CategoricalDtype))
-
-    def _decide_text(self, name, text, is_category):
-        counts = text.value_counts()
-        cells = [] if is_category else counts.index
-
-        def share(pattern):
-            return sum(counts[cell] for cell in cells if pattern.fullmatch(cell)) / len(text)
-
-        if share(NUMBER) >= MOST:
-            self.kinds_[name] = "number"
-            self.words_[name] = []
-        elif share(DATE) >= MOST:
-            raise ValueError(_about_dates(name, counts.index[0]))
-        elif share(NUMBER_LIKE) >= MOST:
-            strange = next(cell for cell in cells if NUMBER_LIKE.fullmatch(cell) and not NUMBER.fullmatch(cell))
-            raise ValueError(f"column {name!r}: {datasets.spelling_advice(strange)}")
-        elif not is_category and len(text) >= ENOUGH_ROWS and len(counts) > len(text) / 2:
-            self.left_out_[name] = f"has {len(counts)} different words in {len(text)} rows: names, ids or prose"
-        else:
-            self.kinds_[name] = "category"
-            self.categories_[name] = sorted(counts.index[: self.max_categories])
-
-    def learn_words(self, X):
-        """Take words of further rows for missing cells of numbers, too; a warning names them."""
-        for name, known in self.words_.items():
-            counts = X[name].dropna().astype(str).value_counts()
-            new = [cell for cell in counts.index if not NUMBER.fullmatch(cell) and cell not in known]
-            self.words_[name] = sorted([*known, *new])
-            if new:
-                shown = ", ".join(map(repr, new[:5])) + (", ..." if len(new) > 5 else "")
-                message = f"column {name!r} holds numbers: what else stands there is taken for missing, {shown} in "
-                warnings.warn(f"{message}{counts[new].sum()} of {counts.sum()} cells", stacklevel=3)
-
-    def _numbers(self, X):
-        """Columns of a DataFrame that hold numbers, as a matrix."""
-        names = [name for name, kind in self.kinds_.items() if kind != "category"]
-        columns = [datasets.numbers(X[name], name, self.words_.get(name, ())) for name in names]
-        return np.array(columns).reshape(-1, len(X)).T
-
-    def transform(self, X):
-        """Return the inputs (n, n_inputs), float64, of a DataFrame: those of numbers, then those of categories."""
-        X = X if hasattr(X, "columns") else pandas().DataFrame(X)
-        missing = [name for name in self.kinds_ if name not in X.columns]
-        if missing:
-            needed = ", ".join(map(str, self.kinds_))
-            raise ValueError(f"X must have the columns {needed}, got none called {missing[0]!r}")
-        parts = [recipe.clipped(self._numbers(X), self.center_, self.factor_)]
-        for name, known in self.categories_.items():
-            text = X[name].astype(object).map(str, na_action="ignore")
-            codes = pandas().Index(known, dtype=object).get_indexer(text)
-            parts.append(np.eye(len(known) + 1, len(known))[codes])  # whose last row, of the code -1, is zeros
-        return np.hstack(parts)
-
-
-def _about_dates(name, cell):
-    return (
-        f"column {name!r} holds dates or times such as {cell!r}: put numbers in their place (a year, a month, days since a "
-        f"day), or leave it out (--ignore {shlex.quote(str(name))})"
-    )
-
 
 # What differs from the networks' own.
 OWN_PARAMETERS = """
@@ -178,6 +47,8 @@ validation_fraction : float | How many rows early stopping holds back, of every 
 n_iter_no_change : int or inf | Epochs without a lesser loss on these rows that are put up with.
 max_categories : int | How many categories a column can have; rarer ones are treated as unknown.
 dtype : {'float32', 'float64'} | Float type of the network.
+n_estimators : int | Networks that differ by their seeds and the rows held back, trained one after the other; their
+    probabilities or values are averaged, which predicts better than one, and says more surely how sure it is.
 verbose : bool | Print a line per epoch; the first says how long it will take."""
 
 ATTRIBUTES = """\
@@ -185,8 +56,8 @@ ATTRIBUTES = """\
         What makes inputs of the columns; its `kinds_` and `left_out_` say how.
     columns_ : dict
         How each column is used: "number", "boolean", "category", or "left out: " with the reason.
-    network_ : MLPClassifier or MLPRegressor
-        What was trained, with its `loss_curve_` and `validation_scores_`.
+    networks_ : list of MLPClassifier or MLPRegressor
+        What was trained, each with its `loss_curve_` and `validation_scores_`; `network_` is the first.
     table_ : dict
         How the command line read the file that it trained on; else empty.
     n_features_in_ : int
@@ -211,11 +82,12 @@ class Tabular(Saved, BaseEstimator):
         "max_iter": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
         "max_seconds": [Interval(Real, 0, None, closed="neither"), None],
         "max_categories": [Interval(Integral, 1, None, closed="left")],
+        "n_estimators": [Interval(Integral, 1, None, closed="left")],
         "dtype": [StrOptions({"float32", "float64"})],
     }
     _network_type: ClassVar[Any]
     preprocessing_: Columns
-    network_: Any
+    networks_: list
     table_: dict
 
     def __init_subclass__(cls, **arguments):
@@ -242,6 +114,7 @@ class Tabular(Saved, BaseEstimator):
         random_state=None,
         verbose=False,
         n_jobs=None,
+        n_estimators=1,
     ):
         store(self, locals())
 
@@ -300,28 +173,52 @@ class Tabular(Saved, BaseEstimator):
             For columns that are left out, and cells that are taken for missing ones; if interrupted from the keyboard, when
             the best weights so far are kept.
         """
-        start, by_epochs = time.perf_counter(), self.solver != "lbfgs"
-        if not by_epochs and self.max_seconds is not None:
+        start = time.perf_counter()
+        if self.solver == "lbfgs" and self.max_seconds is not None:
             raise ValueError(f"max_seconds needs solver 'sgd' or 'adam', got {self.max_seconds} with solver='lbfgs'")
         Z, y = self._learn_columns(X, y)
         weights = None if sample_weight is None else validation._check_sample_weight(sample_weight, Z)
-        random_state, held = check_random_state(self.random_state), np.zeros(len(Z), bool)
+        random_state, networks = check_random_state(self.random_state), []
+        seeds = random_state.randint(2**31 - 1, size=self.n_estimators) if self.n_estimators > 1 else [random_state]
+        seconds = None if self.max_seconds is None else self.max_seconds / self.n_estimators
+        for seed in seeds:
+            network, whole = self._trained(Z, y, weights, check_random_state(seed), start, seconds, progress, callback)
+            networks.append(network)
+            start = time.perf_counter()
+            if not whole:
+                break
+        self.networks_ = networks
+        return self
+
+    def _trained(self, Z, y, weights, random_state, start, max_seconds, progress, callback):
+        """A network that has learnt the rows, and whether no interrupt came."""
+        by_epochs, held = self.solver != "lbfgs", np.zeros(len(Z), bool)
         if self.early_stopping and by_epochs and len(Z) >= EARLY_STOPPING_ROWS:
             classes = y if is_classifier(self) else None
             held = datasets.held_out(self.validation_fraction, len(Z), classes, random_state)
-        targets = self._targets(y, ~held)
+        targets = self._targets(y, ~held | (self.n_estimators > 1))  # several networks have one scale
         rows, others = ((Z[of], targets[of], None if weights is None else weights[of]) for of in (~held, held))
-        self.network_ = self._new_network(len(rows[0]), early_stopping=bool(held.any()), random_state=random_state)
+        network = self._new_network(len(rows[0]), early_stopping=bool(held.any()), random_state=random_state)
         if by_epochs:
-            how = random_state, start, self.max_seconds, progress, callback
-            recipe.Recipe(self.network_, *rows, others if held.any() else None, *how).train()
+            how = random_state, start, max_seconds, progress, callback
+            training = recipe.Recipe(network, *rows, others if held.any() else None, *how)
+            training.train()
+            whole = not training.interrupted
         else:
             with warnings.catch_warnings():
                 # the number of iterations is a choice here, not a failure
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                self.network_.fit(*rows)
-        self.network_.random_state = self.random_state  # a RandomState could not be saved
-        return self
+                network.fit(*rows)
+            whole = network.n_iter_ > 0
+        network.random_state = self.random_state  # a RandomState could not be saved
+        return network, whole
+
+    @property
+    def network_(self):
+        """The first of the networks."""
+        if "networks_" not in vars(self):
+            raise AttributeError("network_ exists after a fit")
+        return self.networks_[0]
 
     @property
     def columns_(self):
@@ -332,8 +229,8 @@ class Tabular(Saved, BaseEstimator):
 
     @property
     def n_iter_(self):
-        """Epochs of the fit."""
-        return self.network_.n_iter_
+        """Epochs of the fit, the most of a network."""
+        return max(network.n_iter_ for network in self.networks_)
 
     def _learn_columns(self, X, y):
         """Inputs of the network, and checked targets."""
@@ -392,7 +289,11 @@ class Tabular(Saved, BaseEstimator):
             Values are float64.
         """
         Z = self._read(X)
-        return self._decoded(self.network_.predict(Z))
+        return self._decoded(self.network_.predict(Z) if len(self.networks_) == 1 else self._together(Z))
+
+    def _mean(self, outputs):
+        """Mean of what each network gives, in the network's float type."""
+        return np.mean([np.float64(one) for one in outputs], axis=0).astype(self.dtype)
 
     def _targets(self, y, training):
         """What the network learns for checked targets, of which some are for training."""
@@ -408,6 +309,8 @@ class Tabular(Saved, BaseEstimator):
         Its last step is scikit-learn's own network where that has the activation, so not for SELU.
         """
         validation.check_is_fitted(self)
+        if len(self.networks_) > 1:
+            raise ValueError(f"to_sklearn needs n_estimators=1, got {len(self.networks_)} networks")
         try:
             network = self.network_.to_sklearn()
         except ValueError:
@@ -421,18 +324,18 @@ class Tabular(Saved, BaseEstimator):
     # --- what a file keeps ---
 
     def _state(self):
-        """What was learnt, but the network, as plain values and arrays."""
+        """What was learnt, but the networks, as plain values and arrays."""
         columns = self.preprocessing_
         state = {name: vars(columns)[name] for name in COLUMNS_STATE}
         state |= {"centers": columns.center_, "factors": columns.factor_, "table": self.table_}
         return state | {name: vars(self)[name] for name in NAMES_STATE if name in vars(self)}
 
-    def _restore(self, state, network):
-        """Take what `_state` gave and the network."""
+    def _restore(self, state, networks):
+        """Take what `_state` gave and the networks."""
         self.preprocessing_ = columns = Columns(self.max_categories)
         columns.__dict__.update({name: state[name] for name in COLUMNS_STATE})
         columns.center_, columns.factor_ = state["centers"], state["factors"]
-        self.network_, self.table_ = network, state["table"]
+        self.networks_, self.table_ = networks, state["table"]
         self.__dict__.update({name: state[name] for name in NAMES_STATE if name in state})
 
 
@@ -487,13 +390,14 @@ class TabularClassifier(ClassifierMixin, Tabular):
         random_state=None,
         verbose=False,
         n_jobs=None,
+        n_estimators=1,
     ):
         store(self, locals())
 
     @property
     def classes_(self):
         """The labels, in the order of the columns of `predict_proba`."""
-        if not hasattr(self, "network_"):
+        if not hasattr(self, "networks_"):
             raise AttributeError("classes_ exists after a fit")
         return self.network_.classes_
 
@@ -517,8 +421,16 @@ class TabularClassifier(ClassifierMixin, Tabular):
         -------
         ndarray of shape (n, n_classes)
         """
-        Z = self._read(X)
-        return self.network_.predict_proba(Z)
+        return self._probabilities(self._read(X))
+
+    def _probabilities(self, Z):
+        if len(self.networks_) == 1:
+            return self.network_.predict_proba(Z)
+        return self._mean(network.predict_proba(Z) for network in self.networks_)
+
+    def _together(self, Z):
+        """Classes by all networks."""
+        return self.classes_.take(self._probabilities(Z).argmax(axis=1))
 
 
 class TabularRegressor(RegressorMixin, Tabular):
@@ -561,14 +473,18 @@ class TabularRegressor(RegressorMixin, Tabular):
         self.scaler_ = StandardScaler().fit(y[training, np.newaxis])
         return self.scaler_.transform(y[:, np.newaxis])[:, 0].astype(self.dtype)
 
+    def _together(self, Z):
+        """Values by all networks, in the units that these have learnt."""
+        return self._mean(network.predict(Z) for network in self.networks_)
+
     def _decoded(self, predicted):
         return self.scaler_.inverse_transform(predicted[:, np.newaxis].astype(float))[:, 0]
 
     def _state(self):
         return super()._state() | {"target": [float(self.scaler_.mean_[0]), float(self.scaler_.scale_[0])]}
 
-    def _restore(self, state, network):
-        super()._restore(state, network)
+    def _restore(self, state, networks):
+        super()._restore(state, networks)
         mean, scale = state["target"]
         self.scaler_ = StandardScaler().fit([[mean]])
         self.scaler_.scale_ = np.array([scale])
