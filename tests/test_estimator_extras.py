@@ -1,7 +1,10 @@
 """What the estimators have beyond scikit-learn's."""
 
+import math
+import pickle
 import warnings
 
+import draws
 import joblib
 import numpy as np
 import pandas
@@ -18,6 +21,7 @@ from sklearn.preprocessing import scale
 from sklearn.utils.class_weight import compute_sample_weight
 
 from fastbp import MLPClassifier, MLPRegressor, TabularRegressor, reference
+from fastbp.estimators import fitting
 from fastbp.layout import Layout
 from fastbp.rule import ACTIVATIONS
 
@@ -283,3 +287,27 @@ def test_early_stopping_s_accuracy_is_the_one_of_score(kind, dtype):
     rounding = 1e-6 if dtype is np.float32 else 0  # of a sum that may be taken in float64
     assert est._score_of(decoded, est.predict(X), weights) == pytest.approx(est.score(X, y, weights), rel=rounding)
     assert est._score_of(decoded, decoded, weights) == pytest.approx(1, rel=rounding)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("number", range(draws.examples(120)))
+def test_running_ahead_changes_nothing(number, monkeypatch):
+    """Losses that stop a training are seen later, and the epochs behind them are taken back; random numbers, too."""
+    rng = np.random.default_rng([int(draws.SEED), number])
+    settings = {
+        "hidden_layer_sizes": (int(rng.integers(1, 9)),), "solver": str(rng.choice(["sgd", "adam"])),
+        "learning_rate": str(rng.choice(["constant", "adaptive", "invscaling"])), "shuffle": bool(rng.integers(2)),
+        "n_iter_no_change": int(rng.integers(1, 12)), "max_iter": int(rng.integers(1, 150)), "tol": float(rng.choice([1e-4, 0.1])),
+        "dropout": float(rng.choice([0, 0.3])), "batch_size": int(rng.integers(1, 31)), "learning_rate_init": 0.02,
+    }  # fmt: skip
+    X = rng.normal(size=(30, 3)).astype(rng.choice(["float32", "float64"]))
+    y = rng.integers(0, 3, 30)
+    found = []
+    for growth in (0, 2, math.inf):
+        monkeypatch.setattr(fitting, "AHEAD_GROWTH", growth)
+        monkeypatch.setattr(fitting, "AHEAD_SECONDS", math.inf)
+        random_state = np.random.RandomState(0)
+        est = MLPClassifier(**settings, random_state=random_state).fit(X, y)
+        kept = {name: value for name, value in vars(est).items() if name not in ("random_state", "_random_state")}
+        found.append((pickle.dumps(kept), random_state.random_sample()))
+    assert found[0] == found[1] == found[2]

@@ -6,6 +6,7 @@ rules for stopping and the lines that are printed are scikit-learn's, so that th
 
 import copy
 import math
+import time
 import warnings
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
 from sklearn.utils.optimize import _check_optimize_result
 
-from fastbp.layout import RECORD
+from fastbp.layout import CURSOR, RECORD
 from fastbp.rule import check_sum
 from fastbp.training import Predictor, Run
 
@@ -26,6 +27,8 @@ from fastbp.training import Predictor, Run
 LEAST_LEARNING_RATE = 1e-6
 # Epochs that room is made for at a time, where nothing else limits them.
 MOST_EPOCHS = 1000
+# How far a training runs ahead of the losses that may stop it: so long, and so many times the epochs before.
+AHEAD_SECONDS, AHEAD_GROWTH = 1e-3, 4
 
 
 def look(est):
@@ -141,11 +144,14 @@ class Training:
         if validation is not None:
             self.predictor = Predictor(self.run.layout, validation.X, est.out_activation_, est._threads())
 
+    def losses(self, first):
+        """Losses of the epochs that the run has completed from its `first` one on."""
+        rows, penalty = self.run.record[first : self.run.epochs_done, [RECORD.loss, RECORD.penalty]].T
+        return ((rows / self.outputs_of_loss + float(self.est.alpha) / 2 * penalty) / self.n).tolist()
+
     def note(self, first):
-        """Take note of the epochs that the run has completed from its `first` one on; returns their losses."""
-        est, run = self.est, self.run
-        rows, penalty = run.record[first : run.epochs_done, [RECORD.loss, RECORD.penalty]].T
-        losses = ((rows / self.outputs_of_loss + float(est.alpha) / 2 * penalty) / self.n).tolist()
+        """Take note of them; returns their losses."""
+        est, losses = self.est, self.losses(first)
         if losses:
             est.n_iter_ += len(losses)
             est.t_ += len(losses) * self.n
@@ -172,6 +178,7 @@ class Epochs(Training):
     def __init__(self, est, rows, validation, random_state, memory, task):
         super().__init__(est, rows, validation, self.draw if est.shuffle else None, memory)
         self.random_state, self.order, self.task, self.scorer = random_state, np.arange(self.n), task, None
+        self.ran, self.seconds = 0, 0.0
         if validation is not None and est.scoring is not None:
             self.scorer = check_scoring(est, est.scoring)
         self.targets = est._decoded(validation.Y) if est.early_stopping else None
@@ -209,19 +216,62 @@ class Epochs(Training):
             return 1
         return max(1, min(MOST_EPOCHS, est.n_iter_no_change - est._no_improvement_count + 1))
 
+    def ahead(self):
+        """Epochs to run without a look at their losses: starting a call takes longer than a few epochs of a small network.
+
+        Where training should have stopped among them, they are taken back and run up to there.
+        """
+        if self.safe() == 1 or not self.ran:
+            return 0
+        return min(AHEAD_SECONDS / self.seconds, AHEAD_GROWTH) * self.ran
+
     def some(self, most):
         """Run up to `most` epochs; returns whether to stop."""
-        est, run, seen, stop = self.est, self.run, 0, False
+        est, run, seen, stop, safe = self.est, self.run, 0, False, min(self.safe(), most)
         if est.solver == "sgd":
             run.set_learning_rate(est._learning_rate)
         self.task.begin()
-        for _ in run.calls(int(min(self.safe(), most))):
-            look(est)
-            losses = self.note(seen)
-            seen += len(losses)
-            if losses:
-                stop = self.end(losses)
+        start, count = time.perf_counter(), int(max(safe, min(self.ahead(), most)))
+        if count > safe:
+            self.run_ahead(count)
+            stop = self.end(self.note(0))
+        else:
+            for _ in run.calls(int(safe)):
+                look(est)
+                losses = self.note(seen)
+                seen += len(losses)
+                if losses:
+                    stop = self.end(losses)
+        self.ran, self.seconds = self.ran + run.epochs_done, self.seconds + time.perf_counter() - start
         return stop
+
+    def run_ahead(self, count):
+        """Run so many epochs, or up to that in which training has to stop."""
+        est, run, before = self.est, self.run, self.state()
+        try:
+            for _ in run.calls(count):
+                look(est)
+            _, _, right = self.compared(self.losses(0))
+            if right < count:
+                self.restore(before)
+                for _ in run.calls(right):
+                    look(est)
+        except BaseException:
+            self.note(0)
+            raise
+
+    def state(self):
+        """What epochs change."""
+        run = self.run
+        run.cursor[CURSOR.epoch] = 0
+        drawn = self.random_state.get_state(legacy=False) if self.est.shuffle else None
+        return run.params.copy(), run.moments.copy(), run.cursor.copy(), self.order.copy(), drawn
+
+    def restore(self, state):
+        """Take epochs back."""
+        self.run.params[:], self.run.moments[:], self.run.cursor[:], self.order[:], drawn = state
+        if drawn is not None:
+            self.random_state.set_state(drawn)
 
     def end(self, losses):
         """Decide after completed epochs whether to stop."""
@@ -234,7 +284,7 @@ class Epochs(Training):
         if self.validation is not None:
             self.validate()
         if not est.early_stopping:
-            self.compare(losses)
+            est.best_loss_, est._no_improvement_count, _ = self.compared(losses)
         if est.solver == "sgd" and est.learning_rate == "invscaling":
             est._learning_rate = float(est.learning_rate_init) / (est.t_ + 1) ** est.power_t
         stop = self.task.end()
@@ -242,14 +292,16 @@ class Epochs(Training):
             return self.converged() or stop
         return stop
 
-    def compare(self, losses):
-        """Count the epochs since the loss improved."""
+    def compared(self, losses):
+        """The best loss, the epochs since there was an improvement, and how many of them training goes on for at most."""
         est = self.est
-        best, count, tol = est.best_loss_, est._no_improvement_count, est.tol
-        for loss in losses:
+        best, count, tol, most = est.best_loss_, est._no_improvement_count, est.tol, est.n_iter_no_change
+        for number, loss in enumerate(losses, 1):
             count = count + 1 if loss > best - tol else 0
             best = loss if loss < best else best
-        est.best_loss_, est._no_improvement_count = best, count
+            if count > most:
+                return best, count, number
+        return best, count, len(losses)
 
     def validate(self):
         """Judge the present weights by the validation rows."""

@@ -226,7 +226,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         float
         """
         predicted, y = self.predict(X), np.asarray(y) if isinstance(y, list) else y
-        if self._y_type == MULTI_OUTPUT:
+        plain = isinstance(y, np.ndarray) and y.shape == predicted.shape == (len(predicted),) and y.dtype.kind in "biuU"
+        if self._y_type == MULTI_OUTPUT or (plain and sample_weight is None):
             return self._score_of(y, predicted, sample_weight)
         return float(metrics.accuracy_score(y, predicted, sample_weight=sample_weight))
 

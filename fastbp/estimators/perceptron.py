@@ -1,6 +1,7 @@
 """Perceptron: parameters, weights, fit and predict of both estimators."""
 
 import contextlib
+import functools
 import inspect
 import itertools
 import math
@@ -187,6 +188,12 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         tags.input_tags.sparse = True
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
+
+    @classmethod
+    @functools.cache
+    def _get_param_names(cls):
+        """As scikit-learn's, which looks at the signature of each estimator that is cloned or fitted."""
+        return super()._get_param_names()
 
     def _validate_params(self):
         super()._validate_params()
@@ -397,6 +404,12 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         return Rows(contiguous(X).astype(dtype, copy=False), required(self._encoded(y, False, "y_val"), dtype))
 
     def _validated(self, X, y, reset):
+        plain = type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "biuf" and self._plain(X, reset)
+        if plain and len(y) == len(X) and (y.dtype.kind != "f" or math.isfinite(y.sum())):
+            if reset:
+                self.n_features_in_ = X.shape[1]
+                self.__dict__.pop("feature_names_in_", None)
+            return X, y
         numeric = isinstance(self, RegressorMixin)
         X, y = validate_data(
             self, X, y, accept_sparse=SPARSE, multi_output=True, dtype=FLOATS, reset=reset, y_numeric=numeric
@@ -426,16 +439,15 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         single = X.dtype == np.float32 == getattr(self.coefs_[0], "dtype", None)
         return contiguous(X).astype(np.float32 if single else np.float64, copy=False)
 
-    def _plain(self, X):
-        """Whether X is obviously what `validate_data` would return: for one row, that takes longer than the prediction."""
+    def _plain(self, X, reset=False):
+        """Whether X is obviously what `validate_data` would return: for few rows, that takes longer than the rest."""
         with np.errstate(all="ignore"):
             return (
                 type(X) is np.ndarray
                 and X.dtype in FLOATS
                 and X.ndim == 2
-                and X.shape[0] > 0
-                and X.shape[1] == self.n_features_in_
-                and not hasattr(self, "feature_names_in_")
+                and X.size > 0
+                and (reset or (X.shape[1] == self.n_features_in_ and not hasattr(self, "feature_names_in_")))
                 and math.isfinite(X.sum())
             )
 
