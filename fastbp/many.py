@@ -1,6 +1,5 @@
 """Many networks trained in one call: small ones that are alike share vectors, the others run one in each thread."""
 
-import time
 import types
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,22 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from fastbp import checks, kernels
+from fastbp import checks
 from fastbp.history import History
 from fastbp.kernels import jit
 from fastbp.kernels.levels import level
-from fastbp.layout import LAYER, RECORD, Layout, aligned_zeros
+from fastbp.lanes import Lanes, Member, by_kind
+from fastbp.layout import RECORD
 from fastbp.neural_network import NeuralNetwork, checked_steps
-from fastbp.training import CALL_SECONDS, FIRST_CALL_FLOPS, NotFiniteError, ProgressBar, usable_threads, watch
-
-# Lanes pay where a network alone cannot fill vectors with the rows of a batch: up to so many rows per lane, of a network
-# without parameters, and the fewer the more parameters there are, as a group of networks then fills the L1 cache.
-# 64 networks in lanes against one `NeuralNetwork.train` after the other, one core, sgd, float32 (float64), batches of
-# 1, 8 and 32 rows: 2-4-1 11.8, 3.7, 1.7 (5.1, 2.4, 1.1) times as fast, 8-16-16-1 3.2, 1.8, 1.1 (1.7, 1.1, 1.1), 20-32-8
-# with 936 parameters 1.6, 2.1, 1.0 (1.0, 1.0, 0.9).
-ROWS_PER_LANE, HALVED_BY, MOST_PARAMETERS = 4, 200, 2000
-# Of records there is room at first, and then for twice as many epochs each time.
-ROOM_BYTES = 2**30
+from fastbp.training import NotFiniteError, ProgressBar, usable_threads, watch
 
 
 def train_many(
@@ -116,7 +107,7 @@ def train_many(
     with ProgressBar(len(networks), progress, "network") as bar:
         try:
             for group in together:
-                results |= Lanes(group, threads).train(epochs, results)
+                train_together(group, epochs, threads, results)
                 bar.update(len(results))
             for task, result in trained_apart(apart, epochs, threads, results):
                 results[task] = result
@@ -169,11 +160,19 @@ class Task:
         self.net, (self.X, self.Y, self.weights) = net, seen[key]
         self.learning_rate, self.batch_size = checked_steps(len(self.X), learning_rate, batch_size, reduction, callback)
         self.reduction, self.shuffle, self.callback = reduction, bool(shuffle), callback
-        net._activation_codes()  # raises an error where these are too many or too few
+        self.codes = net._activation_codes()  # raises an error where these are too many or too few
         self.rule, self.parameters = net._rule(self.learning_rate, reduction), net._parameters()
-        self.run, self.stopped, self.ended, memory = None, False, False, net._moments
+        self.run, self.stopped, self.ended = None, False, False
+
+    def member(self):
+        """What lanes are given."""
+        net, memory = self.net, self.net._moments
         # what another solver remembers is of no use
-        self.moments, self.steps = memory if memory and len(memory[0]) == self.rule.moments else ([], 0)
+        moments, steps = memory if memory and len(memory[0]) == self.rule.moments else ([], 0)
+        order = (lambda number: net._rng.permutation(len(self.X))) if self.shuffle else None
+        return Member(
+            self.rule, *self.parameters, self.codes, self.X, self.Y, self.batch_size, self.weights, order, moments, steps
+        )
 
     def history(self, record):
         """The record as a history."""
@@ -207,192 +206,51 @@ class Task:
         if self.run is not None:
             self.run.stopped = True
 
-    def even_steps(self):
-        """Whether every batch is a step, of one weight for all networks: in lanes, steps are counted once for all."""
-        return self.weights is None or (not self.shuffle and bool(self.weights.all()))
-
-    def kind(self):
-        """What networks in lanes have in common; None where this one cannot be in one."""
-        net, (weights, biases) = self.net, self.parameters
-        size = sum(array.size for array in (*weights, *biases))
-        most_rows = ROWS_PER_LANE * (jit.native_width() // net.dtype.itemsize) / (1 + size / HALVED_BY)
-        if self.batch_size > most_rows or size > MOST_PARAMETERS or self.callback is not None or not self.even_steps():
-            return None
-        counted = (net.beta_1, net.beta_2, self.steps) if net.solver == "adam" else (net.dropout > 0) * self.steps
-        return (
-            *net.units, *net._activation_codes(), net.out_activation, net.loss, net.solver, net.dtype, bool(biases), counted,
-            net.dropout, len(self.X), self.batch_size, self.reduction, self.shuffle, id(self.weights),
-        )  # fmt: skip
+    def keep(self, lanes, number):
+        """Let the network have what it has learnt in lanes; its history."""
+        trained = types.SimpleNamespace(level=None if jit.PLAIN_PYTHON else level().name)
+        trained.parameters, trained.memory = lambda: lanes.parameters(number), lambda: lanes.memory(number)
+        self.net._keep(trained)
+        return self.history(lanes.recorded(number))
 
 
 def parted(tasks: list[Task]) -> tuple[list[list[Task]], list[Task]]:
-    """Groups of tasks that share lanes, and those that do not."""
-    alike: dict[Any, list[Task]] = {}
-    apart = []
+    """Groups of tasks that share lanes, and those that do not: one with a callback is alone."""
+    free = [task for task in tasks if task.callback is None]
+    together, _ = by_kind([task.member() for task in free])
+    left = {id(free[number]) for numbers in together for number in numbers}
+    return [[free[number] for number in numbers] for numbers in together], [task for task in tasks if id(task) not in left]
+
+
+def train_together(tasks, epochs, threads, results):
+    """Add what became of tasks that share lanes to the results, also where an interrupt is raised."""
     for task in tasks:
-        kind = task.kind()
-        if kind is None:
-            apart.append(task)
-        else:
-            alike.setdefault(kind, []).append(task)
-    return list(alike.values()), apart
-
-
-def settings_of(rule):
-    """What `SETTINGS` names, of a rule."""
-    gains = 1 - rule.momentum, 1 - rule.beta_2
-    return rule.learning_rate, rule.momentum, gains[0], rule.beta_2, gains[1], rule.epsilon, rule.alpha, rule.max_norm
-
-
-class Lanes:
-    """Networks that are alike in training, a network in each lane; the last lanes repeat the last network."""
-
-    def __init__(self, tasks: list[Task], threads: int):
-        self.tasks, self.threads, first = tasks, threads, tasks[0]
-        net, n_rows, dtype = first.net, len(first.X), np.dtype(first.net.dtype)
-        for task in tasks:
-            task.net._draw_seed()
-            task.rule.seed = task.net._seed
-        self.undo = [task.net._undo(task.shuffle) for task in tasks]
-        layout = Layout(net.units, dtype, net.bias, net._activation_codes())
-        offsets = np.cumsum([0, *(row.n_rows * row.n_out for row in layout.rows)])
-        self.layers = np.array([row._replace(offset=at) for row, at in zip(layout.rows, offsets, strict=False)], np.int64)
-        self.lanes = jit.native_width() // dtype.itemsize
-        self.groups = -(-len(tasks) // self.lanes)
-        self.rule, self.numbers = first.rule, first.rule.numbers(net.units[-1])
-        self.params = self.in_lanes([self.flat(task.parameters) for task in tasks], dtype)
-        state = np.zeros((len(tasks), self.rule.moments, int(offsets[-1])), dtype)
-        for moments, task in zip(state, tasks, strict=True):
-            for moment, pair in zip(moments, task.moments, strict=False):
-                moment[:] = self.flat(pair)
-        self.state = self.in_lanes(state, dtype)
-        self.shared = len({(id(task.X), id(task.Y)) for task in tasks}) == 1
-        self.X, self.Y = (self.rows([getattr(task, name) for task in tasks], dtype) for name in ("X", "Y"))
-        self.weights = np.empty(0, dtype) if first.weights is None else first.weights
-        self.settings = self.in_lanes([settings_of(task.rule) for task in tasks], dtype)
-        self.seeds = self.in_lanes([[task.rule.seed] for task in tasks], np.int64)[:, 0]
-        self.per_epoch, self.done = -(-n_rows // first.batch_size), 0
-        self.records: list[np.ndarray] = []
-
-    def flat(self, pair):
-        """Weights and biases of a network, one layer behind the other."""
-        weights, biases = pair
-        layers = zip(weights, biases, strict=True) if biases else ((one,) for one in weights)
-        return np.concatenate([array.ravel() for layer in layers for array in layer])
-
-    def in_lanes(self, values, dtype):
-        """Arrays of all networks as (groups, ..., lanes)."""
-        values = np.asarray(values, dtype)
-        last = np.repeat(values[-1:], self.groups * self.lanes - len(values), axis=0)
-        values = np.concatenate([values, last]).reshape(self.groups, self.lanes, *values.shape[1:])
-        result = aligned_zeros(values.size, dtype).reshape(self.groups, *values.shape[2:], self.lanes)
-        result[...] = np.moveaxis(values, 1, -1)
-        return result
-
-    def of_network(self, values, number):
-        """A network's part of an array (groups, ..., lanes)."""
-        return values[number // self.lanes, ..., number % self.lanes]
-
-    def rows(self, arrays, dtype):
-        """Rows for all networks, or those of each."""
-        return np.ascontiguousarray(arrays[0])[None, :, :, None] if self.shared else self.in_lanes(arrays, dtype)
-
-    def new_record(self, epochs):
-        """Room for the record of some epochs, which takes memory as it is filled."""
-        return np.zeros((self.groups, len(RECORD), epochs, self.lanes))
-
-    def recorded(self, number):
-        """The record of a network so far."""
-        if len(self.records) != 1:
-            self.records = [np.concatenate([*self.records, self.new_record(0)], axis=2)]
-        return self.of_network(self.records[0], number)[:, : self.done].T
-
-    def orders(self, epochs):
-        """Row orders of some epochs, of each network as it draws them."""
-        n_rows = self.X.shape[1]
-        if not self.tasks[0].shuffle:
-            return np.empty((0, epochs, n_rows, self.lanes), np.int64)
-        drawn = [[task.net._rng.permutation(n_rows) for _ in range(epochs)] for task in self.tasks]
-        return self.in_lanes(drawn, np.int64)
-
-    def rates(self, epochs):
-        """The factor of the learning rate in each of the next steps."""
-        steps, rule = self.steps_of(self.tasks[0]) + np.arange(1, epochs * self.per_epoch + 1), self.rule
-        if rule.solver != "adam":
-            return np.ones(len(steps))
-        return np.sqrt(1 - rule.beta_2**steps) / (1 - rule.momentum**steps)
-
-    def steps_of(self, task):
-        """Steps that a network has taken so far."""
-        return task.steps + self.done * self.per_epoch
-
-    def train(self, epochs, results):
-        """Train them; the history of each, or its error. An interrupt is raised when `results` has what is done."""
-        wild: dict[int, ValueError] = {}
-        interrupt, left = None, list(enumerate(self.tasks))
-        some = int(FIRST_CALL_FLOPS * self.threads / (6 * self.params.size * self.X.shape[1]))
+        task.net._draw_seed()
+        task.rule.seed = task.net._seed
+    undo = [task.net._undo(task.shuffle) for task in tasks]
+    lanes, wild = Lanes([task.member() for task in tasks], threads), dict[int, NotFiniteError]()
+    interrupt, left = None, list(enumerate(tasks))
+    try:
+        while lanes.done < epochs and len(wild) < len(tasks):
+            lanes.advance(epochs - lanes.done)
+            for number in set(lanes.wild()) - wild.keys():
+                wild[number] = NotFiniteError(first_wild_epoch(lanes.recorded(number)), tasks[number].learning_rate)
+    except KeyboardInterrupt as error:
+        interrupt = error
+    while left:
         try:
-            while self.done < epochs and len(wild) < len(self.tasks):
-                room = sum(record.shape[2] for record in self.records)
-                if room == self.done:
-                    least = max(1, ROOM_BYTES // self.new_record(1).nbytes)
-                    self.records.append(self.new_record(min(epochs - room, max(least, room))))
-                    continue
-                some, start = max(1, min(some, room - self.done)), time.perf_counter()
-                self.advance(some, room)
-                self.note_wild(wild)
-                some = int(some * min(4, CALL_SECONDS / (time.perf_counter() - start)))
-        except KeyboardInterrupt as error:
+            for number, task in left.copy():
+                if number in wild:
+                    undo[number]()
+                results[task] = wild.get(number) or task.keep(lanes, number)
+                left.remove((number, task))
+        except KeyboardInterrupt as error:  # what was kept in part is kept again
             interrupt = error
-        while left:
-            try:
-                for number, task in left.copy():
-                    if number in wild:
-                        self.undo[number]()
-                    results[task] = wild.get(number) or self.kept(number, task)
-                    left.remove((number, task))
-            except KeyboardInterrupt as error:  # what was kept in part is kept again
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
-        return results
+    if interrupt is not None:
+        raise interrupt
 
-    def advance(self, epochs, room):
-        """Run some epochs in one call, which an interrupt lets come to its end."""
-        order, rates, begun = self.orders(epochs), self.rates(epochs), self.steps_of(self.tasks[0])
-        record = self.records[-1]
-        done = record.shape[2] - (room - self.done)
-        try:
-            kernels.train_many(
-                self.layers, self.params, self.state, self.X, self.Y, order, self.weights, self.tasks[0].batch_size,
-                self.numbers, self.settings, self.seeds, rates, begun, epochs, record, done, self.threads,
-            )  # fmt: skip
-        finally:
-            if record[-1, :, done + epochs - 1].any():  # it has run: where all errors are 0, all rows are right
-                self.done += epochs
 
-    def note_wild(self, wild):
-        """Note of the networks whose weights are not finite any more in which epoch that was seen."""
-        for number in np.flatnonzero(~np.isfinite(self.params).all(axis=1).ravel()[: len(self.tasks)]).tolist():
-            if number not in wild:
-                seen = np.flatnonzero(~np.isfinite(self.recorded(number)).all(axis=1))
-                epoch = int(seen[0]) + 1 if len(seen) else self.done
-                wild[number] = NotFiniteError(epoch, self.tasks[number].learning_rate)
-
-    def kept(self, number, task):
-        """Let a network have what it has learnt; its history."""
-        weights, *memory = map(self.pair, (self.of_network(self.params, number), *self.of_network(self.state, number)))
-        trained = types.SimpleNamespace(level=None if jit.PLAIN_PYTHON else level().name)
-        trained.parameters, trained.memory = lambda: weights, lambda: (memory, self.steps_of(task))
-        task.net._keep(trained)
-        return task.history(self.recorded(number))
-
-    def pair(self, flat):
-        """Weights and biases out of what `flat` made, as two lists of arrays."""
-        weights: list[np.ndarray] = []
-        biases: list[np.ndarray] = []
-        for row in map(LAYER._make, self.layers.tolist()):
-            block = flat[row.offset : row.offset + row.n_rows * row.n_out].reshape(row.n_rows, row.n_out)
-            weights.append(np.array(block[: row.n_in]))
-            biases.extend(np.array(block[row.n_in :]))
-        return weights, biases
+def first_wild_epoch(record):
+    """Number of the first epoch whose record is not finite, or of the last one."""
+    seen = np.flatnonzero(~np.isfinite(record).all(axis=1))
+    return int(seen[0]) + 1 if len(seen) else len(record)

@@ -297,7 +297,8 @@ def test_running_ahead_changes_nothing(number, monkeypatch):
     settings = {
         "hidden_layer_sizes": (int(rng.integers(1, 9)),), "solver": str(rng.choice(["sgd", "adam"])),
         "learning_rate": str(rng.choice(["constant", "adaptive", "invscaling"])), "shuffle": bool(rng.integers(2)),
-        "n_iter_no_change": int(rng.integers(1, 12)), "max_iter": int(rng.integers(1, 150)), "tol": float(rng.choice([1e-4, 0.1])),
+        "n_iter_no_change": int(rng.integers(1, 12)), "max_iter": int(rng.integers(1, 150)),
+        "tol": float(rng.choice([1e-4, 0.1])),
         "dropout": float(rng.choice([0, 0.3])), "batch_size": int(rng.integers(1, 31)), "learning_rate_init": 0.02,
     }  # fmt: skip
     X = rng.normal(size=(30, 3)).astype(rng.choice(["float32", "float64"]))

@@ -17,7 +17,7 @@ from guard import needs_mprotect
 from processes import run_python
 
 from fastbp import NeuralNetwork, kernels, reference, train_many
-from fastbp import many as many_module
+from fastbp import lanes as lanes_module
 from fastbp.kernels import jit
 from fastbp.kernels import many as many_kernel
 from fastbp.layout import CURSOR, RECORD, SETTINGS, Layout, aligned_zeros
@@ -333,8 +333,8 @@ def test_a_network_that_diverges_is_as_it_was(how):
 def test_records_grow_with_the_epochs(monkeypatch):
     ours, others = networks(3, alpha=0.01), networks(3, alpha=0.01)
     expected = train_many(others, *XOR, 100, 0.2, batch_size=2)
-    monkeypatch.setattr(many_module, "ROOM_BYTES", 2**14)
-    monkeypatch.setattr(many_module, "FIRST_CALL_FLOPS", 2e4)  # a few epochs
+    monkeypatch.setattr(lanes_module, "ROOM_BYTES", 2**14)
+    monkeypatch.setattr(lanes_module, "FIRST_CALL_FLOPS", 2e4)  # a few epochs
     histories = train_many(ours, *XOR, 100, 0.2, batch_size=2)
     assert list(map(bits, ours)) == list(map(bits, others))
     for history, one in zip(histories, expected, strict=True):
@@ -388,8 +388,8 @@ def test_an_interrupt_keeps_what_is_done(moment, monkeypatch):
             calls.extend([None] * 99)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(many_module, "FIRST_CALL_FLOPS", 2e4)  # a few epochs
-    monkeypatch.setattr(many_module.kernels, "train_many", interrupted)
+    monkeypatch.setattr(lanes_module, "FIRST_CALL_FLOPS", 2e4)  # a few epochs
+    monkeypatch.setattr(kernels, "train_many", interrupted)
     monkeypatch.setattr(NeuralNetwork, "_keep", keep_once_more)
     with pytest.warns(UserWarning, match="interrupted by user"):
         histories = train_many([*nets, NeuralNetwork(2, 1000, 1)], *XOR, 40)

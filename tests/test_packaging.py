@@ -22,7 +22,7 @@ PACKAGE = Path(fastbp.__file__).parent
 FLOORS = """
     __main__ cli
     profiling warmup
-    datasets estimators files lessons many neural_network
+    datasets estimators files lanes lessons many neural_network
     training workspace
     kernels
     fastbp arguments checks history layout reference rule tables

@@ -118,6 +118,6 @@ def members(
     ours, theirs = ([1e9 / rate for rate in trainer.rates] for trainer in trainers)
     task = Task(net, {}, X, y, None, callback=None, shuffle=False, **how)
     return Members(
-        repr(net), count, len(task.X), task.batch_size, usable_threads(n_jobs), task.kind() is not None,
+        repr(net), count, len(task.X), task.batch_size, usable_threads(n_jobs), task.member().kind() is not None,
         rate_of(ours), rate_of(theirs), rate_of([b / a for a, b in zip(ours, theirs, strict=True)]).median,
     )  # fmt: skip
