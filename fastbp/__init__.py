@@ -22,6 +22,7 @@ __all__ = [
     "patch_sklearn",
     "profile",
     "save",
+    "search",
     "to_sklearn",
     "train_many",
     "unpatch_sklearn",
@@ -55,6 +56,8 @@ def _home(name):
             from fastbp import history as home
         case "from_sklearn" | "patch_sklearn" | "to_sklearn" | "unpatch_sklearn":
             from fastbp.estimators import interchange as home
+        case "search":
+            from fastbp.estimators import search as home
         case "train_many":
             from fastbp import many as home
         case "NeuralNetwork":

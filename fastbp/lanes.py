@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,16 @@ from fastbp.training import CALL_SECONDS, FIRST_CALL_FLOPS
 ROWS_PER_LANE, HALVED_BY, MOST_PARAMETERS = 4, 200, 2000
 # Of records there is room at first, and then for twice as many epochs each time.
 ROOM_BYTES = 2**30
+# Operations of a call in which starting threads, half a millisecond, no longer counts.
+THREADS_FLOPS = 2e7
 
 
 @dataclass
 class Member:
     """A network at its start, and its rows.
 
-    `order` gives the order of the rows in an epoch, counted from 0; without it they are visited as they stand.
+    `order` gives the order of the rows in an epoch, of which there were `begun` before; without it they are visited as they
+    stand.
     """
 
     rule: Rule
@@ -41,6 +44,7 @@ class Member:
     order: Callable[[int], np.ndarray] | None = None
     moments: list = field(default_factory=list)  # pairs like weights and biases
     steps: int = 0
+    begun: int = 0
 
     @property
     def units(self) -> tuple[int, ...]:
@@ -112,8 +116,17 @@ class Lanes:
         self.seeds = self.in_lanes([[member.rule.seed] for member in members], np.int64)[:, 0]
         self.per_epoch, self.done = -(-len(first.X) // first.batch_size), 0
         self.records: list[np.ndarray] = []
-        # epochs of the next call
-        self.some = int(FIRST_CALL_FLOPS * threads / (6 * self.params.size * len(first.X)))
+        self.flops = 6 * self.params.size * len(first.X)  # of an epoch
+        self.some = int(FIRST_CALL_FLOPS * threads / self.flops)  # epochs of the next call
+
+    def of(self, numbers):
+        """Lanes of some of the networks, as they are; their records begin anew."""
+        members = []
+        for number in numbers:
+            member, (weights, biases), (moments, steps) = self.members[number], self.parameters(number), self.memory(number)
+            now = {"weights": weights, "biases": biases, "moments": moments, "steps": steps}
+            members.append(replace(member, begun=member.begun + self.done, **now))
+        return Lanes(members, self.threads)
 
     def flat(self, weights, biases):
         """Weights and biases of a network, one layer behind the other."""
@@ -149,11 +162,10 @@ class Lanes:
 
     def orders(self, epochs):
         """Row orders of the next epochs."""
-        draws = [member.order for member in self.members if member.order is not None]
+        draws = [(member.order, member.begun + self.done) for member in self.members if member.order is not None]
         if not draws:
             return np.empty((0, epochs, self.X.shape[1], self.lanes), np.int64)
-        numbers = range(self.done, self.done + epochs)
-        return self.in_lanes([[order(number) for number in numbers] for order in draws], np.int64)
+        return self.in_lanes([[order(first + number) for number in range(epochs)] for order, first in draws], np.int64)
 
     def rates(self, epochs):
         """The factor of the learning rate in each of the next steps."""
@@ -180,10 +192,11 @@ class Lanes:
         some, start = max(1, min(self.some, room - self.done, epochs)), time.perf_counter()
         order, rates, record = self.orders(some), self.rates(some), self.records[-1]
         first = record.shape[2] - (room - self.done)
+        threads = self.threads if some * self.flops > THREADS_FLOPS else 1
         try:
             kernels.train_many(
                 self.layers, self.params, self.state, self.X, self.Y, order, self.row_weights, self.members[0].batch_size,
-                self.numbers, self.settings, self.seeds, rates, self.steps(0), some, record, first, self.threads,
+                self.numbers, self.settings, self.seeds, rates, self.steps(0), some, record, first, threads,
             )  # fmt: skip
         finally:
             if record[-1, :, first + some - 1].any():  # it has run: where all errors are 0, all rows are right

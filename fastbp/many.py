@@ -170,8 +170,9 @@ class Task:
         # what another solver remembers is of no use
         moments, steps = memory if memory and len(memory[0]) == self.rule.moments else ([], 0)
         order = (lambda number: net._rng.permutation(len(self.X))) if self.shuffle else None
+        weights, biases = self.parameters
         return Member(
-            self.rule, *self.parameters, self.codes, self.X, self.Y, self.batch_size, self.weights, order, moments, steps
+            self.rule, weights, biases, self.codes, self.X, self.Y, self.batch_size, self.weights, order, moments, steps
         )
 
     def history(self, record):

@@ -35,6 +35,7 @@ LAZY = {
         "fastbp.estimators.interchange",
         "fastbp.estimators.fitted",
         "fastbp.estimators.mlp",
+        "fastbp.estimators.search",
         "fastbp.estimators.tabular",
         "fastbp.files",
         "fastbp.history",

@@ -124,9 +124,9 @@ class Task:
 class Training:
     """What every training by epochs does from an estimator's weights on: it notes losses, and judges by rows held back."""
 
-    def __init__(self, est, rows, validation, draw, memory=None):
+    def __init__(self, est, rows, validation, draw, memory=None, run=None):
         self.est, self.validation, self.n = est, validation, rows.X.shape[0]
-        self.run = Run(
+        self.run = run or Run(
             est.coefs_,
             est.intercepts_,
             rows.X,
@@ -175,8 +175,8 @@ class Training:
 class Epochs(Training):
     """Epochs of a stochastic solver as scikit-learn has them, and when to stop; the curves of earlier fits go on."""
 
-    def __init__(self, est, rows, validation, random_state, memory, task):
-        super().__init__(est, rows, validation, self.draw if est.shuffle else None, memory)
+    def __init__(self, est, rows, validation, random_state, memory, task, run=None):
+        super().__init__(est, rows, validation, self.draw if est.shuffle else None, memory, run)
         self.random_state, self.order, self.task, self.scorer = random_state, np.arange(self.n), task, None
         self.ran, self.seconds = 0, 0.0
         if validation is not None and est.scoring is not None:
@@ -345,6 +345,20 @@ class Epochs(Training):
         return False
 
 
+def begun(est, rows, validation, random_state, memory, task, run=None):
+    """Epochs of an estimator at their beginning."""
+    if memory is None or est._learning_rate_start != est.learning_rate_init:
+        est._learning_rate = est._learning_rate_start = float(est.learning_rate_init)
+    est.n_iter_ = 0
+    return Epochs(est, rows, validation, random_state, memory, task, run)
+
+
+def warn_of_the_end(est, stacklevel=2):
+    """Warn that training ended before it converged."""
+    message = f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the optimization hasn't converged yet."
+    warnings.warn(message, ConvergenceWarning, stacklevel)
+
+
 def fit_stochastic(est, rows, validation, random_state, incremental, task):
     """Train by "sgd" or "adam", for one epoch if `incremental`; leaves the parameters and the curves on the estimator."""
     if est.early_stopping and incremental:
@@ -352,22 +366,15 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task):
     if est.early_stopping and validation is None:
         rows, validation = split(est, rows, random_state)
     memory = est._solver_memory() if incremental else None
-    if memory is None or est._learning_rate_start != est.learning_rate_init:
-        est._learning_rate = est._learning_rate_start = float(est.learning_rate_init)
-    epochs = Epochs(est, rows, validation, random_state, memory, task)
+    epochs = begun(est, rows, validation, random_state, memory, task)
     most = 1 if incremental else est.max_iter
-    est.n_iter_, stop = 0, False
+    stop = False
     try:
         while not stop and est.n_iter_ < most:
             stop = epochs.some(most - est.n_iter_)
         epochs.keep()
         if not stop and not incremental:
-            warnings.warn(
-                f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the optimization hasn't "
-                "converged yet.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
+            warn_of_the_end(est, 3)
     except BaseException as error:
         epochs.keep()
         if not isinstance(error, KeyboardInterrupt):

@@ -350,13 +350,16 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             fitting.fit_lbfgs(self, rows, task)
         else:
             fitting.fit_stochastic(self, rows, validation, random_state, incremental, task)
+        self._check_finite()
+        task.close()
+        return self
+
+    def _check_finite(self):
         if not all(np.isfinite(array).all() for array in self.coefs_ + self.intercepts_):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may"
                 " contain large values and need to be preprocessed."
             )
-        task.close()
-        return self
 
     def _begin(self, X, y, sample_weight, random_state, incremental=False, X_val=None, y_val=None):
         """X and y, rows for training and validation, and on the estimator the weights to begin with."""
