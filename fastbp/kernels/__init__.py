@@ -55,7 +55,7 @@ FORWARD = tuple(Kernel(module, "forward", _FORWARD) for module in ("narrow", "wi
 _MANY = (
     "layers:int* places:int* n_layers n_params groups params:T* moments state:T* X:T* Y:T* own n order:int* shuffled "
     "weights:T* weighted batch_size rule:double* settings:T* seeds:int* decays clips rates:double* begun epochs done "
-    "room_epochs record:double* sums:double* memory:T* room grad x y classes weighing"
+    "room_epochs record:double* taken:int* sums:double* memory:T* room grad x y classes weighing"
 )
 MANY = tuple(Kernel("many", name, _MANY) for name in ("train_by_row", "train_by_rows"))
 # Memory of counters, where they begin there, and a number of marks.
@@ -135,7 +135,7 @@ def train_many(layers, params, state, X, Y, order, weights, batch_size, rule, se
         layers, np.array(places), len(layers), n_params, groups, params, state.shape[1], state, X, Y, own, n_rows, order,
         len(order) > 0, weights, len(weights) > 0, batch_size, rule, settings, seeds, bool(alpha.any()),
         bool((max_norm < np.inf).any()), rates, begun, epochs, done, record.shape[2], record,
-        np.zeros((threads, len(RECORD), lanes)), memory, starts[-1], *starts[:-1],
+        np.zeros(1, np.int64), np.zeros((threads, len(RECORD), lanes)), memory, starts[-1], *starts[:-1],
     )  # fmt: skip
     call(MANY[batch_size > 1], args, threads, lanes * params.itemsize)
 

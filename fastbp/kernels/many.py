@@ -4,7 +4,7 @@ A vector holds the same number of LANES networks, and everything a network has i
 gradients. The loops are those of the equations, nothing is ever summed over lanes, and nothing is transposed, so that a
 network's bits do not depend on its neighbours. It is for networks too small to fill vectors by themselves.
 
-A group is LANES networks. Threads take groups by turns and never wait for each other. Networks of one call have their units,
+A group is LANES networks. Threads take one after the other, and never wait. Networks of one call have their units,
 activations, loss, solver and batches in common; step lengths, momentum, L2, clipping and seeds are a vector each.
 
 Rows are shared, or each network has its own, which then stand side by side: X[group, row, column, lane]. Likewise an order
@@ -27,6 +27,7 @@ from fastbp.kernels.numbers import choose, element, from_on, named, smaller, who
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
 from fastbp.kernels.solvers import ADAM, Solver, descend, no_less, update
 from fastbp.kernels.steps import flush_subnormals, layer_of, loss_factor, loss_scale, restore_subnormals, weight_of
+from fastbp.kernels.threads import add_atomically
 from fastbp.kernels.tracing import (
     BYTES,
     DOUBLE,
@@ -502,8 +503,8 @@ def train(job, rows):
     job.sums = from_on(job.sums, job.rank * (len(RECORD) * v.lanes(job.memory)))
     batches = (job.n + (job.batch_size - 1)) // job.batch_size
 
-    def one(turn):
-        group = Group(job, turn * job.size + job.rank)
+    def one(number):
+        group = Group(job, number)
         settings = group.settings
         solver = Solver(group).at(
             first=settings.momentum, first_gain=settings.momentum_gain,
@@ -530,5 +531,9 @@ def train(job, rows):
 
         carry(job.epochs, (0,), epoch)
 
-    when(job.epochs > 0, lambda: repeat((job.groups + (job.size - 1) - job.rank) // job.size, one))
+    def take(_):  # a thread that is held up leaves more to the others
+        number = add_atomically(job.taken, 0, 1)
+        when(number < job.groups, lambda: one(number))
+
+    when(job.epochs > 0, lambda: repeat(job.groups, take))
     restore_subnormals(job.memory, control)

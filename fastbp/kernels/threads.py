@@ -14,7 +14,12 @@ from fastbp.layout import ARRIVED, PASSED
 SPINS = 20_000  # looks at a word before the rest of the time slice is given away: some 10 microseconds
 
 
-@word(None)
+def python_add(memory, offset, number):
+    memory[offset] += number
+    return memory[offset] - number
+
+
+@word(python_add)
 def add_atomically(memory, offset, number):
     """Add to an int64 that other threads see; gives what stood there before."""
     address = from_on(memory, offset).value
