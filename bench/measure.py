@@ -10,6 +10,7 @@ import time
 
 import fits
 import founding
+import many
 import networks
 import pointwise
 import pytest
@@ -23,6 +24,7 @@ WORK_OF = {
     "step": networks.work,
     "epoch": networks.work,
     "founding": founding.work,
+    "members": many.work,
     "fit": fits.fit_work,
     "predict": fits.prediction_work,
     "start-up": startup.work,

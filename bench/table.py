@@ -102,6 +102,16 @@ FOUNDING = [
     for case in side_by_side(names, names, kind="founding", subject=subject, dtype=dtype, batch=rows, rows=rows)
 ]
 
+MEMBERS = [
+    case
+    for subject, batch, rows in (("2-4-1", 4, 4), ("20-16-1", 1, 1000), ("4-2-3", 10, 130), ("8-16-16-1", 8, 256))
+    for dtype in DTYPES
+    for names, threads in ((("fastbp", "one by one", "jax"), 1), (("fastbp n_jobs=2",), 2))
+    for case in side_by_side(
+        names, (), kind="members", subject=subject, dtype=dtype, batch=batch, rows=rows, threads=threads,
+    )
+]  # fmt: skip
+
 # data set and rows; "sparse" is a CSR matrix
 DATA_SETS = {"iris": 150, "wine": 178, "diabetes": 442, "breast_cancer": 569, "digits": 1797, "sparse": 20_000}
 FITS = [
@@ -140,4 +150,4 @@ MEMORY = [
     for case in side_by_side(("fastbp", "scikit-learn"), ("fastbp",), kind="memory", subject=subject, dtype=dtype, rows=rows)
 ]
 
-CASES = [*POINTWISE, *STEPS, *EPOCHS, *FOUNDING, *FITS, *PREDICTIONS, *START_UP, *MEMORY]
+CASES = [*POINTWISE, *STEPS, *EPOCHS, *FOUNDING, *MEMBERS, *FITS, *PREDICTIONS, *START_UP, *MEMORY]

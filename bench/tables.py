@@ -2,13 +2,14 @@
 
 BASELINE = "numpy"
 PEERS = ("numpy", "scikit-learn", "torch", "jax")
-COLUMNS = ("fastbp", "fastbp n_jobs=2", "python", "numpy", "reference", "scikit-learn", "torch", "jax")
+COLUMNS = ("fastbp", "fastbp n_jobs=2", "one by one", "python", "numpy", "reference", "scikit-learn", "torch", "jax")
 # What the time is that a kind's table shows.
 TIMED = {
     "pointwise": "a function of 65,536 numbers",
     "step": "one optimiser step, each a call of its own",
     "epoch": "one optimiser step within whole epochs",
     "founding": "an epoch",
+    "members": "an epoch of one of 256 networks",
     "fit": "a fit",
     "predict": "a prediction of all rows",
     "start-up": "a process",
