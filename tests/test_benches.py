@@ -37,6 +37,7 @@ CHECKED = [
         "step-4-8-3_adam",
         "epoch-2-4-1",
         "founding-xor",
+        "members-2-4-1",
         "fit-iris",
         "fit-diabetes",
         "predict-64-100-10-0x1",
