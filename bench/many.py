@@ -34,9 +34,9 @@ def parameters_of(nets):
 
 def together(case, epochs):
     X, y = rows_of(case.units, case.rows, case.dtype)
-    nets = start(case, MEMBERS)
 
     def train(times):
+        nets = start(case, MEMBERS)
         train_many(nets, X, y, times * epochs, LEARNING_RATE, batch_size=case.batch, n_jobs=case.threads)
         return parameters_of(nets)
 
@@ -45,9 +45,9 @@ def together(case, epochs):
 
 def one_by_one(case, epochs):
     X, y = rows_of(case.units, case.rows, case.dtype)
-    nets = start(case, MEMBERS)
 
     def train(times):
+        nets = start(case, MEMBERS)
         for net in nets:
             net.train(X, y, times * epochs, LEARNING_RATE, batch_size=case.batch)
         return parameters_of(nets)
@@ -81,9 +81,8 @@ def mapped(case, epochs):
         return jax.vmap(lambda one: jax.lax.scan(epoch, one, None, length=epochs))(parameters)
 
     def train(times):
-        nonlocal parameters
-        parameters, _ = jax.block_until_ready(run(parameters, times * epochs))
-        layers = [[np.array(one[number]) for one in pair] for number in range(CHECKED) for pair in parameters]
+        found, _ = jax.block_until_ready(run(parameters, times * epochs))
+        layers = [[np.array(one[number]) for one in pair] for number in range(CHECKED) for pair in found]
         return [*(W for W, _ in layers), *(b for _, b in layers)]
 
     return train
