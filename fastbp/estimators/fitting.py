@@ -179,9 +179,13 @@ class Epochs(Training):
         super().__init__(est, rows, validation, self.draw if est.shuffle else None, memory, run)
         self.random_state, self.order, self.task, self.scorer = random_state, np.arange(self.n), task, None
         self.ran, self.seconds = 0, 0.0
+        # orders that were drawn while running ahead, and those that are drawn again
+        self.ahead_of: list | None = None
+        self.again: list = []
         if validation is not None and est.scoring is not None:
             self.scorer = check_scoring(est, est.scoring)
         self.targets = est._decoded(validation.Y) if est.early_stopping else None
+        self.draws_matter = est.shuffle and (type(est.random_state) is not int or est.learning_rate == "adaptive")
         # what looks at the estimator itself finds the weights of the epoch
         self.looked_at = task.watched or (est.early_stopping and self.scorer is not None)
         vars(est).setdefault("loss_curve_", [])
@@ -199,7 +203,11 @@ class Epochs(Training):
 
     def draw(self):
         """The rows in a new order: the last one, shuffled."""
+        if self.again:
+            return self.again.pop(0)
         self.random_state.shuffle(self.order)
+        if self.ahead_of is not None:
+            self.ahead_of.append(self.order.copy())
         return self.order
 
     def keep(self):
@@ -247,15 +255,17 @@ class Epochs(Training):
 
     def run_ahead(self, count):
         """Run so many epochs, or up to that in which training has to stop."""
-        est, run, before = self.est, self.run, self.state()
+        est, run, before, self.ahead_of = self.est, self.run, self.state(), []
         try:
             for _ in run.calls(count):
                 look(est)
+            self.again, self.ahead_of = self.ahead_of, None
             _, _, right = self.compared(self.losses(0))
             if right < count:
                 self.restore(before)
                 for _ in run.calls(right):
                     look(est)
+            self.again = []
         except BaseException:
             self.note(0)
             raise
@@ -264,13 +274,15 @@ class Epochs(Training):
         """What epochs change."""
         run = self.run
         run.cursor[CURSOR.epoch] = 0
-        drawn = self.random_state.get_state(legacy=False) if self.est.shuffle else None
+        # nobody else draws from a seed, and after the last epoch not even the fit; looking at the state takes long
+        drawn = self.random_state.get_state(legacy=False) if self.draws_matter else None
         return run.params.copy(), run.moments.copy(), run.cursor.copy(), self.order.copy(), drawn
 
     def restore(self, state):
-        """Take epochs back."""
-        self.run.params[:], self.run.moments[:], self.run.cursor[:], self.order[:], drawn = state
+        """Take epochs back; those that are run again draw the same."""
+        self.run.params[:], self.run.moments[:], self.run.cursor[:], order, drawn = state
         if drawn is not None:
+            self.order[:], self.again = order, []
             self.random_state.set_state(drawn)
 
     def end(self, losses):

@@ -49,6 +49,11 @@ INDICES = (np.int32, np.int64)
 # Rows that are predicted at a time where each leaves less behind than the outputs it came from.
 PREDICTED_ROWS = 8192
 
+# Parameters that have been found valid: a search has the same ones for every split, and looking takes longer than an epoch.
+valid: set = set()
+MOST_VALID = 1000
+PLAIN = {int, float, str, bool, type(None), tuple}
+
 # What only fits by epochs leave behind, and not all of them.
 FOUND_BY_EPOCHS = (
     "loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_", "validation_loss_curve_",
@@ -196,10 +201,20 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         return super()._get_param_names()
 
     def _validate_params(self):
+        params = self.get_params(deep=False)
+        values = (*params.values(), *(value for one in params.values() if type(one) is tuple for value in one))
+        plain = {*map(type, values)} <= PLAIN
+        key = (type(self), *((type(value), value) for value in values if plain))
+        if key in valid:
+            return
         super()._validate_params()
         for name in ("alpha", "learning_rate_init", "power_t", "tol", "epsilon", "max_norm"):
             with within_floats(name):
                 float(getattr(self, name))
+        if len(key) > 1:
+            if len(valid) >= MOST_VALID:
+                valid.clear()
+            valid.add(key)
 
     # --- the network ---
 
