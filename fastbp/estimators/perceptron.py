@@ -51,7 +51,7 @@ PREDICTED_ROWS = 8192
 
 # Parameters that have been found valid: a search has the same ones for every split, and looking takes longer than an epoch.
 valid: set = set()
-MOST_VALID = 1000
+MOST_VALID = 8
 PLAIN = {int, float, str, bool, type(None), tuple}
 
 # What only fits by epochs leave behind, and not all of them.
