@@ -15,7 +15,7 @@ from fastbp.kernels.levels import level
 from fastbp.lanes import Lanes, Member, by_kind
 from fastbp.layout import RECORD
 from fastbp.neural_network import NeuralNetwork, checked_steps
-from fastbp.training import NotFiniteError, ProgressBar, usable_threads, watch
+from fastbp.training import NotFiniteError, ProgressBar, usable_threads
 
 
 def train_many(
@@ -102,6 +102,11 @@ def train_many(
     tasks = [
         Task(net, seen, **{name: values[number] for name, values in each.items()}) for number, net in enumerate(networks)
     ]
+    drawing = [id(task.net._rng.bit_generator) for task in tasks if task.draws()]
+    if len({*drawing}) < len(drawing):
+        raise ValueError(
+            "networks must have random numbers of their own to draw from, got a random_state of several of them"
+        )
     results: dict[Task, History | ValueError] = {}
     together, apart = parted(tasks)
     with ProgressBar(len(networks), progress, "network") as bar:
@@ -124,9 +129,8 @@ def trained_apart(tasks, epochs, threads, results):
     """Each task with what became of it, as they end; an interrupt lets those end that run, and adds them to the results."""
     if threads == 1:
         for task in tasks:
-            result = task.train(epochs)
-            yield task, result
-            if isinstance(result, History) and len(result) < epochs and not task.ended:  # an interrupt has come
+            yield task, task.train(epochs)
+            if task.run.interrupted:
                 raise KeyboardInterrupt
         return
     with ThreadPoolExecutor(threads) as pool:
@@ -162,7 +166,7 @@ class Task:
         self.reduction, self.shuffle, self.callback = reduction, bool(shuffle), callback
         self.codes = net._activation_codes()  # raises an error where these are too many or too few
         self.rule, self.parameters = net._rule(self.learning_rate, reduction), net._parameters()
-        self.run, self.stopped, self.ended = None, False, False
+        self.run, self.stopped = None, False
 
     def member(self):
         """What lanes are given."""
@@ -175,6 +179,10 @@ class Task:
             self.rule, weights, biases, self.codes, self.X, self.Y, self.batch_size, self.weights, order, moments, steps
         )
 
+    def draws(self):
+        """Whether the training draws random numbers."""
+        return self.shuffle or (self.net.dropout > 0 and not self.net._seed)
+
     def history(self, record):
         """The record as a history."""
         weight = len(self.X) if self.weights is None else float(self.weights.sum(dtype=np.float64))
@@ -182,22 +190,12 @@ class Task:
 
     def train(self, epochs):
         """Train it by itself, as `NeuralNetwork.train`; its history, or the error of weights that are not finite."""
-        net = self.net
-
-        def follow(*arguments):
-            self.ended = bool(self.callback(*arguments)) or self.stopped
-            return self.ended
-
+        run = self.run = self.net._begin(
+            self.X, self.Y, self.weights, self.learning_rate, self.reduction, self.batch_size, self.shuffle
+        )
+        run.stopped = self.stopped
         try:
-            if self.callback is not None:
-                return net.train(
-                    self.X, self.Y, epochs, self.learning_rate, batch_size=self.batch_size, reduction=self.reduction,
-                    sample_weight=self.weights, shuffle=self.shuffle, callback=follow,
-                )  # fmt: skip
-            rows = self.X, self.Y, self.weights
-            self.run = net._begin(*rows, self.learning_rate, self.reduction, self.batch_size, self.shuffle)
-            self.run.stopped = self.stopped
-            return watch(self.run, epochs, keep=net._keep)
+            return self.net._watch(run, epochs, self.callback)
         except NotFiniteError as error:
             return error
 
@@ -225,10 +223,10 @@ def parted(tasks: list[Task]) -> tuple[list[list[Task]], list[Task]]:
 
 def train_together(tasks, epochs, threads, results):
     """Add what became of tasks that share lanes to the results, also where an interrupt is raised."""
+    undo = [task.net._undo(task.shuffle) for task in tasks]
     for task in tasks:
         task.net._draw_seed()
         task.rule.seed = task.net._seed
-    undo = [task.net._undo(task.shuffle) for task in tasks]
     lanes, wild = Lanes([task.member() for task in tasks], threads), dict[int, NotFiniteError]()
     interrupt, left = None, list(enumerate(tasks))
     try:

@@ -199,6 +199,7 @@ class NeuralNetwork(Saved):
         self._biases = [np.zeros(shape, self.dtype) for shape in shapes["biases"]]
         self._seed = 0
         self._draw_seed()
+        self.level = None
         self._memory = None  # what the solver remembers, as `Run.memory` returns it
         self._ahead: Any = None  # the run of a training, where what is kept here is behind it
 
@@ -400,6 +401,10 @@ class NeuralNetwork(Saved):
         learning_rate, batch_size = checked_steps(len(X), learning_rate, batch_size, reduction, callback)
         verbose = checks.at_least(0, "verbose", int(verbose) if isinstance(verbose, bool) else verbose)
         run = self._begin(X, y, sample_weight, learning_rate, reduction, batch_size, shuffle)
+        return self._watch(run, epochs, callback, verbose, progress)
+
+    def _watch(self, run, epochs, callback=None, verbose=0, progress=False):
+        """Run some epochs, and keep what comes of them; a callback may read and change the weights."""
 
         def with_weights(epoch, history):
             self._ahead = run
@@ -446,18 +451,26 @@ class NeuralNetwork(Saved):
 
     def _begin(self, X, y, sample_weight, learning_rate, reduction, batch_size, shuffle):
         """A training on checked rows at its start."""
+        undo = self._undo(shuffle)
         self._draw_seed()
         draw = (lambda: self._rng.permutation(len(X))) if shuffle else None
         run = self._run(X, y, sample_weight, self._rule(learning_rate, reduction), batch_size, draw)
-        run.undo = self._undo(shuffle)
+        run.undo = undo
         return run
 
     def _undo(self, shuffle):
-        """A function that takes the random numbers back that are drawn from now on, if any are."""
-        if not shuffle:
-            return lambda: None
-        generator, state = self._rng.bit_generator, self._rng.bit_generator.state
-        return lambda: setattr(generator, "state", state)
+        """A function that makes the network what it is now, before a training, which may draw random numbers."""
+        kept = {name: getattr(self, name) for name in ("_memory", "level", "_seed", "_ahead")}
+        arrays, generator = (list(self._weights), list(self._biases)), self._rng.bit_generator
+        state = generator.state if shuffle or (self.dropout and not self._seed) else None
+
+        def undo():
+            self._weights[:], self._biases[:] = arrays
+            vars(self).update(kept)
+            if state is not None:
+                generator.state = state
+
+        return undo
 
     def _run(self, X, y, sample_weight, rule, batch_size, draw=None):
         """A training of this network at its start."""

@@ -125,6 +125,7 @@ class Run:
         self.level = None if jit.PLAIN_PYTHON else level().name  # of the instructions that it runs
         self.stopped = False  # by another thread: after the present call
         self.undo = lambda: None  # called where weights that are not finite are given up
+        self.interrupted = False  # from the keyboard
         self.marked = False  # where calls count the time of their phases, see `fastbp.profiling.phases`
 
     def take(self, weights, biases):
@@ -257,18 +258,15 @@ def watch(run, epochs, verbose=0, progress=False, callback=None, keep=lambda run
     """Run some epochs, or up to the first wish to stop; returns their history.
 
     It prints a line every `verbose` epochs, and shows a bar if `progress`. callback(epoch, history), after each epoch, may
-    change the run's parameters, and stops it by True; keep(run) is called at the end, also where an exception ends it: a
-    ValueError, if a weight stops being finite, with the run as it was before.
+    change the run's parameters, and stops it by True; keep(run) is called at the end, also where an exception ends it. If a
+    weight stops being finite, run.undo() is called, and a NotFiniteError raised.
     """
-    done, start = 0, (run.params.copy(), run.moments.copy(), run.cursor[CURSOR.step])
+    done = 0
     with ProgressBar(epochs, progress) as bar:
         try:
             for _ in run.calls(epochs, each_epoch=callback is not None):
                 if not run.is_finite():
-                    epoch = run.first_wild_epoch()
-                    run.params[:], run.moments[:], run.cursor[CURSOR.step] = start
-                    run.undo()
-                    raise NotFiniteError(epoch, run.rule.learning_rate)
+                    raise NotFiniteError(run.first_wild_epoch(), run.rule.learning_rate)
                 before, done, history = done, run.epochs_done, run.history()
                 bar.update(done, history.loss[-1] if progress and done else None)
                 if verbose:
@@ -276,9 +274,13 @@ def watch(run, epochs, verbose=0, progress=False, callback=None, keep=lambda run
                 if callback and done > before and callback(done, history):
                     break
             keep(run)
+        except NotFiniteError:
+            run.undo()
+            raise
         except KeyboardInterrupt:
+            run.interrupted = True
             keep(run)
-            warnings.warn("Training interrupted by user.", stacklevel=3)
+            warnings.warn("Training interrupted by user.", stacklevel=4)
         except BaseException:
             keep(run)
             raise

@@ -312,3 +312,33 @@ def test_running_ahead_changes_nothing(number, monkeypatch):
         kept = {name: value for name, value in vars(est).items() if name not in ("random_state", "_random_state")}
         found.append((pickle.dumps(kept), random_state.random_sample()))
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("moment", range(4))
+def test_an_interrupt_while_running_ahead_keeps_what_belongs_together(moment, monkeypatch):
+    """Never more epochs than an uninterrupted fit, and the weights of just so many."""
+    X, y = load_iris(return_X_y=True)
+    settings = {"hidden_layer_sizes": 4, "max_iter": 200, "tol": 0.01, "n_iter_no_change": 3, "random_state": 0}
+    whole = MLPClassifier(**settings).fit(X, y)
+    calls, real = [], fitting.Epochs.losses
+
+    def losses(epochs, first):
+        calls.append(first)
+        if len(calls) == moment + 1:
+            raise KeyboardInterrupt
+        return real(epochs, first)
+
+    monkeypatch.setattr(fitting, "AHEAD_SECONDS", math.inf)
+    monkeypatch.setattr(fitting.Epochs, "losses", losses)
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        est = MLPClassifier(**settings).fit(X, y)
+    monkeypatch.undo()
+    assert est.n_iter_ == len(est.loss_curve_) == est.t_ / len(X) <= whole.n_iter_
+    assert est._steps == est.n_iter_
+    if est.n_iter_:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            shorter = MLPClassifier(**settings | {"max_iter": est.n_iter_}).fit(X, y)
+        assert est.coefs_[0].tobytes() == shorter.coefs_[0].tobytes()
+        assert est.loss_curve_ == shorter.loss_curve_

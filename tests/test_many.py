@@ -342,6 +342,48 @@ def test_records_grow_with_the_epochs(monkeypatch):
         np.testing.assert_array_equal(history._record, one._record)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_errors_that_are_too_small_to_be_squared(dtype):
+    """The record of an epoch may be all zeros: neither an error that counts, nor a row that is right."""
+    tiny = {"float32": 1e-24, "float64": 1e-200}[dtype]
+    X, y = np.zeros((2, 2)), np.tile([0, tiny], (2, 1))
+    ours, other = (
+        NeuralNetwork(2, 3, 2, activation="tanh", out_activation="identity", bias=False, dtype=dtype, random_state=0)
+        for _ in range(2)
+    )
+    (history,) = train_many([ours], X, y, 5)
+    other.train(X, y, 5)
+    assert len(history) == 5
+    assert history._record.any() == 0
+    assert bits(ours) == bits(other)
+
+
+def test_a_diverged_network_is_as_it_was_wherever_it_trained():
+    """Also where dropout came later, whose masks draw a seed, and before the first training."""
+    for callback, hidden in ((None, 4), (lambda epoch, history: False, 4), (None, 1000)):
+        net = NeuralNetwork(2, hidden, 1, activation="relu", out_activation="identity", random_state=0)
+        net.dropout = 0.3
+        before = pickle.dumps(net)
+        with pytest.warns(RuntimeWarning, match="stopped being finite"):
+            train_many([net], *XOR, 50, 1e30, callback=callback, shuffle=True)
+        assert pickle.dumps(net) == before
+        with pytest.raises(ValueError, match="stopped being finite"):
+            net.train(*XOR, 50, 1e30, shuffle=True)
+        assert pickle.dumps(net) == before
+
+
+def test_one_random_state_of_several_networks_is_refused():
+    rng = np.random.default_rng(0)
+    nets = [NeuralNetwork(2, 4, 1, random_state=rng) for _ in range(3)]
+    train_many(nets, *XOR, 2)  # nothing is drawn
+    with pytest.raises(ValueError, match="networks must have random numbers of their own"):
+        train_many(nets, *XOR, 2, shuffle=True)
+    bit_generator = np.random.PCG64(0)
+    nets = [NeuralNetwork(2, 4, 1, random_state=bit_generator) for _ in range(2)]
+    with pytest.raises(ValueError, match="networks must have random numbers of their own"):
+        train_many(nets, *XOR, 2, shuffle=True)
+
+
 def test_errors_of_callbacks_are_raised():
     def callback(epoch, history):
         raise ValueError("mine")
@@ -350,15 +392,16 @@ def test_errors_of_callbacks_are_raised():
         train_many(networks(2), *XOR, 5, callback=callback)
 
 
-def test_an_interrupt_in_a_callback_ends_all():
+@pytest.mark.parametrize("last", [2, 5])
+def test_an_interrupt_in_a_callback_ends_all(last):
     def callback(epoch, history):
-        if epoch == 2:
+        if epoch == last:
             raise KeyboardInterrupt
         return False
 
     with pytest.warns(UserWarning, match="interrupted by user"):
         histories = train_many(networks(3), *XOR, 5, callback=[None, callback, lambda epoch, history: False])
-    assert [len(history) for history in histories] == [5, 2, 0]
+    assert [len(history) for history in histories] == [5, last, 0]
 
 
 def test_networks_of_all_kinds_in_one_call():

@@ -1,5 +1,7 @@
 """Grids of candidates in lanes: the scores are those of scikit-learn's GridSearchCV, and depend on nothing else."""
 
+import warnings
+
 import draws
 import numpy as np
 import pytest
@@ -122,7 +124,29 @@ def test_fits_that_fail_have_no_score():
         search(est, {"alpha": [-1]}, X, VALUES)
 
 
+@pytest.mark.filterwarnings("ignore:One or more of the test scores are non-finite", "ignore:Scoring failed")
+@pytest.mark.parametrize(
+    "scoring", ["roc_auc", ["accuracy", "neg_log_loss"], ["accuracy", "roc_auc"], lambda est, X, y: {"a": est.alpha, "b": 2}]
+)
+@pytest.mark.parametrize("alphas", [[0.1, 1.0], [0.1, -1.0]])
+def test_scores_of_all_kinds(scoring, alphas):
+    """Several of them, those that cannot be computed, and those of fits that fail."""
+    est = MLPClassifier(4, max_iter=3, random_state=0)
+    found = []
+    for run in (search, lambda *given, **how: GridSearchCV(*given[:2], **how, refit=False).fit(*given[2:]).cv_results_):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FitFailedWarning)
+            found.append(run(est, {"alpha": alphas}, X, LABELS, cv=3, scoring=scoring))
+    assert list(found[0]) == list(found[1])
+    for name in found[0]:
+        if "test" in name:
+            np.testing.assert_allclose(found[0][name], found[1][name], rtol=1e-6)
+
+
 def test_what_cannot_be_searched():
+    for grid, cv in (([], 3), ({"alpha": [1]}, [])):
+        with pytest.raises(ValueError, match="grid and cv must give a fit"):
+            search(MLPClassifier(), grid, X, LABELS, cv)
     with pytest.raises(TypeError, match="estimator must be an MLPClassifier, an MLPRegressor or .* got LogisticRegression"):
         search(LogisticRegression(), {"C": [1]}, X, LABELS)
     with pytest.raises(ValueError, match="n_jobs must"):

@@ -140,6 +140,8 @@ class Training:
             memory=memory,
         )
         est.level_ = self.run.level
+        # the length of the curve, the epochs and the rows before
+        self.begun = len(getattr(est, "loss_curve_", [])), est.n_iter_, est.t_
         self.outputs_of_loss = losses_averaged(est, rows)
         if validation is not None:
             self.predictor = Predictor(self.run.layout, validation.X, est.out_activation_, est._threads())
@@ -151,13 +153,17 @@ class Training:
 
     def note(self, first):
         """Take note of them; returns their losses."""
-        est, losses = self.est, self.losses(first)
+        losses = self.losses(first)
         if losses:
-            est.n_iter_ += len(losses)
-            est.t_ += len(losses) * self.n
-            est.loss_ = losses[-1]
-            est.loss_curve_ += losses
+            self.est.loss_curve_ += losses
+            self.count()
         return losses
+
+    def count(self):
+        """Let the numbers of epochs and rows and the last loss be those of the curve, which has one more for each epoch."""
+        est, (length, n_iter, t) = self.est, self.begun
+        epochs = len(est.loss_curve_) - length
+        vars(est).update(n_iter_=n_iter + epochs, t_=t + epochs * self.n, loss_=est.loss_curve_[-1])
 
     def judge(self):
         """Outputs for the validation rows by the present weights, and their loss, which is added to the curve."""
@@ -178,7 +184,7 @@ class Epochs(Training):
     def __init__(self, est, rows, validation, random_state, memory, task, run=None):
         super().__init__(est, rows, validation, self.draw if est.shuffle else None, memory, run)
         self.random_state, self.order, self.task, self.scorer = random_state, np.arange(self.n), task, None
-        self.ran, self.seconds = 0, 0.0
+        self.ran, self.seconds, self.noted = 0, 0.0, 0
         # orders that were drawn while running ahead, and those that are drawn again
         self.ahead_of: list | None = None
         self.again: list = []
@@ -239,6 +245,7 @@ class Epochs(Training):
         if est.solver == "sgd":
             run.set_learning_rate(est._learning_rate)
         self.task.begin()
+        self.noted = len(est.loss_curve_)  # before
         start, count = time.perf_counter(), int(max(safe, min(self.ahead(), most)))
         if count > safe:
             self.run_ahead(count)
@@ -267,8 +274,15 @@ class Epochs(Training):
                     look(est)
             self.again = []
         except BaseException:
-            self.note(0)
+            self.restore(before)
             raise
+
+    def settle(self):
+        """Take note of the epochs that an exception has kept from being noted."""
+        curve = self.est.loss_curve_
+        curve += self.losses(len(curve) - self.noted)
+        if curve:
+            self.count()
 
     def state(self):
         """What epochs change."""
@@ -388,6 +402,7 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task):
         if not stop and not incremental:
             warn_of_the_end(est, 3)
     except BaseException as error:
+        epochs.settle()
         epochs.keep()
         if not isinstance(error, KeyboardInterrupt):
             raise

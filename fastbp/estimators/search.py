@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone, is_classifier
 from sklearn.exceptions import FitFailedWarning
-from sklearn.metrics import check_scoring
 from sklearn.model_selection import GridSearchCV, ParameterGrid, check_cv
+from sklearn.model_selection._validation import _insert_error_scores, _score
 from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state, indexable
 from sklearn.utils.metaestimators import _safe_split
@@ -46,8 +46,8 @@ def search(estimator, grid, X, y, cv=None, n_jobs=None, *, scoring=None) -> dict
         Splits of the rows, as of GridSearchCV: None is five.
     n_jobs : int or None, default=None
         Threads, as joblib counts: None is 1, -1 all processors.
-    scoring : str, callable or None, default=None
-        What is compared; None is the estimator's own score.
+    scoring : str, callable, list, dict or None, default=None
+        What is compared, or several things, as of GridSearchCV; None is the estimator's own score.
 
     Returns
     -------
@@ -64,6 +64,8 @@ def search(estimator, grid, X, y, cv=None, n_jobs=None, *, scoring=None) -> dict
     -----
     FitFailedWarning
         If a fit fails; its score is nan.
+    UserWarning
+        If a score cannot be computed; it is nan.
 
     Examples
     --------
@@ -83,8 +85,11 @@ def search(estimator, grid, X, y, cv=None, n_jobs=None, *, scoring=None) -> dict
         )
     candidates, threads = list(ParameterGrid(grid)), usable_threads(checks.jobs("n_jobs", n_jobs))
     X, y = indexable(X, y)
-    scorer = check_scoring(estimator, scoring)
+    their = GridSearchCV(estimator, grid, scoring=scoring, refit=False)
+    scorer, _ = their._get_scorers()
     splits = list(check_cv(cv, y, classifier=is_classifier(estimator)).split(X, y))
+    if not (candidates and splits):
+        raise ValueError(f"grid and cv must give a fit, got {len(candidates)} candidates and {len(splits)} splits")
     parts = [(_safe_split(estimator, X, y, train), _safe_split(estimator, X, y, test, train)) for train, test in splits]
     fits = [Fit(estimator, candidate, *part) for candidate in candidates for part in parts]
     orders: dict[Any, Any] = {}
@@ -101,7 +106,8 @@ def search(estimator, grid, X, y, cv=None, n_jobs=None, *, scoring=None) -> dict
         if len(failed) == len(fits):
             raise ValueError(message)
         warnings.warn(message, FitFailedWarning, stacklevel=2)
-    return GridSearchCV(estimator, grid)._format_results(candidates, len(splits), found)
+    _insert_error_scores(found, np.nan)
+    return their._format_results(candidates, len(splits), found)
 
 
 def network_of(estimator):
@@ -179,8 +185,9 @@ class Fit:
         """What GridSearchCV notes of a fit."""
         start, score = time.perf_counter(), np.nan
         if not self.error:
-            score = scorer(self.estimator, *self.test)
-        return {"test_scores": score, "fit_time": self.seconds, "score_time": time.perf_counter() - start}
+            score = _score(self.estimator, *self.test, scorer, None, np.nan)
+        seconds = time.perf_counter() - start
+        return {"test_scores": score, "fit_time": self.seconds, "score_time": seconds, "fit_error": self.error or None}
 
 
 class Alone:

@@ -15,6 +15,7 @@ from fastbp.arguments import PICTURE_FORMATS, check_output, check_picture, did_y
 from fastbp.tables import Table
 
 UNITS = (784, 128, 10)
+MEMBERS_BATCH = 4  # rows: lanes are for networks that are trained in small batches
 DTYPES = ("float32", "float64")
 # The estimators' words for the solvers.
 SOLVERS: dict[str, dict[str, Any]] = {
@@ -44,7 +45,12 @@ def add_commands(commands) -> None:
     _add_network(add, 2.0, "; with DATA, that of fastbp train")
     add("--batch-size", type=positive, metavar="N", help="rows per update (default: 200; with DATA, as fastbp train)")
     add("--rows", type=positive, metavar="N", help="random rows (default: some batches)")
-    add("--members", type=positive, metavar="N", help="train so many networks in one call, and one after the other")
+    add(
+        "--members",
+        type=positive,
+        metavar="N",
+        help="networks to train in one call, and one after the other, by default in batches of 4",
+    )
     add("--compare", action="store_true", help="train with numpy, scikit-learn, torch and jax as well")
     add("--plot", metavar="FILE", help="draw roofline and phases: .png, .pdf, .svg or .html")
     add("--trace", metavar="FILE", help="write an average step as Chrome trace events, for Perfetto")
@@ -172,7 +178,7 @@ def _members(arguments: argparse.Namespace, what: tuple, options: dict[str, Any]
         raise ValueError("--compare is for one network, got it with --members")
     if arguments.data is not None and not isinstance(what[0], NeuralNetwork):
         raise ValueError(f"--members is for --units, xor and iris, got it with {arguments.data}")
-    n_jobs = options.pop("n_jobs", None)
+    n_jobs, options = options.pop("n_jobs", None), {"batch_size": MEMBERS_BATCH} | options
     *rows, batch_size = (*what, options["batch_size"]) if arguments.data else network_of(*what, **options)
     return _report(arguments, members, *rows, arguments.members, batch_size=batch_size, n_jobs=n_jobs)
 

@@ -113,7 +113,8 @@ def members(
 
     if progress is not None:
         progress(f"training {count:,} networks")
-    trainers = [Timed(in_calls_of(enough(train, seconds / 4), train)) for train in (together, one_by_one)]
+    epochs = max(enough(train, seconds / 4) for train in (together, one_by_one))  # of both, as starting counts for both
+    trainers = [Timed(in_calls_of(epochs, train)) for train in (together, one_by_one)]
     take_turns(trainers, [1, 1], seconds)
     ours, theirs = ([1e9 / rate for rate in trainer.rates] for trainer in trainers)
     task = Task(net, {}, X, y, None, callback=None, shuffle=False, **how)
