@@ -35,9 +35,9 @@ from fastbp.lessons import Model
 from fastbp.neural_network import NeuralNetwork
 
 SEAL, DIGITS = b"sha256:", 64
-NETWORK, ESTIMATOR = "fastbp model", "fastbp estimator"
+NETWORK, ESTIMATOR, CHECKPOINT = "fastbp model", "fastbp estimator", "fastbp checkpoint"
 # The version that is written, and the first one with a checksum.
-VERSIONS = {NETWORK: (4, 3), ESTIMATOR: (3, 1)}
+VERSIONS = {NETWORK: (4, 3), ESTIMATOR: (3, 1), CHECKPOINT: (1, 1)}
 # Of arrays that mean the same everywhere: booleans, numbers, text, bytes, dates and times.
 KINDS = "biufcUSMm"
 

@@ -194,7 +194,10 @@ class Run:
 
     def calls(self, epochs, each_epoch=False):
         """Run some epochs, yielding after every call: each about CALL_SECONDS long, and no longer than an epoch if asked."""
+        done, begun = self.epochs_done, self.cursor[CURSOR.block] > 0
+        partial = self.record[done : done + 1] if begun else self.record[:0]  # of an epoch that an earlier call has begun
         self.record = np.zeros((min(epochs, ROOM_EPOCHS), len(RECORD)))
+        self.record[: len(partial)] = partial
         self.cursor[CURSOR.epoch] = 0
         per_epoch = self.work.blocks_per_epoch
         while self.epochs_done < epochs and not self.stopped:

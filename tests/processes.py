@@ -6,9 +6,13 @@ import sys
 from pathlib import Path
 
 
-def run_python(*arguments, first=(), env=(), timeout=120, **options):
-    """Run Python to its end and keep what it prints; packages in the folders `first` come before all others."""
+def environment(first=(), env=()):
+    """The variables of such a process; packages in the folders `first` come before all others."""
     path = os.pathsep.join(map(str, [*first, Path(__file__).parent, *sys.path]))
+    return os.environ | {"PYTHONPATH": path} | dict(env)
+
+
+def run_python(*arguments, first=(), env=(), timeout=120, **options):
+    """Run Python to its end and keep what it prints."""
     options = {"capture_output": True, "text": True} | options
-    environment = os.environ | {"PYTHONPATH": path} | dict(env)
-    return subprocess.run([sys.executable, *map(str, arguments)], env=environment, timeout=timeout, **options)
+    return subprocess.run([sys.executable, *map(str, arguments)], env=environment(first, env), timeout=timeout, **options)

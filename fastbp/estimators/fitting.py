@@ -184,7 +184,7 @@ class Epochs(Training):
     def __init__(self, est, rows, validation, random_state, memory, task, run=None):
         super().__init__(est, rows, validation, self.draw if est.shuffle else None, memory, run)
         self.random_state, self.order, self.task, self.scorer = random_state, np.arange(self.n), task, None
-        self.ran, self.seconds, self.noted = 0, 0.0, 0
+        self.ran, self.seconds, self.noted, self.checkpoint = 0, 0.0, 0, None
         # orders that were drawn while running ahead, and those that are drawn again
         self.ahead_of: list | None = None
         self.again: list = []
@@ -250,6 +250,7 @@ class Epochs(Training):
         if count > safe:
             self.run_ahead(count)
             stop = self.end(self.note(0))
+            self.offer()
         else:
             for _ in run.calls(int(safe)):
                 look(est)
@@ -257,8 +258,15 @@ class Epochs(Training):
                 seen += len(losses)
                 if losses:
                     stop = self.end(losses)
+                if not stop:  # else it is written in the end
+                    self.offer()
         self.ran, self.seconds = self.ran + run.epochs_done, self.seconds + time.perf_counter() - start
         return stop
+
+    def offer(self):
+        """Let a checkpoint be written."""
+        if self.checkpoint is not None:
+            self.checkpoint.offer(self)
 
     def run_ahead(self, count):
         """Run so many epochs, or up to that in which training has to stop."""
@@ -385,7 +393,7 @@ def warn_of_the_end(est, stacklevel=2):
     warnings.warn(message, ConvergenceWarning, stacklevel)
 
 
-def fit_stochastic(est, rows, validation, random_state, incremental, task):
+def fit_stochastic(est, rows, validation, random_state, incremental, task, checkpoint=None):
     """Train by "sgd" or "adam", for one epoch if `incremental`; leaves the parameters and the curves on the estimator."""
     if est.early_stopping and incremental:
         raise ValueError("partial_fit does not support early_stopping=True")
@@ -393,12 +401,15 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task):
         rows, validation = split(est, rows, random_state)
     memory = est._solver_memory() if incremental else None
     epochs = begun(est, rows, validation, random_state, memory, task)
-    most = 1 if incremental else est.max_iter
-    stop = False
+    most, stop = 1 if incremental else est.max_iter, False
+    if checkpoint is not None:
+        stop, epochs.checkpoint = checkpoint.restore(epochs), checkpoint
     try:
         while not stop and est.n_iter_ < most:
             stop = epochs.some(most - est.n_iter_)
         epochs.keep()
+        if checkpoint is not None:
+            checkpoint.save(epochs, stop)
         if not stop and not incremental:
             warn_of_the_end(est, 3)
     except BaseException as error:

@@ -21,6 +21,7 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from fastbp.estimators import checkpoint as checkpoints
 from fastbp.estimators import fitting
 from fastbp.estimators.fitting import Rows
 from fastbp.neural_network import Saved
@@ -323,7 +324,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None):
+    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, checkpoint=None, every=60):
         """Train on rows and their classes or values.
 
         Parameters
@@ -336,6 +337,11 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             Factors of the rows' losses, with a sum above 0. A batch whose weights have none is passed over.
         X_val, y_val : of the same kinds, default=None
             Rows for `validation_loss_curve_`, and for early stopping, which then holds back none of X. Not with 'lbfgs'.
+        checkpoint : str, Path or None, default=None
+            A file in which the fit is kept as it stands. Where there is one of the same fit, it goes on from there and ends
+            in the same bits; max_iter may be a larger one. Not with 'lbfgs' or warm_start.
+        every : float, default=60
+            Seconds from one writing of the checkpoint to the next.
 
         Returns
         -------
@@ -344,7 +350,10 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         Raises
         ------
         ValueError
-            If a parameter, X, y or sample_weight is not of the kind described, or a weight stops being finite.
+            If a parameter, X, y or sample_weight is not of the kind described, a weight stops being finite, or the
+            checkpoint is damaged, something else, or of other data or parameters; it then stays as it is.
+        OSError
+            If the checkpoint cannot be written.
 
         Warns
         -----
@@ -353,18 +362,23 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         UserWarning
             If interrupted from the keyboard; the best weights so far are kept.
         """
-        return self._fit(X, y, sample_weight, X_val=X_val, y_val=y_val)
+        kept = checkpoints.begun(self, checkpoint, every)
+        return self._fit(X, y, sample_weight, X_val=X_val, y_val=y_val, checkpoint=kept)
 
-    def _fit(self, X, y, sample_weight, incremental=False, X_val=None, y_val=None):
+    def _fit(self, X, y, sample_weight, incremental=False, X_val=None, y_val=None, checkpoint=None):
         random_state = check_random_state(self.random_state)
+        if checkpoint is not None:
+            random_state = checkpoint.begin(self, random_state)
         X, y, rows, validation = self._begin(X, y, sample_weight, random_state, incremental, X_val, y_val)
         self._draw_dropout_seed(random_state)
         self.coefs_, self.intercepts_ = list(self.coefs_), list(self.intercepts_)
         task = fitting.Task(self, X, y, sample_weight, None if self.solver == "lbfgs" else self.max_iter, incremental)
+        if checkpoint is not None:
+            checkpoint.identify(self, rows, validation)
         if self.solver == "lbfgs":
             fitting.fit_lbfgs(self, rows, task)
         else:
-            fitting.fit_stochastic(self, rows, validation, random_state, incremental, task)
+            fitting.fit_stochastic(self, rows, validation, random_state, incremental, task, checkpoint)
         self._check_finite()
         task.close()
         return self

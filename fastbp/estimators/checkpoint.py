@@ -1,0 +1,146 @@
+"""Checkpoints: a fit by epochs as it stands, in a file from which it goes on to the bits of an uninterrupted one."""
+
+import hashlib
+import json
+import os
+import time
+from typing import Any
+
+import numpy as np
+
+from fastbp import files
+from fastbp.files import ModelFileError
+from fastbp.layout import CURSOR
+from fastbp.training import is_sparse
+
+# What the epochs of a fit leave on its estimator.
+KEPT = (
+    "n_iter_", "t_", "loss_", "loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_",
+    "validation_loss_curve_", "_no_improvement_count", "_best_coefs", "_best_intercepts", "_learning_rate",
+    "_learning_rate_start", "_dropout_seed", "level_",
+)  # fmt: skip
+NEEDED = {
+    "parameters", "cursor", "record", "order", "permutation", "initial", "drawn", "fingerprint", "stopped", "n_iter_", "t_",
+    "level_",
+}  # fmt: skip
+# Parameters that may change between the parts of a fit: they change no epoch, but when there is the last one.
+FREE = ("max_iter", "verbose", "n_jobs")
+
+
+class Checkpoint:
+    """The file of a fit. What another fit has left there, or something else, is an error, and stays.
+
+    Parameters
+    ----------
+    path : str or Path
+    every : float
+        Seconds from one writing to the next; 0 writes after each call.
+    """
+
+    def __init__(self, path, every):
+        if not (isinstance(every, (int, float)) and not isinstance(every, bool) and every >= 0):
+            raise ValueError(f"every must be seconds, >= 0, got {every!r}")
+        self.path, self.every, self.saved = path, every, dict[str, Any]()
+        self.initial: Any = None
+        self.next = time.monotonic() + every
+        if os.path.lexists(path):
+            with files.reading(path) as contents:
+                contents.check_format(files.CHECKPOINT)
+                state = {name: files.decode(value, contents) for name, value in contents.header["state"].items()}
+                files.require(state.keys() >= NEEDED, f"{', '.join(sorted(NEEDED - state.keys()))} must be there")
+                self.saved = state
+
+    def begin(self, est, random_state):
+        """The random state of a fit at its start, which is that of the one that goes on."""
+        if self.saved and est.random_state is None:  # that of all of numpy is not this fit's to set back
+            random_state = np.random.RandomState()
+        if self.saved:
+            random_state.set_state(self.saved["initial"])
+        self.initial = random_state.get_state(legacy=False)
+        return random_state
+
+    def identify(self, est, rows, validation):
+        """Compare what is to be trained with what was; a ValueError where it is something else."""
+        self.fingerprint = fingerprint(est, rows, validation)
+        if self.saved and self.saved["fingerprint"] != self.fingerprint:
+            raise ValueError(
+                f"checkpoint {os.fspath(self.path)!r} is of other data or parameters: name another file, or remove it"
+            )
+
+    def restore(self, epochs):
+        """Let a training be where the file has it; whether it has come to its end. Without one, make sure of the file."""
+        if not self.saved:
+            self.save(epochs)
+            return False
+        est, run, saved = epochs.est, epochs.run, self.saved
+        try:
+            if saved["level_"] != est.level_:
+                raise ValueError(f"it was trained on level {saved['level_']}, and this is {est.level_}")
+            vars(est).update({name: saved[name] for name in KEPT if name in saved})
+            for mine, its in zip((run.params, *run.moments), saved["parameters"], strict=True):
+                mine[:] = its
+            run.cursor[:], run.record = saved["cursor"], saved["record"]
+            if saved["order"] is not None:
+                run.order = saved["order"][np.newaxis]
+            epochs.order[:] = saved["permutation"]
+            epochs.random_state.set_state(saved["drawn"])
+            return bool(saved["stopped"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ModelFileError(f"{self.path} cannot be gone on from: {error}") from error
+
+    def offer(self, epochs):
+        """Write, if it is time to, and the kernel's scratch memory has nothing that is needed.
+
+        There, half a gradient stands within a batch, and in an epoch of rows as they stand those that were read before.
+        """
+        cursor = epochs.run.cursor
+        whole = cursor[CURSOR.block] == 0 or (epochs.est.shuffle and cursor[CURSOR.batch] == cursor[CURSOR.row])
+        if whole and time.monotonic() >= self.next:
+            self.save(epochs)
+
+    def save(self, epochs, stopped=False):
+        """Write: the file is the one before or this one, whatever happens."""
+        est, run = epochs.est, epochs.run
+        position, done = run.cursor[CURSOR.block] > 0, run.epochs_done
+        cursor = run.cursor.copy()
+        cursor[CURSOR.epoch] = cursor[CURSOR.packed] = 0
+        state = {name: vars(est)[name] for name in KEPT if name in vars(est)} | {
+            "parameters": [run.params, *run.moments], "cursor": cursor, "record": run.record[done : done + 1].copy(),
+            "order": run.order[-1] if position and len(run.order) else None, "permutation": epochs.order,
+            "initial": self.initial, "drawn": epochs.random_state.get_state(legacy=False),
+            "fingerprint": self.fingerprint, "stopped": stopped,
+        }  # fmt: skip
+        arrays: dict[str, np.ndarray] = {}
+        encoded = {name: files.encode(name, value, arrays) for name, value in state.items()}
+        header = {"format": files.CHECKPOINT, "format_version": files.VERSIONS[files.CHECKPOINT][0], "state": encoded}
+        files.write(self.path, header, arrays)
+        self.next = time.monotonic() + self.every
+
+
+def fingerprint(est, rows, validation):
+    """Digest of an estimator's parameters and of all that it is to learn from."""
+    found, arrays = hashlib.blake2b(digest_size=16), dict[str, np.ndarray]()
+    params = {name: value for name, value in est.get_params(deep=False).items() if name not in FREE}
+    if type(est.random_state) is not int:
+        del params["random_state"]
+    params["classes"] = getattr(est, "classes_", None)
+    encoded = {name: files.encode(name, value, arrays) for name, value in params.items()}
+    found.update(json.dumps([type(est).__name__, encoded], sort_keys=True).encode())
+    for part in (rows, validation):
+        if part is not None:
+            matrices = (part.X.data, part.X.indices, part.X.indptr) if is_sparse(part.X) else (part.X,)
+            arrays |= {f"{len(arrays)} {number}": one for number, one in enumerate((*matrices, part.Y, part.weights))}
+    for name, array in arrays.items():
+        found.update(f"{name} {getattr(array, 'dtype', '')} {np.shape(array)}".encode())
+        if array is not None:
+            found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return found.hexdigest()
+
+
+def begun(est, checkpoint, every):
+    """The checkpoint that a fit is asked for, or None."""
+    if checkpoint is None:
+        return None
+    if est.solver == "lbfgs" or est.warm_start:
+        raise ValueError(f"checkpoint needs solver 'sgd' or 'adam' without warm_start, got {checkpoint!r}")
+    return Checkpoint(checkpoint, every)

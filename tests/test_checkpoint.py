@@ -1,0 +1,215 @@
+"""Checkpoints: whatever ends a program, the fit that goes on from the file ends in the bits of an uninterrupted one."""
+
+import functools
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import draws
+import numpy as np
+import pytest
+from processes import environment
+from scipy import sparse
+
+from fastbp import MLPClassifier, MLPRegressor, ModelFileError
+from fastbp.estimators import checkpoint as checkpoints
+from fastbp.estimators import fitting
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+class Ended(Exception):
+    """A program ends."""
+
+
+def drawn(rng):
+    """An estimator, as a function that makes it, and its rows."""
+    classifies = bool(rng.integers(2))
+    settings = {
+        "hidden_layer_sizes": (int(rng.integers(1, 9)),), "solver": str(rng.choice(["sgd", "adam"])),
+        "learning_rate": str(rng.choice(["constant", "adaptive", "invscaling"])), "shuffle": bool(rng.integers(2)),
+        "tol": float(rng.choice([1e-4, 0.05])), "n_iter_no_change": int(rng.integers(1, 8)),
+        "early_stopping": bool(rng.integers(2)), "dropout": float(rng.choice([0, 0.3])),
+        "max_iter": int(rng.integers(1, 60)), "batch_size": int(rng.integers(1, 40)),
+        "learning_rate_init": 0.02, "momentum": float(rng.choice([0, 0.9])),
+    }  # fmt: skip
+    X = rng.normal(size=(60, 3)).astype(rng.choice(["float32", "float64"]))
+    y = (np.array(["no", "yes", "perhaps"])[rng.integers(0, 3, 60)]) if classifies else X[:, 0] - X[:, 1] ** 2
+    seed = [0, None, "state"][rng.integers(3)]
+    kind = MLPClassifier if classifies else MLPRegressor
+    return functools.partial(kind, **settings), seed, sparse.csr_matrix(X) if rng.random() < 0.2 else X, y
+
+
+def plain(value):
+    """Arrays as their bytes."""
+    if isinstance(value, np.ndarray):
+        return value.dtype.str, value.shape, value.tobytes()
+    return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def found(est):
+    """What a fit has found, bit for bit."""
+    return {name: plain(value) for name, value in vars(est).items() if name not in est.get_params()}
+
+
+@pytest.mark.parametrize("number", range(draws.examples(40)))
+def test_a_fit_goes_on_to_the_same_bits(number, monkeypatch, tmp_path):
+    """It ends after any writing, also in the middle of an epoch, and as often as can be."""
+    rng = np.random.default_rng([int(draws.SEED), number])
+    new, seed, X, y = drawn(rng)
+    monkeypatch.setattr("fastbp.training.FIRST_CALL_FLOPS", float(rng.choice([1e3, 1e4, 1e8])))  # steps of a call
+    monkeypatch.setattr("fastbp.training.CALL_SECONDS", 1e-9)
+    monkeypatch.setattr(fitting, "AHEAD_GROWTH", float(rng.choice([0, 4])))
+
+    def state():
+        return np.random.RandomState(5) if seed in ("state", None) else seed
+
+    if seed is None:  # the numbers of a first fit are nobody's to know
+        monkeypatch.setattr("fastbp.estimators.perceptron.check_random_state", lambda seed: np.random.RandomState(5))
+    try:
+        expected = new(random_state=None if seed is None else state()).fit(X, y)
+    except ValueError:  # it diverges
+        return
+    path, kept, left = tmp_path / "run.fastbp", checkpoints.Checkpoint.save, [0]
+
+    def save(checkpoint, epochs, stopped=False):
+        kept(checkpoint, epochs, stopped)
+        left[0] -= 1
+        if left[0] < 0 and not stopped:
+            raise Ended
+
+    monkeypatch.setattr(checkpoints.Checkpoint, "save", save)
+    for _ in range(10_000):
+        left[0] = int(rng.integers(1, 6))
+        est = new(random_state=None if seed is None else state())
+        try:
+            est.fit(X, y, checkpoint=path, every=0)
+            break
+        except Ended:
+            pass
+    assert found(est) == found(expected)
+    left[0] = 10
+    again = new(random_state=None if seed is None else state()).fit(X, y, checkpoint=path, every=0)  # it had come to its end
+    assert found(again) == found(expected)
+
+
+PROGRAM = """
+import sys, warnings
+import numpy as np
+from fastbp import MLPClassifier
+warnings.simplefilter("ignore")
+X = np.random.default_rng(0).normal(size=(2000, 20))
+y = (X[:, :3] ** 2).sum(axis=1) > 2
+print("begun", flush=True)
+est = MLPClassifier((64, 64), max_iter=40, random_state=0, tol=0).fit(X, y, checkpoint=sys.argv[1], every=0)
+est.save(sys.argv[2])
+"""
+
+
+@pytest.mark.compiled
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_a_killed_program_goes_on(tmp_path):
+    """Killed at any moment, in the middle of writing as well."""
+    rng, ends, kills = random.Random(draws.SEED), [], 0
+
+    def run(name, seconds=None):
+        command = [sys.executable, "-c", PROGRAM, str(tmp_path / f"{name}.run"), str(tmp_path / f"{name}.npz")]
+        with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE) as process:
+            process.stdout.readline()
+            if seconds is not None:
+                time.sleep(seconds)
+                process.kill()
+        return process.returncode
+
+    assert run("whole") == 0
+    for number in range(draws.examples(12)):
+        while run(number, rng.uniform(0, 0.6)):
+            kills += 1
+        ends.append((tmp_path / f"{number}.npz").read_bytes())
+    assert kills
+    assert set(ends) == {(tmp_path / "whole.npz").read_bytes()}
+
+
+def new(**settings):
+    return MLPClassifier(**{"hidden_layer_sizes": 4, "max_iter": 5, "random_state": 0} | settings)
+
+
+X = np.random.default_rng(0).normal(size=(40, 3))
+LABELS = (X[:, 0] > 0).astype(int)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "run.fastbp"
+
+
+def test_a_finished_fit_goes_on_for_more_epochs(path):
+    new(max_iter=5).fit(X, LABELS, checkpoint=path)
+    longer = new(max_iter=12).fit(X, LABELS, checkpoint=path)
+    assert found(longer) == found(new(max_iter=12).fit(X, LABELS))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: (new(alpha=0.1), X, LABELS, {}),
+        lambda: (new(hidden_layer_sizes=5), X, LABELS, {}),
+        lambda: (new(), X + 1, LABELS, {}),
+        lambda: (new(), X.astype("float32"), LABELS, {}),
+        lambda: (new(), X, 1 - LABELS, {}),
+        lambda: (new(), X, LABELS + 3, {}),
+        lambda: (new(), X, LABELS, {"sample_weight": np.linspace(1, 2, 40)}),
+        lambda: (new(), X, LABELS, {"X_val": X, "y_val": LABELS}),
+        lambda: (new(random_state=1), X, LABELS, {}),
+    ],
+)
+def test_another_fit_is_refused_and_the_file_stays(path, change):
+    new().fit(X, LABELS, checkpoint=path)
+    before = path.read_bytes()
+    est, rows, y, more = change()
+    with pytest.raises(ValueError, match="of other data or parameters"):
+        est.fit(rows, y, checkpoint=path, **more)
+    assert path.read_bytes() == before
+
+
+def test_what_is_no_checkpoint_is_refused_and_stays(path):
+    new().fit(X, LABELS, checkpoint=path)
+    content = path.read_bytes()
+    model = new().fit(X, LABELS)
+    for number, place in enumerate([0, len(content) // 2, len(content) - 3]):
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        for wrong in (bytes(damaged), content[:place], b"", b"text"):
+            path.write_bytes(wrong)
+            with pytest.raises(ModelFileError, match=r"run\.fastbp"):
+                new().fit(X, LABELS, checkpoint=path)
+            assert path.read_bytes() == wrong, number
+    model.save(path)
+    with pytest.raises(ModelFileError, match="format must be 'fastbp checkpoint', got 'fastbp estimator'"):
+        new().fit(X, LABELS, checkpoint=path)
+
+
+def test_what_goes_with_no_checkpoint(path, tmp_path):
+    for settings in ({"solver": "lbfgs"}, {"warm_start": True}):
+        with pytest.raises(ValueError, match="checkpoint needs solver 'sgd' or 'adam' without warm_start"):
+            new(**settings).fit(X, LABELS, checkpoint=path)
+    for every in (-1, "often", True, np.nan):
+        with pytest.raises(ValueError, match="every must be seconds, >= 0"):
+            new().fit(X, LABELS, checkpoint=path, every=every)
+    with pytest.raises(OSError, match="nowhere"):  # before anything is trained
+        new(max_iter=10**9).fit(X, LABELS, checkpoint=tmp_path / "nowhere" / "run.fastbp")
+    assert not path.exists()
+
+
+def test_it_is_written_as_often_as_asked(path, monkeypatch):
+    written, now, kept = [], [0.0], checkpoints.Checkpoint.save
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now.append(now[-1] + 1) or now[-1])
+    monkeypatch.setattr(checkpoints.Checkpoint, "save", lambda *given: written.append(now[-1]) or kept(*given))
+    monkeypatch.setattr(fitting, "AHEAD_GROWTH", 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        new(max_iter=300, n_iter_no_change=1000).fit(X, LABELS, X_val=X, y_val=LABELS, checkpoint=path, every=20)
+    assert 10 < len(written) < 20
