@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import csv
 import io
+import itertools
 import json
 import os
 import sys
@@ -197,6 +198,8 @@ def _add_train(subparsers) -> None:
     add("--compare", action="store_true", default=False, help="time plain numpy as well (xor, iris)")
     add("--plot", nargs="?", const="", metavar="FILE.png", help="draw the curves (default: DATA.png)")
     add("--save", metavar="FILE.npz", default=None, help="keep the trained network for fastbp predict")
+    add("--checkpoint", metavar="FILE", default=None, help="keep the training as it stands, once a minute (tables)")
+    add("--resume", action="store_true", default=False, help="go on from the file of --checkpoint")
 
 
 def _add_predict(subparsers) -> None:
@@ -248,11 +251,18 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
             raise ValueError("--plot draws epochs, of which --solver lbfgs has none")
         arguments.plot = arguments.plot or f"{Path(arguments.data).stem}.png"
         options.check_picture("--plot", arguments.plot)
-    outputs = {option: vars(arguments)[option] for option in ("plot", "save") if vars(arguments).get(option) is not None}
+    names = ("plot", "save", "checkpoint")
+    outputs = {option: vars(arguments)[option] for option in names if vars(arguments).get(option) is not None}
     for option, path in outputs.items():
         options.check_output(f"--{option}", path, arguments.data)
-    if len({os.path.realpath(path) for path in outputs.values()}) < len(outputs):
-        raise ValueError(f"--save and --plot must name two files, got {arguments.save!r} twice")
+    for (one, path), (other, same) in itertools.combinations(outputs.items(), 2):
+        if os.path.realpath(path) == os.path.realpath(same):
+            raise ValueError(f"--{other} and --{one} must name two files, got {path!r} twice")
+    if arguments.resume and arguments.checkpoint is None:
+        raise ValueError("--resume goes on from the file of --checkpoint, got it alone")
+    if arguments.checkpoint is not None and os.path.lexists(arguments.checkpoint) != arguments.resume:
+        there = "there is none" if arguments.resume else "it is there: --resume goes on from it"
+        raise ValueError(f"--checkpoint {arguments.checkpoint}: {there}")
 
 
 def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -260,6 +270,8 @@ def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> tuple[dict[
     from fastbp.files import save_model
     from fastbp.lessons import PRESETS, new_model, restarts_of, trained
 
+    if arguments.checkpoint is not None:
+        raise ValueError(f"--checkpoint is for tables, got it with {arguments.data}")
     for parameter, option in {"ensemble": "--ensemble", **{name: one for name, (one, _) in TABLE_OPTIONS.items()}}.items():
         if parameter in arguments:
             raise ValueError(f"{option} is for tables, got it with {arguments.data}")
@@ -306,7 +318,7 @@ def _train_table(data: "Dataset", arguments: argparse.Namespace) -> tuple[dict[s
     kind = TabularClassifier if data.class_names else TabularRegressor
     parameters = {name: given[name] for name in kind().get_params() if name in given}
     est = kind(random_state=arguments.seed, **parameters)
-    est.fit(data.X_train, data.y_train, progress=_has_terminal())
+    est.fit(data.X_train, data.y_train, progress=_has_terminal(), checkpoint=arguments.checkpoint)
     est.table_ = data.table
     network, columns = est.network_, est.preprocessing_
     # the file is one table, whatever rows are held out

@@ -14,7 +14,7 @@ import pytest
 from processes import environment
 from scipy import sparse
 
-from fastbp import MLPClassifier, MLPRegressor, ModelFileError
+from fastbp import MLPClassifier, MLPRegressor, ModelFileError, TabularClassifier, TabularRegressor
 from fastbp.estimators import checkpoint as checkpoints
 from fastbp.estimators import fitting
 
@@ -94,6 +94,41 @@ def test_a_fit_goes_on_to_the_same_bits(number, monkeypatch, tmp_path):
     left[0] = 10
     again = new(random_state=None if seed is None else state()).fit(X, y, checkpoint=path, every=0)  # it had come to its end
     assert found(again) == found(expected)
+
+
+@pytest.mark.parametrize("number", range(draws.examples(16)))
+def test_a_fit_of_a_table_goes_on_to_the_same_bits(number, monkeypatch, tmp_path):
+    rng = np.random.default_rng([int(draws.SEED), number])
+    kind, rows = (TabularClassifier, TabularRegressor)[rng.integers(2)], int(rng.choice([60, 150]))
+    table = rng.normal(size=(rows, 3))
+    y = table[:, 0] > 0 if kind is TabularClassifier else table[:, 0] * 3
+    settings = {
+        "max_iter": int(rng.integers(1, 30)), "hidden_layer_sizes": (5,), "n_iter_no_change": int(rng.integers(1, 9)),
+        "dropout": float(rng.choice([0, 0.2])), "early_stopping": bool(rng.integers(2)), "random_state": 0,
+    }  # fmt: skip
+    monkeypatch.setattr("fastbp.training.FIRST_CALL_FLOPS", float(rng.choice([1e3, 1e8])))  # steps of a call
+    monkeypatch.setattr("fastbp.training.CALL_SECONDS", 1e-9)
+    expected = kind(**settings).fit(table, y)
+    path, kept, left = tmp_path / "run.fastbp", checkpoints.Checkpoint.save, [0]
+
+    def save(checkpoint, epochs, stopped=False):
+        kept(checkpoint, epochs, stopped)
+        left[0] -= 1
+        if left[0] < 0 and not stopped:
+            raise Ended
+
+    monkeypatch.setattr(checkpoints.Checkpoint, "save", save)
+    for _ in range(10_000):
+        left[0] = int(rng.integers(1, 6))
+        try:
+            est = kind(**settings).fit(table, y, checkpoint=path, every=0)
+            break
+        except Ended:
+            pass
+    assert found(est.network_) == found(expected.network_)
+    assert est.predict(table).tobytes() == expected.predict(table).tobytes()
+    with pytest.raises(ValueError, match="of other data or parameters"):
+        kind(**settings | {"max_iter": 99}).fit(table, y, checkpoint=path)
 
 
 PROGRAM = """
@@ -193,9 +228,14 @@ def test_what_is_no_checkpoint_is_refused_and_stays(path):
 
 
 def test_what_goes_with_no_checkpoint(path, tmp_path):
-    for settings in ({"solver": "lbfgs"}, {"warm_start": True}):
-        with pytest.raises(ValueError, match="checkpoint needs solver 'sgd' or 'adam' without warm_start"):
-            new(**settings).fit(X, LABELS, checkpoint=path)
+    for est, message in (
+        (new(solver="lbfgs"), "solver 'sgd' or 'adam', got .*run.fastbp' with solver='lbfgs'"),
+        (new(warm_start=True), "warm_start=False, got .* with True"),
+        (TabularClassifier(n_estimators=2), "n_estimators=1, got .* with 2"),
+        (TabularClassifier(max_seconds=9), "max_seconds=None, got .* with 9"),
+    ):
+        with pytest.raises(ValueError, match=f"checkpoint needs {message}"):
+            est.fit(X, LABELS, checkpoint=path)
     for every in (-1, "often", True, np.nan):
         with pytest.raises(ValueError, match="every must be seconds, >= 0"):
             new().fit(X, LABELS, checkpoint=path, every=every)

@@ -15,6 +15,7 @@ from sklearn.model_selection import train_test_split
 import fastbp
 from fastbp import History, NeuralNetwork, cli, datasets, lessons, training
 from fastbp.arguments import check_output
+from fastbp.estimators import checkpoint
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import RECORD
 from fastbp.profiling import rivals
@@ -230,6 +231,39 @@ def test_an_ensemble_is_learned_saved_and_predicted(run, report, flowers):
     assert "2, averaged" in out
     assert run("train", "xor", "--ensemble", 2)[2] == "fastbp: error: --ensemble is for tables, got it with xor\n"
     assert "--restarts is for xor and iris" in run("train", flowers, "--target", "species", "--restarts", 2)[2]
+
+
+def test_a_training_goes_on_from_its_checkpoint(run, report, flowers, monkeypatch):
+    how = (flowers, "--target", "species", "--epochs", 8)
+    expected = report(*how, "--save", "whole.npz")
+    real, ended = checkpoint.Checkpoint.offer, []
+
+    def offer(kept, epochs):
+        kept.next = 0
+        real(kept, epochs)
+        if epochs.est.n_iter_ == 3 and not ended:
+            ended.append(True)
+            raise MemoryError("the program ends")
+
+    monkeypatch.setattr(checkpoint.Checkpoint, "offer", offer)
+    assert run("train", *how, "--checkpoint", "run.fastbp")[0] == 2
+    status, _, err = run("train", *how, "--checkpoint", "run.fastbp")
+    assert (status, err) == (2, "fastbp: error: --checkpoint run.fastbp: it is there: --resume goes on from it\n")
+    found = report(*how, "--checkpoint", "run.fastbp", "--resume", "--save", "resumed.npz")
+    assert ended
+    assert found == expected | {"save": "resumed.npz"}
+    assert Path("resumed.npz").read_bytes() == Path("whole.npz").read_bytes()
+    for options, message in (
+        (("--resume",), "--resume goes on from the file of --checkpoint, got it alone"),
+        (("--checkpoint", "no.fastbp", "--resume"), "--checkpoint no.fastbp: there is none"),
+        (("--checkpoint", "a", "--save", "a"), "--checkpoint and --save must name two files, got 'a' twice"),
+        (("--checkpoint", "run.fastbp", "--resume", "--dropout", "0.5"), "of other data or parameters"),
+        (("--checkpoint", "b", "--ensemble", "2"), "checkpoint needs n_estimators=1, got 'b' with 2"),
+    ):
+        status, _, err = run("train", *how, *options)
+        assert status == 2
+        assert message in err
+    assert "--checkpoint is for tables, got it with xor" in run("train", "xor", "--checkpoint", "a")[2]
 
 
 def test_columns_are_found_by_name_or_by_place(run, report, flowers, tmp_path):

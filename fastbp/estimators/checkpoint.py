@@ -20,10 +20,10 @@ KEPT = (
     "_learning_rate_start", "_dropout_seed", "level_",
 )  # fmt: skip
 NEEDED = {
-    "parameters", "cursor", "record", "order", "permutation", "initial", "drawn", "fingerprint", "stopped", "n_iter_", "t_",
+    "parameters", "cursor", "record", "order", "own", "initial", "drawn", "fingerprint", "stopped", "n_iter_", "t_",
     "level_",
 }  # fmt: skip
-# Parameters that may change between the parts of a fit: they change no epoch, but when there is the last one.
+# Parameters that may change between the parts of a fit: they change no epoch, but which is the last one.
 FREE = ("max_iter", "verbose", "n_jobs")
 
 
@@ -59,9 +59,9 @@ class Checkpoint:
         self.initial = random_state.get_state(legacy=False)
         return random_state
 
-    def identify(self, est, rows, validation):
+    def identify(self, est, rows, validation, free=FREE):
         """Compare what is to be trained with what was; a ValueError where it is something else."""
-        self.fingerprint = fingerprint(est, rows, validation)
+        self.fingerprint = fingerprint(est, rows, validation, free)
         if self.saved and self.saved["fingerprint"] != self.fingerprint:
             raise ValueError(
                 f"checkpoint {os.fspath(self.path)!r} is of other data or parameters: name another file, or remove it"
@@ -82,7 +82,7 @@ class Checkpoint:
             run.cursor[:], run.record = saved["cursor"], saved["record"]
             if saved["order"] is not None:
                 run.order = saved["order"][np.newaxis]
-            epochs.order[:] = saved["permutation"]
+            epochs.take_own(saved["own"])
             epochs.random_state.set_state(saved["drawn"])
             return bool(saved["stopped"])
         except (ValueError, TypeError, KeyError) as error:
@@ -106,7 +106,7 @@ class Checkpoint:
         cursor[CURSOR.epoch] = cursor[CURSOR.packed] = 0
         state = {name: vars(est)[name] for name in KEPT if name in vars(est)} | {
             "parameters": [run.params, *run.moments], "cursor": cursor, "record": run.record[done : done + 1].copy(),
-            "order": run.order[-1] if position and len(run.order) else None, "permutation": epochs.order,
+            "order": run.order[-1] if position and len(run.order) else None, "own": epochs.own(),
             "initial": self.initial, "drawn": epochs.random_state.get_state(legacy=False),
             "fingerprint": self.fingerprint, "stopped": stopped,
         }  # fmt: skip
@@ -117,10 +117,10 @@ class Checkpoint:
         self.next = time.monotonic() + self.every
 
 
-def fingerprint(est, rows, validation):
-    """Digest of an estimator's parameters and of all that it is to learn from."""
+def fingerprint(est, rows, validation, free):
+    """Digest of an estimator's parameters, but for free ones, and of all that it is to learn from."""
     found, arrays = hashlib.blake2b(digest_size=16), dict[str, np.ndarray]()
-    params = {name: value for name, value in est.get_params(deep=False).items() if name not in FREE}
+    params = {name: value for name, value in est.get_params(deep=False).items() if name not in free}
     if type(est.random_state) is not int:
         del params["random_state"]
     params["classes"] = getattr(est, "classes_", None)
@@ -141,6 +141,9 @@ def begun(est, checkpoint, every):
     """The checkpoint that a fit is asked for, or None."""
     if checkpoint is None:
         return None
-    if est.solver == "lbfgs" or est.warm_start:
-        raise ValueError(f"checkpoint needs solver 'sgd' or 'adam' without warm_start, got {checkpoint!r}")
+    if est.solver == "lbfgs":
+        raise ValueError(f"checkpoint needs solver 'sgd' or 'adam', got {os.fspath(checkpoint)!r} with solver='lbfgs'")
+    for name, value in {"warm_start": False, "max_seconds": None, "n_estimators": 1}.items():
+        if getattr(est, name, value) != value:
+            raise ValueError(f"checkpoint needs {name}={value}, got {os.fspath(checkpoint)!r} with {getattr(est, name)}")
     return Checkpoint(checkpoint, every)

@@ -9,6 +9,7 @@ import math
 import time
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -124,6 +125,8 @@ class Task:
 class Training:
     """What every training by epochs does from an estimator's weights on: it notes losses, and judges by rows held back."""
 
+    checkpoint: Any = None
+
     def __init__(self, est, rows, validation, draw, memory=None, run=None):
         self.est, self.validation, self.n = est, validation, rows.X.shape[0]
         self.run = run or Run(
@@ -165,6 +168,11 @@ class Training:
         epochs = len(est.loss_curve_) - length
         vars(est).update(n_iter_=n_iter + epochs, t_=t + epochs * self.n, loss_=est.loss_curve_[-1])
 
+    def offer(self):
+        """Let a checkpoint be written."""
+        if self.checkpoint is not None:
+            self.checkpoint.offer(self)
+
     def judge(self):
         """Outputs for the validation rows by the present weights, and their loss, which is added to the curve."""
         outputs = self.predictor(self.run.params, self.validation.X)
@@ -184,7 +192,7 @@ class Epochs(Training):
     def __init__(self, est, rows, validation, random_state, memory, task, run=None):
         super().__init__(est, rows, validation, self.draw if est.shuffle else None, memory, run)
         self.random_state, self.order, self.task, self.scorer = random_state, np.arange(self.n), task, None
-        self.ran, self.seconds, self.noted, self.checkpoint = 0, 0.0, 0, None
+        self.ran, self.seconds, self.noted = 0, 0.0, 0
         # orders that were drawn while running ahead, and those that are drawn again
         self.ahead_of: list | None = None
         self.again: list = []
@@ -263,10 +271,13 @@ class Epochs(Training):
         self.ran, self.seconds = self.ran + run.epochs_done, self.seconds + time.perf_counter() - start
         return stop
 
-    def offer(self):
-        """Let a checkpoint be written."""
-        if self.checkpoint is not None:
-            self.checkpoint.offer(self)
+    def own(self):
+        """What a checkpoint keeps beside what all trainings have."""
+        return self.order
+
+    def take_own(self, order):
+        """Take it back."""
+        self.order[:] = order
 
     def run_ahead(self, count):
         """Run so many epochs, or up to that in which training has to stop."""

@@ -84,11 +84,11 @@ class Recipe(Training):
     """The training of a new network of an estimator by epochs of "sgd" or "adam", which keeps what it finds.
 
     `validation` is X, y and sample_weight of rows whose loss says which epoch was the best, or None: then the last one is.
-    It began at `start`, has to be over after `max_seconds`, and is shown as `fit` is asked to.
+    It began at `start`, has to be over after `max_seconds`, and is shown and kept as `fit` is asked to.
     """
 
     def __init__(self, est, X, y, sample_weight, validation, random_state, start=None, max_seconds=None, progress=False,
-                 callback=None):  # fmt: skip
+                 callback=None, checkpoint=None):  # fmt: skip
         self.random_state, self.classifies, self.max_seconds = random_state, is_classifier(est), max_seconds
         self.start, self.progress, self.callback = start or time.perf_counter(), progress, callback
         est._validate_params()
@@ -108,6 +108,17 @@ class Recipe(Training):
         self.rows, n, targets = rows, len(rows.X), soft(rows.Y, LABEL_SMOOTHING) if self.classifies else rows.Y
         super().__init__(est, Rows(rows.X, targets, rows.weights), validation, draw=lambda: random_state.permutation(n))
         self.least, self.best, self.best_epoch, self.interrupted = math.inf, {}, 0, False
+        self.checkpoint = checkpoint
+        if checkpoint is not None:  # waves of step lengths depend on the number of epochs
+            checkpoint.identify(est, self.rows, validation, free=("verbose", "n_jobs"))
+
+    def own(self):
+        """What a checkpoint keeps beside what all trainings have."""
+        return [self.least, self.best, self.best_epoch]
+
+    def take_own(self, own):
+        """Take it back."""
+        self.least, self.best, self.best_epoch = own
 
     def share(self, done):
         """What is over of the training, after a share of its epochs: the waves end when the time does."""
@@ -115,19 +126,24 @@ class Recipe(Training):
 
     def train(self):
         """Train, and leave the best weights and the curves on the estimator."""
-        est, run, done = self.est, self.run, 0
+        est, run, done, stop = self.est, self.run, 0, False
         est.loss_curve_, est.validation_scores_, est.best_loss_, est.best_validation_score_ = [], None, None, None
         if self.validation is not None:
             est.validation_scores_, est.validation_loss_curve_ = [], []
         try:
+            if self.checkpoint is not None:
+                stop = self.checkpoint.restore(self)
             with ProgressBar(est.max_iter, self.progress) as bar:
                 self.set_step()
-                for _ in run.calls(est.max_iter, each_epoch=True):
+                for _ in run.calls(0 if stop else est.max_iter - est.n_iter_, each_epoch=True):
                     ended, done = run.epochs_done > done, run.epochs_done
                     stop = self.end() if ended else done > 0 and self.share(0) >= 1
-                    bar.update(done, est.loss_curve_[-1] if done else None)
+                    bar.update(est.n_iter_, est.loss_curve_[-1] if est.n_iter_ else None)
                     if stop:
                         break
+                    self.offer()
+            if self.checkpoint is not None:
+                self.checkpoint.save(self, stop)
             self.close()
         except KeyboardInterrupt:
             self.interrupted = True

@@ -22,6 +22,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from fastbp import datasets
 from fastbp.datasets import pandas
 from fastbp.estimators import recipe
+from fastbp.estimators.checkpoint import begun
 from fastbp.estimators.columns import Columns
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import PARAMETERS, fill_in, store
@@ -141,7 +142,7 @@ class Tabular(Saved, BaseEstimator):
         return X if hasattr(self, "feature_names_in_") else X.set_axis(range(X.shape[1]), axis=1)
 
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, *, progress=False, callback=None):
+    def fit(self, X, y, sample_weight=None, *, progress=False, callback=None, checkpoint=None, every=60):
         """Decide what the columns are, and train.
 
         Parameters
@@ -155,6 +156,8 @@ class Tabular(Saved, BaseEstimator):
         callback : callable or None, default=None
             callback(epoch, network) after each epoch, with the network as it is; the training ends where it returns True.
             Not of 'lbfgs'.
+        checkpoint, every
+            As of `MLPClassifier.fit`, but that max_iter has to stay. Not with several networks or max_seconds.
 
         Returns
         -------
@@ -178,11 +181,15 @@ class Tabular(Saved, BaseEstimator):
             raise ValueError(f"max_seconds needs solver 'sgd' or 'adam', got {self.max_seconds} with solver='lbfgs'")
         Z, y = self._learn_columns(X, y)
         weights = None if sample_weight is None else validation._check_sample_weight(sample_weight, Z)
+        kept = begun(self, checkpoint, every)
         random_state, networks = check_random_state(self.random_state), []
+        if kept is not None:
+            random_state = kept.begin(self, random_state)
         seeds = random_state.randint(2**31 - 1, size=self.n_estimators) if self.n_estimators > 1 else [random_state]
         seconds = None if self.max_seconds is None else self.max_seconds / self.n_estimators
         for seed in seeds:
-            network, whole = self._trained(Z, y, weights, check_random_state(seed), start, seconds, progress, callback)
+            how = start, seconds, progress, callback, kept
+            network, whole = self._trained(Z, y, weights, check_random_state(seed), how)
             networks.append(network)
             start = time.perf_counter()
             if not whole:
@@ -190,7 +197,7 @@ class Tabular(Saved, BaseEstimator):
         self.networks_ = networks
         return self
 
-    def _trained(self, Z, y, weights, random_state, start, max_seconds, progress, callback):
+    def _trained(self, Z, y, weights, random_state, how):
         """A network that has learnt the rows, and whether no interrupt came."""
         by_epochs, held = self.solver != "lbfgs", np.zeros(len(Z), bool)
         if self.early_stopping and by_epochs and len(Z) >= EARLY_STOPPING_ROWS:
@@ -200,8 +207,7 @@ class Tabular(Saved, BaseEstimator):
         rows, others = ((Z[of], targets[of], None if weights is None else weights[of]) for of in (~held, held))
         network = self._new_network(len(rows[0]), early_stopping=bool(held.any()), random_state=random_state)
         if by_epochs:
-            how = random_state, start, max_seconds, progress, callback
-            training = recipe.Recipe(network, *rows, others if held.any() else None, *how)
+            training = recipe.Recipe(network, *rows, others if held.any() else None, random_state, *how)
             training.train()
             whole = not training.interrupted
         else:
