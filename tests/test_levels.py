@@ -143,3 +143,25 @@ def test_a_model_says_which_level_trained_it(tmp_path):
         setattr(model, name, "x86-64-v9")  # as of another machine, which is kept until it is trained here
         fastbp.save(tmp_path / "model.npz", model)
         assert getattr(fastbp.load(tmp_path / "model.npz"), name) == "x86-64-v9"
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize(
+    ("env", "command", "message"),
+    [
+        ({"FASTBP_VECTORS": "abc"}, ["info"], "FASTBP_VECTORS must be bytes and registers, as in '16x32', got 'abc'"),
+        ({"FASTBP_LEVEL": "no"}, ["info"], "FASTBP_LEVEL must be one of x86-64-v4"),
+        (
+            {"FASTBP_LEVEL": next(one.name for one in levels.LEVELS if one.machine != levels.machine())},
+            ["train", "xor", "--epochs", "1"],
+            "cannot run here: this processor is",
+        ),
+        ({"NUMBA_DISABLE_JIT": "1"}, ["warmup"], "nothing is compiled with NUMBA_DISABLE_JIT set"),
+    ],
+)
+def test_a_wrong_environment_is_one_line(env, command, message):
+    result = run_python("-m", "fastbp", *command, env=env)
+    assert result.returncode == 2
+    assert result.stderr.startswith("fastbp: error: ")
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1

@@ -12,6 +12,7 @@ import hashlib
 import importlib.resources
 import logging  # noqa: F401, see at `register_at_fork`
 import os
+import re
 import struct
 import sys
 import threading
@@ -42,17 +43,24 @@ YIELD = "fastbp_yield"
 OTHER_VECTORS = os.environ.get("FASTBP_VECTORS")
 
 
+def other_vectors():
+    """Bytes and registers of OTHER_VECTORS."""
+    if not re.fullmatch("(16|32|64)x(16|32)", OTHER_VECTORS or ""):
+        raise ValueError(f"FASTBP_VECTORS must be bytes and registers, as in '16x32', got {OTHER_VECTORS!r}")
+    return tuple(map(int, OTHER_VECTORS.split("x")))
+
+
 def registers():
     """Vector registers of the level."""
     if OTHER_VECTORS:
-        return int(OTHER_VECTORS.split("x")[1])
+        return other_vectors()[1]
     return 32 if PLAIN_PYTHON else level().registers
 
 
 def native_width():
     """Bytes of a vector register."""
     if OTHER_VECTORS:
-        return int(OTHER_VECTORS.split("x")[0])
+        return other_vectors()[0]
     return 64 if PLAIN_PYTHON else level().vector_bytes
 
 
@@ -238,7 +246,7 @@ class Kernel:
         with BUILDING:
             if (dtype, width) not in self._calls:
                 if what := lacking(level()):
-                    raise RuntimeError(f"code for {level().name} cannot run here: this processor {what}")
+                    raise ValueError(f"code for {level().name} cannot run here: this processor {what}")
                 address, seconds = self.found(dtype, width) or self.built(dtype, width)
                 self.compile_seconds[dtype, width] = seconds
                 self._calls[dtype, width] = self.prototype(address)

@@ -255,10 +255,13 @@ def _info(arguments: argparse.Namespace) -> int:
 
 
 def _warmup(arguments: argparse.Namespace) -> int:
+    from fastbp.kernels.jit import PLAIN_PYTHON
     from fastbp.profiling.machine import cache_contents
     from fastbp.training import ProgressBar
     from fastbp.warmup import kernels_for, warm
 
+    if PLAIN_PYTHON:
+        raise ValueError("nothing is compiled with NUMBA_DISABLE_JIT set")
     kernels = kernels_for(DTYPES if arguments.dtype is None else (arguments.dtype,))
     shown = sys.stderr is not None and sys.stderr.isatty()
     with ProgressBar(len(kernels), shown, "kernel", "compiling") as bar:
