@@ -260,7 +260,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
             raise ValueError(f"--{other} and --{one} must name two files, got {path!r} twice")
     if arguments.resume and arguments.checkpoint is None:
         raise ValueError("--resume goes on from the file of --checkpoint, got it alone")
-    if arguments.checkpoint is not None and os.path.lexists(arguments.checkpoint) != arguments.resume:
+    if arguments.checkpoint is not None and os.path.exists(arguments.checkpoint) != arguments.resume:
         there = "there is none" if arguments.resume else "it is there: --resume goes on from it"
         raise ValueError(f"--checkpoint {arguments.checkpoint}: {there}")
 

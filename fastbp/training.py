@@ -126,6 +126,7 @@ class Run:
         self.stopped = False  # by another thread: after the present call
         self.undo = lambda: None  # called where weights that are not finite are given up
         self.interrupted = False  # from the keyboard
+        self.due = lambda: False  # whether somebody waits for the end of an epoch
         self.marked = False  # where calls count the time of their phases, see `fastbp.profiling.phases`
 
     def take(self, weights, biases):
@@ -201,7 +202,7 @@ class Run:
         self.cursor[CURSOR.epoch] = 0
         per_epoch = self.work.blocks_per_epoch
         while self.epochs_done < epochs and not self.stopped:
-            stop = self.epochs_done + 1 if each_epoch else epochs
+            stop = self.epochs_done + 1 if each_epoch or self.due() else epochs
             position = int(self.cursor[CURSOR.block])
             left = (stop - self.epochs_done) * per_epoch - position
             blocks = min(self.blocks, left)

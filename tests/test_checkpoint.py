@@ -1,6 +1,7 @@
 """Checkpoints: whatever ends a program, the fit that goes on from the file ends in the bits of an uninterrupted one."""
 
 import functools
+import pickle
 import random
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from processes import environment
 from scipy import sparse
 
-from fastbp import MLPClassifier, MLPRegressor, ModelFileError, TabularClassifier, TabularRegressor
+from fastbp import MLPClassifier, MLPRegressor, ModelFileError, TabularClassifier, TabularRegressor, files
 from fastbp.estimators import checkpoint as checkpoints
 from fastbp.estimators import fitting
 
@@ -47,6 +48,8 @@ def plain(value):
     """Arrays as their bytes."""
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.shape, value.tobytes()
+    if isinstance(value, float):  # of which nan is one
+        return np.float64(value).tobytes()
     return [plain(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
@@ -199,15 +202,79 @@ def test_a_finished_fit_goes_on_for_more_epochs(path):
         lambda: (new(), X, LABELS, {"sample_weight": np.linspace(1, 2, 40)}),
         lambda: (new(), X, LABELS, {"X_val": X, "y_val": LABELS}),
         lambda: (new(random_state=1), X, LABELS, {}),
+        lambda: (new(random_state=np.int64(1)), X, LABELS, {}),
+        lambda: (new(random_state=np.random.RandomState(1)), X, LABELS, {}),
     ],
 )
 def test_another_fit_is_refused_and_the_file_stays(path, change):
     new().fit(X, LABELS, checkpoint=path)
     before = path.read_bytes()
     est, rows, y, more = change()
+    est.fit(rows, y, **more)
+    known, state = found(est), pickle.dumps(est.random_state)
     with pytest.raises(ValueError, match="of other data or parameters"):
         est.fit(rows, y, checkpoint=path, **more)
     assert path.read_bytes() == before
+    assert found(est) == known
+    assert pickle.dumps(est.random_state) == state
+
+
+def test_another_seed_of_a_table_is_refused(path):
+    TabularClassifier(random_state=0, max_iter=3).fit(X, LABELS, checkpoint=path)
+    with pytest.raises(ValueError, match="of other data or parameters"):
+        TabularClassifier(random_state=1, max_iter=3).fit(X, LABELS, checkpoint=path)
+
+
+def test_fewer_epochs_than_there_were_are_refused(path):
+    new(max_iter=5).fit(X, LABELS, checkpoint=path)
+    with pytest.raises(ValueError, match="max_iter must be at least 5, the epochs so far, got 3"):
+        new(max_iter=3).fit(X, LABELS, checkpoint=path)
+
+
+def test_a_fit_that_is_killed_before_its_last_writing_stops_where_it_would_have(path, monkeypatch):
+    monkeypatch.setattr(fitting, "AHEAD_SECONDS", 1)
+    settings = {"max_iter": 500, "tol": 1e-3, "n_iter_no_change": 3, "learning_rate_init": 0.05}
+    expected, kept = new(**settings).fit(X, LABELS), checkpoints.Checkpoint.save
+
+    def save(checkpoint, epochs, stopped=False):
+        if stopped:
+            raise Ended
+        kept(checkpoint, epochs, stopped)
+
+    monkeypatch.setattr(checkpoints.Checkpoint, "save", save)
+    with pytest.raises(Ended):
+        new(**settings).fit(X, LABELS, checkpoint=path, every=0)
+    monkeypatch.setattr(checkpoints.Checkpoint, "save", kept)
+    assert found(new(**settings).fit(X, LABELS, checkpoint=path, every=0)) == found(expected)
+
+
+def test_a_disk_that_is_full_for_a_while_ends_no_training(path, monkeypatch):
+    write, count = files.write, []
+
+    def full(*given):
+        count.append(given)
+        if 2 < len(count) < 6:
+            raise OSError(28, "No space left on device")
+        write(*given)
+
+    monkeypatch.setattr(files, "write", full)
+    monkeypatch.setattr(fitting, "AHEAD_GROWTH", 0)
+    with pytest.warns(UserWarning, match=r"checkpoint .* could not be written: .*No space left"):
+        est = new(max_iter=40).fit(X, LABELS, X_val=X, y_val=LABELS, checkpoint=path, every=0)
+    assert est.n_iter_ == 40
+    assert len(count) > 6
+
+
+@pytest.mark.parametrize("settings", [{"shuffle": False}, {"batch_size": 40}, {"n_iter_no_change": 1000}])
+def test_it_is_written_when_it_is_due(settings, path, monkeypatch):
+    """Calls are cut where scratch memory has nothing that is needed."""
+    monkeypatch.setattr("fastbp.training.FIRST_CALL_FLOPS", 1e4)
+    monkeypatch.setattr("fastbp.training.CALL_SECONDS", 1e-9)
+    monkeypatch.setattr(fitting, "AHEAD_GROWTH", 0)
+    written, kept = [], checkpoints.Checkpoint.save
+    monkeypatch.setattr(checkpoints.Checkpoint, "save", lambda *given: written.append(given) or kept(*given))
+    new(hidden_layer_sizes=30, max_iter=30, tol=0, **settings).fit(X, LABELS, checkpoint=path, every=0)
+    assert len(written) > 25
 
 
 def test_what_is_no_checkpoint_is_refused_and_stays(path):
@@ -252,4 +319,4 @@ def test_it_is_written_as_often_as_asked(path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         new(max_iter=300, n_iter_no_change=1000).fit(X, LABELS, X_val=X, y_val=LABELS, checkpoint=path, every=20)
-    assert 10 < len(written) < 20
+    assert 10 < len(written) < 50

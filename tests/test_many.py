@@ -1,6 +1,7 @@
 """Many networks in one call: each learns what it would learn alone, whoever its neighbours are."""
 
 import functools
+import importlib.util
 import inspect
 import pickle
 import random
@@ -42,6 +43,7 @@ class Draw:
             rows.append(row._replace(offset=at))
             at += row.n_rows * row.n_out
         widths = [bytes_ for bytes_ in (16, 32, 64) if bytes_ <= jit.native_width()]
+        widths = widths if importlib.util.find_spec("numba") else widths[-1:]  # what comes compiled is of the processor's
         lanes, groups = int(rng.choice(widths)) // np.dtype(self.dtype).itemsize, int(rng.integers(1, 4))
         shuffled, own, out = rng.random() < 0.4, rng.random() < 0.4, HEADS[rng.integers(len(HEADS))]
         rule = Rule(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from typing import Any
 
 import numpy as np
@@ -38,41 +39,50 @@ class Checkpoint:
     """
 
     def __init__(self, path, every):
-        if not (isinstance(every, (int, float)) and not isinstance(every, bool) and every >= 0):
+        if not (isinstance(every, (int, float, np.integer, np.floating)) and not isinstance(every, bool) and every >= 0):
             raise ValueError(f"every must be seconds, >= 0, got {every!r}")
         self.path, self.every, self.saved = path, every, dict[str, Any]()
         self.initial: Any = None
         self.next = time.monotonic() + every
-        if os.path.lexists(path):
+        if os.path.exists(path):
             with files.reading(path) as contents:
                 contents.check_format(files.CHECKPOINT)
                 state = {name: files.decode(value, contents) for name, value in contents.header["state"].items()}
                 files.require(state.keys() >= NEEDED, f"{', '.join(sorted(NEEDED - state.keys()))} must be there")
                 self.saved = state
 
+    def refuse(self):
+        """Raise the ValueError of a file that is of something else."""
+        raise ValueError(
+            f"checkpoint {os.fspath(self.path)!r} is of other data or parameters: name another file, or remove it"
+        )
+
     def begin(self, est, random_state):
         """The random state of a fit at its start, which is that of the one that goes on."""
         if self.saved and est.random_state is None:  # that of all of numpy is not this fit's to set back
             random_state = np.random.RandomState()
-        if self.saved:
             random_state.set_state(self.saved["initial"])
         self.initial = random_state.get_state(legacy=False)
+        if self.saved and not same(self.initial, self.saved["initial"]):
+            self.refuse()
         return random_state
 
     def identify(self, est, rows, validation, free=FREE):
         """Compare what is to be trained with what was; a ValueError where it is something else."""
         self.fingerprint = fingerprint(est, rows, validation, free)
         if self.saved and self.saved["fingerprint"] != self.fingerprint:
-            raise ValueError(
-                f"checkpoint {os.fspath(self.path)!r} is of other data or parameters: name another file, or remove it"
-            )
+            self.refuse()
+        if self.saved and self.saved["n_iter_"] > est.max_iter:
+            raise ValueError(f"max_iter must be at least {self.saved['n_iter_']}, the epochs so far, got {est.max_iter}")
 
     def restore(self, epochs):
         """Let a training be where the file has it; whether it has come to its end. Without one, make sure of the file."""
+        epochs.run.due = lambda: time.monotonic() >= self.next
         if not self.saved:
             self.save(epochs)
             return False
         est, run, saved = epochs.est, epochs.run, self.saved
+        self.saved = {}  # which may be large
         try:
             if saved["level_"] != est.level_:
                 raise ValueError(f"it was trained on level {saved['level_']}, and this is {est.level_}")
@@ -95,8 +105,16 @@ class Checkpoint:
         """
         cursor = epochs.run.cursor
         whole = cursor[CURSOR.block] == 0 or (epochs.est.shuffle and cursor[CURSOR.batch] == cursor[CURSOR.row])
-        if whole and time.monotonic() >= self.next:
-            self.save(epochs)
+        if whole and epochs.run.due():
+            self.try_to_save(epochs)
+
+    def try_to_save(self, epochs, stopped=False):
+        """Write; where the system does not let it, training is worth more than a file, and it is tried again."""
+        try:
+            self.save(epochs, stopped)
+        except OSError as error:
+            self.next = time.monotonic() + self.every
+            warnings.warn(f"checkpoint {os.fspath(self.path)!r} could not be written: {error}", stacklevel=2)
 
     def save(self, epochs, stopped=False):
         """Write: the file is the one before or this one, whatever happens."""
@@ -117,6 +135,13 @@ class Checkpoint:
         self.next = time.monotonic() + self.every
 
 
+def same(one, other):
+    """Whether two states of random numbers are alike."""
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[name], other[name]) for name in one)
+    return np.array_equal(one, other)
+
+
 def fingerprint(est, rows, validation, free):
     """Digest of an estimator's parameters, but for free ones, and of all that it is to learn from."""
     found, arrays = hashlib.blake2b(digest_size=16), dict[str, np.ndarray]()
@@ -124,7 +149,10 @@ def fingerprint(est, rows, validation, free):
     if type(est.random_state) is not int:
         del params["random_state"]
     params["classes"] = getattr(est, "classes_", None)
-    encoded = {name: files.encode(name, value, arrays) for name, value in params.items()}
+    try:
+        encoded = {name: files.encode(name, value, arrays) for name, value in params.items()}
+    except TypeError as error:
+        raise TypeError(f"checkpoint needs parameters that a file can hold: {error}") from None
     found.update(json.dumps([type(est).__name__, encoded], sort_keys=True).encode())
     for part in (rows, validation):
         if part is not None:

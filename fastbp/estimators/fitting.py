@@ -258,7 +258,8 @@ class Epochs(Training):
         if count > safe:
             self.run_ahead(count)
             stop = self.end(self.note(0))
-            self.offer()
+            if not stop:  # else it is written in the end
+                self.offer()
         else:
             for _ in run.calls(int(safe)):
                 look(est)
@@ -266,7 +267,7 @@ class Epochs(Training):
                 seen += len(losses)
                 if losses:
                     stop = self.end(losses)
-                if not stop:  # else it is written in the end
+                if not stop:
                     self.offer()
         self.ran, self.seconds = self.ran + run.epochs_done, self.seconds + time.perf_counter() - start
         return stop
@@ -420,7 +421,7 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task, check
             stop = epochs.some(most - est.n_iter_)
         epochs.keep()
         if checkpoint is not None:
-            checkpoint.save(epochs, stop)
+            checkpoint.try_to_save(epochs, stop)
         if not stop and not incremental:
             warn_of_the_end(est, 3)
     except BaseException as error:

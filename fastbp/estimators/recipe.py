@@ -143,7 +143,7 @@ class Recipe(Training):
                         break
                     self.offer()
             if self.checkpoint is not None:
-                self.checkpoint.save(self, stop)
+                self.checkpoint.try_to_save(self, stop)
             self.close()
         except KeyboardInterrupt:
             self.interrupted = True
