@@ -200,7 +200,7 @@ def test_a_wrong_kernel_is_rejected(name, monkeypatch):
     """In plain Python: of so many draws, one shows it."""
     source, (old, new), wrong = inspect.getsource(many_kernel), MUTANTS[name], types.ModuleType("fastbp.kernels.wrong")
     assert source.count(old) == 1, f"the kernel has changed: {old!r} is not there once"
-    exec(compile(source.replace(old, new), "wrong", "exec"), wrong.__dict__)
+    exec(compile(source.replace(old, new), "<wrong>", "exec"), wrong.__dict__)
     monkeypatch.setattr(jit, "PLAIN_PYTHON", True)
     for kernel in kernels.MANY:
         monkeypatch.setattr(kernel, "function", functools.partial(getattr, wrong, kernel.name))
@@ -314,6 +314,7 @@ def test_a_network_that_diverges_leaves_the_others_alone():
     assert [len(history) for number, history in enumerate(histories) if number != 2] == [50, 50, 50]
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("how", [{}, {"callback": lambda epoch, history: False}, {"batch_size": 1}])
 def test_a_network_that_diverges_is_as_it_was(how):
     """With its random numbers, so that the next training is the same, however many epochs there were before it was seen."""
@@ -360,6 +361,7 @@ def test_errors_that_are_too_small_to_be_squared(dtype):
     assert bits(ours) == bits(other)
 
 
+@pytest.mark.compiled
 def test_a_diverged_network_is_as_it_was_wherever_it_trained():
     """Also where dropout came later, whose masks draw a seed, and before the first training."""
     for callback, hidden in ((None, 4), (lambda epoch, history: False, 4), (None, 1000)):
