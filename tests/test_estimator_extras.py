@@ -342,3 +342,28 @@ def test_an_interrupt_while_running_ahead_keeps_what_belongs_together(moment, mo
             shorter = MLPClassifier(**settings | {"max_iter": est.n_iter_}).fit(X, y)
         assert est.coefs_[0].tobytes() == shorter.coefs_[0].tobytes()
         assert est.loss_curve_ == shorter.loss_curve_
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("growth", [0, 4])
+def test_an_interrupt_before_a_call_has_no_epoch_noted_twice(growth, monkeypatch):
+    X, y = load_iris(return_X_y=True)
+    settings = {"hidden_layer_sizes": 4, "max_iter": 200, "tol": 0, "n_iter_no_change": 5, "random_state": 0}
+    calls, real = [], fitting.Run.calls
+
+    def interrupted(run, epochs, each_epoch=False):
+        calls.append(epochs)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        yield from real(run, epochs, each_epoch)
+
+    monkeypatch.setattr(fitting, "AHEAD_GROWTH", growth)
+    monkeypatch.setattr(fitting.Run, "calls", interrupted)
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        est = MLPClassifier(**settings).fit(X, y)
+    monkeypatch.undo()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        shorter = MLPClassifier(**settings | {"max_iter": sum(calls[:3])}).fit(X, y)
+    assert est.loss_curve_ == shorter.loss_curve_
+    assert est.n_iter_ == shorter.n_iter_

@@ -253,7 +253,8 @@ class Epochs(Training):
         if est.solver == "sgd":
             run.set_learning_rate(est._learning_rate)
         self.task.begin()
-        self.noted = len(est.loss_curve_)  # before
+        run.cursor[CURSOR.epoch] = 0  # first: an interrupt in between must not have the epochs before noted again
+        self.noted = len(est.loss_curve_)
         start, count = time.perf_counter(), int(max(safe, min(self.ahead(), most)))
         if count > safe:
             self.run_ahead(count)
