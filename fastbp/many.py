@@ -15,7 +15,7 @@ from fastbp.kernels.levels import level
 from fastbp.lanes import Lanes, Member, by_kind
 from fastbp.layout import RECORD
 from fastbp.neural_network import NeuralNetwork, checked_steps
-from fastbp.training import NotFiniteError, ProgressBar, usable_threads
+from fastbp.training import NotFiniteError, ProgressBar, first_wild_epoch, usable_threads
 
 
 def train_many(
@@ -247,9 +247,3 @@ def train_together(tasks, epochs, threads, results):
             interrupt = error
     if interrupt is not None:
         raise interrupt
-
-
-def first_wild_epoch(record):
-    """Number of the first epoch whose record is not finite, or of the last one."""
-    seen = np.flatnonzero(~np.isfinite(record).all(axis=1))
-    return int(seen[0]) + 1 if len(seen) else len(record)

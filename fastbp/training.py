@@ -162,9 +162,7 @@ class Run:
 
     def first_wild_epoch(self):
         """Number of the first epoch whose record is not finite; of the last one that was begun, if all are."""
-        begun = self.epochs_done + int(self.cursor[CURSOR.block] > 0)
-        wild = np.flatnonzero(~np.isfinite(self.record[:begun]).all(axis=1))
-        return int(wild[0]) + 1 if len(wild) else begun
+        return first_wild_epoch(self.record[: self.epochs_done + int(self.cursor[CURSOR.block] > 0)])
 
     def loss_grad(self):
         """Loss, summed over the rows, sum W**2, and the gradient, laid out as `params`; of a run whose batch is all rows."""
@@ -289,6 +287,12 @@ def watch(run, epochs, verbose=0, progress=False, callback=None, keep=lambda run
             keep(run)
             raise
     return run.history()
+
+
+def first_wild_epoch(record):
+    """Number of the first epoch whose record is not finite, or of the last one."""
+    wild = np.flatnonzero(~np.isfinite(record).all(axis=1))
+    return int(wild[0]) + 1 if len(wild) else len(record)
 
 
 def print_lines(history, every, printed):

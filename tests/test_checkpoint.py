@@ -58,6 +58,20 @@ def found(est):
     return {name: plain(value) for name, value in vars(est).items() if name not in est.get_params()}
 
 
+def ending(monkeypatch):
+    """A list of how many more writings the program outlives."""
+    kept, left = checkpoints.Checkpoint.save, [0]
+
+    def save(checkpoint, epochs, stopped=False):
+        kept(checkpoint, epochs, stopped)
+        left[0] -= 1
+        if left[0] < 0 and not stopped:
+            raise Ended
+
+    monkeypatch.setattr(checkpoints.Checkpoint, "save", save)
+    return left
+
+
 @pytest.mark.parametrize("number", range(draws.examples(40)))
 def test_a_fit_goes_on_to_the_same_bits(number, monkeypatch, tmp_path):
     """It ends after any writing, also in the middle of an epoch, and as often as can be."""
@@ -76,15 +90,7 @@ def test_a_fit_goes_on_to_the_same_bits(number, monkeypatch, tmp_path):
         expected = new(random_state=None if seed is None else state()).fit(X, y)
     except ValueError:  # it diverges
         return
-    path, kept, left = tmp_path / "run.fastbp", checkpoints.Checkpoint.save, [0]
-
-    def save(checkpoint, epochs, stopped=False):
-        kept(checkpoint, epochs, stopped)
-        left[0] -= 1
-        if left[0] < 0 and not stopped:
-            raise Ended
-
-    monkeypatch.setattr(checkpoints.Checkpoint, "save", save)
+    path, left = tmp_path / "run.fastbp", ending(monkeypatch)
     for _ in range(10_000):
         left[0] = int(rng.integers(1, 6))
         est = new(random_state=None if seed is None else state())
@@ -112,15 +118,7 @@ def test_a_fit_of_a_table_goes_on_to_the_same_bits(number, monkeypatch, tmp_path
     monkeypatch.setattr("fastbp.training.FIRST_CALL_FLOPS", float(rng.choice([1e3, 1e8])))  # steps of a call
     monkeypatch.setattr("fastbp.training.CALL_SECONDS", 1e-9)
     expected = kind(**settings).fit(table, y)
-    path, kept, left = tmp_path / "run.fastbp", checkpoints.Checkpoint.save, [0]
-
-    def save(checkpoint, epochs, stopped=False):
-        kept(checkpoint, epochs, stopped)
-        left[0] -= 1
-        if left[0] < 0 and not stopped:
-            raise Ended
-
-    monkeypatch.setattr(checkpoints.Checkpoint, "save", save)
+    path, left = tmp_path / "run.fastbp", ending(monkeypatch)
     for _ in range(10_000):
         left[0] = int(rng.integers(1, 6))
         try:
@@ -224,6 +222,15 @@ def test_another_seed_of_a_table_is_refused(path):
     TabularClassifier(random_state=0, max_iter=3).fit(X, LABELS, checkpoint=path)
     with pytest.raises(ValueError, match="of other data or parameters"):
         TabularClassifier(random_state=1, max_iter=3).fit(X, LABELS, checkpoint=path)
+
+
+def test_a_refusal_leaves_a_fitted_table_as_it_was(path):
+    TabularClassifier(random_state=0, max_iter=3).fit(X, LABELS, checkpoint=path)
+    est = TabularClassifier(random_state=0, max_iter=3).fit(X, LABELS)
+    expected = est.predict_proba(X)
+    with pytest.raises(ValueError, match="of other data or parameters"):
+        est.fit(X**3, LABELS, checkpoint=path)  # a scale alone is the same to a table
+    assert est.predict_proba(X).tobytes() == expected.tobytes()
 
 
 def test_fewer_epochs_than_there_were_are_refused(path):

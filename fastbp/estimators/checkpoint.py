@@ -42,6 +42,10 @@ class Checkpoint:
         if not (isinstance(every, (int, float, np.integer, np.floating)) and not isinstance(every, bool) and every >= 0):
             raise ValueError(f"every must be seconds, >= 0, got {every!r}")
         self.path, self.every, self.saved = path, every, dict[str, Any]()
+        # of the fit at its start: the estimator, its attributes, and its random state
+        self.est: Any = None
+        self.before: Any = None
+        self.random_state: Any = None
         self.initial: Any = None
         self.next = time.monotonic() + every
         if os.path.exists(path):
@@ -51,29 +55,36 @@ class Checkpoint:
                 files.require(state.keys() >= NEEDED, f"{', '.join(sorted(NEEDED - state.keys()))} must be there")
                 self.saved = state
 
-    def refuse(self):
-        """Raise the ValueError of a file that is of something else."""
-        raise ValueError(
-            f"checkpoint {os.fspath(self.path)!r} is of other data or parameters: name another file, or remove it"
-        )
-
     def begin(self, est, random_state):
         """The random state of a fit at its start, which is that of the one that goes on."""
         if self.saved and est.random_state is None:  # that of all of numpy is not this fit's to set back
             random_state = np.random.RandomState()
             random_state.set_state(self.saved["initial"])
+        self.est, self.before, self.random_state = est, vars(est).copy(), random_state
         self.initial = random_state.get_state(legacy=False)
-        if self.saved and not same(self.initial, self.saved["initial"]):
-            self.refuse()
+        self.require(not self.saved or same(self.initial, self.saved["initial"]))
         return random_state
 
     def identify(self, est, rows, validation, free=FREE):
         """Compare what is to be trained with what was; a ValueError where it is something else."""
-        self.fingerprint = fingerprint(est, rows, validation, free)
-        if self.saved and self.saved["fingerprint"] != self.fingerprint:
-            self.refuse()
-        if self.saved and self.saved["n_iter_"] > est.max_iter:
-            raise ValueError(f"max_iter must be at least {self.saved['n_iter_']}, the epochs so far, got {est.max_iter}")
+        try:
+            self.fingerprint = fingerprint(est, rows, validation, free)
+            self.require(not self.saved or self.saved["fingerprint"] == self.fingerprint)
+            if self.saved and self.saved["n_iter_"] > est.max_iter:
+                raise ValueError(f"max_iter must be at least {self.saved['n_iter_']}, the epochs so far, got {est.max_iter}")
+        except (ValueError, TypeError):  # what was fitted before is not to be lost
+            self.est.__dict__.clear()
+            self.est.__dict__.update(self.before)
+            self.random_state.set_state(self.initial)
+            raise
+        self.est = self.before = self.random_state = None
+
+    def require(self, known):
+        """Raise the ValueError of a file that is of something else unless it is known to be of this fit."""
+        if not known:
+            raise ValueError(
+                f"checkpoint {os.fspath(self.path)!r} is of other data or parameters: name another file, or remove it"
+            )
 
     def restore(self, epochs):
         """Let a training be where the file has it; whether it has come to its end. Without one, make sure of the file."""

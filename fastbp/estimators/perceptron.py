@@ -366,7 +366,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         return self._fit(X, y, sample_weight, X_val=X_val, y_val=y_val, checkpoint=kept)
 
     def _fit(self, X, y, sample_weight, incremental=False, X_val=None, y_val=None, checkpoint=None):
-        random_state, before = check_random_state(self.random_state), self.__dict__.copy()
+        random_state = check_random_state(self.random_state)
         if checkpoint is not None:
             random_state = checkpoint.begin(self, random_state)
         X, y, rows, validation = self._begin(X, y, sample_weight, random_state, incremental, X_val, y_val)
@@ -374,13 +374,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         self.coefs_, self.intercepts_ = list(self.coefs_), list(self.intercepts_)
         task = fitting.Task(self, X, y, sample_weight, None if self.solver == "lbfgs" else self.max_iter, incremental)
         if checkpoint is not None:
-            try:
-                checkpoint.identify(self, rows, validation)
-            except (ValueError, TypeError):  # what was fitted before is not to be lost
-                self.__dict__.clear()
-                self.__dict__.update(before)
-                random_state.set_state(checkpoint.initial)
-                raise
+            checkpoint.identify(self, rows, validation)
         if self.solver == "lbfgs":
             fitting.fit_lbfgs(self, rows, task)
         else:

@@ -179,12 +179,12 @@ class Tabular(Saved, BaseEstimator):
         start = time.perf_counter()
         if self.solver == "lbfgs" and self.max_seconds is not None:
             raise ValueError(f"max_seconds needs solver 'sgd' or 'adam', got {self.max_seconds} with solver='lbfgs'")
-        Z, y = self._learn_columns(X, y)
-        weights = None if sample_weight is None else validation._check_sample_weight(sample_weight, Z)
         kept = begun(self, checkpoint, every)
         random_state, networks = check_random_state(self.random_state), []
         if kept is not None:
             random_state = kept.begin(self, random_state)
+        Z, y = self._learn_columns(X, y)
+        weights = None if sample_weight is None else validation._check_sample_weight(sample_weight, Z)
         seeds = random_state.randint(2**31 - 1, size=self.n_estimators) if self.n_estimators > 1 else [random_state]
         seconds = None if self.max_seconds is None else self.max_seconds / self.n_estimators
         for seed in seeds:
