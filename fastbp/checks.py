@@ -130,14 +130,15 @@ def matrix(name, array, columns, dtype):
     return finite(name, array)
 
 
-def row_weights(weights, n_rows, dtype):
-    """`weights` as a vector of one finite number >= 0 for each row, not all of them 0."""
+def row_weights(weights, n_rows, dtype, some=False):
+    """`weights` as a vector of one finite number >= 0 for each row, not all of them 0, unless they are of some rows only."""
     weights = finite("sample_weight", numeric("sample_weight", weights, dtype))
     if weights.shape != (n_rows,):
         raise ValueError(f"sample_weight must have shape ({n_rows},), got {weights.shape}")
-    if weights.min() < 0 or not weights.any():
+    if weights.min() < 0 or not (some or weights.any()):
         raise ValueError(f"sample_weight must be >= 0 and not all 0, got {weights.min()} to {weights.max()}")
-    check_sum("sample_weight", weights)
+    if not some:
+        check_sum("sample_weight", weights)
     return weights
 
 

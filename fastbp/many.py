@@ -15,6 +15,7 @@ from fastbp.kernels.levels import level
 from fastbp.lanes import Lanes, Member, by_kind
 from fastbp.layout import RECORD
 from fastbp.neural_network import NeuralNetwork, checked_steps
+from fastbp.stream import Rows
 from fastbp.training import NotFiniteError, ProgressBar, first_wild_epoch, usable_threads
 
 
@@ -190,9 +191,8 @@ class Task:
 
     def train(self, epochs):
         """Train it by itself, as `NeuralNetwork.train`; its history, or the error of weights that are not finite."""
-        run = self.run = self.net._begin(
-            self.X, self.Y, self.weights, self.learning_rate, self.reduction, self.batch_size, self.shuffle
-        )
+        rows = Rows(self.X, self.Y, self.weights)
+        run = self.run = self.net._begin(rows, self.learning_rate, self.reduction, self.batch_size, self.shuffle)
         run.stopped = self.stopped
         try:
             return self.net._watch(run, epochs, self.callback)

@@ -11,7 +11,20 @@ import numpy as np
 
 from fastbp import checks
 from fastbp.rule import ACTIVATIONS, HEADS, LOSSES, OUT_ACTIVATIONS, SOLVERS, Rule
-from fastbp.training import Run, predict, watch
+from fastbp.stream import (
+    Rows,
+    Stream,
+    StreamRun,
+    chunks_of,
+    is_source,
+    joined,
+    length_of,
+    ranges_of,
+    slice_of,
+    slices_of,
+    whole,
+)
+from fastbp.training import Run, UndoneError, predict, watch
 
 REDUCTIONS = ("sum", "mean")
 # By the name of a parameter of NeuralNetwork: what it must be, as a function that returns what is kept.
@@ -299,9 +312,10 @@ class NeuralNetwork(Saved):
         ValueError, TypeError
             If X is not a finite numeric matrix of that shape with at least one row.
         """
-        X = checks.matrix("X", X, self.units[0], self.dtype)
         weights, biases = self._parameters()
-        return predict(weights, biases, X, self.out_activation, self._activation_codes(), self.n_jobs)
+        rest = self.out_activation, self._activation_codes(), self.n_jobs
+        parts = (checks.matrix("X", part, self.units[0], self.dtype) for part in (slices_of(X) if is_source(X) else [X]))
+        return joined([predict(weights, biases, part, *rest) for part in parts])
 
     def predict(self, X):
         """Class numbers of the rows of X; of an output "identity" or "exp", its values.
@@ -351,13 +365,16 @@ class NeuralNetwork(Saved):
         verbose=0,
         progress=False,
         callback=None,
+        chunk_rows=None,
     ):
         """Train by the solver, continuing from the current weights.
 
         Parameters
         ----------
-        X : array-like, shape (n, input_size)
-        y : array-like, shape (n, output_size)
+        X : array-like or source, shape (n, input_size)
+            A source of rows, such as a memory map of numpy or an array of h5py, zarr or dask, is read chunk by chunk and
+            never as a whole; so may be y and sample_weight.
+        y : array-like or source, shape (n, output_size)
             Target of every output: one-hot class labels, or continuous values. With one output, shape (n,) will do.
         epochs : int
             Passes over the rows, >= 0.
@@ -379,6 +396,10 @@ class NeuralNetwork(Saved):
         callback : callable or None, default None
             Called as ``callback(epoch, history)`` after each epoch; training stops where it returns True. It may read and
             change the weights.
+        chunk_rows : int or None, default None
+            Rows of a chunk; None takes 16 MiB of X from a source, and arrays in memory as a whole. Of more than one chunk,
+            an epoch with `shuffle` visits the chunks in random order, and then the rows of each. No batch has rows of two
+            chunks, and `batch_size` must be given. The same `chunk_rows` gives the same bits, wherever the rows come from.
 
         Returns
         -------
@@ -396,11 +417,20 @@ class NeuralNetwork(Saved):
             If an argument is out of its range or of the wrong type, if X or y is not a finite numeric matrix, if a target is
             beyond what the output can give, or if a weight stops being finite. The weights are then as they were before.
         """
-        X, y, sample_weight = self._checked_rows(X, y, sample_weight)
+        chunk_rows, X = chunks_of(chunk_rows, X)
+        if chunk_rows is not None:
+            rows, n = self._stream(X, y, sample_weight, chunk_rows), chunk_rows
+            if batch_size is None:
+                raise ValueError(
+                    f"batch_size must be given, at most chunk_rows={n}, where rows are read in chunks, got None"
+                )
+        else:
+            rows = Rows(*self._checked_rows(X, whole(y), whole(sample_weight)))
+            n = len(rows.X)
         epochs = checks.at_least(0, "epochs", epochs)
-        learning_rate, batch_size = checked_steps(len(X), learning_rate, batch_size, reduction, callback)
+        learning_rate, batch_size = checked_steps(n, learning_rate, batch_size, reduction, callback)
         verbose = checks.at_least(0, "verbose", int(verbose) if isinstance(verbose, bool) else verbose)
-        run = self._begin(X, y, sample_weight, learning_rate, reduction, batch_size, shuffle)
+        run = self._begin(rows, learning_rate, reduction, batch_size, shuffle)
         return self._watch(run, epochs, callback, verbose, progress)
 
     def _watch(self, run, epochs, callback=None, verbose=0, progress=False):
@@ -446,15 +476,18 @@ class NeuralNetwork(Saved):
         X, y, sample_weight = self._checked_rows(X, y, sample_weight)
         checks.one_of(REDUCTIONS, "reduction", reduction)
         rule = replace(self._rule(1.0, reduction), solver=SOLVERS[0], max_norm=math.inf, dropout=0.0)
-        run = self._run(X, y, sample_weight, rule, len(X))
+        run = self._run(Rows(X, y, sample_weight), rule, len(X))
         return run.parameters(run.loss_grad()[2])
 
-    def _begin(self, X, y, sample_weight, learning_rate, reduction, batch_size, shuffle):
-        """A training on checked rows at its start."""
+    def _begin(self, rows, learning_rate, reduction, batch_size, shuffle):
+        """A training on checked rows, or a stream, at its start."""
         undo = self._undo(shuffle)
         self._draw_seed()
-        draw = (lambda: self._rng.permutation(len(X))) if shuffle else None
-        run = self._run(X, y, sample_weight, self._rule(learning_rate, reduction), batch_size, draw)
+        try:
+            run = self._run(rows, self._rule(learning_rate, reduction), batch_size, shuffle)
+        except UndoneError:  # of the first chunk
+            undo()
+            raise
         run.undo = undo
         return run
 
@@ -472,13 +505,43 @@ class NeuralNetwork(Saved):
 
         return undo
 
-    def _run(self, X, y, sample_weight, rule, batch_size, draw=None):
+    def _run(self, rows, rule, batch_size, shuffle=False):
         """A training of this network at its start."""
         weights, biases = self._parameters()
-        return Run(
-            weights, biases, X, y, rule=rule, activations=self._activation_codes(), batch_size=batch_size,
-            row_weights=sample_weight, n_jobs=self.n_jobs, draw=draw, memory=self._moments,
-        )  # fmt: skip
+        options = {
+            "rule": rule, "activations": self._activation_codes(), "batch_size": batch_size, "n_jobs": self.n_jobs,
+            "memory": self._moments,
+        }  # fmt: skip
+        if isinstance(rows, Stream):
+            return StreamRun(weights, biases, rows, seed=int(self._rng.integers(2**32)) if shuffle else None, **options)
+        draw = (lambda: self._rng.permutation(len(rows.X))) if shuffle else None
+        return Run(weights, biases, rows.X, rows.Y, row_weights=rows.weights, draw=draw, **options)
+
+    def _stream(self, X, y, sample_weight, chunk_rows):
+        """Rows to learn from as a stream, which are checked as they come; of the weights, the sum is checked before."""
+        X, y, sample_weight = (
+            one if one is None or (hasattr(one, "dtype") and not hasattr(one, "iloc")) else np.asarray(one)
+            for one in (X, y, sample_weight)
+        )
+        n, ranges, total = length_of("X", X), ranges_of(length_of("X", X), chunk_rows), None
+        if length_of("y", y) != n:
+            raise ValueError(f"X and y must have the same number of rows, got {n} and {y.shape[0]}")
+        if sample_weight is not None:
+            if tuple(sample_weight.shape) != (n,):
+                raise ValueError(f"sample_weight must have shape ({n},), got {tuple(sample_weight.shape)}")
+            parts = (slice_of(sample_weight, *at) for at in ranges)
+            sums = [checks.row_weights(part, len(part), self.dtype, some=True).sum(dtype=np.float64) for part in parts]
+            checks.row_weights(np.array(sums), len(sums), self.dtype)
+            total = math.fsum(sums)
+
+        def read(start, stop):
+            X_part, y_part, _ = self._checked_rows(slice_of(X, start, stop), slice_of(y, start, stop), None)
+            if sample_weight is None:
+                return Rows(X_part, y_part)
+            return Rows(X_part, y_part, checks.numeric("sample_weight", slice_of(sample_weight, start, stop), self.dtype))
+
+        sources = [one for one in (X, y, sample_weight) if one is not None]
+        return Stream(ranges, self.units[0], self.units[-1], self.dtype, read, sources, total)
 
     def _checked_rows(self, X, y, sample_weight):
         """Inputs, targets (n, n_out) and weights of rows to learn from."""

@@ -90,7 +90,11 @@ class Run:
     ----------
     params, moments, cursor : ndarray
         Parameters, what the solver remembers of each, and how far the run is: flat, as `layout` says.
+    chunks : int
+        Parts that an epoch visits one after the other. The cursor and the record count passes over one, as if it were all.
     """
+
+    chunks = 1
 
     def __init__(
         self, weights, biases, X, Y, *, rule, activations, batch_size, row_weights=None, n_jobs=None, draw=None,
@@ -126,6 +130,7 @@ class Run:
         self.stopped = False  # by another thread: after the present call
         self.undo = lambda: None  # called where weights that are not finite are given up
         self.interrupted = False  # from the keyboard
+        self.before = 0  # epochs before the current `calls`
         self.due = lambda: False  # whether somebody waits for the end of an epoch
         self.marked = False  # where calls count the time of their phases, see `fastbp.profiling.phases`
 
@@ -151,18 +156,38 @@ class Run:
         self.numbers[RULE.learning_rate] = learning_rate
 
     @property
+    def passes(self):
+        """Completed passes over chunks in the current `calls`."""
+        return int(self.cursor[CURSOR.epoch])
+
+    @property
     def epochs_done(self):
         """Completed epochs of the current `calls`."""
-        return int(self.cursor[CURSOR.epoch])
+        return self.passes // self.chunks
+
+    def recorded(self, first=0):
+        """Record of the completed epochs, from the `first` one of the current `calls` on."""
+        record = self.record[first * self.chunks : self.epochs_done * self.chunks]
+        return record if self.chunks == 1 else record.reshape(-1, self.chunks, len(RECORD)).sum(axis=1)
+
+    def recorded_partly(self):
+        """Record of the passes of an epoch that has begun, the present one included."""
+        return self.record[self.epochs_done * self.chunks : self.passes + int(self.cursor[CURSOR.block] > 0)]
 
     def history(self):
         """The record of the epochs completed so far."""
-        done = self.epochs_done
-        return History(self.record[:done], self.n_rows, self.weight, self.Y.shape[1], self.rule)
+        return History(self.recorded(), self.n_rows, self.weight, self.Y.shape[1], self.rule)
 
     def first_wild_epoch(self):
         """Number of the first epoch whose record is not finite; of the last one that was begun, if all are."""
-        return first_wild_epoch(self.record[: self.epochs_done + int(self.cursor[CURSOR.block] > 0)])
+        done = self.epochs_done * self.chunks
+        return -(-first_wild_epoch(self.record[: done + len(self.recorded_partly())]) // self.chunks)
+
+    def restart(self):
+        """Count epochs, and keep their record, from here on, but for what an epoch has that is begun."""
+        partly, done = self.recorded_partly().copy(), self.epochs_done
+        self.cursor[CURSOR.epoch] -= done * self.chunks  # first: an interrupt in between must not have epochs noted again
+        self.record, self.before = partly, self.before + done
 
     def loss_grad(self):
         """Loss, summed over the rows, sum W**2, and the gradient, laid out as `params`; of a run whose batch is all rows."""
@@ -182,32 +207,31 @@ class Run:
             order[epoch] = self.draw()
         self.order = order
 
+    def reach(self, epochs):
+        """Blocks that the next call can run before so many epochs are over, and those of a pass."""
+        per_pass = self.work.blocks_per_epoch
+        return (epochs - self.epochs_done) * per_pass - int(self.cursor[CURSOR.block]), per_pass
+
     def advance(self, blocks):
         """Run `blocks` blocks in one call."""
         if self.draw is not None:
             self.draw_orders(blocks)
         kernels.train(
-            self.layout.layers, self.params, self.moments, self.X, self.Y, self.row_weights, self.order, self.batch_size,
-            self.numbers, blocks, self.cursor, self.record, self.work.arrays, self.marked,
+            self.layout.layers, self.params, self.moments, self.X, self.Y, self.row_weights, self.order,
+            min(self.batch_size, self.X.shape[0]), self.numbers, blocks, self.cursor, self.record, self.work.arrays,
+            self.marked,
         )  # fmt: skip
 
     def calls(self, epochs, each_epoch=False):
         """Run some epochs, yielding after every call: each about CALL_SECONDS long, and no longer than an epoch if asked."""
-        done, begun = self.epochs_done, self.cursor[CURSOR.block] > 0
-        partial = self.record[done : done + 1] if begun else self.record[:0]  # of an epoch that an earlier call has begun
-        self.record = np.zeros((min(epochs, ROOM_EPOCHS), len(RECORD)))
-        self.record[: len(partial)] = partial
-        self.cursor[CURSOR.epoch] = 0
-        per_epoch = self.work.blocks_per_epoch
+        self.restart()
+        self.make_room(min(epochs, ROOM_EPOCHS) * self.chunks)
         while self.epochs_done < epochs and not self.stopped:
-            stop = self.epochs_done + 1 if each_epoch or self.due() else epochs
-            position = int(self.cursor[CURSOR.block])
-            left = (stop - self.epochs_done) * per_epoch - position
+            left, per_pass = self.reach(self.epochs_done + 1 if each_epoch or self.due() else epochs)
             blocks = min(self.blocks, left)
-            reached = self.epochs_done - (-(position + blocks) // per_epoch)
+            reached = self.passes - (-(int(self.cursor[CURSOR.block]) + blocks) // per_pass)
             if reached > len(self.record):
-                more = min(epochs, max(reached, 2 * len(self.record))) - len(self.record)
-                self.record = np.concatenate([self.record, np.zeros((more, len(RECORD)))])
+                self.make_room(min(epochs * self.chunks, max(reached, 2 * len(self.record))))
             start = time.perf_counter()
             self.advance(blocks)
             seconds = time.perf_counter() - start
@@ -216,19 +240,30 @@ class Run:
                 self.blocks = max(1, int(blocks * min(4, CALL_SECONDS / seconds)))
             yield
 
+    def speed(self):
+        """How fast rows are read, in words; nothing of rows in memory."""
+        return ""
+
+    def make_room(self, passes):
+        """Let the record have room for so many passes."""
+        if passes > len(self.record):
+            record = np.zeros((passes, len(RECORD)))
+            record[: len(self.record)] = self.record
+            self.record = record
+
 
 class Predictor:
-    """Outputs of a network for as many rows as X has; arguments as of `Run`."""
+    """Outputs of a network for as many rows as X has, or n, or fewer; arguments as of `Run`."""
 
-    def __init__(self, layout, X, out_activation, n_jobs=None):
-        n, self.layout = X.shape[0], layout
+    def __init__(self, layout, X, out_activation, n_jobs=None, n=None):
+        n, self.layout = n or X.shape[0], layout
         self.work = workspace_for_prediction(layout, n, threads_for(layout, n, n_jobs, X), is_sparse(X))
-        self.shape = n, layout.rows[-1].n_out
-        self.numbers = Rule(out_activation=out_activation).numbers(self.shape[1])
+        self.n_out = layout.rows[-1].n_out
+        self.numbers = Rule(out_activation=out_activation).numbers(self.n_out)
 
     def __call__(self, params, X):
         """Outputs (n, n_out), by parameters that are laid out as `layout` says."""
-        out = np.empty(self.shape, X.dtype)
+        out = np.empty((X.shape[0], self.n_out), X.dtype)
         kernels.forward(self.layout.layers, params, X, out, self.numbers, self.work.arrays)
         return out
 
@@ -261,22 +296,22 @@ def watch(run, epochs, verbose=0, progress=False, callback=None, keep=lambda run
 
     It prints a line every `verbose` epochs, and shows a bar if `progress`. callback(epoch, history), after each epoch, may
     change the run's parameters, and stops it by True; keep(run) is called at the end, also where an exception ends it. If a
-    weight stops being finite, run.undo() is called, and a NotFiniteError raised.
+    weight stops being finite, or rows cannot be learnt from, run.undo() is called, and an UndoneError raised.
     """
-    done = 0
-    with ProgressBar(epochs, progress) as bar:
+    done, chunks = 0, run.chunks
+    with ProgressBar(epochs * chunks, progress, "epoch" if chunks == 1 else "chunk") as bar:
         try:
             for _ in run.calls(epochs, each_epoch=callback is not None):
                 if not run.is_finite():
                     raise NotFiniteError(run.first_wild_epoch(), run.rule.learning_rate)
                 before, done, history = done, run.epochs_done, run.history()
-                bar.update(done, history.loss[-1] if progress and done else None)
+                bar.update(run.passes, history.loss[-1] if progress and done else None, run.speed())
                 if verbose:
                     print_lines(history, verbose, before)
                 if callback and done > before and callback(done, history):
                     break
             keep(run)
-        except NotFiniteError:
+        except UndoneError:
             run.undo()
             raise
         except KeyboardInterrupt:
@@ -302,8 +337,12 @@ def print_lines(history, every, printed):
         print(f"epoch {epoch}: mse {mse:.6f}, loss {loss:.6g}, accuracy {accuracy:.4f}")
 
 
-class NotFiniteError(ValueError):
-    """Weights stopped being finite; everything is as it was before the training."""
+class UndoneError(ValueError):
+    """A training came to nothing; everything is as it was before."""
+
+
+class NotFiniteError(UndoneError):
+    """Weights stopped being finite."""
 
     def __init__(self, epoch, learning_rate):
         super().__init__(
@@ -344,9 +383,9 @@ class ProgressBar:
             sys.stderr.write(f"\r{self.unit} {note:60}")
             sys.stderr.flush()
 
-    def update(self, done, loss=None):
-        """Show that `done` of them are completed, and the last one's loss."""
-        note = "" if loss is None else f"loss {loss:<11.5g}"
+    def update(self, done, loss=None, speed=""):
+        """Show that `done` of them are completed, the last one's loss, and a speed."""
+        note = ("" if loss is None else f"loss {loss:<11.5g}") + speed
         if self.bar:
             self.bar.update(self.task, completed=done, note=note)
         elif self.shown:

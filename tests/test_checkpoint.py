@@ -19,7 +19,7 @@ from fastbp import MLPClassifier, MLPRegressor, ModelFileError, TabularClassifie
 from fastbp.estimators import checkpoint as checkpoints
 from fastbp.estimators import fitting
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning", "ignore:Got `batch_size`")
 
 
 class Ended(Exception):
@@ -77,6 +77,7 @@ def test_a_fit_goes_on_to_the_same_bits(number, monkeypatch, tmp_path):
     """It ends after any writing, also in the middle of an epoch, and as often as can be."""
     rng = np.random.default_rng([int(draws.SEED), number])
     new, seed, X, y = drawn(rng)
+    chunk_rows = [None, int(rng.integers(7, 60))][rng.integers(2)]
     monkeypatch.setattr("fastbp.training.FIRST_CALL_FLOPS", float(rng.choice([1e3, 1e4, 1e8])))  # steps of a call
     monkeypatch.setattr("fastbp.training.CALL_SECONDS", 1e-9)
     monkeypatch.setattr(fitting, "AHEAD_GROWTH", float(rng.choice([0, 4])))
@@ -87,7 +88,7 @@ def test_a_fit_goes_on_to_the_same_bits(number, monkeypatch, tmp_path):
     if seed is None:  # the numbers of a first fit are nobody's to know
         monkeypatch.setattr("fastbp.estimators.perceptron.check_random_state", lambda seed: np.random.RandomState(5))
     try:
-        expected = new(random_state=None if seed is None else state()).fit(X, y)
+        expected = new(random_state=None if seed is None else state()).fit(X, y, chunk_rows=chunk_rows)
     except ValueError:  # it diverges
         return
     path, left = tmp_path / "run.fastbp", ending(monkeypatch)
@@ -95,13 +96,14 @@ def test_a_fit_goes_on_to_the_same_bits(number, monkeypatch, tmp_path):
         left[0] = int(rng.integers(1, 6))
         est = new(random_state=None if seed is None else state())
         try:
-            est.fit(X, y, checkpoint=path, every=0)
+            est.fit(X, y, checkpoint=path, every=0, chunk_rows=chunk_rows)
             break
         except Ended:
             pass
     assert found(est) == found(expected)
     left[0] = 10
-    again = new(random_state=None if seed is None else state()).fit(X, y, checkpoint=path, every=0)  # it had come to its end
+    again = new(random_state=None if seed is None else state())
+    again.fit(X, y, checkpoint=path, every=0, chunk_rows=chunk_rows)  # it had come to its end
     assert found(again) == found(expected)
 
 
@@ -140,19 +142,28 @@ warnings.simplefilter("ignore")
 X = np.random.default_rng(0).normal(size=(2000, 20))
 y = (X[:, :3] ** 2).sum(axis=1) > 2
 print("begun", flush=True)
-est = MLPClassifier((64, 64), max_iter=40, random_state=0, tol=0).fit(X, y, checkpoint=sys.argv[1], every=0)
+est = MLPClassifier((64, 64), max_iter=40, random_state=0, tol=0)
+est.fit(X, y, checkpoint=sys.argv[1], every=0, chunk_rows=int(sys.argv[3]))
 est.save(sys.argv[2])
 """
 
 
 @pytest.mark.compiled
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-def test_a_killed_program_goes_on(tmp_path):
+@pytest.mark.parametrize("chunk_rows", [300, 2000])
+def test_a_killed_program_goes_on(chunk_rows, tmp_path):
     """Killed at any moment, in the middle of writing as well."""
     rng, ends, kills = random.Random(draws.SEED), [], 0
 
     def run(name, seconds=None):
-        command = [sys.executable, "-c", PROGRAM, str(tmp_path / f"{name}.run"), str(tmp_path / f"{name}.npz")]
+        command = [
+            sys.executable,
+            "-c",
+            PROGRAM,
+            str(tmp_path / f"{name}.run"),
+            str(tmp_path / f"{name}.npz"),
+            str(chunk_rows),
+        ]
         with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE) as process:
             process.stdout.readline()
             if seconds is not None:
@@ -161,7 +172,7 @@ def test_a_killed_program_goes_on(tmp_path):
         return process.returncode
 
     assert run("whole") == 0
-    for number in range(draws.examples(12)):
+    for number in range(draws.examples(8)):
         patience = 0.3  # more each time: on a busy machine it takes long to come to the first epoch
         while run(number, rng.uniform(0, patience)):
             kills, patience = kills + 1, patience + 0.1

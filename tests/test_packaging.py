@@ -23,7 +23,7 @@ FLOORS = """
     __main__ cli
     profiling warmup
     datasets estimators files lanes lessons many neural_network
-    training workspace
+    stream training workspace
     kernels
     fastbp arguments checks history layout reference rule tables
 """

@@ -100,7 +100,7 @@ class Checkpoint:
             vars(est).update({name: saved[name] for name in KEPT if name in saved})
             for mine, its in zip((run.params, *run.moments), saved["parameters"], strict=True):
                 mine[:] = its
-            run.cursor[:], run.record = saved["cursor"], saved["record"]
+            run.cursor[:], run.record, run.before = saved["cursor"], saved["record"], est.n_iter_
             if saved["order"] is not None:
                 run.order = saved["order"][np.newaxis]
             epochs.take_own(saved["own"])
@@ -130,12 +130,11 @@ class Checkpoint:
     def save(self, epochs, stopped=False):
         """Write: the file is the one before or this one, whatever happens."""
         est, run = epochs.est, epochs.run
-        position, done = run.cursor[CURSOR.block] > 0, run.epochs_done
-        cursor = run.cursor.copy()
-        cursor[CURSOR.epoch] = cursor[CURSOR.packed] = 0
+        position, cursor = run.cursor[CURSOR.block] > 0, run.cursor.copy()
+        cursor[CURSOR.epoch], cursor[CURSOR.packed] = run.passes % run.chunks, 0
         state = {name: vars(est)[name] for name in KEPT if name in vars(est)} | {
-            "parameters": [run.params, *run.moments], "cursor": cursor, "record": run.record[done : done + 1].copy(),
-            "order": run.order[-1] if position and len(run.order) else None, "own": epochs.own(),
+            "parameters": [run.params, *run.moments], "cursor": cursor, "record": run.recorded_partly().copy(),
+            "order": run.order[-1] if run.draw and position else None, "own": epochs.own(),
             "initial": self.initial, "drawn": epochs.random_state.get_state(legacy=False),
             "fingerprint": self.fingerprint, "stopped": stopped,
         }  # fmt: skip
@@ -165,15 +164,21 @@ def fingerprint(est, rows, validation, free):
     except TypeError as error:
         raise TypeError(f"checkpoint needs parameters that a file can hold: {error}") from None
     found.update(json.dumps([type(est).__name__, encoded], sort_keys=True).encode())
-    for part in (rows, validation):
-        if part is not None:
-            matrices = (part.X.data, part.X.indices, part.X.indptr) if is_sparse(part.X) else (part.X,)
-            arrays |= {f"{len(arrays)} {number}": one for number, one in enumerate((*matrices, part.Y, part.weights))}
     for name, array in arrays.items():
-        found.update(f"{name} {getattr(array, 'dtype', '')} {np.shape(array)}".encode())
-        if array is not None:
-            found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        add(found, name, array)
+    for all_rows in (rows, validation):
+        for number, part in enumerate(all_rows or ()):
+            matrices = (part.X.data, part.X.indices, part.X.indptr) if is_sparse(part.X) else (part.X,)
+            for place, array in enumerate((*matrices, part.Y, part.weights)):
+                add(found, f"{number} {place}", array)
     return found.hexdigest()
+
+
+def add(found, name, array):
+    """Add an array, or None, to a digest."""
+    found.update(f"{name} {getattr(array, 'dtype', '')} {np.shape(array)}".encode())
+    if array is not None:
+        found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def begun(est, checkpoint, every):

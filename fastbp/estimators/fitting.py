@@ -8,7 +8,7 @@ import copy
 import math
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,8 +20,9 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
 from sklearn.utils.optimize import _check_optimize_result
 
-from fastbp.layout import CURSOR, RECORD
+from fastbp.layout import RECORD
 from fastbp.rule import check_sum
+from fastbp.stream import Rows, Stream, StreamRun
 from fastbp.training import Predictor, Run
 
 # An adaptive step length this short is not shortened any more.
@@ -38,17 +39,12 @@ def look(est):
         raise KeyboardInterrupt
 
 
-@dataclass
-class Rows:
-    """Rows of inputs, the outputs that they should give, and their weights or None."""
-
-    X: np.ndarray
-    Y: np.ndarray
-    weights: np.ndarray | None = None
-
-
 def split(est, rows, random_state):
-    """The rows for training and those for validation."""
+    """The rows for training and those for validation; of a stream, the last ones of each chunk."""
+    if isinstance(rows, Stream):
+        if est.scoring is not None:
+            raise ValueError(f"scoring needs X_val and y_val where rows are read chunk by chunk, got {est.scoring!r} alone")
+        return rows.without(est.validation_fraction)
     stratify = rows.Y.astype(bool) if is_classifier(est) and est.n_outputs_ == 1 else None
     arrays = [rows.X, rows.Y] + ([] if rows.weights is None else [rows.weights])
     parts = train_test_split(*arrays, random_state=random_state, test_size=est.validation_fraction, stratify=stratify)
@@ -70,9 +66,9 @@ def clipped_batch_size(est, n):
     return min(int(est.batch_size), n)
 
 
-def losses_averaged(est, rows):
+def losses_averaged(est):
     """How many outputs' losses the reported loss of a row is the mean of."""
-    return rows.Y.shape[1] if est.loss in ("squared_error", "absolute_error") else 1
+    return est.n_outputs_ if est.loss in ("squared_error", "absolute_error") else 1
 
 
 def mean_loss(est, rows, outputs):
@@ -127,31 +123,29 @@ class Training:
 
     checkpoint: Any = None
 
-    def __init__(self, est, rows, validation, draw, memory=None, run=None):
-        self.est, self.validation, self.n = est, validation, rows.X.shape[0]
+    def __init__(self, est, rows, validation, draw, memory=None, run=None, seed=None):
+        streamed = isinstance(rows, Stream)
+        self.est, self.validation, self.n = est, validation, rows.n_rows if streamed else rows.X.shape[0]
+        options = {
+            "rule": est._rule(), "activations": est._activation_codes(), "n_jobs": est._threads(), "memory": memory,
+            "batch_size": clipped_batch_size(est, rows.chunk_rows if streamed else self.n),
+        }  # fmt: skip
+        if streamed:
+            run = StreamRun(est.coefs_, est.intercepts_, rows, seed=seed, **options)
         self.run = run or Run(
-            est.coefs_,
-            est.intercepts_,
-            rows.X,
-            rows.Y,
-            rule=est._rule(),
-            activations=est._activation_codes(),
-            batch_size=clipped_batch_size(est, self.n),
-            row_weights=rows.weights,
-            n_jobs=est._threads(),
-            draw=draw,
-            memory=memory,
-        )
+            est.coefs_, est.intercepts_, rows.X, rows.Y, row_weights=rows.weights, draw=draw, **options
+        )  # fmt: skip
         est.level_ = self.run.level
         # the length of the curve, the epochs and the rows before
         self.begun = len(getattr(est, "loss_curve_", [])), est.n_iter_, est.t_
-        self.outputs_of_loss = losses_averaged(est, rows)
-        if validation is not None:
-            self.predictor = Predictor(self.run.layout, validation.X, est.out_activation_, est._threads())
+        self.outputs_of_loss = losses_averaged(est)
+        # outputs and weights of the validation rows, all of them, and predictions for so many at a time
+        self.held: Any = None if isinstance(validation, Stream) else validation
+        self.predictor: Any = None
 
     def losses(self, first):
         """Losses of the epochs that the run has completed from its `first` one on."""
-        rows, penalty = self.run.record[first : self.run.epochs_done, [RECORD.loss, RECORD.penalty]].T
+        rows, penalty = self.run.recorded(first)[:, [RECORD.loss, RECORD.penalty]].T
         return ((rows / self.outputs_of_loss + float(self.est.alpha) / 2 * penalty) / self.n).tolist()
 
     def note(self, first):
@@ -175,8 +169,20 @@ class Training:
 
     def judge(self):
         """Outputs for the validation rows by the present weights, and their loss, which is added to the curve."""
-        outputs = self.predictor(self.run.params, self.validation.X)
-        loss = mean_loss(self.est, self.validation, outputs)
+        found: list[tuple] = []
+        for part in self.validation:
+            if self.predictor is None:
+                n = getattr(self.validation, "chunk_rows", None)
+                self.predictor = Predictor(self.run.layout, part.X, self.est.out_activation_, self.est._threads(), n)
+            found.append((self.predictor(self.run.params, part.X), part.Y, part.weights))
+        outputs, Y, weights = (
+            parts[0] if len(parts) == 1 or parts[0] is None else np.concatenate(parts) for parts in zip(*found, strict=True)
+        )
+        if self.held is None:
+            if weights is not None:
+                check_sum("weights of the rows that early stopping holds back", weights)
+            self.held = Rows(None, Y, weights)
+        loss = mean_loss(self.est, self.held, outputs)
         self.est.validation_loss_curve_.append(loss)
         return outputs, loss
 
@@ -190,15 +196,19 @@ class Epochs(Training):
     """Epochs of a stochastic solver as scikit-learn has them, and when to stop; the curves of earlier fits go on."""
 
     def __init__(self, est, rows, validation, random_state, memory, task, run=None):
-        super().__init__(est, rows, validation, self.draw if est.shuffle else None, memory, run)
-        self.random_state, self.order, self.task, self.scorer = random_state, np.arange(self.n), task, None
+        self.random_state, streamed, self.scorer = random_state, isinstance(rows, Stream), None
+        draw, seed = self.draw if est.shuffle else None, None
+        if est.shuffle and streamed:
+            seed = random_state.randint(2**32, dtype=np.uint32).item()
+        super().__init__(est, rows, validation, draw, memory, run, seed)
+        self.order, self.task = np.arange(0 if streamed else self.n), task
         self.ran, self.seconds, self.noted = 0, 0.0, 0
         # orders that were drawn while running ahead, and those that are drawn again
         self.ahead_of: list | None = None
         self.again: list = []
         if validation is not None and est.scoring is not None:
             self.scorer = check_scoring(est, est.scoring)
-        self.targets = est._decoded(validation.Y) if est.early_stopping else None
+        self.targets: Any = None
         self.draws_matter = est.shuffle and (type(est.random_state) is not int or est.learning_rate == "adaptive")
         # what looks at the estimator itself finds the weights of the epoch
         self.looked_at = task.watched or (est.early_stopping and self.scorer is not None)
@@ -243,7 +253,7 @@ class Epochs(Training):
 
         Where training should have stopped among them, they are taken back and run up to there.
         """
-        if self.safe() == 1 or not self.ran:
+        if self.safe() == 1 or not self.ran or self.run.chunks > 1:
             return 0
         return min(AHEAD_SECONDS / self.seconds, AHEAD_GROWTH) * self.ran
 
@@ -253,7 +263,7 @@ class Epochs(Training):
         if est.solver == "sgd":
             run.set_learning_rate(est._learning_rate)
         self.task.begin()
-        run.cursor[CURSOR.epoch] = 0  # first: an interrupt in between must not have the epochs before noted again
+        run.restart()
         self.noted = len(est.loss_curve_)
         start, count = time.perf_counter(), int(max(safe, min(self.ahead(), most)))
         if count > safe:
@@ -308,7 +318,7 @@ class Epochs(Training):
     def state(self):
         """What epochs change."""
         run = self.run
-        run.cursor[CURSOR.epoch] = 0
+        run.restart()
         # nobody else draws from a seed, and after the last epoch not even the fit; looking at the state takes long
         drawn = self.random_state.get_state(legacy=False) if self.draws_matter else None
         return run.params.copy(), run.moments.copy(), run.cursor.copy(), self.order.copy(), drawn
@@ -367,7 +377,9 @@ class Epochs(Training):
 
     def score(self, outputs):
         """What early stopping compares."""
-        est, rows = self.est, self.validation
+        est, rows = self.est, self.held
+        if self.targets is None:
+            self.targets = est._decoded(rows.Y)
         if self.scorer is None:
             return est._score_of(self.targets, est._decoded(outputs), rows.weights)
         judged = copy.copy(est)  # which has not seen names of features, as the rows have none
@@ -439,12 +451,30 @@ class Objective:
     """Loss and gradient of a network on all rows, as functions of one vector: every W_l, then every b_l, flattened."""
 
     def __init__(self, est, rows):
-        self.est, self.outputs_of_loss = est, losses_averaged(est, rows)
-        self.run = Run(
-            est.coefs_, est.intercepts_, rows.X, rows.Y, rule=est._rule("lbfgs"), activations=est._activation_codes(),
-            batch_size=rows.X.shape[0], row_weights=rows.weights, n_jobs=est._threads(),
-        )  # fmt: skip
+        self.est, self.rows, self.outputs_of_loss = est, rows, losses_averaged(est)
+        rule, network = est._rule("lbfgs"), (est.coefs_, est.intercepts_)
+        options = {"activations": est._activation_codes(), "n_jobs": est._threads()}
+        self.streamed = isinstance(rows, Stream)
+        if self.streamed:  # of a chunk, only the sum over its rows
+            rule = replace(rule, reduction="sum", alpha=0.0)
+            self.run: Any = StreamRun(*network, rows, rule=rule, batch_size=rows.chunk_rows, **options)
+        else:
+            n = rows.X.shape[0]
+            self.run = Run(*network, rows.X, rows.Y, rule=rule, batch_size=n, row_weights=rows.weights, **options)
         est.level_ = self.run.level
+
+    def of_chunks(self):
+        """As of `Run.loss_grad`, of all chunks one after the other, with the L2 term."""
+        run, alpha, total, gradient = self.run, float(self.est.alpha), 0.0, np.zeros(self.run.params.shape)
+        for rows in self.rows:
+            look(self.est)
+            run.take_rows(rows)
+            loss, _, grad = run.loss_grad()
+            total, gradient = total + loss, gradient + grad
+        weights, _ = run.layout.views(run.params)
+        for mine, w in zip(run.layout.views(gradient)[0], weights, strict=True):
+            mine += alpha * w
+        return total, sum(float(np.sum(np.square(w, dtype=np.float64))) for w in weights), gradient / run.weight
 
     def unpacked(self, vector):
         """The vector's parts, shaped as coefs_ and intercepts_."""
@@ -458,7 +488,7 @@ class Objective:
         """Loss, and its gradient as a float64 vector."""
         weights, biases = self.unpacked(vector)
         self.run.layout.gather(weights, biases, self.run.params)
-        loss, penalty, grad = self.run.loss_grad()
+        loss, penalty, grad = self.of_chunks() if self.streamed else self.run.loss_grad()
         value = (loss / self.outputs_of_loss + float(self.est.alpha) / 2 * penalty) / self.run.weight
         weights, biases = self.run.layout.views(grad)
         return value, np.concatenate([view.ravel() for view in weights + biases], dtype=np.float64)
@@ -479,7 +509,7 @@ def fit_lbfgs(est, rows, task):
         return loss, grad
 
     def keep(vector):
-        dtype = rows.X.dtype
+        dtype = rows.dtype
         est.coefs_, est.intercepts_ = ([part.astype(dtype) for part in parts] for parts in objective.unpacked(vector))
 
     def after(intermediate_result):

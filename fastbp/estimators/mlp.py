@@ -101,12 +101,12 @@ class MLPClassifier(ClassifierMixin, Perceptron):
 
     @available_if(has_epochs)
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, sample_weight=None, classes=None):
+    def partial_fit(self, X, y, sample_weight=None, classes=None, *, chunk_rows=None):
         """Train for one epoch more.
 
         Parameters
         ----------
-        X, y, sample_weight
+        X, y, sample_weight, chunk_rows
             As of `fit`.
         classes : array-like of shape (n_classes,), or list of them, default=None
             All labels that will ever come; needed in the first call.
@@ -123,7 +123,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             self._y_type, self.classes_, self._sparse_labels = MULTI_OUTPUT, columns, False
         elif getattr(self, "_y_type", None) != MULTI_OUTPUT and multiclass._check_partial_fit_first_call(self, classes):
             self._learn_labels(y if multiclass.type_of_target(y).startswith("multilabel") else classes)
-        return self._fit(X, y, sample_weight, incremental=True)
+        return self._fit(X, y, sample_weight, incremental=True, chunk_rows=chunk_rows)
 
     # --- labels: `classes_`, of which of the `KINDS` they are, and whether indicators come as a sparse matrix ---
 
@@ -175,6 +175,10 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             if not hasattr(self, "_y_type"):  # where somebody has assigned the attributes of a fit
                 self._learn_labels(self.classes_)
             self._check_labels(y, name, all_of_them=self.warm_start and name == "y")
+        return self._coded(y, name)
+
+    def _coded(self, y, name):
+        """Outputs for targets whose labels are known."""
         if self._y_type == MULTI_OUTPUT:
             return np.hstack([column[:, None] == known for column, known in zip(y.T, self.classes_, strict=True)])
         if self._y_type.startswith("multilabel"):
@@ -198,12 +202,12 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         """Outputs that belong to each column of classes."""
         return np.split(outputs, np.cumsum([len(known) for known in self.classes_])[:-1], axis=1)
 
-    def _weights(self, y, sample_weight, incremental):
+    def _weights(self, y, sample_weight, incremental, class_weight=None):
         if self.class_weight is None:
             return sample_weight
         if incremental and not isinstance(self.class_weight, dict):
             raise ValueError(f"class_weight must be a dict or None for partial_fit, got {self.class_weight!r}")
-        weights = compute_sample_weight(self.class_weight, y)
+        weights = compute_sample_weight(self.class_weight if class_weight is None else class_weight, y)
         return weights if sample_weight is None else weights * sample_weight
 
     def _score_of(self, y, predicted, sample_weight):
@@ -243,7 +247,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         ndarray of shape (n, n_classes), or list of them
             Columns in the order of `classes_`; a list for columns of classes.
         """
-        outputs = self._outputs(self._checked(X))
+        outputs = self._all_outputs(X)
         if self._y_type == MULTI_OUTPUT:
             return [part / part.sum(axis=1, keepdims=True) for part in self._columns(outputs)]
         return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
@@ -323,24 +327,27 @@ class MLPRegressor(RegressorMixin, Perceptron):
 
     @available_if(has_epochs)
     @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y, sample_weight=None):
+    def partial_fit(self, X, y, sample_weight=None, *, chunk_rows=None):
         """Train for one epoch more.
 
         Parameters
         ----------
-        X, y, sample_weight
+        X, y, sample_weight, chunk_rows
             As of `fit`.
 
         Returns
         -------
         self
         """
-        return self._fit(X, y, sample_weight, incremental=True)
+        return self._fit(X, y, sample_weight, incremental=True, chunk_rows=chunk_rows)
 
     def _output(self):
         return "exp" if self.loss == "poisson" else "identity"
 
     def _encoded(self, y, fresh, name="y"):
+        return self._coded(y, name)
+
+    def _coded(self, y, name):
         if self.loss == "poisson" and y.min() < 0:
             raise ValueError(f"{name} must be >= 0 for loss 'poisson', got {y.min()}")
         return y.reshape(len(y), -1)

@@ -1,6 +1,7 @@
 """Perceptron: parameters, weights, fit and predict of both estimators."""
 
 import contextlib
+import copy
 import functools
 import inspect
 import itertools
@@ -13,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.sparse
 import sklearn.neural_network
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, RegressorMixin, TransformerMixin, _fit_context
 from sklearn.metrics import get_scorer_names
@@ -23,9 +23,10 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastbp.estimators import checkpoint as checkpoints
 from fastbp.estimators import fitting
-from fastbp.estimators.fitting import Rows
+from fastbp.estimators.sources import SPARSE, contiguous, required, stream_of
 from fastbp.neural_network import Saved
 from fastbp.rule import ACTIVATIONS, Rule, check_sum
+from fastbp.stream import Rows, RowsError, chunks_of, is_source, joined, slices_of, whole
 from fastbp.training import predict, usable_threads
 
 try:
@@ -45,8 +46,6 @@ except ImportError:
 
 
 FLOATS = (np.float64, np.float32)
-SPARSE = ("csr", "csc")
-INDICES = (np.int32, np.int64)
 # Rows that are predicted at a time where each leaves less behind than the outputs it came from.
 PREDICTED_ROWS = 8192
 
@@ -324,13 +323,17 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, sample_weight=None, *, X_val=None, y_val=None, checkpoint=None, every=60):
+    def fit(
+        self, X, y, sample_weight=None, *, X_val=None, y_val=None, checkpoint=None, every=60, chunk_rows=None
+    ):  # fmt: skip
         """Train on rows and their classes or values.
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n, n_features)
-        y : array-like of shape (n,) or (n, n_outputs)
+        X : {array-like, sparse matrix, source} of shape (n, n_features)
+            A source of rows is read chunk by chunk, and never as a whole: a memory map of numpy, `fastbp.rows`, an array of
+            h5py, zarr or dask, or what else has a shape, a dtype and gives arrays for slices. See Notes.
+        y : array-like or source of shape (n,) or (n, n_outputs)
             Values of a regressor; class labels of a classifier, or 0s and 1s in columns, or a column of class labels for
             each output.
         sample_weight : array-like of shape (n,) or None, default=None
@@ -342,6 +345,8 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             in the same bits; max_iter may be a larger one. Not with 'lbfgs' or warm_start.
         every : float, default=60
             Seconds from one writing of the checkpoint to the next.
+        chunk_rows : int or None, default=None
+            Rows of a chunk; None takes 16 MiB of X from a source, and arrays in memory as a whole.
 
         Returns
         -------
@@ -351,7 +356,8 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         ------
         ValueError
             If a parameter, X, y or sample_weight is not of the kind described, a weight stops being finite, or the
-            checkpoint is damaged, something else, or of other data or parameters; it then stays as it is.
+            checkpoint is damaged, something else, or of other data or parameters; it then stays as it is. Of a source,
+            this may be found out in the middle; the estimator is then as it was before.
         OSError
             If the checkpoint cannot be written.
 
@@ -361,15 +367,33 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             If max_iter is reached.
         UserWarning
             If interrupted from the keyboard; the best weights so far are kept.
+
+        Notes
+        -----
+        Of more than one chunk, an epoch visits the chunks in a new random order, and then the rows of each; no batch has
+        rows of two. This depends on the seed and `chunk_rows` alone, so that with the same `chunk_rows` a source and the
+        same rows in memory give the same bits. Early stopping holds back the last rows of every chunk, and keeps outputs of
+        all of them in memory; 'lbfgs' adds up the chunks. A single chunk is treated as rows in memory.
         """
         kept = checkpoints.begun(self, checkpoint, every)
-        return self._fit(X, y, sample_weight, X_val=X_val, y_val=y_val, checkpoint=kept)
+        return self._fit(X, y, sample_weight, X_val=X_val, y_val=y_val, checkpoint=kept, chunk_rows=chunk_rows)
 
-    def _fit(self, X, y, sample_weight, incremental=False, X_val=None, y_val=None, checkpoint=None):
+    def _fit(
+        self, X, y, sample_weight, incremental=False, X_val=None, y_val=None, checkpoint=None, chunk_rows=None
+    ):  # fmt: skip
+        before = {name: copy.copy(value) if isinstance(value, list) else value for name, value in vars(self).items()}
+        try:
+            return self._fitted(X, y, sample_weight, incremental, X_val, y_val, checkpoint, chunk_rows)
+        except RowsError:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _fitted(self, X, y, sample_weight, incremental, X_val, y_val, checkpoint, chunk_rows):
         random_state = check_random_state(self.random_state)
         if checkpoint is not None:
             random_state = checkpoint.begin(self, random_state)
-        X, y, rows, validation = self._begin(X, y, sample_weight, random_state, incremental, X_val, y_val)
+        X, y, rows, validation = self._begin(X, y, sample_weight, random_state, incremental, X_val, y_val, chunk_rows)
         self._draw_dropout_seed(random_state)
         self.coefs_, self.intercepts_ = list(self.coefs_), list(self.intercepts_)
         task = fitting.Task(self, X, y, sample_weight, None if self.solver == "lbfgs" else self.max_iter, incremental)
@@ -390,20 +414,27 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
                 " contain large values and need to be preprocessed."
             )
 
-    def _begin(self, X, y, sample_weight, random_state, incremental=False, X_val=None, y_val=None):
+    def _begin(self, X, y, sample_weight, random_state, incremental=False, X_val=None, y_val=None, chunk_rows=None):
         """X and y, rows for training and validation, and on the estimator the weights to begin with."""
         hidden = self._hidden_sizes()
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         with within_floats("X, y and the weights of rows"):
+            chunk_rows, X = chunks_of(chunk_rows, X)
+            if chunk_rows is None:
+                y, sample_weight = whole(y), whole(sample_weight)
             X, y = self._validated(X, y, reset=first)
-            rows = self._rows(X, y, sample_weight, incremental, first and not incremental)
-        validation = None if X_val is None and y_val is None else self._validation_rows(X_val, y_val, X.dtype)
-        if validation is not None and validation.Y.shape[1] != rows.Y.shape[1]:
-            raise ValueError(f"y_val must have as many columns as y, {rows.Y.shape[1]}, got {validation.Y.shape[1]}")
+            fresh = first and not incremental
+            if chunk_rows is None:
+                rows = self._rows(X, y, sample_weight, incremental, fresh)
+            else:
+                rows = stream_of(self, X, y, sample_weight, chunk_rows, fresh, incremental)
+        validation = None if X_val is None and y_val is None else self._validation_rows(X_val, y_val, rows.dtype)
+        if validation is not None and validation.n_out != rows.n_out:
+            raise ValueError(f"y_val must have as many columns as y, {rows.n_out}, got {validation.n_out}")
         if first:
-            self._initialize([X.shape[1], *hidden, rows.Y.shape[1]], X.dtype, random_state)
+            self._initialize([X.shape[1], *hidden, rows.n_out], rows.dtype, random_state)
         else:
-            self._check_continuation(hidden, rows.Y.shape[1])
+            self._check_continuation(hidden, rows.n_out)
         return X, y, rows, validation
 
     def _draw_dropout_seed(self, random_state):
@@ -432,10 +463,15 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         if self.solver == "lbfgs":
             raise ValueError("X_val and y_val must be left out for solver 'lbfgs', which does not stop by a score")
         with within_floats("X_val and y_val"):
-            X, y = self._validated(X_val, y_val, reset=False)
+            X, y = self._validated(whole(X_val), whole(y_val), reset=False)
         return Rows(contiguous(X).astype(dtype, copy=False), required(self._encoded(y, False, "y_val"), dtype))
 
     def _validated(self, X, y, reset):
+        if is_source(X):
+            if y is None:
+                raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+            validate_data(self, X, skip_check_array=True, reset=reset)
+            return X, y
         plain = type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "biuf" and self._plain(X, reset)
         if plain and len(y) == len(X) and (y.dtype.kind != "f" or math.isfinite(y.sum())):
             if reset:
@@ -450,7 +486,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             y = column_or_1d(y, warn=True)
         return X, y
 
-    def _weights(self, y, sample_weight, incremental):
+    def _weights(self, y, sample_weight, incremental, class_weight=None):
         return sample_weight
 
     def _loss_grad_lbfgs(self, packed, X, y, sample_weight, *room):
@@ -483,6 +519,17 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
                 and math.isfinite(X.sum())
             )
 
+    def _parts(self, X, most=None):
+        """Rows for a prediction, checked, so many at a time; of a source a chunk, else all of them by default."""
+        for part in slices_of(X) if is_source(X) else [X]:
+            part = self._checked(part)
+            for start in range(0, part.shape[0], most or part.shape[0]):
+                yield part[start : start + most] if most else part
+
+    def _all_outputs(self, X):
+        """Activations of the output layer for all rows."""
+        return joined([self._outputs(part) for part in self._parts(X)])
+
     def _outputs(self, X):
         """Activations of the output layer for checked rows."""
         return predict(self.coefs_, self.intercepts_, X, self.out_activation_, self._activation_codes(), self._threads())
@@ -499,9 +546,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         ndarray of shape (n,) or (n, n_outputs)
             A row's result does not depend on the other rows.
         """
-        X = self._checked(X)
-        parts = [self._decoded(self._outputs(X[i : i + PREDICTED_ROWS])) for i in range(0, X.shape[0], PREDICTED_ROWS)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return joined([self._decoded(self._outputs(part)) for part in self._parts(X, PREDICTED_ROWS)])
 
     def transform(self, X):
         """Activations of the last hidden layer.
@@ -514,13 +559,14 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         -------
         ndarray of shape (n, hidden_layer_sizes[-1])
         """
-        X = self._checked(X)
+        check_is_fitted(self)
         if len(self.coefs_) == 1:
             raise ValueError("transform needs a hidden layer, got hidden_layer_sizes=()")
         # One more layer that changes nothing: x * 1 + 0 is x.
         width = self._n_features_out
         weights, biases = [*self.coefs_[:-1], np.eye(width)], [*self.intercepts_[:-1], np.zeros(width)]
-        return predict(weights, biases, X, "identity", self._activation_codes(), self._threads())
+        rest = "identity", self._activation_codes(), self._threads()
+        return joined([predict(weights, biases, part, *rest) for part in self._parts(X)])
 
     @property
     def _n_features_out(self):
@@ -540,25 +586,6 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         from fastbp.estimators.interchange import from_sklearn
 
         return from_sklearn(est, cls)
-
-
-def required(array, dtype):
-    """The array as kernels read it: one number after the other, aligned, of a dtype."""
-    return np.require(array, dtype, ["C", "A"])
-
-
-def contiguous(X):
-    """X row by row: as an array, or as a CSR matrix that is sound, whose arrays kernels read as they stand."""
-    if not scipy.sparse.issparse(X):
-        return required(X, X.dtype)
-    arrays = X.data, X.indices, X.indptr
-    index = X.indices.dtype if X.indices.dtype == X.indptr.dtype in INDICES else np.dtype(np.int64)
-    plain = [required(array, dtype) for array, dtype in zip(arrays, (X.dtype, index, index), strict=True)]
-    if any(one is not other for one, other in zip(plain, arrays, strict=True)):
-        X = type(X)(tuple(plain), X.shape)
-    X = X.tocsr()
-    X.check_format(full_check=True)
-    return X
 
 
 def store(est, parameters):

@@ -15,8 +15,9 @@ import warnings
 import numpy as np
 from sklearn.base import is_classifier
 
-from fastbp.estimators.fitting import Rows, Training
+from fastbp.estimators.fitting import Training
 from fastbp.rule import check_sum
+from fastbp.stream import Rows
 from fastbp.training import ProgressBar
 
 LABEL_SMOOTHING = 0.1

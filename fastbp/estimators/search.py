@@ -210,6 +210,10 @@ class LaneRun:
         self.lanes, self.number, self.epochs_done = lanes, number, epochs
         self.record = lanes.recorded(number)[lanes.done - epochs :]
 
+    def recorded(self, first):
+        """The record, from the `first` of these epochs on."""
+        return self.record[first:]
+
     def parameters(self):
         """Weights and biases."""
         return self.lanes.parameters(self.number)

@@ -1,0 +1,126 @@
+"""Rows that estimators read chunk by chunk: labels and weights are counted first, inputs are checked as they come."""
+
+import numpy as np
+import scipy.sparse
+from sklearn.base import is_classifier
+from sklearn.utils import check_array, check_consistent_length, check_X_y
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+
+from fastbp.rule import check_sum
+from fastbp.stream import Rows, Stream, length_of, ranges_of, slice_of
+
+SPARSE = ("csr", "csc")
+INDICES = (np.int32, np.int64)
+
+
+def required(array, dtype):
+    """The array as kernels read it: one number after the other, aligned, of a dtype."""
+    return np.require(array, dtype, ["C", "A"])
+
+
+def contiguous(X):
+    """X row by row: as an array, or as a CSR matrix that is sound, whose arrays kernels read as they stand."""
+    if not scipy.sparse.issparse(X):
+        return required(X, X.dtype)
+    arrays = X.data, X.indices, X.indptr
+    index = X.indices.dtype if X.indices.dtype == X.indptr.dtype in INDICES else np.dtype(np.int64)
+    plain = [required(array, dtype) for array, dtype in zip(arrays, (X.dtype, index, index), strict=True)]
+    if any(one is not other for one, other in zip(plain, arrays, strict=True)):
+        X = type(X)(tuple(plain), X.shape)
+    X = X.tocsr()
+    X.check_format(full_check=True)
+    return X
+
+
+def targets_of(y, start, stop):
+    """Dense targets of some rows, (n,) also where there is one column."""
+    y = slice_of(y, start, stop)
+    y = y.toarray() if scipy.sparse.issparse(y) else y
+    return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
+
+
+def count(counted, y):
+    """Labels and how often they come, for each column: of rows that were counted, and others."""
+    columns = [y] if y.ndim == 1 else list(y.T)
+    found = [np.unique(column, return_counts=True) for column in columns]
+    if not counted:
+        return found
+    both = []
+    for before, now in zip(counted, found, strict=True):
+        labels, place = np.unique(np.concatenate([before[0], now[0]]), return_inverse=True)
+        both.append((labels, np.bincount(place, np.concatenate([before[1], now[1]])).astype(int)))
+    return both
+
+
+def few_rows(counted, one_column):
+    """Few rows of targets that have all labels: each twice, as classes would look like ids if they were as many as rows."""
+    most = max(len(labels) for labels, _ in counted)
+    columns = [np.concatenate([labels, np.full(most - len(labels), labels[0], labels.dtype)]) for labels, _ in counted]
+    return np.tile(columns[0], 2) if one_column else np.tile(np.stack(columns, axis=1), (2, 1))
+
+
+def weights_by_class(class_weight, counted, n):
+    """What `class_weight` means for each class of n rows: a dict, or one for each column."""
+    given = class_weight if isinstance(class_weight, list) else [class_weight] * len(counted)
+    found = []
+    for one, (labels, counts) in zip(given, counted, strict=True):
+        weights = n / (len(labels) * counts) if one == "balanced" else compute_class_weight(one, classes=labels, y=labels)
+        found.append(dict(zip(labels.tolist(), weights.tolist(), strict=True)))
+    return found if len(found) > 1 else found[0]
+
+
+def stream_of(est, X, y, sample_weight, chunk_rows, fresh=False, incremental=False, name="y"):
+    """Rows of an estimator as a stream, by a first pass over y and the weights; a fresh fit learns the classes from it."""
+    n, dtype, classifies = (
+        length_of("X", X),
+        np.dtype(np.float32 if X.dtype == np.float32 else np.float64),
+        is_classifier(est),
+    )
+    y, sample_weight = (
+        one if one is None or (hasattr(one, "dtype") and not hasattr(one, "iloc")) else np.asarray(one)
+        for one in (y, sample_weight)
+    )
+    sources = [X, y] + ([] if sample_weight is None else [sample_weight])
+    if sample_weight is not None and len(sample_weight.shape) != 1:
+        raise ValueError(f"sample_weight must be 1D array or scalar, got shape {tuple(sample_weight.shape)}")
+    check_consistent_length(*(range(length_of("y", source)) for source in sources))
+    ranges, class_weight = ranges_of(n, chunk_rows), None
+    counted: list = []
+    for at in ranges if classifies else ():
+        part = targets_of(y, *at)
+        if part.dtype.kind in "fO":  # else labels may be as many as rows, or not be sound
+            check_classification_targets(part)
+        counted = count(counted, part)
+    if classifies:
+        some = few_rows(counted, targets_of(y, 0, 1).ndim == 1)
+        n_out = est._encoded(some, fresh, name).shape[1]
+        est._sparse_labels = scipy.sparse.issparse(y) if fresh else est._sparse_labels
+        if est.class_weight is not None and name == "y":
+            est._weights(some, None, incremental)  # is it sound?
+            class_weight = weights_by_class(est.class_weight, counted, n)
+    else:
+        n_out = targets_of(y, 0, 1).reshape(1, -1).shape[1]
+
+    def weights_of(part, start, stop):
+        weights = None
+        if sample_weight is not None:
+            weights = slice_of(sample_weight, start, stop)
+            weights = check_array(weights, ensure_2d=False, dtype=dtype, input_name="sample_weight")
+        weights = est._weights(part, weights, incremental, class_weight) if name == "y" else weights
+        return None if weights is None else required(weights, dtype)
+
+    def read(start, stop):
+        part = targets_of(y, start, stop)
+        X_part, part = check_X_y(
+            slice_of(X, start, stop), part, accept_sparse=SPARSE, dtype=dtype, multi_output=True, y_numeric=not classifies
+        )
+        return Rows(contiguous(X_part), required(est._coded(part, name), dtype), weights_of(part, start, stop))
+
+    total = None
+    if class_weight is not None or sample_weight is not None:
+        total = sum(weights_of(targets_of(y, *at), *at).sum(dtype=np.float64) for at in ranges)
+        if total == 0:
+            raise ValueError("Sample weights must contain at least one non-zero number.")
+        check_sum("weights of the rows", np.array([total], dtype))
+    return Stream(ranges, int(X.shape[1]), n_out, dtype, read, sources, total)

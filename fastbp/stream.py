@@ -1,0 +1,304 @@
+"""Streams: training on rows that are read chunk by chunk, the next one while the one before trains.
+
+An epoch visits the chunks in a new random order, and the rows of a chunk likewise. Which order that is depends on a seed,
+the number of the epoch and that of the chunk alone: not on where the rows come from, on when they were read, or on what was
+read before. No batch has rows of two chunks.
+"""
+
+import mmap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fastbp import checks
+from fastbp.kernels import gate
+from fastbp.layout import CURSOR
+from fastbp.training import Run, UndoneError, is_sparse
+
+# What a chunk of a source holds of X where it is not said: what is read in one go at a disk's full speed, and stays in an L3
+# cache while it is trained on. Two of them are in memory.
+CHUNK_BYTES = 2**24
+# Where joblib puts arrays for its workers, which are to give the same results as the arrays themselves.
+JOBLIB_FOLDER = "joblib_memmapping_folder"
+
+
+class RowsError(UndoneError):
+    """Rows that were read in the middle of a training cannot be learnt from."""
+
+
+@dataclass
+class Rows:
+    """Rows of inputs, the outputs that they should give, and their weights or None."""
+
+    X: Any
+    Y: np.ndarray
+    weights: np.ndarray | None = None
+
+    @property
+    def dtype(self):
+        """Of the inputs."""
+        return self.X.dtype
+
+    @property
+    def n_out(self):
+        """Number of outputs."""
+        return self.Y.shape[1]
+
+    def __iter__(self):
+        """Itself, the only chunk."""
+        yield self
+
+
+# --- sources ----------------------------------------------------------------------------------------------------------
+
+
+def is_source(X):
+    """Whether X is a matrix to be read slice by slice: a memory map, or an array of h5py, zarr, dask and the like."""
+    if isinstance(X, np.ndarray):
+        return isinstance(X, np.memmap) and JOBLIB_FOLDER not in str(X.filename) and X.ndim == 2
+    if not all(hasattr(X, name) for name in ("shape", "dtype", "__getitem__")) or hasattr(X, "tocsr"):
+        return False
+    # arrays of other libraries that are in memory say so
+    return not hasattr(X, "__array_interface__") and not hasattr(X, "__dlpack__") and len(X.shape) == 2
+
+
+def slice_of(source, start, stop):
+    """Rows of a source as an array, or as a sparse matrix if it is one."""
+    rows = source[start:stop]
+    return rows if hasattr(rows, "tocsr") else np.asarray(rows)
+
+
+def joined(parts):
+    """Arrays or sparse matrices of one part of the rows after the other as one."""
+    if len(parts) == 1:
+        return parts[0]
+    if hasattr(parts[0], "tocsr"):
+        from scipy import sparse
+
+        return sparse.vstack(parts, "csr")
+    return np.concatenate(parts)
+
+
+def length_of(name, source):
+    """The number of rows of a source, which has to be known."""
+    n = source.shape[0]
+    if n != n or not isinstance(n, (int, np.integer)):
+        raise ValueError(
+            f"{name} must have a known number of rows, got shape {source.shape}: compute_chunk_sizes() finds it"
+        )
+    return int(n)
+
+
+def rows_of_chunk(X):
+    """How many rows of a source are a chunk where it is not said."""
+    return max(1, CHUNK_BYTES // (max(1, int(X.shape[1])) * (4 if X.dtype == np.float32 else 8)))
+
+
+def whole(source):
+    """All rows of what is a source, or can be nothing else, in memory."""
+    sliced = all(hasattr(source, name) for name in ("shape", "dtype", "__getitem__")) and not hasattr(source, "__array__")
+    return slice_of(source, 0, None) if is_source(source) or (sliced and not hasattr(source, "tocsr")) else source
+
+
+def chunks_of(chunk_rows, X):
+    """Rows of a chunk, and X; None and X in memory where one chunk has all rows, or chunks were not asked for."""
+    if chunk_rows is not None:
+        chunk_rows = checks.at_least(1, "chunk_rows", chunk_rows)
+    elif not is_source(X):
+        return None, X
+    else:
+        chunk_rows = rows_of_chunk(X)
+    n = length_of("X", X) if hasattr(X, "shape") else len(X)
+    return (chunk_rows, X) if n > chunk_rows else (None, whole(X))
+
+
+def ranges_of(n_rows, chunk_rows):
+    """First row of every chunk, and the one behind its last; the last chunk may be shorter."""
+    return [(start, min(start + chunk_rows, n_rows)) for start in range(0, n_rows, chunk_rows)]
+
+
+def slices_of(X):
+    """Rows of a source, a chunk at a time."""
+    for start, stop in ranges_of(length_of("X", X), rows_of_chunk(X)):
+        yield slice_of(X, start, stop)
+        release(X, start, stop)
+
+
+def release(source, start, stop):
+    """Let the system take back the memory in which it holds rows of a memory map: they stay in the file."""
+    if isinstance(source, np.memmap) and source.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
+        whole: Any = source
+        while isinstance(whole, np.ndarray):
+            whole = whole.base
+        if not isinstance(whole, mmap.mmap) or not source.flags.c_contiguous:
+            return
+        first = source.__array_interface__["data"][0] - np.frombuffer(whole, np.uint8).__array_interface__["data"][0]
+        row = source.strides[0]
+        start, stop = (first + number * row for number in (start, stop))
+        start -= start % mmap.PAGESIZE
+        if stop > start:
+            whole.madvise(mmap.MADV_DONTNEED, start, stop - start)
+
+
+def new_reader():
+    """A thread that reads ahead."""
+    from concurrent.futures import ThreadPoolExecutor  # takes longer than a small training
+
+    return ThreadPoolExecutor(1)
+
+
+# --- streams ----------------------------------------------------------------------------------------------------------
+
+
+class Stream:
+    """Rows that are read chunk by chunk.
+
+    Parameters
+    ----------
+    ranges : list of pairs of int
+        First row of every chunk, and the one behind its last. All but the last are of one length.
+    n_in, n_out : int
+    dtype : numpy dtype
+        Of X, Y and the weights of the rows.
+    read : callable
+        read(start, stop) gives `Rows` of C-contiguous arrays of this type; a ValueError or TypeError if they are not sound.
+    sources : sequence
+        What is read, which is not needed any more where it is a memory map and its rows are over.
+    weight : float or None
+        Sum of the weights of all rows; None where these are 1.
+    """
+
+    def __init__(self, ranges, n_in, n_out, dtype, read: Callable[[int, int], Rows], sources=(), weight=None):
+        self.ranges, self.n_in, self.n_out, self.dtype = ranges, n_in, n_out, np.dtype(dtype)
+        self.read_range, self.sources = read, sources
+        self.n_rows = sum(stop - start for start, stop in ranges)
+        self.weight = self.n_rows if weight is None else weight
+        self.chunk_rows = max(stop - start for start, stop in ranges)
+
+    def read(self, number):
+        """Rows of a chunk."""
+        start, stop = self.ranges[number]
+        try:
+            return self.read_range(start, stop)
+        except (ValueError, TypeError) as error:
+            raise RowsError(f"rows {start} to {stop - 1}: {error}") from error
+
+    def release(self, number):
+        """Let go of memory that a chunk takes."""
+        for source in self.sources:
+            release(source, *self.ranges[number])
+
+    def __iter__(self) -> Iterator[Rows]:
+        """Rows of all chunks as they stand, the next one read ahead."""
+        with new_reader() as reader:
+            ahead = reader.submit(self.read, 0)
+            for number in range(len(self.ranges)):
+                rows = ahead.result()
+                if number + 1 < len(self.ranges):
+                    ahead = reader.submit(self.read, number + 1)
+                yield rows
+                self.release(number)
+
+    def without(self, share):
+        """Two streams: of all but the last rows of every chunk, and of these, a share of all rows."""
+        ends = [int(np.ceil(row * share)) for row in [0, *(stop for _, stop in self.ranges)]]
+        counts = np.diff(ends)
+        parts = (
+            [(start, stop - count) for (start, stop), count in zip(self.ranges, counts, strict=True)],
+            [(stop - count, stop) for (start, stop), count in zip(self.ranges, counts, strict=True)],
+        )
+        return tuple(self.of([(start, stop) for start, stop in part if stop > start]) for part in parts)
+
+    def of(self, ranges):
+        """A stream of other rows."""
+        return Stream(ranges, self.n_in, self.n_out, self.dtype, self.read_range, self.sources)
+
+
+def chunk_order(seed, epoch, chunks):
+    """Numbers of the chunks in the order in which an epoch visits them; as they stand without a seed."""
+    return np.arange(chunks) if seed is None else np.random.Generator(np.random.PCG64([seed, epoch])).permutation(chunks)
+
+
+def row_order(seed, epoch, chunk, n_rows):
+    """The order in which an epoch visits the rows of a chunk."""
+    return np.random.Generator(np.random.PCG64([seed, epoch, chunk + 1])).permutation(n_rows)
+
+
+class StreamRun(Run):
+    """A network in training on a stream.
+
+    Parameters
+    ----------
+    stream : Stream
+    seed : int or None
+        Decides on the order of chunks and rows; None takes them as they stand.
+    others
+        As of `Run`.
+    """
+
+    def __init__(self, weights, biases, stream, *, seed=None, batch_size, **options):
+        self.stream, self.seed, self.chunks, self.last = stream, seed, len(stream.ranges), 0
+        self.ahead: dict[tuple[int, int], Any] = {}
+        self.reader: Any = None
+        number, rows, order = self.fetch(0, 0)
+        # rows change from pass to pass, whatever their order
+        super().__init__(
+            weights, biases, rows.X, rows.Y, row_weights=rows.weights, batch_size=min(batch_size, stream.chunk_rows),
+            draw=lambda: None, **options,
+        )  # fmt: skip
+        self.draw, self.n_rows, self.weight = None, stream.n_rows, stream.weight
+        self.visited, self.order = ((0, 0), number), order
+        self.start, self.rows_over = time.perf_counter(), 0
+
+    def fetch(self, epoch, place):
+        """Number, rows and order of the chunk that an epoch visits at a place."""
+        number = int(chunk_order(self.seed, epoch, self.chunks)[place])
+        rows = self.stream.read(number)
+        n = rows.X.shape[0]
+        order = np.empty((0, n), np.int64) if self.seed is None else row_order(self.seed, epoch, number, n)[np.newaxis]
+        return number, rows, order
+
+    def visit(self):
+        """Let the present chunk be the one whose turn it is, and have the next one read."""
+        at = divmod(self.before * self.chunks + self.passes, self.chunks)
+        if self.visited[0] != at:
+            ready = self.ahead.pop(at, None)
+            number, rows, order = self.fetch(*at) if ready is None else ready.result()
+            self.stream.release(self.visited[1])
+            self.rows_over += self.X.shape[0]
+            self.visited, self.order = (at, number), order
+            self.take_rows(rows)
+        following = divmod(at[0] * self.chunks + at[1] + 1, self.chunks)
+        if self.reader is not None and following[0] < self.last and following not in self.ahead:
+            self.ahead[following] = self.reader.submit(self.fetch, *following)
+
+    def take_rows(self, rows):
+        """Let these be the rows of the next calls."""
+        self.X, self.Y = rows.X, rows.Y
+        self.row_weights = np.empty(0, rows.X.dtype) if rows.weights is None else rows.weights
+
+    def reach(self, epochs):
+        """As of `Run`, up to the end of a chunk."""
+        self.visit()
+        n = self.X.shape[0]
+        per_pass = gate.blocks_per_epoch(n, min(self.batch_size, n), self.work.plan.block_rows)
+        return per_pass - int(self.cursor[CURSOR.block]), per_pass
+
+    def speed(self):
+        """How fast rows were trained on so far."""
+        speed = self.rows_over / (time.perf_counter() - self.start)
+        row = (self.X.data.nbytes if is_sparse(self.X) else self.X.nbytes) / self.X.shape[0]
+        return f"{speed:,.0f} rows/s, {speed * row / 1e6:,.1f} MB/s" if self.rows_over else ""
+
+    def calls(self, epochs, each_epoch=False):
+        """As of `Run`, with a thread that reads ahead."""
+        self.restart()
+        self.last, self.reader = self.before + epochs, new_reader()
+        try:
+            yield from super().calls(epochs, each_epoch)
+        finally:
+            self.reader.shutdown(cancel_futures=True)
+            self.reader, self.ahead = None, {}
