@@ -6,6 +6,7 @@ read before. No batch has rows of two chunks.
 """
 
 import mmap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -143,11 +144,38 @@ def release(source, start, stop):
             whole.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
 
-def new_reader():
-    """A thread that reads ahead."""
-    from concurrent.futures import ThreadPoolExecutor  # takes longer than a small training
+class Ahead:
+    """What a function returns, called in a thread of its own, which ends by itself whatever happens here."""
 
-    return ThreadPoolExecutor(1)
+    def __init__(self, function, *args):
+        self.call, self.outcome, self.error = (function, args), None, None
+        self.thread: Any = threading.Thread(target=self.run)
+        try:
+            self.thread.start()
+        except RuntimeError:  # no more threads
+            self.thread = None
+
+    def run(self):
+        """Call it."""
+        function, args = self.call
+        try:
+            self.outcome = function(*args)
+        except BaseException as error:
+            self.error = error
+
+    def wait(self):
+        """Wait for its end."""
+        if self.thread is not None:
+            self.thread.join()
+
+    def result(self):
+        """Wait for it; what it raised is raised here."""
+        if self.thread is None:
+            self.run()
+        self.wait()
+        if self.error is not None:
+            raise self.error
+        return self.outcome
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
@@ -193,14 +221,13 @@ class Stream:
 
     def __iter__(self) -> Iterator[Rows]:
         """Rows of all chunks as they stand, the next one read ahead."""
-        with new_reader() as reader:
-            ahead = reader.submit(self.read, 0)
-            for number in range(len(self.ranges)):
-                rows = ahead.result()
-                if number + 1 < len(self.ranges):
-                    ahead = reader.submit(self.read, number + 1)
-                yield rows
-                self.release(number)
+        ahead = Ahead(self.read, 0)
+        for number in range(len(self.ranges)):
+            rows = ahead.result()
+            if number + 1 < len(self.ranges):
+                ahead = Ahead(self.read, number + 1)
+            yield rows
+            self.release(number)
 
     def without(self, share):
         """Two streams: of all but the last rows of every chunk, and of these, a share of all rows."""
@@ -241,8 +268,7 @@ class StreamRun(Run):
 
     def __init__(self, weights, biases, stream, *, seed=None, batch_size, **options):
         self.stream, self.seed, self.chunks, self.last = stream, seed, len(stream.ranges), 0
-        self.ahead: dict[tuple[int, int], Any] = {}
-        self.reader: Any = None
+        self.ahead: Any = (None, None)  # the place of the chunk that is read ahead, and that
         number, rows, order = self.fetch(0, 0)
         # rows change from pass to pass, whatever their order
         super().__init__(
@@ -265,15 +291,15 @@ class StreamRun(Run):
         """Let the present chunk be the one whose turn it is, and have the next one read."""
         at = divmod(self.before * self.chunks + self.passes, self.chunks)
         if self.visited[0] != at:
-            ready = self.ahead.pop(at, None)
-            number, rows, order = self.fetch(*at) if ready is None else ready.result()
+            place, ahead = self.ahead
+            number, rows, order = ahead.result() if place == at else self.fetch(*at)
             self.stream.release(self.visited[1])
             self.rows_over += self.X.shape[0]
             self.visited, self.order = (at, number), order
             self.take_rows(rows)
         following = divmod(at[0] * self.chunks + at[1] + 1, self.chunks)
-        if self.reader is not None and following[0] < self.last and following not in self.ahead:
-            self.ahead[following] = self.reader.submit(self.fetch, *following)
+        if following[0] < self.last and self.ahead[0] != following:
+            self.ahead = following, Ahead(self.fetch, *following)
 
     def take_rows(self, rows):
         """Let these be the rows of the next calls."""
@@ -294,11 +320,11 @@ class StreamRun(Run):
         return f"{speed:,.0f} rows/s, {speed * row / 1e6:,.1f} MB/s" if self.rows_over else ""
 
     def calls(self, epochs, each_epoch=False):
-        """As of `Run`, with a thread that reads ahead."""
+        """As of `Run`; nothing is read any more in the end."""
         self.restart()
-        self.last, self.reader = self.before + epochs, new_reader()
+        self.last = self.before + epochs
         try:
             yield from super().calls(epochs, each_epoch)
         finally:
-            self.reader.shutdown(cancel_futures=True)
-            self.reader, self.ahead = None, {}
+            if self.ahead[0] not in (None, self.visited[0]):
+                self.ahead[1].wait()

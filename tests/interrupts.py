@@ -41,6 +41,16 @@ class Net:
         return steps, [*self.model.weights, *self.model.biases, *[one for w, b in moments if steps for one in w + b]]
 
 
+class Streamed(Net):
+    """The same on a stream, of chunks that batches fill."""
+
+    def train(self, X, Y, epochs, callback=None):
+        batch_size = min(self.batch_size, len(X))
+        self.model.train(
+            X, Y, epochs, 1e-3, batch_size=batch_size, reduction="mean", callback=callback, chunk_rows=batch_size
+        )  # fmt: skip
+
+
 class Regressor:
     """The same of an estimator."""
 
@@ -77,7 +87,7 @@ def inside(frame, codes):
     return False
 
 
-TRAININGS = {Net.train.__code__, Regressor.train.__code__}
+TRAININGS = {Net.train.__code__, Streamed.train.__code__, Regressor.train.__code__}
 
 
 def interrupt(train, error, delay, again):
@@ -135,7 +145,7 @@ def main(rounds, seed):
     rng = np.random.default_rng(int(seed))
     warnings.simplefilter("ignore")  # that a training was interrupted, or not finished
     interrupted = came_out = 0
-    kinds = [(shape, kind, n_jobs) for shape in SHAPES for kind in (Net, Regressor) for n_jobs in (1, 2)]
+    kinds = [(shape, kind, n_jobs) for shape in SHAPES for kind in (Net, Regressor, Streamed) for n_jobs in (1, 2)]
     for number in range(len(kinds) + int(rounds)):
         in_time = number >= len(kinds)  # before, kernels are compiled or loaded
         (units, n_rows, batch_size), kind, n_jobs = kinds[number % len(kinds)]

@@ -335,15 +335,16 @@ def test_a_short_last_chunk_may_be_smaller_than_a_batch():
 
 def test_one_chunk_trains_while_the_next_is_read():
     X, _, y = rows(400, np.float64)
-    readers, main, before = set(), threading.get_ident(), threading.active_count()
+    readers, main, before = [], threading.get_ident(), threading.active_count()
 
     def slow(start, stop):
-        readers.add(threading.get_ident())
+        readers.append(threading.get_ident())
         time.sleep(CALL_SECONDS / 5)
 
     source = Source(X, slow)
     NeuralNetwork(5, 4, 1, out_activation="identity").train(source, y, 3, 1e-3, batch_size=10, chunk_rows=100)
-    assert len(readers - {main}) == 1
+    assert readers[0] == main
+    assert main not in readers[1:]
     assert source.reads == 12  # none in vain
     assert threading.active_count() == before
 
