@@ -23,7 +23,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from fastbp.estimators import checkpoint as checkpoints
 from fastbp.estimators import fitting
-from fastbp.estimators.sources import SPARSE, contiguous, required, stream_of
+from fastbp.estimators.streams import SPARSE, contiguous, required, stream_of
 from fastbp.neural_network import Saved
 from fastbp.rule import ACTIVATIONS, Rule, check_sum
 from fastbp.stream import Rows, RowsError, chunks_of, is_source, joined, slices_of, whole
