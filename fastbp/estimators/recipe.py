@@ -23,6 +23,8 @@ LABEL_SMOOTHING = 0.1
 BETA_2 = 0.95
 # Most epochs, where they are not given, and rows that all of them together visit at most, but for so many epochs at least.
 MOST_EPOCHS, MOST_ROWS, LEAST_EPOCHS = 128, 4_000_000, 32
+# Rows of a sample, rows that are standardised at once, and units in the last place of float64 that these may be off.
+SAMPLE, BLOCK, DOUBT = 1 << 16, 1 << 15, 64
 
 
 def epochs_for(max_iter, n):
@@ -61,14 +63,45 @@ def range_of(X):
 
     Where these are equal, half the whole range takes the place of their distance; the factor of a constant is 0.
     """
-    X = np.where(np.isnan(X).all(axis=0), 0, X)
-    low, lower, center, upper, high = np.nanquantile(X, (0, 0.25, 0.5, 0.75, 1), axis=0).reshape(5, -1)
+    low, lower, center, upper, high = np.array([quartiles(column) for column in X.T]).reshape(-1, 5).T
     spread = np.where(upper > lower, upper - lower, (high - low) / 2)
     # what is left of a constant after rounding is no spread
     constant = high - low <= 10 * np.finfo(float).eps * np.maximum(np.abs(high), np.abs(low))
     with np.errstate(divide="ignore", over="ignore"):
         factor = 1 / spread
     return center, np.where(constant | ~np.isfinite(factor), 0, factor)
+
+
+def quartiles(values):
+    """The least of some numbers, their quartiles, and the greatest, as float64; missing ones are none, and of none all are 0.
+
+    They are, bit for bit, those that numpy interpolates between the values as float64.
+    """
+    missing = np.isnan(values)
+    values = values[~missing] if missing.any() else values
+    if not values.size:
+        return np.zeros(5)
+    places = (values.size - 1) * np.array([0.25, 0.5, 0.75])
+    lower = places.astype(int)
+    pairs = np.float64([ranked(values, place, min(place + 1, values.size - 1)) for place in lower])
+    between = [np.quantile(pair, share) for pair, share in zip(pairs, places - lower, strict=True)]
+    return np.array([values.min(), *between, values.max()], float) + 0.0  # a median of -0.0 would change signs of zeros
+
+
+def ranked(values, first, last):
+    """The values at two places, next to each other, of the sorted ones.
+
+    Of many, they are looked for between two values of a sample that have them almost certainly between them: that takes a
+    tenth of the time of sorting them in part.
+    """
+    if values.size > 4 * SAMPLE:
+        sample = np.sort(values[:: values.size // SAMPLE])
+        place, reach = first / values.size * sample.size, 2 * SAMPLE**0.5
+        low, high = sample[max(0, int(place - reach))], sample[min(sample.size - 1, int(place + reach))]
+        below, within = np.count_nonzero(values < low), values[(values >= low) & (values <= high)]
+        if below <= first and last < below + within.size:
+            return np.partition(within, (first - below, last - below))[[first - below, last - below]]
+    return np.partition(values, (first, last))[[first, last]]
 
 
 def clipped(X, center, factor):
@@ -78,6 +111,48 @@ def clipped(X, center, factor):
     most = np.finfo(float).max
     x = np.clip(x, -most, most)  # infinity over infinity would be none of them, and missing
     return np.nan_to_num(x / np.hypot(1, x / 3), nan=0.0)
+
+
+def standardised(values, center, factor, dtype):
+    """`clipped` of a column of numbers as another float type, the same bits in a fourth of its time for float32.
+
+    A root takes the place of the hypotenuse, which is off by a few units in the last place of float64, if at all. As float32
+    this is the same unless the middle between two numbers is as near; a block where that is so, or where something
+    overflows, is left to `clipped`.
+    """
+    result = np.empty(len(values), dtype)
+    x, root, near = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK, bool)
+    for start in range(0, len(values), BLOCK):
+        given, out = values[start : start + BLOCK], result[start : start + BLOCK]
+        if out.dtype != np.float32 or not _quickly(given, center, factor, out, x[: len(out)], root[: len(out)], near[: len(out)]):
+            out[:] = clipped(given.astype(float), center, factor)
+    return result
+
+
+def _quickly(given, center, factor, out, x, root, near):
+    """Whether `out` is what `clipped` gives for sure; x, root and near are room to work in."""
+    try:
+        with np.errstate(over="raise", invalid="ignore", under="ignore"):
+            x[:] = given
+            x -= center
+            x *= factor
+            np.multiply(x, x, out=root)
+            root *= 1 / 9
+            root += 1
+            np.sqrt(root, out=root)
+            x /= root
+    except FloatingPointError:
+        return False
+    # float32 leaves 29 bits out; what they are in the middle is 1 and zeros
+    left_out = np.bitwise_and(x.view(np.uint64), (1 << 29) - 1, out=root.view(np.uint64))
+    left_out -= np.uint64((1 << 28) - DOUBT)
+    if np.less_equal(left_out, 2 * DOUBT, out=near).any():
+        return False
+    out[:] = x
+    missing = np.isnan(out)
+    if missing.any():
+        out[missing] = 0
+    return True
 
 
 class Recipe(Training):
