@@ -1,0 +1,575 @@
+"""Tables larger than memory: Parquet and CSV files, made once into inputs and targets in a file that is mapped into memory.
+
+A column is read at a time; what becomes of it stands in a temporary file until all of them are there, row by row.
+
+A cache holds the inputs as the matrix that it is, the targets from the next multiple of `ALIGNED` bytes on, a header in JSON,
+and the length of this, its SHA-256 and `MAGIC`, with which a whole file ends. The header has the `fingerprint` of what the cache
+was made of, and the shapes and types that its size has to fit.
+"""
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import mmap
+import os
+import struct
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+
+import fastbp
+from fastbp import datasets
+from fastbp.datasets import CellError, TableFile, pandas
+from fastbp.estimators.columns import Columns, one_hot
+from fastbp.files import replacing
+from fastbp.kernels import objects
+
+FORMAT_VERSION = 1
+MAGIC = b"fastbp rows\n"
+FOOTER = struct.Struct(f"<Q32s{len(MAGIC)}s")
+ALIGNED = 64
+# Rows of CSV at a time, bytes of inputs at a time, and threads at most, each of which has a column in memory.
+CHUNK_ROWS, BLOCK_BYTES, MOST_THREADS = 1 << 16, 1 << 20, 4
+COLUMNS_STATE = ("kinds_", "left_out_", "words_", "categories_", "center_", "factor_")
+# Whole numbers below it have fewer digits than codes.
+CODES_FROM = 1e15
+Array = np.ndarray
+
+
+def rows(source: str | os.PathLike[str], target: str | None = None, *, columns: Columns | None = None, task: str = "auto",
+         header: bool | None = None, decimal: str = ".", ignore: Sequence[str] = (),
+         cache: str | os.PathLike[str] | None = None, dtype: str = "float32", max_categories: int = 100) -> "Rows":  # fmt: skip
+    """Rows of a table of any size, as inputs of a network and their targets: ``fit(rows, rows.y)``.
+
+    The first time, columns are decided on as ``fastbp train FILE`` does, and what they come to is kept in a file; from then on
+    this is mapped into memory, until the table or an argument changes. That takes the memory of a column, 8 bytes a row and
+    more for words, times the number of processors, four at most; and of the disk twice what the inputs take.
+
+    Parameters
+    ----------
+    source : str or path-like
+        A Parquet file; a CSV file of any kind that ``fastbp train`` reads; or a folder, of which all files ``*.parquet`` are
+        taken, or else all ``*.csv``, in the order of their names. They must have the same columns.
+    target : str or None, default=None
+        Column of the targets. Rows without one are left out, with a warning. None, for rows to predict, needs `columns`.
+    columns : Columns or None, default=None
+        Those of other rows, or the `preprocessing_` of a table's estimator, as which these are to be read; None decides anew.
+    task : {'auto', 'classification', 'regression'}, default='auto'
+        Whether targets are labels; 'auto' finds out as ``fastbp train`` does.
+    header : bool or None, default=None
+        Whether CSV files begin with the names of the columns; None finds out.
+    decimal : str, default='.'
+        Decimal point of CSV files.
+    ignore : sequence of str, default=()
+        Columns to leave out.
+    cache : str, path-like or None, default=None
+        The file to keep inputs and targets in. None is the name of the source and ``.fastbp``, beside it, or in the user's
+        cache folder where that cannot be written.
+    dtype : {'float32', 'float64'}, default='float32'
+        Float type of the inputs.
+    max_categories : int, default=100
+        How many categories a column can have; rarer ones are treated as unknown.
+
+    Returns
+    -------
+    Rows
+
+    Raises
+    ------
+    ValueError
+        If an argument, the table or its target is not of the kind described, or a column holds dates.
+    OSError
+        If the source cannot be read, or the cache not be written; then there is none.
+    ImportError
+        If pyarrow or pandas is not installed.
+
+    Warns
+    -----
+    UserWarning
+        When the cache is made: for columns that are left out, cells that are taken for missing ones, and rows without a target.
+    """
+    if columns is None and target is None:
+        raise ValueError("target must be the name of a column, or columns those of other rows, got None for both")
+    if not isinstance(columns, Columns | None):
+        raise ValueError(f"columns must be those of other rows, got {columns!r}")
+    if task not in ("auto", "classification", "regression"):
+        raise ValueError(f"task must be 'auto', 'classification' or 'regression', got {task!r}")
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
+    if type(max_categories) is not int or max_categories < 1:
+        raise ValueError(f"max_categories must be a whole number > 0, got {max_categories!r}")
+    ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    paths = _files(source)
+    options = (target, columns and _state(columns), task, header, decimal, ignore, np.dtype(dtype).name, max_categories)
+    mark = _fingerprint(paths, options)
+    places = _places(Path(source), None if cache is None else Path(cache))
+    for place in places:
+        if (found := _opened(place, mark)) is not None:
+            return found
+    make = _Conversion(Path(source), paths, target, columns, task, header, decimal, ignore, np.dtype(dtype), max_categories)
+    place = next((one for one in places if os.access(one.parent, os.W_OK)), places[-1])
+    for _ in range(3):  # another process may replace it meanwhile, with other options
+        _write(place, make, lambda: _fingerprint(paths, options), mark)
+        if (found := _opened(place, mark)) is not None:
+            for message in make.said:
+                warnings.warn(message, stacklevel=2)
+            return found
+    raise OSError(f"cache {place} is being written by others with other arguments: give each of them its own cache=")
+
+
+class Rows:
+    """Inputs of a network, mapped into memory; see `fastbp.rows`.
+
+    Whatever an array can be indexed with gives an array; a slice ``[start:stop]`` gives a view that cannot be written.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Number of rows and of inputs: those of numbers, then those of categories, as ``columns.transform`` gives them.
+    dtype : dtype
+        float32 or float64.
+    y : Targets or None
+        None without a target.
+    columns : Columns
+        What makes inputs of the columns: ``columns.transform(frame)`` does so with a DataFrame.
+    path : Path
+        The cache.
+    """
+
+    ndim = 2
+
+    def __init__(self, path: Path, inputs: Array, y: "Targets | None", columns: Columns) -> None:
+        self.path, self._inputs, self.y, self.columns = path, inputs, y, columns
+        self.shape, self.dtype = inputs.shape, inputs.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._inputs[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.array(self._inputs, dtype, copy=copy)
+
+    def __repr__(self) -> str:
+        return f"<{self.shape[0]} rows of {self.shape[1]} inputs, {self.dtype}, in {self.path}>"
+
+
+class Targets:
+    """Targets of rows: values as float64, or names of classes, of which the file holds the numbers.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : dtype
+        float64, or object where there are classes.
+    classes : tuple of str
+        Their names; empty for values.
+    """
+
+    ndim = 1
+
+    def __init__(self, stored: Array, classes: Sequence[str]) -> None:
+        self.classes, self._stored = tuple(classes), stored
+        self._names = np.array(self.classes, object)
+        self.shape, self.dtype = stored.shape, self._names.dtype if classes else stored.dtype
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._names[self._stored[key]] if self.classes else self._stored[key]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return np.array(self[:], dtype, copy=None if self.classes else copy)
+
+
+# ---- the cache -------------------------------------------------------------------------------------------------------
+
+
+def _files(source: str | os.PathLike[str]) -> list[Path]:
+    """Files of a source, which is one, or a folder of them."""
+    path = Path(source)
+    if not path.is_dir():
+        if path.exists() and not path.is_file():
+            raise ValueError(f"source must be a file or a folder, got {source}")
+        path.stat()  # an OSError where there is none
+        return [path]
+    for suffix in (".parquet", ".csv"):
+        if found := sorted(one for one in path.iterdir() if one.suffix.lower() == suffix and one.is_file()):
+            return found
+    raise ValueError(f"source must be a folder of .parquet or .csv files, got {source} without any")
+
+
+def _state(columns: Columns) -> dict[str, Any]:
+    """What is known of columns, for JSON, which tells all floats apart."""
+    state = {name: vars(columns)[name] for name in COLUMNS_STATE}
+    return state | {name: state[name].tolist() for name in ("center_", "factor_")} | {"most": columns.max_categories}
+
+
+def _fingerprint(paths: Sequence[Path], options: Any) -> str:
+    """What changes whenever a cache of these files has to."""
+    found = [(path.name, (status := path.stat()).st_size, status.st_mtime_ns) for path in paths]
+    facts = FORMAT_VERSION, fastbp.__version__, found, options
+    return hashlib.sha256(json.dumps(facts, default=str).encode()).hexdigest()
+
+
+def _places(source: Path, cache: Path | None) -> list[Path]:
+    """Where a cache may be, best first."""
+    if cache is not None:
+        return [cache.resolve()]
+    beside = source.resolve().with_name(f"{source.resolve().name}.fastbp")
+    name = f"{hashlib.sha256(str(beside).encode()).hexdigest()[:16]}-{beside.name}"
+    return [beside, *[folder / name for folder in objects.cache_folders()[-1:]]]
+
+
+def _opened(path: Path, mark: str) -> Rows | None:
+    """The rows of a cache, or None where it is of something else, damaged, or not there."""
+    try:
+        with path.open("rb") as stream:
+            content = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        length, digest, magic = FOOTER.unpack(content[-FOOTER.size :])
+        end = len(content) - FOOTER.size - length
+        text = content[max(0, end) : -FOOTER.size]
+    except (OSError, ValueError, struct.error):  # an empty file cannot be mapped
+        return None
+    if magic != MAGIC or end < 0 or hashlib.sha256(text).digest() != digest:
+        return None
+    about = json.loads(text)
+    (n, width), dtype, kind = about["shape"], np.dtype(about["dtype"]), about["targets"]
+    begin = _aligned(n * width * dtype.itemsize)
+    if about["fingerprint"] != mark or begin + (n * np.dtype(kind).itemsize if kind else 0) != end:
+        return None
+    inputs = np.frombuffer(content, dtype, n * width).reshape(n, width)
+    y = Targets(np.frombuffer(content, kind, n, begin), about["classes"]) if kind else None
+    columns = Columns(about["columns"].pop("most"))
+    vars(columns).update(about["columns"])
+    columns.center_, columns.factor_ = np.array(columns.center_, float), np.array(columns.factor_, float)
+    return Rows(path, inputs, y, columns)
+
+
+def _write(path: Path, make: "_Conversion", mark_now: Callable[[], str], mark: str) -> None:
+    """Make a cache, all of it or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with replacing(path) as stream:
+            about = make(stream, path.parent) | {"fingerprint": mark}
+            text = json.dumps(about).encode()
+            stream.write(text + FOOTER.pack(len(text), hashlib.sha256(text).digest(), MAGIC))
+            if mark_now() != mark:
+                raise ValueError(f"source {make.source} has changed while it was read")
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, "No space left for the cache, which cache= puts elsewhere", str(path)) from error
+        raise
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNED) * ALIGNED
+
+
+# ---- making it -------------------------------------------------------------------------------------------------------
+
+
+class _Conversion:
+    """What is to be made of a table; `said` is what there is to say about it."""
+
+    def __init__(self, source, paths, target, columns, task, header, decimal, ignore, dtype, max_categories):
+        self.source, self.paths, self.target, self.columns = source, paths, target, columns
+        self.task, self.header, self.decimal, self.ignore = task, header, decimal, ignore
+        self.dtype, self.max_categories, self.said = dtype, max_categories, []
+
+    def __call__(self, stream, folder):
+        """Write inputs and targets; returns what the header says about them."""
+        self.said = []
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".fastbp-") as room:
+            table = self.table(room)
+            names, known, y, classes = self.look(table)
+            with (Path(room) / "inputs").open("x+b") as parts:
+                inputs, columns = self.read(table, names, known, parts)
+                n = table.n if known is None else int(known.sum())
+                width = write_rows(stream, parts, inputs, n, self.dtype)
+        stream.write(bytes(_aligned(stream.tell()) - stream.tell()))
+        if y is not None:
+            stream.write(y.data)
+        return {"shape": [n, width], "dtype": self.dtype.name, "targets": None if y is None else y.dtype.name,
+                "classes": classes, "columns": _state(columns)}  # fmt: skip
+
+    def table(self, room):
+        """The table, of one kind or the other."""
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise ImportError("fastbp.rows needs pyarrow: pip install 'fastbp[stream]'") from error
+        first = TableFile(self.paths[0], self.decimal)
+        first._sniff()
+        if first.is_parquet:
+            return Parquets(self.source, self.paths)
+        if self.columns is None:
+            text, expected, orders = [self.target], [self.target, *self.ignore], []
+        else:
+            expected = list(self.columns.kinds_)
+            text, orders = [self.target, *self.columns.categories_], [expected]
+        with_header = {"expected": [one for one in expected if one is not None], "header": self.header, "orders": orders}
+        return Csvs(self.source, self.paths, self.decimal, [one for one in text if one is not None], with_header, room)
+
+    def look(self, table):
+        """Names of the columns to read; which rows have a target, or None for all; what the file keeps of these; classes."""
+        target, ignore = self.target, self.ignore
+        datasets.check_columns(table, table.head(), target, self.header, ignore)
+        names = [name for name in table.names if name not in (target, *ignore)]
+        if self.columns is not None:
+            names = list(self.columns.kinds_)
+            missing = [name for name in names if name not in table.names or name == target]
+            if missing:
+                hint = datasets.did_you_mean(str(missing[0]), table.names)
+                needed = ", ".join(map(str, names))
+                raise ValueError(f"{table.path} must have the columns {needed}, got none called {missing[0]!r}{hint}")
+        if target is None:
+            return names, None, None, ()
+        cells = table.column(target)
+        known = cells.notna().to_numpy()
+        if known.sum() < 2:
+            raise ValueError(f"{table.path} must have at least 2 rows whose {target!r} is known, got {known.sum()}")
+        with table.naming_lines():
+            y, classes = targets(table, cells, self.task)
+        if known.all():
+            return names, None, y, classes
+        lost = f"{(~known).sum()} of {len(known)} rows are left out, because {target!r} is missing there"
+        self.said.append(lost)
+        return names, known, y, classes
+
+    def read(self, table, names, known, parts):
+        """Append what each column comes to, where it is used; returns where that stands, and the columns."""
+        lock = threading.Lock()
+
+        def put(values):
+            with lock:
+                start = parts.seek(0, os.SEEK_END)
+                parts.write(values.data)
+            return start, values.dtype
+
+        def one(name):
+            column = table.column(name)
+            with table.naming_lines():
+                if self.columns is not None:
+                    values = self.columns.input_of(name, column, self.dtype)
+                    return None, put(values if known is None else values[known])
+                if column.dtype.kind in "iu" or (column.dtype.kind == "f" and column.dtype != np.float32):
+                    datasets.numbers(column, name)
+            column = column if known is None else column[known]
+            mine, said = found = Columns(self.max_categories).of_one(name, column)
+            return found, put(mine.input_of(name, column, self.dtype)) if mine.kinds_ else None
+
+        pool = ThreadPoolExecutor(min(MOST_THREADS, joblib.cpu_count()) if table.threads else 1)
+        try:
+            found = list(pool.map(one, names))
+        finally:
+            pool.shutdown(cancel_futures=True)
+        columns = self.columns
+        if columns is None:
+            columns = Columns(self.max_categories)
+            self.said += columns.join([part for part, _ in found])
+        places = {name: place for name, (_, place) in zip(names, found, strict=True)}
+        used = [name for name in columns.kinds_ if name not in columns.categories_] + list(columns.categories_)
+        return [(*places[name], columns.categories_.get(name)) for name in used], columns
+
+
+def targets(table: Any, cells: Any, task: str) -> tuple[Array, tuple[str, ...]]:
+    """Values, or numbers of classes and their names, of the target's cells that are not missing."""
+    if task != "classification" and cells.dtype.kind in "iuf" and isinstance(cells.dtype, np.dtype):
+        values = cells.to_numpy(float)
+        most = np.nanmax(np.abs(values))
+        many = len(np.unique(values[: 100 * datasets.SAMPLED_ROWS])) > datasets.MAX_DETECTED_CLASSES + 1  # but for nan
+        if (many or task == "regression") and most <= datasets.LARGEST and (cells.dtype.kind == "f" or most < CODES_FROM):
+            if np.nanmin(values) != np.nanmax(values):
+                return values[~np.isnan(values)], ()
+    if table.is_parquet:  # spelled as in a file of text
+        cells = cells.map(str, na_action="ignore")
+    codes, found, classes = datasets.targets(table, cells, task)
+    if classes:
+        kind, places = np.min_scalar_type(len(classes) - 1), {name: place for place, name in enumerate(classes)}
+        return np.array([places[name] for name in found], kind)[codes], classes
+    return found[codes], ()
+
+
+def write_rows(stream: Any, parts: Any, inputs: Sequence[tuple[int, Any, Any]], n: int, dtype: Any) -> int:
+    """Write the matrix whose columns stand in a file, as values or numbers of categories; returns how many there are."""
+    parts.flush()
+    columns = [np.memmap(parts, kind, "r", start, n) for start, kind, _ in inputs]
+    spread = [None if known is None else one_hot(known).astype(dtype) for _, _, known in inputs]
+    ends = np.cumsum([1 if table is None else table.shape[1] for table in spread])
+    width = int(ends[-1])
+    many = max(1, BLOCK_BYTES // (width * dtype.itemsize))
+    block = np.empty((many, width), dtype)
+    for start in range(0, n, many):
+        out = block[: min(many, n - start)]
+        for column, table, end in zip(columns, spread, ends, strict=True):
+            part = column[start : start + many]
+            if table is None:
+                out[:, end - 1] = part
+            else:
+                out[:, end - table.shape[1] : end] = table[part]
+        stream.write(out.data)
+    return width
+
+
+# ---- tables ----------------------------------------------------------------------------------------------------------
+
+
+class Table:
+    """A table of which a column at a time is in memory, in one or more files."""
+
+    is_parquet = has_header = threads = True
+    files: list[tuple[TableFile, int]]  # with the numbers of their rows
+
+    def __init__(self, source: Path) -> None:
+        self.path, self.names, self.files = str(source), [], []
+
+    @property
+    def n(self) -> int:
+        """Number of rows."""
+        return sum(n for _, n in self.files)
+
+    def column(self, name: str) -> Any:
+        """The cells, as pandas has them of the whole table."""
+        raise NotImplementedError
+
+    def head(self) -> Any:
+        """An empty DataFrame with these columns, or all of a single one."""
+        only = len(self.names) == 1
+        return self.column(self.names[0]).to_frame() if only else pandas().DataFrame(columns=self.names)
+
+    def spelled(self, words: Any) -> Any:
+        """See `TableFile`."""
+        return self.files[0][0].spelled(words)
+
+    @contextlib.contextmanager
+    def naming_lines(self) -> Iterator[None]:
+        """See `TableFile`."""
+        try:
+            yield
+        except CellError as error:
+            row = error.row
+            for table, n in self.files:
+                if row < n:
+                    with table.naming_lines():
+                        raise CellError(error.column, row, error.problem) from None
+                row -= n
+            raise
+
+    def check_names(self, path: str, names: Sequence[str]) -> None:
+        """Take the names of the first file; a ValueError where those of another are not the same."""
+        self.names = self.names or list(names)
+        differs = [*(name for name in self.names if name not in names), *(name for name in names if name not in self.names)]
+        if differs:
+            verb = "has no" if differs[0] in self.names else "has a"
+            first = self.files[0][0].path
+            raise ValueError(f"{path} must have the columns of {first}, but {verb} column {differs[0]!r}")
+
+
+class Parquets(Table):
+    """Parquet files."""
+
+    def __init__(self, source: Path, paths: Sequence[Path]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        super().__init__(source)
+        self.opened: list[Callable[[], Any]] = []
+        schemas = []
+        for path in paths:
+            table = TableFile(path)
+            table._sniff()
+            try:
+                one = pq.ParquetFile(table._bytes() if table.opener else path, memory_map=True)
+                schemas.append(one.schema_arrow)
+                frame = schemas[-1].empty_table().to_pandas()
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{path} is not a Parquet file: {error}") from None
+            frame = frame if frame.index.names == [None] else frame.reset_index()
+            self.check_names(str(path), datasets._names(str(path), list(map(str, frame.columns))))
+            try:
+                self.schema = pa.unify_schemas([schemas[0], schemas[-1]] if len(schemas) == 1 else [self.schema, schemas[-1]],
+                                               promote_options="permissive")  # fmt: skip
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                raise ValueError(f"{path} must have columns of the types of {paths[0]}: {error}") from None
+            self.files.append((table, one.metadata.num_rows))
+            again = table._bytes if table.opener else functools.partial(Path, path)
+            self.opened.append(lambda again=again, about=one.metadata: pq.ParquetFile(again(), metadata=about, memory_map=True))
+        if not self.n:
+            raise ValueError(f"{source} has no rows")
+
+    def column(self, name: str) -> Any:
+        """See `Table`."""
+        import pyarrow as pa
+
+        field = self.schema.field(name)
+        try:
+            parts = [opened().read(columns=[name], use_threads=False).column(name).cast(field.type) for opened in self.opened]
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{self.path} is not a Parquet file: {error}") from None
+        chunks = [chunk for part in parts for chunk in part.chunks]
+        schema = pa.schema([field], self.schema.metadata)
+        frame = pa.Table.from_arrays([pa.chunked_array(chunks, field.type)], schema=schema).to_pandas()
+        return (frame if frame.shape[1] else frame.reset_index()).iloc[:, 0].reset_index(drop=True).rename(name)
+
+
+class Csvs(Table):
+    """CSV files, whose columns are written into a file each, which is read as the whole table would be."""
+
+    is_parquet = threads = False  # pandas sets filters of warnings, which are those of all threads
+
+    def __init__(self, source, paths, decimal, text, with_header, room):
+        super().__init__(source)
+        self.decimal, self.text, self.room, self.end = decimal, text, Path(room), []
+        for path in paths:
+            table = TableFile(path, decimal)
+            table.read(text=text, by=self.split, **with_header)
+            self.has_header = table.has_header
+
+    def split(self, table):
+        """Append the cells of another file to the columns."""
+        from pyarrow import csv, lib
+
+        self.check_names(table.path, table.names)
+        self.end = self.end or [0] * len(self.names)
+        for place, end in enumerate(self.end):  # another encoding may have been tried before
+            with self.place(place).open("ab") as stream:
+                stream.truncate(end)
+        n, missing, options = 0, False, csv.WriteOptions(include_header=False)
+        with table.parsed(dtype=str, chunksize=CHUNK_ROWS) as chunks:
+            for chunk in chunks:
+                n, missing = n + len(chunk), missing or chunk[table.names[-1]].isna().any()
+                for place, name in enumerate(self.names):
+                    cells = lib.Table.from_arrays([lib.array(chunk[name], lib.string(), from_pandas=True)], ["cells"])
+                    with self.place(place).open("ab") as stream:
+                        csv.write_csv(cells, stream, options)
+        table.check_last(n, missing)
+        self.end = [self.place(place).stat().st_size for place in range(len(self.names))]
+        self.files.append((table, n))
+
+    def place(self, number):
+        """File of a column."""
+        return self.room / f"{number}.csv"
+
+    def column(self, name):
+        """See `Table`."""
+        pd = pandas()
+        place, kind = self.place(self.names.index(name)), str if name in self.text else None
+        for low_memory in (True, False):
+            with contextlib.suppress(pd.errors.DtypeWarning), warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.DtypeWarning)
+                frame = pd.read_csv(place, sep="\t", header=None, names=[name], skip_blank_lines=False, dtype=kind,
+                                    decimal=self.decimal, low_memory=low_memory)  # fmt: skip
+                break
+        return datasets.stripped(frame, self.text)[name]
