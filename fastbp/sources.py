@@ -16,7 +16,6 @@ import mmap
 import os
 import struct
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -294,10 +293,9 @@ class _Conversion:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fastbp-") as room:
             table = self.table(room)
             names, known, y, classes = self.look(table)
-            with (Path(room) / "inputs").open("x+b") as parts:
-                inputs, columns = self.read(table, names, known, parts)
-                n = table.n if known is None else int(known.sum())
-                width = write_rows(stream, parts, inputs, n, self.dtype)
+            columns = self.read(table, names, known, Path(room))
+            n = table.n if known is None else int(known.sum())
+            width = write_rows(stream, Path(room), names, columns, n, self.dtype)
         stream.write(bytes(_aligned(stream.tell()) - stream.tell()))
         if y is not None:
             stream.write(y.data)
@@ -348,40 +346,38 @@ class _Conversion:
         self.said.append(lost)
         return names, known, y, classes
 
-    def read(self, table, names, known, parts):
-        """Append what each column comes to, where it is used; returns where that stands, and the columns."""
-        lock = threading.Lock()
+    def read(self, table, names, known, room):
+        """Write what each column comes to, where it is used, into a file of the folder; returns the columns."""
 
-        def put(values):
-            with lock:
-                start = parts.seek(0, os.SEEK_END)
-                parts.write(values.data)
-            return start, values.dtype
-
-        def one(name):
+        def one(place):
+            name = names[place]
             column = table.column(name)
             with table.naming_lines():
-                if self.columns is not None:
-                    values = self.columns.input_of(name, column, self.dtype)
-                    return None, put(values if known is None else values[known])
-                if column.dtype.kind in "iu" or (column.dtype.kind == "f" and column.dtype != np.float32):
+                if self.columns is None and (column.dtype.kind in "iu" or column.dtype in (np.float16, np.float64)):
                     datasets.numbers(column, name)
+                if self.columns is not None:
+                    return put(place, self.columns.input_of(name, column if known is None else column[known], self.dtype))
             column = column if known is None else column[known]
-            mine, said = found = Columns(self.max_categories).of_one(name, column)
-            return found, put(mine.input_of(name, column, self.dtype)) if mine.kinds_ else None
+            mine, said = Columns(self.max_categories).of_one(name, column)
+            if mine.kinds_:
+                put(place, mine.input_of(name, column, self.dtype))
+            return mine, said
+
+        def put(place, parts):
+            with (room / str(place)).open("wb") as stream:
+                for part in parts:
+                    stream.write(part.data)
 
         pool = ThreadPoolExecutor(min(MOST_THREADS, joblib.cpu_count()) if table.threads else 1)
         try:
-            found = list(pool.map(one, names))
+            found = list(pool.map(one, range(len(names))))
         finally:
             pool.shutdown(cancel_futures=True)
-        columns = self.columns
-        if columns is None:
-            columns = Columns(self.max_categories)
-            self.said += columns.join([part for part, _ in found])
-        places = {name: place for name, (_, place) in zip(names, found, strict=True)}
-        used = [name for name in columns.kinds_ if name not in columns.categories_] + list(columns.categories_)
-        return [(*places[name], columns.categories_.get(name)) for name in used], columns
+        if self.columns is not None:
+            return self.columns
+        columns = Columns(self.max_categories)
+        self.said += columns.join(found)
+        return columns
 
 
 def targets(table: Any, cells: Any, task: str) -> tuple[Array, tuple[str, ...]]:
@@ -402,18 +398,20 @@ def targets(table: Any, cells: Any, task: str) -> tuple[Array, tuple[str, ...]]:
     return found[codes], ()
 
 
-def write_rows(stream: Any, parts: Any, inputs: Sequence[tuple[int, Any, Any]], n: int, dtype: Any) -> int:
-    """Write the matrix whose columns stand in a file, as values or numbers of categories; returns how many there are."""
-    parts.flush()
-    columns = [np.memmap(parts, kind, "r", start, n) for start, kind, _ in inputs]
-    spread = [None if known is None else one_hot(known).astype(dtype) for _, _, known in inputs]
+def write_rows(stream: Any, room: Path, names: Sequence[str], columns: Columns, n: int, dtype: Any) -> int:
+    """Write the matrix of columns that stand in files, as values or numbers of categories; returns how many there are."""
+    used = [name for name in columns.kinds_ if name not in columns.categories_] + list(columns.categories_)
+    spread = [one_hot(columns.categories_[name]).astype(dtype) if name in columns.categories_ else None for name in used]
+    kinds = [dtype if table is None else np.min_scalar_type(-table.shape[1]) for table in spread]
+    places = {name: room / str(place) for place, name in enumerate(names)}
+    stored = [np.memmap(places[name], kind, "r", shape=n) for name, kind in zip(used, kinds, strict=True)]
     ends = np.cumsum([1 if table is None else table.shape[1] for table in spread])
     width = int(ends[-1])
     many = max(1, BLOCK_BYTES // (width * dtype.itemsize))
     block = np.empty((many, width), dtype)
     for start in range(0, n, many):
         out = block[: min(many, n - start)]
-        for column, table, end in zip(columns, spread, ends, strict=True):
+        for column, table, end in zip(stored, spread, ends, strict=True):
             part = column[start : start + many]
             if table is None:
                 out[:, end - 1] = part

@@ -79,7 +79,7 @@ class Columns(TransformerMixin, BaseEstimator):
         return [message for _, said in parts for message in said] + left_out
 
     def _decide(self, name, column):
-        if not column.notna().any():
+        if not column[:1000].notna().any() and not column.notna().any():
             self.left_out_[name] = "has no values"
         elif column.dtype.kind in "mM":
             raise ValueError(_about_dates(name, str(column.dropna().iloc[0])))
@@ -138,7 +138,7 @@ class Columns(TransformerMixin, BaseEstimator):
         """A column of numbers, nan where one is missing: float32 where it is that already, else float64."""
         if column.dtype == np.float32:
             values = column.to_numpy()
-            if not np.isinf(values).any():
+            if not np.isinf([values.min(), values.max()]).any() and not (np.isnan(values.min()) and np.isinf(values).any()):
                 return values
         return datasets.numbers(column, name, self.words_.get(name, ()))
 
@@ -151,9 +151,12 @@ class Columns(TransformerMixin, BaseEstimator):
         return np.append(known.get_indexer([str(cell) for cell in cells]), -1)[codes]
 
     def input_of(self, name, column, dtype):
-        """What a column that is used comes to: its part of the matrix of `transform` as a float type, or codes of categories."""
+        """What a used column comes to, in parts: values as in the matrix of `transform`, as a float type, or codes of categories.
+
+        Each part is overwritten by the next one.
+        """
         if name in self.categories_:
-            return self._codes(name, column).astype(np.min_scalar_type(-len(self.categories_[name])))
+            return [self._codes(name, column).astype(np.min_scalar_type(-len(self.categories_[name])))]
         place = [known for known in self.kinds_ if known not in self.categories_].index(name)
         return recipe.standardised(self._values(name, column), self.center_[place], self.factor_[place], dtype)
 

@@ -77,8 +77,8 @@ def quartiles(values):
 
     They are, bit for bit, those that numpy interpolates between the values as float64.
     """
-    missing = np.isnan(values)
-    values = values[~missing] if missing.any() else values
+    if values.size and np.isnan(values.min()):  # there is one
+        values = values[~np.isnan(values)]
     if not values.size:
         return np.zeros(5)
     places = (values.size - 1) * np.array([0.25, 0.5, 0.75])
@@ -98,9 +98,16 @@ def ranked(values, first, last):
         sample = np.sort(values[:: values.size // SAMPLE])
         place, reach = first / values.size * sample.size, 2 * SAMPLE**0.5
         low, high = sample[max(0, int(place - reach))], sample[min(sample.size - 1, int(place + reach))]
-        below, within = np.count_nonzero(values < low), values[(values >= low) & (values <= high)]
-        if below <= first and last < below + within.size:
-            return np.partition(within, (first - below, last - below))[[first - below, last - below]]
+        below, within, not_below, not_above = 0, [], np.empty(BLOCK, bool), np.empty(BLOCK, bool)
+        for start in range(0, values.size, BLOCK):
+            block = values[start : start + BLOCK]
+            inside = np.greater_equal(block, low, out=not_below[: block.size])
+            below += block.size - np.count_nonzero(inside)
+            inside &= np.less_equal(block, high, out=not_above[: block.size])
+            within.append(block[inside])
+        near = np.concatenate(within)
+        if below <= first and last < below + near.size:
+            return np.partition(near, (first - below, last - below))[[first - below, last - below]]
     return np.partition(values, (first, last))[[first, last]]
 
 
@@ -114,19 +121,19 @@ def clipped(X, center, factor):
 
 
 def standardised(values, center, factor, dtype):
-    """`clipped` of a column of numbers as another float type, the same bits in a fourth of its time for float32.
+    """`clipped` of a column of numbers as another float type, block by block, the same bits in a fourth of its time for float32.
 
     A root takes the place of the hypotenuse, which is off by a few units in the last place of float64, if at all. As float32
     this is the same unless the middle between two numbers is as near; a block where that is so, or where something
-    overflows, is left to `clipped`.
+    overflows, is left to `clipped`. Each block is overwritten by the next one.
     """
-    result = np.empty(len(values), dtype)
-    x, root, near = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK, bool)
+    result, x, root, near = np.empty(BLOCK, dtype), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK, bool)
     for start in range(0, len(values), BLOCK):
-        given, out = values[start : start + BLOCK], result[start : start + BLOCK]
-        if out.dtype != np.float32 or not _quickly(given, center, factor, out, x[: len(out)], root[: len(out)], near[: len(out)]):
+        given = values[start : start + BLOCK]
+        out, *room = (array[: len(given)] for array in (result, x, root, near))
+        if out.dtype != np.float32 or not _quickly(given, center, factor, out, *room):
             out[:] = clipped(given.astype(float), center, factor)
-    return result
+        yield out
 
 
 def _quickly(given, center, factor, out, x, root, near):
@@ -149,7 +156,7 @@ def _quickly(given, center, factor, out, x, root, near):
     if np.less_equal(left_out, 2 * DOUBT, out=near).any():
         return False
     out[:] = x
-    missing = np.isnan(out)
+    missing = np.isnan(out, out=near)
     if missing.any():
         out[missing] = 0
     return True
