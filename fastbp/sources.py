@@ -352,15 +352,14 @@ class _Conversion:
         def one(place):
             name = names[place]
             column = table.column(name)
-            with table.naming_lines():
-                if self.columns is None and (column.dtype.kind in "iu" or column.dtype in (np.float16, np.float64)):
+            if self.columns is None and column.dtype.kind in "iuf" and column.dtype != np.float32:
+                with table.naming_lines():  # also of rows without a target, as `fastbp train` does
                     datasets.numbers(column, name)
-                if self.columns is not None:
-                    return put(place, self.columns.input_of(name, column if known is None else column[known], self.dtype))
             column = column if known is None else column[known]
-            mine, said = Columns(self.max_categories).of_one(name, column)
-            if mine.kinds_:
-                put(place, mine.input_of(name, column, self.dtype))
+            with table.naming_lines(known):
+                mine, said = (self.columns, []) if self.columns is not None else Columns(self.max_categories).of_one(name, column)
+                if name in mine.kinds_:
+                    put(place, mine.input_of(name, column, self.dtype))
             return mine, said
 
         def put(place, parts):
@@ -452,12 +451,12 @@ class Table:
         return self.files[0][0].spelled(words)
 
     @contextlib.contextmanager
-    def naming_lines(self) -> Iterator[None]:
-        """See `TableFile`."""
+    def naming_lines(self, known: Array | None = None) -> Iterator[None]:
+        """See `TableFile`; of rows, only the known ones may be counted."""
         try:
             yield
         except CellError as error:
-            row = error.row
+            row = error.row if known is None else int(np.flatnonzero(known)[error.row])
             for table, n in self.files:
                 if row < n:
                     with table.naming_lines():
@@ -503,7 +502,7 @@ class Parquets(Table):
                 raise ValueError(f"{path} must have columns of the types of {paths[0]}: {error}") from None
             self.files.append((table, one.metadata.num_rows))
             again = table._bytes if table.opener else functools.partial(Path, path)
-            self.opened.append(lambda again=again, about=one.metadata: pq.ParquetFile(again(), metadata=about, memory_map=True))
+            self.opened.append(lambda again=again, about=one.metadata: pq.ParquetFile(again(), metadata=about, memory_map=True, pre_buffer=False))
         if not self.n:
             raise ValueError(f"{source} has no rows")
 
@@ -516,9 +515,10 @@ class Parquets(Table):
             parts = [opened().read(columns=[name], use_threads=False).column(name).cast(field.type) for opened in self.opened]
         except (ValueError, OSError) as error:
             raise ValueError(f"{self.path} is not a Parquet file: {error}") from None
-        chunks = [chunk for part in parts for chunk in part.chunks]
-        schema = pa.schema([field], self.schema.metadata)
-        frame = pa.Table.from_arrays([pa.chunked_array(chunks, field.type)], schema=schema).to_pandas()
+        cells = pa.chunked_array([chunk for part in parts for chunk in part.chunks], field.type)
+        if pa.types.is_floating(field.type) or (pa.types.is_integer(field.type) and not cells.null_count):
+            return pandas().Series(cells.to_numpy(), name=name, copy=False)  # not even a copy, of a single file
+        frame = pa.Table.from_arrays([cells], schema=pa.schema([field], self.schema.metadata)).to_pandas()
         return (frame if frame.shape[1] else frame.reset_index()).iloc[:, 0].reset_index(drop=True).rename(name)
 
 
