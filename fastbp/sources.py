@@ -16,6 +16,7 @@ import mmap
 import os
 import struct
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -483,6 +484,7 @@ class Parquets(Table):
 
         super().__init__(source)
         self.opened: list[Callable[[], Any]] = []
+        self.kept = threading.local()
         schemas = []
         for path in paths:
             table = TableFile(path)
@@ -507,19 +509,39 @@ class Parquets(Table):
             raise ValueError(f"{source} has no rows")
 
     def column(self, name: str) -> Any:
-        """See `Table`."""
+        """See `Table`; a column of numbers stands where the thread's last one did."""
         import pyarrow as pa
 
         field = self.schema.field(name)
         try:
-            parts = [opened().read(columns=[name], use_threads=False).column(name).cast(field.type) for opened in self.opened]
+            if pa.types.is_floating(field.type) or pa.types.is_integer(field.type):
+                values = self.numbers(field)
+                if values is not None:
+                    return pandas().Series(values, name=name, copy=False)
+            parts = [one().read(columns=[name], use_threads=False).column(name).cast(field.type) for one in self.opened]
         except (ValueError, OSError) as error:
             raise ValueError(f"{self.path} is not a Parquet file: {error}") from None
         cells = pa.chunked_array([chunk for part in parts for chunk in part.chunks], field.type)
-        if pa.types.is_floating(field.type) or (pa.types.is_integer(field.type) and not cells.null_count):
-            return pandas().Series(cells.to_numpy(), name=name, copy=False)  # not even a copy, of a single file
         frame = pa.Table.from_arrays([cells], schema=pa.schema([field], self.schema.metadata)).to_pandas()
         return (frame if frame.shape[1] else frame.reset_index()).iloc[:, 0].reset_index(drop=True).rename(name)
+
+    def numbers(self, field: Any) -> Array | None:
+        """A column of numbers, or None where it is of whole ones, of which some are missing.
+
+        Memory that was in use is had in a fraction of the time of new one, so there is a column's for each thread.
+        """
+        dtype = np.dtype(field.type.to_pandas_dtype())
+        if not hasattr(self.kept, "bytes"):
+            self.kept.bytes = np.empty(8 * self.n, np.uint8)
+        values, start = self.kept.bytes[: dtype.itemsize * self.n].view(dtype), 0
+        for one in self.opened:
+            for batch in one().iter_batches(CHUNK_ROWS, columns=[field.name], use_threads=False):
+                cells = batch.column(batch.schema.get_field_index(field.name)).cast(field.type)
+                if cells.null_count and dtype.kind != "f":
+                    return None
+                values[start : start + len(cells)] = cells.to_numpy(zero_copy_only=False)
+                start += len(cells)
+        return values
 
 
 class Csvs(Table):
