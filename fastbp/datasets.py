@@ -174,14 +174,16 @@ class TableFile:
         elif not Path(path).is_file():
             self.content = Path(path).read_bytes()
 
-    def _bytes(self) -> Any:
+    def binary(self) -> Any:
+        """The contents, not compressed, to read."""
         if self.content is None:
             return (self.opener or open)(self.path, "rb")
         stream = io.BytesIO(self.content)
         return self.opener(stream) if self.opener else stream
 
     def read(self, expected: Sequence[str] = (), header: bool | None = None, text: Sequence[str] = (),
-             orders: Sequence[Sequence[str]] = (), by: Callable[["TableFile"], Any] | None = None) -> "TableFile":  # fmt: skip
+             orders: Sequence[Sequence[str]] = (),
+             by: Callable[["TableFile"], Any] | None = None) -> "TableFile":  # fmt: skip
         """Read the table into `frame`, the columns `text` as they stand.
 
         Whether there is a `header` is inferred where it is None, with the help of names that are `expected` in one. Without
@@ -189,7 +191,7 @@ class TableFile:
         that is no Parquet may be read `by` another function, which is called anew where the encoding proves to be another.
         """
         try:
-            self._sniff()
+            self.sniff()
             if self.is_parquet:
                 self.frame, self.has_header = self._parquet(text), True
                 return self
@@ -208,11 +210,11 @@ class TableFile:
             raise ValueError(f"{self.path} is not a CSV file: {error}") from None
         raise ValueError(f"{self.path} is not a CSV file in {' or '.join(self.encodings)}")
 
-    def _sniff(self) -> None:
+    def sniff(self) -> None:
         """Find out how the file is compressed and encoded."""
         self.opener: Any = None
         for _ in range(2):  # the second time what is compressed is seen
-            with self._bytes() as stream:
+            with self.binary() as stream:
                 start = stream.read(SAMPLE)
             self.opener = self.opener or next((one for mark, one in COMPRESSIONS.items() if start.startswith(mark)), None)
         self.is_parquet = start.startswith(b"PAR1")
@@ -222,7 +224,7 @@ class TableFile:
 
     def _text(self) -> io.TextIOWrapper:
         errors = "replace" if self.encoding == "cp1252" else "strict"
-        return io.TextIOWrapper(self._bytes(), self.encoding, errors, newline="")
+        return io.TextIOWrapper(self.binary(), self.encoding, errors, newline="")
 
     def _look(self, expected: Sequence[str], header: bool | None, orders: Sequence[Sequence[str]]) -> None:
         """Find separator and header in the first rows."""
@@ -242,7 +244,7 @@ class TableFile:
         self.has_header = _has_header(rows, expected, orders, self.decimal) if header is None else header
         places = [str(place) for place in range(len(rows[0]))]
         alike = (list(names) for names in orders if len(names) == len(places))
-        self.names = _names(self.path, rows[0]) if self.has_header else next(alike, places)
+        self.names = names_of(self.path, rows[0]) if self.has_header else next(alike, places)
 
     def _rows(self, stream: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
         """Line number and cells of every row but the header."""
@@ -272,8 +274,8 @@ class TableFile:
             warnings.simplefilter("error", pd.errors.ParserWarning)
             try:
                 yield pd.read_csv(
-                    stream, sep=self.separator, header=0 if self.has_header else None, skiprows=self.skipped, names=self.names,
-                    index_col=False, skipinitialspace=True, decimal=self.decimal, **options,
+                    stream, sep=self.separator, header=0 if self.has_header else None, skiprows=self.skipped,
+                    names=self.names, index_col=False, skipinitialspace=True, decimal=self.decimal, **options,
                 )  # fmt: skip
             except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
                 self._refuse_uneven_rows()
@@ -290,7 +292,7 @@ class TableFile:
         """Whether separators and ends of lines alternate as they should, which is told faster than by looking at rows."""
         line = self.separator.encode() * (len(self.names) - 1) + b"\n"
         others = bytes(set(range(256)) - {*line, *b'"'})
-        with self._bytes() as stream:
+        with self.binary() as stream:
             while block := stream.read(SAMPLE) + stream.readline():
                 marks = block.removesuffix(b"\n").translate(None, others) + b"\n"
                 if marks != line * (len(marks) // len(line)):
@@ -308,7 +310,7 @@ class TableFile:
 
     def _parquet(self, text: Sequence[str]) -> Any:
         try:
-            with self._bytes() as stream:
+            with self.binary() as stream:
                 frame = pandas().read_parquet(stream)
         except ImportError:
             raise ValueError(f"{self.path} is a Parquet file, which needs pyarrow: pip install pyarrow") from None
@@ -316,7 +318,7 @@ class TableFile:
             raise ValueError(f"{self.path} is not a Parquet file: {error}") from None
         if frame.index.names != [None]:
             frame = frame.reset_index()
-        frame.columns = _names(self.path, list(map(str, frame.columns)))
+        frame.columns = names_of(self.path, list(map(str, frame.columns)))
         for name in frame.columns.intersection(list(text)):
             frame[name] = frame[name].map(str, na_action="ignore")
         return frame.reset_index(drop=True)
@@ -389,7 +391,7 @@ def _has_header(rows: list[list[str]], expected: Sequence[str], orders: Sequence
     return not any(top in below for top, below in filled)
 
 
-def _names(path: str, cells: list[str]) -> list[str]:
+def names_of(path: str, cells: list[str]) -> list[str]:
     """Names of the columns; nameless ones are called as pandas calls them."""
     names = [cell or f"Unnamed: {place}" for place, cell in enumerate(cells)]
     twice = next((name for name in names if names.count(name) > 1), None)

@@ -2,9 +2,9 @@
 
 A column is read at a time; what becomes of it stands in a temporary file until all of them are there, row by row.
 
-A cache holds the inputs as the matrix that it is, the targets from the next multiple of `ALIGNED` bytes on, a header in JSON,
-and the length of this, its SHA-256 and `MAGIC`, with which a whole file ends. The header has the `fingerprint` of what the cache
-was made of, and the shapes and types that its size has to fit.
+A cache holds the matrix of inputs, the targets from the next multiple of `ALIGNED` bytes on, a header in JSON, and the
+length of this, its SHA-256 and `MAGIC`, with which a whole file ends. The header has the `fingerprint` of what the cache was
+made of, and the shapes and types that its size has to fit.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ import numpy as np
 
 import fastbp
 from fastbp import datasets
+from fastbp.arguments import did_you_mean
 from fastbp.datasets import CellError, TableFile, pandas
 from fastbp.estimators.columns import Columns, one_hot
 from fastbp.files import replacing
@@ -47,12 +48,14 @@ Array = np.ndarray
 
 def rows(source: str | os.PathLike[str], target: str | None = None, *, columns: Columns | None = None, task: str = "auto",
          header: bool | None = None, decimal: str = ".", ignore: Sequence[str] = (),
-         cache: str | os.PathLike[str] | None = None, dtype: str = "float32", max_categories: int = 100) -> "Rows":  # fmt: skip
+         cache: str | os.PathLike[str] | None = None, dtype: str = "float32",
+         max_categories: int = 100) -> "Rows":  # fmt: skip
     """Rows of a table of any size, as inputs of a network and their targets: ``fit(rows, rows.y)``.
 
-    The first time, columns are decided on as ``fastbp train FILE`` does, and what they come to is kept in a file; from then on
-    this is mapped into memory, until the table or an argument changes. That takes the memory of a column, 8 bytes a row and
-    more for words, times the number of processors, four at most; and of the disk twice what the inputs take.
+    The first time, columns are decided on as ``fastbp train FILE`` does, but by all rows, and what they come to is kept in a
+    file; from then on this is mapped into memory, until the table or an argument changes. That takes the memory of a few
+    columns at a time, of 8 bytes a row and more for words, for each processor, of which four are used at most; and meanwhile
+    twice the disk space that is needed in the end, for CSV that of the file as well.
 
     Parameters
     ----------
@@ -62,7 +65,7 @@ def rows(source: str | os.PathLike[str], target: str | None = None, *, columns: 
     target : str or None, default=None
         Column of the targets. Rows without one are left out, with a warning. None, for rows to predict, needs `columns`.
     columns : Columns or None, default=None
-        Those of other rows, or the `preprocessing_` of a table's estimator, as which these are to be read; None decides anew.
+        Those of other rows, or `preprocessing_` of a table's estimator, as which these are to be read; None decides anew.
     task : {'auto', 'classification', 'regression'}, default='auto'
         Whether targets are labels; 'auto' finds out as ``fastbp train`` does.
     header : bool or None, default=None
@@ -95,7 +98,13 @@ def rows(source: str | os.PathLike[str], target: str | None = None, *, columns: 
     Warns
     -----
     UserWarning
-        When the cache is made: for columns that are left out, cells that are taken for missing ones, and rows without a target.
+        When the cache is made: for columns that are left out, cells that are taken for missing ones, rows without a target.
+
+    Examples
+    --------
+    >>> train = fastbp.rows("train.parquet", target="price")  # doctest: +SKIP
+    >>> model = fastbp.MLPRegressor().fit(train, train.y)  # doctest: +SKIP
+    >>> model.predict(fastbp.rows("new.parquet", columns=train.columns))  # doctest: +SKIP
     """
     if columns is None and target is None:
         raise ValueError("target must be the name of a column, or columns those of other rows, got None for both")
@@ -109,6 +118,8 @@ def rows(source: str | os.PathLike[str], target: str | None = None, *, columns: 
         raise ValueError(f"max_categories must be a whole number > 0, got {max_categories!r}")
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     paths = _files(source)
+    if cache is not None and any(Path(cache).resolve() == path.resolve() for path in paths):
+        raise ValueError(f"cache must not be a file of the source, got {cache}")
     options = (target, columns and _state(columns), task, header, decimal, ignore, np.dtype(dtype).name, max_categories)
     mark = _fingerprint(paths, options)
     places = _places(Path(source), None if cache is None else Path(cache))
@@ -252,7 +263,8 @@ def _opened(path: Path, mark: str) -> Rows | None:
     inputs = np.frombuffer(content, dtype, n * width).reshape(n, width)
     y = Targets(np.frombuffer(content, kind, n, begin), about["classes"]) if kind else None
     columns = Columns(about["columns"].pop("most"))
-    vars(columns).update(about["columns"])
+    for name, value in about["columns"].items():
+        setattr(columns, name, value)
     columns.center_, columns.factor_ = np.array(columns.center_, float), np.array(columns.factor_, float)
     return Rows(path, inputs, y, columns)
 
@@ -310,7 +322,7 @@ class _Conversion:
         except ImportError as error:
             raise ImportError("fastbp.rows needs pyarrow: pip install 'fastbp[stream]'") from error
         first = TableFile(self.paths[0], self.decimal)
-        first._sniff()
+        first.sniff()
         if first.is_parquet:
             return Parquets(self.source, self.paths)
         if self.columns is None:
@@ -330,7 +342,7 @@ class _Conversion:
             names = list(self.columns.kinds_)
             missing = [name for name in names if name not in table.names or name == target]
             if missing:
-                hint = datasets.did_you_mean(str(missing[0]), table.names)
+                hint = did_you_mean(str(missing[0]), table.names)
                 needed = ", ".join(map(str, names))
                 raise ValueError(f"{table.path} must have the columns {needed}, got none called {missing[0]!r}{hint}")
         if target is None:
@@ -350,6 +362,11 @@ class _Conversion:
     def read(self, table, names, known, room):
         """Write what each column comes to, where it is used, into a file of the folder; returns the columns."""
 
+        def learnt(name, column):
+            if self.columns is not None:
+                return self.columns, []
+            return Columns(self.max_categories).of_one(name, column)
+
         def one(place):
             name = names[place]
             column = table.column(name)
@@ -358,7 +375,7 @@ class _Conversion:
                     datasets.numbers(column, name)
             column = column if known is None else column[known]
             with table.naming_lines(known):
-                mine, said = (self.columns, []) if self.columns is not None else Columns(self.max_categories).of_one(name, column)
+                mine, said = learnt(name, column)
                 if name in mine.kinds_:
                     put(place, mine.input_of(name, column, self.dtype))
             return mine, said
@@ -386,16 +403,24 @@ def targets(table: Any, cells: Any, task: str) -> tuple[Array, tuple[str, ...]]:
         values = cells.to_numpy(float)
         most = np.nanmax(np.abs(values))
         many = len(np.unique(values[: 100 * datasets.SAMPLED_ROWS])) > datasets.MAX_DETECTED_CLASSES + 1  # but for nan
-        if (many or task == "regression") and most <= datasets.LARGEST and (cells.dtype.kind == "f" or most < CODES_FROM):
-            if np.nanmin(values) != np.nanmax(values):
-                return values[~np.isnan(values)], ()
+        sound = most <= datasets.LARGEST and (cells.dtype.kind == "f" or most < CODES_FROM)
+        if (many or task == "regression") and sound and np.nanmin(values) != np.nanmax(values):
+            return values[~np.isnan(values)], ()
     if table.is_parquet:  # spelled as in a file of text
-        cells = cells.map(str, na_action="ignore")
+        cells = spelled(cells)
     codes, found, classes = datasets.targets(table, cells, task)
     if classes:
         kind, places = np.min_scalar_type(len(classes) - 1), {name: place for place, name in enumerate(classes)}
         return np.array([places[name] for name in found], kind)[codes], classes
     return found[codes], ()
+
+
+def spelled(cells: Any) -> Any:
+    """The text of cells, which takes the memory of a place for each of them where many are alike."""
+    if cells.dtype == object:  # where 1 is True
+        return cells.map(str, na_action="ignore")
+    codes, found = pandas().factorize(cells)
+    return pandas().Series(np.array([*map(str, found), np.nan], object)[codes], name=cells.name)
 
 
 def write_rows(stream: Any, room: Path, names: Sequence[str], columns: Columns, n: int, dtype: Any) -> int:
@@ -431,7 +456,7 @@ class Table:
     files: list[tuple[TableFile, int]]  # with the numbers of their rows
 
     def __init__(self, source: Path) -> None:
-        self.path, self.names, self.files = str(source), [], []
+        self.path, self.names, self.files = str(source), list[str](), []
 
     @property
     def n(self) -> int:
@@ -483,35 +508,43 @@ class Parquets(Table):
         import pyarrow.parquet as pq
 
         super().__init__(source)
-        self.opened: list[Callable[[], Any]] = []
         self.kept = threading.local()
-        schemas = []
+        self.opened: list[Callable[[], Any]] = []
+        self.schema: Any = None
         for path in paths:
             table = TableFile(path)
-            table._sniff()
+            table.sniff()
+            again = table.binary if table.opener else functools.partial(Path, path)
             try:
-                one = pq.ParquetFile(table._bytes() if table.opener else path, memory_map=True)
-                schemas.append(one.schema_arrow)
-                frame = schemas[-1].empty_table().to_pandas()
+                file = pq.ParquetFile(again(), memory_map=True)
+                frame = file.schema_arrow.empty_table().to_pandas()
             except (ValueError, OSError) as error:
                 raise ValueError(f"{path} is not a Parquet file: {error}") from None
             frame = frame if frame.index.names == [None] else frame.reset_index()
-            self.check_names(str(path), datasets._names(str(path), list(map(str, frame.columns))))
+            self.check_names(str(path), datasets.names_of(str(path), list(map(str, frame.columns))))
+            schemas = [self.schema or file.schema_arrow, file.schema_arrow]
             try:
-                self.schema = pa.unify_schemas([schemas[0], schemas[-1]] if len(schemas) == 1 else [self.schema, schemas[-1]],
-                                               promote_options="permissive")  # fmt: skip
+                self.schema = pa.unify_schemas(schemas, promote_options="permissive")
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
                 raise ValueError(f"{path} must have columns of the types of {paths[0]}: {error}") from None
-            self.files.append((table, one.metadata.num_rows))
-            again = table._bytes if table.opener else functools.partial(Path, path)
-            self.opened.append(lambda again=again, about=one.metadata: pq.ParquetFile(again(), metadata=about, memory_map=True, pre_buffer=False))
+            if unnamed := [name for name in self.names if name not in self.schema.names]:
+                raise ValueError(f"{path} has an index without a name, but not as its only one: {unnamed[0]!r} of pandas")
+            self.files.append((table, file.metadata.num_rows))
+            self.opened.append(functools.partial(_reopened, again, file.metadata))
         if not self.n:
             raise ValueError(f"{source} has no rows")
+        # pandas keeps row numbers with a name without writing them; of several files it loses them
+        indices = (self.schema.pandas_metadata or {}).get("index_columns", []) if len(paths) == 1 else []
+        self.numbered = {str(index["name"]): range(index["start"], index["stop"], index["step"])
+                         for index in indices if isinstance(index, dict) and index["name"] is not None}  # fmt: skip
+        self.names = [*self.numbered, *self.names]
 
     def column(self, name: str) -> Any:
         """See `Table`; a column of numbers stands where the thread's last one did."""
         import pyarrow as pa
 
+        if name in self.numbered:
+            return pandas().Series(self.numbered[name], name=name)
         field = self.schema.field(name)
         try:
             if pa.types.is_floating(field.type) or pa.types.is_integer(field.type):
@@ -542,6 +575,13 @@ class Parquets(Table):
                 values[start : start + len(cells)] = cells.to_numpy(zero_copy_only=False)
                 start += len(cells)
         return values
+
+
+def _reopened(again: Callable[[], Any], metadata: Any) -> Any:
+    """A Parquet file, whose metadata are known, for a thread of its own."""
+    from pyarrow import parquet
+
+    return parquet.ParquetFile(again(), metadata=metadata, memory_map=True, pre_buffer=False)
 
 
 class Csvs(Table):

@@ -4,8 +4,6 @@ import errno
 import gzip
 import multiprocessing
 import os
-import re
-import threading
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastbp
-from fastbp import datasets, files, sources
+from fastbp import datasets, sources
 from fastbp.datasets import TableFile
 from fastbp.estimators import recipe
 from fastbp.estimators.columns import Columns
@@ -191,7 +189,9 @@ def test_new_files_are_read_as_the_others(seed):
 def test_quartiles_are_those_of_numpy(seed):
     rng = np.random.default_rng(seed)
     n = int(rng.integers(1, 3000))
-    values = [rng.normal(size=n), rng.integers(0, 5, n).astype(float), np.sort(rng.standard_cauchy(n)), np.full(n, 7.5)][seed % 4]
+    values = [rng.normal(size=n), rng.integers(0, 5, n).astype(float), np.sort(rng.standard_cauchy(n)), np.full(n, 7.5)][
+        seed % 4
+    ]
     values = values.astype([np.float32, np.float64][seed // 4 % 2])
     values[rng.random(n) < 0.2] = np.nan
     expected = np.zeros(5) if np.isnan(values).all() else np.nanquantile(values.astype(float), (0, 0.25, 0.5, 0.75, 1))
@@ -256,7 +256,13 @@ def test_a_cache_is_made_once_and_anew_when_anything_differs(monkeypatch):
     os.utime("t.parquet", ns=(1, 1))
     fastbp.rows("t.parquet", "y")
     assert len(made) == 2
-    for options in ({"dtype": "float64"}, {"task": "regression"}, {"ignore": "c"}, {"max_categories": 1}, {"columns": first.columns}):
+    for options in (
+        {"dtype": "float64"},
+        {"task": "regression"},
+        {"ignore": "c"},
+        {"max_categories": 1},
+        {"columns": first.columns},
+    ):
         before = len(made)
         fastbp.rows("t.parquet", "y", **options)
         fastbp.rows("t.parquet", "y", **options)
@@ -270,7 +276,9 @@ def test_a_damaged_cache_is_made_anew(monkeypatch):
     expected = np.array(fastbp.rows("t.parquet", "y"))
     whole = Path("t.parquet.fastbp").read_bytes()
     damages = [b"", whole[:-1], whole[:100], whole[1:], whole + b"x", whole[: len(whole) - 200], b"x" * 500]
-    damages += [whole[: -place] + bytes([whole[-place] ^ 1]) + whole[len(whole) - place + 1 :] for place in (1, 20, 45, 60, 200)]
+    damages += [
+        whole[:-place] + bytes([whole[-place] ^ 1]) + whole[len(whole) - place + 1 :] for place in (1, 20, 45, 60, 200)
+    ]
     for content in damages:
         Path("t.parquet.fastbp").write_bytes(content)
         before = len(made)
@@ -377,6 +385,7 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
         ({"max_categories": 0}, "max_categories must be a whole number > 0, got 0"),
         ({"target": "z"}, r"target must be a column of t.parquet \(x, c, y\), got 'z'"),
         ({"ignore": ["cc"]}, r"ignore must be a column of t.parquet .*, got 'cc': did you mean 'c'\?"),
+        ({"cache": "./t.parquet"}, "cache must not be a file of the source, got ./t.parquet"),
         ({"ignore": ["c", "x"]}, "t.parquet has no column but the target 'y'"),
     ],
 )
@@ -439,7 +448,9 @@ def test_the_line_of_a_wrong_cell_is_named():
     frame["x"] = frame["x"].astype(float)
     frame.loc[30, "x"] = 1e200
     frame.to_parquet("t.parquet")
-    with pytest.raises(ValueError, match="t.parquet row 31, column 'x': expected a finite number of at most 1e.150, got 1e.200"):
+    with pytest.raises(
+        ValueError, match="t.parquet row 31, column 'x': expected a finite number of at most 1e.150, got 1e.200"
+    ):
         fastbp.rows("t.parquet", "y")
     Path("f").mkdir()
     frame[:20].to_csv("f/1.csv", index=False)
@@ -459,7 +470,9 @@ def test_an_infinite_target_is_refused():
 
 def test_targets_that_are_codes_are_no_values():
     pd.DataFrame({"x": np.arange(50.0), "y": 10**16 + np.arange(50) % 22}).to_parquet("t.parquet")
-    with pytest.raises(ValueError, match="target column 'y' of t.parquet has 22 different words in 50 rows: it looks like ids"):
+    with pytest.raises(
+        ValueError, match="target column 'y' of t.parquet has 22 different words in 50 rows: it looks like ids"
+    ):
         fastbp.rows("t.parquet", "y")
     assert fastbp.rows("t.parquet", "y", task="classification").y[:2].tolist() == [str(10**16), str(10**16 + 1)]
 
@@ -468,6 +481,14 @@ def test_an_index_with_a_name_is_a_column():
     frame = table().set_index("x")
     frame.to_parquet("t.parquet")
     same(fastbp.rows("t.parquet", "y"), by_frame(frame.reset_index(), "y"))
+    frame = table().set_index(pd.RangeIndex(3, 43, name="place"))
+    frame.to_parquet("t.parquet")
+    expected = TableFile("t.parquet").read().frame
+    assert "place" in expected
+    same(fastbp.rows("t.parquet", "y"), by_frame(expected, "y"))
+    frame.set_axis(np.arange(40) % 3 * 7).set_index(["x", "c"], append=True).to_parquet("t.parquet")
+    with pytest.raises(ValueError, match="t.parquet has an index without a name, but not as its only one"):
+        fastbp.rows("t.parquet", "y")
 
 
 def test_columns_that_are_not_there(tmp_path):

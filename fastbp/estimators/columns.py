@@ -3,7 +3,6 @@
 import re
 import shlex
 import warnings
-from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -151,7 +150,7 @@ class Columns(TransformerMixin, BaseEstimator):
         return np.append(known.get_indexer([str(cell) for cell in cells]), -1)[codes]
 
     def input_of(self, name, column, dtype):
-        """What a used column comes to, in parts: values as in the matrix of `transform`, as a float type, or codes of categories.
+        """What a used column comes to, in parts: values as `transform` has them, as a float type, or codes of categories.
 
         Each part is overwritten by the next one.
         """

@@ -73,7 +73,7 @@ def range_of(X):
 
 
 def quartiles(values):
-    """The least of some numbers, their quartiles, and the greatest, as float64; missing ones are none, and of none all are 0.
+    """The least of some numbers, their quartiles, and the greatest, as float64; missing ones are none; of none, all are 0.
 
     They are, bit for bit, those that numpy interpolates between the values as float64.
     """
@@ -132,7 +132,7 @@ def clipped(X, center, factor):
 
 
 def standardised(values, center, factor, dtype):
-    """`clipped` of a column of numbers as another float type, block by block, the same bits in a fourth of its time for float32.
+    """`clipped` of a column of numbers as a float type, block by block: the same bits, for float32 in a fourth of the time.
 
     A root takes the place of the hypotenuse, which is off by a few units in the last place of float64, if at all. As float32
     this is the same unless the middle between two numbers is as near; a block where that is so, or where something
