@@ -400,12 +400,13 @@ class _Conversion:
 def targets(table: Any, cells: Any, task: str) -> tuple[Array, tuple[str, ...]]:
     """Values, or numbers of classes and their names, of the target's cells that are not missing."""
     if task != "classification" and cells.dtype.kind in "iuf" and isinstance(cells.dtype, np.dtype):
-        values = cells.to_numpy(float)
-        most = np.nanmax(np.abs(values))
+        values = cells.to_numpy()
+        low, high = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))
+        most = max(-low, high)
         many = len(np.unique(values[: 100 * datasets.SAMPLED_ROWS])) > datasets.MAX_DETECTED_CLASSES + 1  # but for nan
-        sound = most <= datasets.LARGEST and (cells.dtype.kind == "f" or most < CODES_FROM)
-        if (many or task == "regression") and sound and np.nanmin(values) != np.nanmax(values):
-            return values[~np.isnan(values)], ()
+        sound = most <= datasets.LARGEST and (values.dtype.kind == "f" or most < CODES_FROM)
+        if (many or task == "regression") and sound and low != high:
+            return values[~np.isnan(values)].astype(float, copy=False), ()
     if table.is_parquet:  # spelled as in a file of text
         cells = spelled(cells)
     codes, found, classes = datasets.targets(table, cells, task)
@@ -564,9 +565,10 @@ class Parquets(Table):
         Memory that was in use is had in a fraction of the time of new one, so there is a column's for each thread.
         """
         dtype = np.dtype(field.type.to_pandas_dtype())
-        if not hasattr(self.kept, "bytes"):
-            self.kept.bytes = np.empty(8 * self.n, np.uint8)
-        values, start = self.kept.bytes[: dtype.itemsize * self.n].view(dtype), 0
+        size, start = dtype.itemsize * self.n, 0
+        if len(getattr(self.kept, "bytes", b"")) < size:
+            self.kept.bytes = np.empty(size, np.uint8)
+        values = self.kept.bytes[:size].view(dtype)
         for one in self.opened:
             for batch in one().iter_batches(CHUNK_ROWS, columns=[field.name], use_threads=False):
                 cells = batch.column(batch.schema.get_field_index(field.name)).cast(field.type)
