@@ -21,6 +21,7 @@ __all__ = [
     "load",
     "patch_sklearn",
     "profile",
+    "rows",
     "save",
     "search",
     "to_sklearn",
@@ -64,6 +65,8 @@ def _home(name):
             from fastbp import neural_network as home
         case "profile":
             from fastbp.profiling import report as home
+        case "rows":
+            from fastbp import sources as home
         case "TabularClassifier" | "TabularRegressor":
             from fastbp.estimators import tabular as home
     return home

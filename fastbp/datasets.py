@@ -14,7 +14,7 @@ import re
 import sys
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,21 +174,24 @@ class TableFile:
         elif not Path(path).is_file():
             self.content = Path(path).read_bytes()
 
-    def _bytes(self) -> Any:
+    def binary(self) -> Any:
+        """The contents, not compressed, to read."""
         if self.content is None:
             return (self.opener or open)(self.path, "rb")
         stream = io.BytesIO(self.content)
         return self.opener(stream) if self.opener else stream
 
     def read(self, expected: Sequence[str] = (), header: bool | None = None, text: Sequence[str] = (),
-             orders: Sequence[Sequence[str]] = ()) -> "TableFile":  # fmt: skip
+             orders: Sequence[Sequence[str]] = (),
+             by: Callable[["TableFile"], Any] | None = None) -> "TableFile":  # fmt: skip
         """Read the table into `frame`, the columns `text` as they stand.
 
         Whether there is a `header` is inferred where it is None, with the help of names that are `expected` in one. Without
-        it, columns are called as in the first of `orders`, of a table like this one, that has as many, or 0, 1, ...
+        it, columns are called as in the first of `orders`, of a table like this one, that has as many, or 0, 1, ... A table
+        that is no Parquet may be read `by` another function, which is called anew where the encoding proves to be another.
         """
         try:
-            self._sniff()
+            self.sniff()
             if self.is_parquet:
                 self.frame, self.has_header = self._parquet(text), True
                 return self
@@ -196,7 +199,10 @@ class TableFile:
                 self.encoding = encoding
                 with contextlib.suppress(UnicodeDecodeError):
                     self._look(expected, header, orders)
-                    self._read(text)
+                    if by is None:
+                        self._read(text)
+                    else:
+                        by(self)
                     return self
         except (csv.Error, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
             if isinstance(error, OSError) and error.filename:
@@ -204,11 +210,11 @@ class TableFile:
             raise ValueError(f"{self.path} is not a CSV file: {error}") from None
         raise ValueError(f"{self.path} is not a CSV file in {' or '.join(self.encodings)}")
 
-    def _sniff(self) -> None:
+    def sniff(self) -> None:
         """Find out how the file is compressed and encoded."""
         self.opener: Any = None
         for _ in range(2):  # the second time what is compressed is seen
-            with self._bytes() as stream:
+            with self.binary() as stream:
                 start = stream.read(SAMPLE)
             self.opener = self.opener or next((one for mark, one in COMPRESSIONS.items() if start.startswith(mark)), None)
         self.is_parquet = start.startswith(b"PAR1")
@@ -218,7 +224,7 @@ class TableFile:
 
     def _text(self) -> io.TextIOWrapper:
         errors = "replace" if self.encoding == "cp1252" else "strict"
-        return io.TextIOWrapper(self._bytes(), self.encoding, errors, newline="")
+        return io.TextIOWrapper(self.binary(), self.encoding, errors, newline="")
 
     def _look(self, expected: Sequence[str], header: bool | None, orders: Sequence[Sequence[str]]) -> None:
         """Find separator and header in the first rows."""
@@ -238,7 +244,7 @@ class TableFile:
         self.has_header = _has_header(rows, expected, orders, self.decimal) if header is None else header
         places = [str(place) for place in range(len(rows[0]))]
         alike = (list(names) for names in orders if len(names) == len(places))
-        self.names = _names(self.path, rows[0]) if self.has_header else next(alike, places)
+        self.names = names_of(self.path, rows[0]) if self.has_header else next(alike, places)
 
     def _rows(self, stream: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
         """Line number and cells of every row but the header."""
@@ -248,40 +254,45 @@ class TableFile:
             yield line + self.skipped, row
 
     def _read(self, text: Sequence[str]) -> None:
-        pd = pandas()
-        known = [name for name in text if name in self.names]
-        options: dict[str, Any] = {
-            "sep": self.separator, "header": 0 if self.has_header else None, "skiprows": self.skipped,
-            "names": self.names, "index_col": False, "skipinitialspace": True,
-            "decimal": self.decimal, "dtype": dict.fromkeys(known, str),
-        }  # fmt: skip
+        known = {name: str for name in text if name in self.names}
         # the first way takes less memory, but not columns that are numbers here and text there
         for low_memory in (True, False):
-            # a plain file is read at its best by its name
-            plain = self.content is self.opener is None and self.encoding == "utf-8"
-            where = contextlib.nullcontext(self.path) if plain else self._text()
-            with where as stream, warnings.catch_warnings():
-                warnings.simplefilter("error", pd.errors.DtypeWarning)
-                warnings.simplefilter("error", pd.errors.ParserWarning)
-                try:
-                    frame = pd.read_csv(stream, low_memory=low_memory, **options)
-                    break
-                except pd.errors.DtypeWarning:
-                    continue
-                except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-                    self._refuse_uneven_rows()
-                    raise ValueError(f"{self.path} is not a CSV file: {error}") from None
-        if not len(frame):
+            with contextlib.suppress(pandas().errors.DtypeWarning), self.parsed(dtype=known, low_memory=low_memory) as frame:
+                break
+        self.check_last(len(frame), frame[self.names[-1]].isna().any())
+        self.frame = stripped(frame, text)
+
+    @contextlib.contextmanager
+    def parsed(self, **options: Any) -> Iterator[Any]:
+        """What pandas makes of the cells; a ValueError for cells that are no table also of what is read in the block."""
+        pd = pandas()
+        # a plain file is read at its best by its name
+        plain = self.content is self.opener is None and self.encoding == "utf-8"
+        where = contextlib.nullcontext(self.path) if plain else self._text()
+        with where as stream, warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.DtypeWarning)
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            try:
+                yield pd.read_csv(
+                    stream, sep=self.separator, header=0 if self.has_header else None, skiprows=self.skipped,
+                    names=self.names, index_col=False, skipinitialspace=True, decimal=self.decimal, **options,
+                )  # fmt: skip
+            except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
+                self._refuse_uneven_rows()
+                raise ValueError(f"{self.path} is not a CSV file: {error}") from None
+
+    def check_last(self, n: int, missing: bool) -> None:
+        """Raise a ValueError where there are no rows, or where cells of the last column are missing as rows are uneven."""
+        if not n:
             raise ValueError(f"{self.path} has a header but no rows")
-        if frame[self.names[-1]].isna().any() and not self._is_plainly_even():
+        if missing and not self._is_plainly_even():
             self._refuse_uneven_rows()
-        self.frame = _stripped(frame, known)
 
     def _is_plainly_even(self) -> bool:
         """Whether separators and ends of lines alternate as they should, which is told faster than by looking at rows."""
         line = self.separator.encode() * (len(self.names) - 1) + b"\n"
         others = bytes(set(range(256)) - {*line, *b'"'})
-        with self._bytes() as stream:
+        with self.binary() as stream:
             while block := stream.read(SAMPLE) + stream.readline():
                 marks = block.removesuffix(b"\n").translate(None, others) + b"\n"
                 if marks != line * (len(marks) // len(line)):
@@ -299,7 +310,7 @@ class TableFile:
 
     def _parquet(self, text: Sequence[str]) -> Any:
         try:
-            with self._bytes() as stream:
+            with self.binary() as stream:
                 frame = pandas().read_parquet(stream)
         except ImportError:
             raise ValueError(f"{self.path} is a Parquet file, which needs pyarrow: pip install pyarrow") from None
@@ -307,7 +318,7 @@ class TableFile:
             raise ValueError(f"{self.path} is not a Parquet file: {error}") from None
         if frame.index.names != [None]:
             frame = frame.reset_index()
-        frame.columns = _names(self.path, list(map(str, frame.columns)))
+        frame.columns = names_of(self.path, list(map(str, frame.columns)))
         for name in frame.columns.intersection(list(text)):
             frame[name] = frame[name].map(str, na_action="ignore")
         return frame.reset_index(drop=True)
@@ -380,7 +391,7 @@ def _has_header(rows: list[list[str]], expected: Sequence[str], orders: Sequence
     return not any(top in below for top, below in filled)
 
 
-def _names(path: str, cells: list[str]) -> list[str]:
+def names_of(path: str, cells: list[str]) -> list[str]:
     """Names of the columns; nameless ones are called as pandas calls them."""
     names = [cell or f"Unnamed: {place}" for place, cell in enumerate(cells)]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -389,7 +400,7 @@ def _names(path: str, cells: list[str]) -> list[str]:
     return names
 
 
-def _stripped(frame: Any, text: Sequence[str]) -> Any:
+def stripped(frame: Any, text: Sequence[str]) -> Any:
     """A table without spaces around its words, which may then be numbers or missing."""
     pd = pandas()
     for name in frame.columns:
@@ -418,23 +429,11 @@ def load_table(path: str | Path, target: str, task: str = "auto", header: bool |
     """
     table = TableFile(path, decimal).read((target, *ignore), header, (target,))
     frame, name = table.frame, "stdin" if str(path) == "-" else Path(path).name.split(".")[0]
-    if frame.shape[1] == 1:  # spaces separate nothing, as they may be part of words
-        lengths = {len(str(cell).split()) for cell in frame.iloc[:, 0].dropna().head(SAMPLED_ROWS)}
-        if len(lengths) == 1 and lengths.pop() > 1:
-            raise ValueError(f"{path} has one column, and spaces in it: put commas where columns end")
-    for option, column in (("target", target), *(("ignore", one) for one in ignore)):
-        if column not in frame.columns:
-            hint = did_you_mean(column, frame.columns)
-            if header is None and not table.is_parquet:
-                option_for, found = ("--no-header", "is a row") if table.has_header else ("--header", "has names")
-                hint += f"; {option_for}, if its first line {found}"
-            raise ValueError(f"{option} must be a column of {path} ({', '.join(frame.columns)}), got {column!r}{hint}")
+    check_columns(table, frame, target, header, ignore)
     about = {"target": target, "header": table.has_header, "decimal": decimal, "columns": list(frame.columns)}
     # none of these copies the columns, of which there may be much
     cells, *_ = [frame.pop(one) for one in dict.fromkeys((target, *ignore))]
     filled = cells.notna().to_numpy()
-    if not frame.shape[1]:
-        raise ValueError(f"{path} has no column but the target {target!r}")
     if filled.sum() < 2:
         raise ValueError(f"{path} must have at least 2 rows whose {target!r} is known, got {filled.sum()}")
     with table.naming_lines():
@@ -447,10 +446,34 @@ def load_table(path: str | Path, target: str, task: str = "auto", header: bool |
     return _split(name, frame, np.flatnonzero(filled), y, classes, about)
 
 
+def check_columns(table: Any, frame: Any, target: str | None, header: bool | None, ignore: Sequence[str]) -> None:
+    """Raise a ValueError unless the columns that are asked for are there, and some others, too."""
+    if frame.shape[1] == 1:  # spaces separate nothing, as they may be part of words
+        lengths = {len(str(cell).split()) for cell in frame.iloc[:, 0].dropna().head(SAMPLED_ROWS)}
+        if len(lengths) == 1 and lengths.pop() > 1:
+            raise ValueError(f"{table.path} has one column, and spaces in it: put commas where columns end")
+    asked = [("ignore", one) for one in ignore]
+    for option, column in asked if target is None else [("target", target), *asked]:
+        if column not in frame.columns:
+            hint = did_you_mean(column, frame.columns)
+            if header is None and not table.is_parquet:
+                option_for, found = ("--no-header", "is a row") if table.has_header else ("--header", "has names")
+                hint += f"; {option_for}, if its first line {found}"
+            raise ValueError(f"{option} must be a column of {table.path} ({', '.join(frame.columns)}), got {column!r}{hint}")
+    if not len(frame.columns.drop({target, *ignore} & {*frame.columns})):
+        raise ValueError(f"{table.path} has no column but the target {target!r}")
+
+
 def _targets(table: TableFile, cells: Any, task: str) -> tuple[np.ndarray, tuple[str, ...]]:
     """Names of classes and all of these, or values and nothing, of the target's cells that are not missing."""
+    codes, found, classes = targets(table, cells, task)
+    return found[codes], classes
+
+
+def targets(table: Any, cells: Any, task: str) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """The same as places in an array, and that: of cells, of which most come again, each is looked at once."""
     where, pd = f"target column {cells.name!r} of {table.path}", pandas()
-    codes, labels = pd.factorize(cells)  # of cells, of which most come again, each is looked at once
+    codes, labels = pd.factorize(cells)
     if len(labels) < 2:
         found = f"the same value in every row: {labels[0]!r}" if len(labels) else "no values"
         raise ValueError(f"{where} has {found}")
@@ -465,7 +488,7 @@ def _targets(table: TableFile, cells: Any, task: str) -> tuple[np.ndarray, tuple
             if not np.all(np.abs(values) <= LARGEST):
                 hint = "; --task classification, if these are names of classes" if task == "auto" else ""
                 numbers(table.spelled(cells), cells.name, hint=hint)  # which some cell is not
-            return values[codes], ()
+            return codes, values, ()
     elif task == "auto":
         alike = all(map(NUMBER_LIKE.fullmatch, labels))
         if len(labels) > len(codes) / 2 or (alike and len(labels) > MAX_DETECTED_CLASSES):
@@ -474,7 +497,7 @@ def _targets(table: TableFile, cells: Any, task: str) -> tuple[np.ndarray, tuple
                              "--task classification, if they are names of classes")  # fmt: skip
     names = class_names(labels)
     y = np.array([names[class_key(label)] for label in labels], object)
-    return y[codes], tuple(sorted(names.values(), key=_numbers_first))
+    return codes, y, tuple(sorted(names.values(), key=_numbers_first))
 
 
 def class_names(labels: Iterable[str]) -> dict[str, str]:

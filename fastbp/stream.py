@@ -129,16 +129,21 @@ def slices_of(X):
 
 
 def release(source, start, stop):
-    """Let the system take back the memory in which it holds rows of a memory map: they stay in the file."""
-    if isinstance(source, np.memmap) and source.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
-        whole: Any = source
-        while isinstance(whole, np.ndarray):
-            whole = whole.base
-        if not isinstance(whole, mmap.mmap) or not source.flags.c_contiguous:
-            return
-        first = source.__array_interface__["data"][0] - np.frombuffer(whole, np.uint8).__array_interface__["data"][0]
-        row = source.strides[0]
-        start, stop = (first + number * row for number in (start, stop))
+    """Let the system take back the memory in which it holds rows of a memory map, or of what knows how: they stay there."""
+    if hasattr(source, "release"):
+        source.release(start, stop)
+    elif isinstance(source, np.memmap) and source.mode != "c":  # of which changes would be lost
+        give_back(source, start, stop)
+
+
+def give_back(array, start, stop):
+    """Let the system take back memory in which it holds rows of an array that is mapped from a file."""
+    whole = array
+    while isinstance(whole, np.ndarray):
+        whole = whole.base
+    if isinstance(whole, mmap.mmap) and array.flags.c_contiguous and hasattr(mmap, "MADV_DONTNEED"):
+        begin = array.__array_interface__["data"][0] - np.frombuffer(whole, np.uint8).__array_interface__["data"][0]
+        start, stop = (begin + number * array.strides[0] for number in (start, stop))
         start -= start % mmap.PAGESIZE
         if stop > start:
             whole.madvise(mmap.MADV_DONTNEED, start, stop - start)

@@ -22,7 +22,7 @@ PACKAGE = Path(fastbp.__file__).parent
 FLOORS = """
     __main__ cli
     profiling warmup
-    datasets estimators files lanes lessons many neural_network
+    columnwise datasets estimators files lanes lessons many neural_network sources
     stream training workspace
     kernels
     fastbp arguments checks history layout reference rule tables
@@ -42,6 +42,7 @@ LAZY = {
         "fastbp.many",
         "fastbp.neural_network",
         "fastbp.profiling.report",
+        "fastbp.sources",
     },
     "fastbp.estimators.perceptron": {"fastbp.estimators.interchange"},
     "fastbp.neural_network": {"fastbp.estimators.fitted"},
@@ -197,8 +198,8 @@ def test_what_is_imported_is_declared():
     roots = {name.split(".")[0] for path in MODULES for name in imports(path)} - sys.stdlib_module_names - {"fastbp"}
     imported = {"scikit-learn" if name == "sklearn" else name for name in roots}
     project = DECLARED["project"]
-    needed, extra = distributions(project["dependencies"]), distributions(project["optional-dependencies"]["cli"])
-    assert imported - OPTIONAL == needed | extra
+    needed, extras = distributions(project["dependencies"]), map(distributions, project["optional-dependencies"].values())
+    assert imported - OPTIONAL == needed.union(*extras)
     assert distributions(DECLARED["dependency-groups"]["peers"]) == OPTIONAL
     assert needed == {"joblib", "llvmlite", "numba", "numpy", "scikit-learn", "scipy", "threadpoolctl"}
 

@@ -13,6 +13,7 @@ import scipy.sparse
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
+import fastbp
 from fastbp import MLPClassifier, MLPRegressor, NeuralNetwork, stream
 from fastbp.stream import chunk_order, release, row_order
 from fastbp.training import CALL_SECONDS
@@ -419,9 +420,9 @@ def test_a_memory_map_takes_the_memory_of_some_chunks(tmp_path):
     found = []
 
     class Watched(MLPRegressor):
-        def _coded(self, y, name):
+        def _coded(self, *args):
             found.append(resident())
-            return super()._coded(y, name)
+            return super()._coded(*args)
 
     est = Watched(hidden_layer_sizes=(), max_iter=1, batch_size=2000)
     est.fit(X[:5000], y[:5000])
@@ -462,3 +463,32 @@ def fit_of(est, X, y):
     warnings.simplefilter("ignore")
     stream.CHUNK_BYTES = 1
     return type(X).__name__, est.fit(X, y)
+
+
+@pytest.mark.parametrize("kind", ["values", "classes"])
+@pytest.mark.parametrize("params", [{}, {"class_weight": "balanced"}, {"early_stopping": True}])
+def test_networks_learn_rows_as_arrays(kind, params, tmp_path):
+    """Also in chunks, where labels are known by their numbers."""
+    pytest.importorskip("pyarrow")
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=300), "b": rng.choice(["x", "y"], 300)})
+    frame["t"] = frame["a"] * 3 if kind == "values" else np.array(["b9", "b10", "cat"])[rng.integers(0, 3, 300)]
+    frame.to_parquet(tmp_path / "t.parquet")
+    found = fastbp.rows(tmp_path / "t.parquet", target="t")
+    if kind == "values":
+        if "class_weight" in params:
+            return
+        est = MLPRegressor(hidden_layer_sizes=4, max_iter=3, random_state=0, **params)
+    else:
+        est = MLPClassifier(4, max_iter=3, random_state=0, **params)
+        assert found.y.classes == ("b10", "b9", "cat")
+    X, y = np.asarray(found), np.asarray(found.y)
+    for chunk_rows in (64, None):
+        ours, theirs = (clone(est).fit(*both, chunk_rows=chunk_rows) for both in ((X, y), (found, found.y)))
+        for mine, other in zip(ours.coefs_ + ours.intercepts_, theirs.coefs_ + theirs.intercepts_, strict=True):
+            np.testing.assert_array_equal(mine, other)
+        assert ours.loss_curve_ == theirs.loss_curve_
+        np.testing.assert_array_equal(ours.predict(X), theirs.predict(found))
+        if kind == "classes":
+            assert ours.classes_.tolist() == theirs.classes_.tolist()

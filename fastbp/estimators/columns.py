@@ -3,7 +3,6 @@
 import re
 import shlex
 import warnings
-from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
@@ -51,36 +50,49 @@ class Columns(TransformerMixin, BaseEstimator):
 
     def fit(self, X, y=None):
         """Decide what the columns of a DataFrame are."""
-        self.kinds_: dict[Any, str] = {}
-        self.left_out_: dict[Any, str] = {}
-        self.words_: dict[Any, list[str]] = {}
-        self.categories_: dict[Any, list[str]] = {}
-        for name in X.columns:
-            self._decide(name, X[name])
-        self.learn_words(X)
-        for name, reason in self.left_out_.items():
-            warnings.warn(f"column {name!r} is left out: it {reason}", stacklevel=2)
-        if not self.kinds_:
-            raise ValueError(f"X must have a column to learn from, got {'; '.join(map(repr, self.left_out_)) or 'none'}")
-        self.center_, self.factor_ = recipe.range_of(self._numbers(X))
+        parts = [self.of_one(name, X[name]) for name in X.columns]
+        for message in self.join(parts):
+            warnings.warn(message, stacklevel=2)
         return self
 
+    def of_one(self, name, column):
+        """Columns of a single one, which may be left out, and what there is to say about its words."""
+        one = Columns(self.max_categories)
+        one.kinds_, one.left_out_, one.words_, one.categories_ = {}, {}, {}, {}
+        one._decide(name, column)
+        said = [message for known in one.words_ if (message := one._learn_words(known, column))]
+        values = [one._values(known, column) for known, kind in one.kinds_.items() if kind != "category"]
+        one.center_, one.factor_ = recipe.range_of(np.array(values).reshape(-1, len(column)).T)
+        return one, said
+
+    def join(self, parts):
+        """Take on what `of_one` found out of each column, in their order; returns what there is to say."""
+        ones = [one for one, _ in parts]
+        for name in ("kinds_", "left_out_", "words_", "categories_"):
+            setattr(self, name, {key: value for one in ones for key, value in vars(one)[name].items()})
+        if not self.kinds_:
+            raise ValueError(f"X must have a column to learn from, got {'; '.join(map(repr, self.left_out_)) or 'none'}")
+        self.center_ = np.concatenate([one.center_ for one in ones])
+        self.factor_ = np.concatenate([one.factor_ for one in ones])
+        left_out = [f"column {name!r} is left out: it {reason}" for name, reason in self.left_out_.items()]
+        return [message for _, said in parts for message in said] + left_out
+
     def _decide(self, name, column):
-        filled = column.dropna()
-        if filled.empty:
+        if not column[:1000].notna().any() and not column.notna().any():
             self.left_out_[name] = "has no values"
         elif column.dtype.kind in "mM":
-            raise ValueError(_about_dates(name, str(filled.iloc[0])))
+            raise ValueError(_about_dates(name, str(column.dropna().iloc[0])))
         elif pandas().api.types.infer_dtype(column, skipna=True) == "boolean":
             self.kinds_[name] = "boolean"
         elif pandas().api.types.is_numeric_dtype(column):
-            whole = INDEX.fullmatch(str(name)) and (filled % 1 == 0).all() and filled.is_unique
-            if whole and len(filled) >= 2:
+            numbers_rows = INDEX.fullmatch(str(name)) and _are_different_and_whole(column.dropna())
+            if numbers_rows:
                 self.left_out_[name] = "numbers the rows"
             else:
                 self.kinds_[name] = "number"
         else:
-            self._decide_text(name, filled.astype(str), isinstance(column.dtype, pandas().CategoricalDtype))
+            is_category = isinstance(column.dtype, pandas().CategoricalDtype)
+            self._decide_text(name, column.dropna().astype(str), is_category)
 
     def _decide_text(self, name, text, is_category):
         counts = text.value_counts()
@@ -105,20 +117,47 @@ class Columns(TransformerMixin, BaseEstimator):
 
     def learn_words(self, X):
         """Take words of further rows for missing cells of numbers, too; a warning names them."""
-        for name, known in self.words_.items():
-            counts = X[name].dropna().astype(str).value_counts()
-            new = [cell for cell in counts.index if not NUMBER.fullmatch(cell) and cell not in known]
-            self.words_[name] = sorted([*known, *new])
-            if new:
-                shown = ", ".join(map(repr, new[:5])) + (", ..." if len(new) > 5 else "")
-                message = f"column {name!r} holds numbers: what else stands there is taken for missing, {shown} in "
-                warnings.warn(f"{message}{counts[new].sum()} of {counts.sum()} cells", stacklevel=3)
+        for name in self.words_:
+            message = self._learn_words(name, X[name])
+            if message:
+                warnings.warn(message, stacklevel=2)
 
-    def _numbers(self, X):
-        """Columns of a DataFrame that hold numbers, as a matrix."""
-        names = [name for name, kind in self.kinds_.items() if kind != "category"]
-        columns = [datasets.numbers(X[name], name, self.words_.get(name, ())) for name in names]
-        return np.array(columns).reshape(-1, len(X)).T
+    def _learn_words(self, name, column):
+        """What there is to say about new words, or None."""
+        known, counts = self.words_[name], column.dropna().astype(str).value_counts()
+        new = [cell for cell in counts.index if not NUMBER.fullmatch(cell) and cell not in known]
+        self.words_[name] = sorted([*known, *new])
+        if not new:
+            return None
+        shown = ", ".join(map(repr, new[:5])) + (", ..." if len(new) > 5 else "")
+        message = f"column {name!r} holds numbers: what else stands there is taken for missing, {shown} in "
+        return f"{message}{counts[new].sum()} of {counts.sum()} cells"
+
+    def _values(self, name, column):
+        """A column of numbers, nan where one is missing: float32 where it is that already, else float64."""
+        if column.dtype == np.float32:
+            values = column.to_numpy()
+            if not np.isinf([values.min(), values.max()]).any() and not (np.isnan(values.min()) and np.isinf(values).any()):
+                return values
+        return datasets.numbers(column, name, self.words_.get(name, ()))
+
+    def _codes(self, name, column):
+        """Places of the cells of a column among its categories, -1 where that is none."""
+        pd, known = pandas(), pandas().Index(self.categories_[name], dtype=object)
+        if column.dtype == object:  # where 1 is True
+            return known.get_indexer(column.map(str, na_action="ignore"))
+        codes, cells = pd.factorize(column)
+        return np.append(known.get_indexer([str(cell) for cell in cells]), -1)[codes]
+
+    def input_of(self, name, column, dtype):
+        """What a used column comes to, in parts: values as `transform` has them, as a float type, or codes of categories.
+
+        Each part is overwritten by the next one.
+        """
+        if name in self.categories_:
+            return [self._codes(name, column).astype(np.min_scalar_type(-len(self.categories_[name])))]
+        place = [known for known in self.kinds_ if known not in self.categories_].index(name)
+        return recipe.standardised(self._values(name, column), self.center_[place], self.factor_[place], dtype)
 
     def transform(self, X):
         """Return the inputs (n, n_inputs), float64, of a DataFrame: those of numbers, then those of categories."""
@@ -127,12 +166,20 @@ class Columns(TransformerMixin, BaseEstimator):
         if missing:
             needed = ", ".join(map(str, self.kinds_))
             raise ValueError(f"X must have the columns {needed}, got none called {missing[0]!r}")
-        parts = [recipe.clipped(self._numbers(X), self.center_, self.factor_)]
+        numbers = [self._values(name, X[name]) for name in self.kinds_ if name not in self.categories_]
+        parts = [recipe.clipped(np.array(numbers, float).reshape(-1, len(X)).T, self.center_, self.factor_)]
         for name, known in self.categories_.items():
-            text = X[name].astype(object).map(str, na_action="ignore")
-            codes = pandas().Index(known, dtype=object).get_indexer(text)
-            parts.append(np.eye(len(known) + 1, len(known))[codes])  # whose last row, of the code -1, is zeros
+            parts.append(one_hot(known)[self._codes(name, X[name])])
         return np.hstack(parts)
+
+
+def one_hot(known):
+    """A row for each category, and one of zeros for the code -1."""
+    return np.eye(len(known) + 1, len(known))
+
+
+def _are_different_and_whole(filled):
+    return len(filled) >= 2 and (filled % 1 == 0).all() and filled.is_unique
 
 
 def _about_dates(name, cell):

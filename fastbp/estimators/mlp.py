@@ -177,15 +177,16 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             self._check_labels(y, name, all_of_them=self.warm_start and name == "y")
         return self._coded(y, name)
 
-    def _coded(self, y, name):
-        """Outputs for targets whose labels are known."""
+    def _coded(self, y, name, classes=None):
+        """Outputs for targets whose labels are known: the classes, or what stands for them."""
+        classes = self.classes_ if classes is None else classes
         if self._y_type == MULTI_OUTPUT:
-            return np.hstack([column[:, None] == known for column, known in zip(y.T, self.classes_, strict=True)])
+            return np.hstack([column[:, None] == known for column, known in zip(y.T, classes, strict=True)])
         if self._y_type.startswith("multilabel"):
-            return label_binarize(y, classes=self.classes_)
+            return label_binarize(y, classes=classes)
         if self._y_type == "multiclass":
-            return y[:, None] == self.classes_
-        return (y == self.classes_[-1] if len(self.classes_) > 1 else np.zeros(len(y)))[:, None]
+            return y[:, None] == classes
+        return (y == classes[-1] if len(classes) > 1 else np.zeros(len(y)))[:, None]
 
     def _decoded(self, outputs):
         if self._y_type == MULTI_OUTPUT:
@@ -347,7 +348,7 @@ class MLPRegressor(RegressorMixin, Perceptron):
     def _encoded(self, y, fresh, name="y"):
         return self._coded(y, name)
 
-    def _coded(self, y, name):
+    def _coded(self, y, name, classes=None):
         if self.loss == "poisson" and y.min() < 0:
             raise ValueError(f"{name} must be >= 0 for loss 'poisson', got {y.min()}")
         return y.reshape(len(y), -1)

@@ -24,6 +24,8 @@ LABEL_SMOOTHING = 0.1
 BETA_2 = 0.95
 # Most epochs, where they are not given, and rows that all of them together visit at most, but for so many epochs at least.
 MOST_EPOCHS, MOST_ROWS, LEAST_EPOCHS = 128, 4_000_000, 32
+# Rows of a sample, rows that are standardised at once, and units in the last place of float64 that these may be off.
+SAMPLE, BLOCK, DOUBT = 1 << 16, 1 << 15, 64
 
 
 def epochs_for(max_iter, n):
@@ -62,14 +64,63 @@ def range_of(X):
 
     Where these are equal, half the whole range takes the place of their distance; the factor of a constant is 0.
     """
-    X = np.where(np.isnan(X).all(axis=0), 0, X)
-    low, lower, center, upper, high = np.nanquantile(X, (0, 0.25, 0.5, 0.75, 1), axis=0).reshape(5, -1)
+    low, lower, center, upper, high = np.array([quartiles(column) for column in X.T]).reshape(-1, 5).T
     spread = np.where(upper > lower, upper - lower, (high - low) / 2)
     # what is left of a constant after rounding is no spread
     constant = high - low <= 10 * np.finfo(float).eps * np.maximum(np.abs(high), np.abs(low))
     with np.errstate(divide="ignore", over="ignore"):
         factor = 1 / spread
     return center, np.where(constant | ~np.isfinite(factor), 0, factor)
+
+
+def quartiles(values):
+    """The least of some numbers, their quartiles, and the greatest, as float64; missing ones are none; of none, all are 0.
+
+    They are, bit for bit, those that numpy interpolates between the values as float64.
+    """
+    if values.size and np.isnan(values.min()):  # there is one
+        values = values[~np.isnan(values)]
+    if not values.size:
+        return np.zeros(5)
+    places = (values.size - 1) * np.array([0.25, 0.5, 0.75])
+    lower = places.astype(int)
+    pairs = ranked(values, np.minimum(np.stack([lower, lower + 1], axis=1), values.size - 1)).astype(float)
+    middle = [np.quantile(pair, share) for pair, share in zip(pairs, places - lower, strict=True)]
+    return np.array([values.min(), *middle, values.max()], float) + 0.0  # a median of -0.0 would change signs of zeros
+
+
+def ranked(values, places):
+    """The values at pairs of places, each next to each other, of the sorted ones.
+
+    Of many, they are looked for between two values of a sample that have them almost certainly between them: that takes a
+    tenth of the time of sorting them in part.
+    """
+    if values.size > 4 * SAMPLE:
+        sample = np.sort(values[:: values.size // SAMPLE])
+        guess, reach = (places[:, 0] * (sample.size / values.size)).astype(int), int(2 * SAMPLE**0.5)
+        ranges = sample[np.maximum(0, guess - reach)], sample[np.minimum(sample.size - 1, guess + reach)]
+        near, below = between(values, *ranges)
+        moved = below - [np.count_nonzero(near < low) for low in ranges[0]]
+        ends = below + [np.count_nonzero((near >= low) & (near <= high)) for low, high in zip(*ranges, strict=True)]
+        if (below <= places[:, 0]).all() and (places[:, 1] < ends).all():
+            values, places = near, places - moved[:, np.newaxis]
+    return np.partition(values, np.unique(places))[places]
+
+
+def between(values, lows, highs):
+    """The values in some ranges, which may overlap, and how many are below each."""
+    found, below = [], np.zeros(len(lows), int)
+    inside, not_below, not_above = np.empty((3, BLOCK), bool)
+    for start in range(0, values.size, BLOCK):
+        block = values[start : start + BLOCK]
+        inside[:] = False
+        for place, (low, high) in enumerate(zip(lows, highs, strict=True)):
+            lasting = np.greater_equal(block, low, out=not_below[: block.size])
+            below[place] += block.size - np.count_nonzero(lasting)
+            lasting &= np.less_equal(block, high, out=not_above[: block.size])
+            inside[: block.size] |= lasting
+        found.append(block[inside[: block.size]])
+    return np.concatenate(found), below
 
 
 def clipped(X, center, factor):
@@ -79,6 +130,48 @@ def clipped(X, center, factor):
     most = np.finfo(float).max
     x = np.clip(x, -most, most)  # infinity over infinity would be none of them, and missing
     return np.nan_to_num(x / np.hypot(1, x / 3), nan=0.0)
+
+
+def standardised(values, center, factor, dtype):
+    """`clipped` of a column of numbers as a float type, block by block: the same bits, for float32 in a fourth of the time.
+
+    A root takes the place of the hypotenuse, which is off by a few units in the last place of float64, if at all. As float32
+    this is the same unless the middle between two numbers is as near; a block where that is so, or where something
+    overflows, is left to `clipped`. Each block is overwritten by the next one.
+    """
+    result, x, root, near = np.empty(BLOCK, dtype), np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK, bool)
+    for start in range(0, len(values), BLOCK):
+        given = values[start : start + BLOCK]
+        out, *room = (array[: len(given)] for array in (result, x, root, near))
+        if out.dtype != np.float32 or not _quickly(given, center, factor, out, *room):
+            out[:] = clipped(given.astype(float), center, factor)
+        yield out
+
+
+def _quickly(given, center, factor, out, x, root, near):
+    """Whether `out` is what `clipped` gives for sure; x, root and near are room to work in."""
+    try:
+        with np.errstate(over="raise", invalid="ignore", under="ignore"):
+            x[:] = given
+            x -= center
+            x *= factor
+            np.multiply(x, x, out=root)
+            root *= 1 / 9
+            root += 1
+            np.sqrt(root, out=root)
+            x /= root
+    except FloatingPointError:
+        return False
+    # float32 leaves 29 bits out; what they are in the middle is 1 and zeros
+    left_out = np.bitwise_and(x.view(np.uint64), (1 << 29) - 1, out=root.view(np.uint64))
+    left_out -= np.uint64((1 << 28) - DOUBT)
+    if np.less_equal(left_out, 2 * DOUBT, out=near).any():
+        return False
+    out[:] = x
+    missing = np.isnan(out, out=near)
+    if missing.any():
+        out[missing] = 0
+    return True
 
 
 class Recipe(Training):

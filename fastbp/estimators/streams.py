@@ -81,6 +81,10 @@ def stream_of(est, X, y, sample_weight, chunk_rows, fresh=False, incremental=Fal
         one if one is None or (hasattr(one, "dtype") and not hasattr(one, "iloc")) else np.asarray(one)
         for one in (y, sample_weight)
     )
+    codes = getattr(y, "codes", None)
+    names = None
+    if fresh and codes is not None and classifies and est.class_weight in (None, "balanced"):
+        names, y = np.array(y.classes, object), codes  # words take long to compare
     sources = [X, y] + ([] if sample_weight is None else [sample_weight])
     if sample_weight is not None and len(sample_weight.shape) != 1:
         raise ValueError(f"sample_weight must be 1D array or scalar, got shape {tuple(sample_weight.shape)}")
@@ -96,6 +100,8 @@ def stream_of(est, X, y, sample_weight, chunk_rows, fresh=False, incremental=Fal
         some = few_rows(counted, targets_of(y, 0, 1).ndim == 1)
         n_out = est._encoded(some, fresh, name).shape[1]
         est._sparse_labels = scipy.sparse.issparse(y) if fresh else est._sparse_labels
+        labels = est.classes_
+        est.classes_ = labels if names is None else names[labels]
         if est.class_weight is not None and name == "y":
             est._weights(some, None, incremental)  # is it sound?
             class_weight = weights_by_class(est.class_weight, counted, n)
@@ -115,7 +121,8 @@ def stream_of(est, X, y, sample_weight, chunk_rows, fresh=False, incremental=Fal
         X_part, part = check_X_y(
             slice_of(X, start, stop), part, accept_sparse=SPARSE, dtype=dtype, multi_output=True, y_numeric=not classifies
         )
-        return Rows(contiguous(X_part), required(est._coded(part, name), dtype), weights_of(part, start, stop))
+        Y = required(est._coded(part, name, None if names is None else labels), dtype)
+        return Rows(contiguous(X_part), Y, weights_of(part, start, stop))
 
     total = None
     if class_weight is not None or sample_weight is not None:
