@@ -8,6 +8,7 @@ import math
 import statistics
 import time
 
+import fashion
 import fits
 import founding
 import many
@@ -26,6 +27,7 @@ WORK_OF = {
     "founding": founding.work,
     "members": many.work,
     "fit": fits.fit_work,
+    "fashion": fashion.work,
     "predict": fits.prediction_work,
     "start-up": startup.work,
     "memory": fits.memory_work,

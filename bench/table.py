@@ -127,6 +127,11 @@ FITS = [
     )
 ]  # fmt: skip
 
+FASHION = side_by_side(
+    ("fastbp", "scikit-learn", *PEERS), ("fastbp",),
+    kind="fashion", subject="784-128-10", dtype="float32", batch=128, rows=60_000,
+)  # fmt: skip
+
 PREDICTIONS = [
     case
     for dtype in DTYPES
@@ -152,4 +157,4 @@ MEMORY = [
     for case in side_by_side(("fastbp", "scikit-learn"), ("fastbp",), kind="memory", subject=subject, dtype=dtype, rows=rows)
 ]
 
-CASES = [*POINTWISE, *STEPS, *EPOCHS, *FOUNDING, *MEMBERS, *FITS, *PREDICTIONS, *START_UP, *MEMORY]
+CASES = [*POINTWISE, *STEPS, *EPOCHS, *FOUNDING, *MEMBERS, *FITS, *FASHION, *PREDICTIONS, *START_UP, *MEMORY]

@@ -17,6 +17,7 @@ from fastbp.profiling import rivals
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "bench"))
 import compare  # noqa: E402
+import fashion  # noqa: E402
 import measure  # noqa: E402
 import networks  # noqa: E402
 import plots  # noqa: E402
@@ -40,6 +41,7 @@ CHECKED = [
         "members-2-4-1",
         "fit-iris",
         "fit-diabetes",
+        *(["fashion"] if fashion.FOLDER.is_dir() else []),
         "predict-64-100-10-0x1",
         "start-up-import",
         "memory-fit_digits",
@@ -70,7 +72,7 @@ def corruptions(result):
 
 
 def test_every_kind_is_checked():
-    assert {case.kind for case in CHECKED} == {case.kind for case in CASES} == set(measure.WORK_OF)
+    assert {case.kind for case in CHECKED} | {"fashion"} == {case.kind for case in CASES} == set(measure.WORK_OF)
 
 
 @pytest.mark.compiled
