@@ -464,9 +464,9 @@ class Objective:
         return value, np.concatenate([view.ravel() for view in weights + biases], dtype=np.float64)
 
 
-def fit_lbfgs(est, rows, task):
+def fit_lbfgs(est, rows, task, objective=None):
     """Train by SciPy's L-BFGS-B; leaves the parameters, the loss and the number of iterations on the estimator."""
-    objective = Objective(est, rows)
+    objective = objective or Objective(est, rows)
     best = np.concatenate([array.ravel() for array in est.coefs_ + est.intercepts_]).astype(np.float64)
     least = math.inf
 
