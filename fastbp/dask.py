@@ -19,10 +19,10 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from scipy import sparse
 from sklearn.base import _fit_context, clone, is_classifier
-from sklearn.utils import check_random_state
+from sklearn.utils import check_array, check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.validation import _check_sample_weight, _get_feature_names, check_is_fitted
+from sklearn.utils.validation import _get_feature_names, check_is_fitted
 
 from fastbp.estimators import fitting
 from fastbp.estimators.fitting import Rows
@@ -132,6 +132,8 @@ def facts_of(X, y, sample_weight, classifies):
     y, weights = targets(y), sample_weight if sample_weight is None else np.asarray(sample_weight)
     if X.ndim != 2:
         raise ValueError(f"X must have rows and columns, got a partition of shape {X.shape}")
+    if weights is not None and weights.ndim != 1:
+        raise ValueError(f"sample_weight must be a number for each row, got a partition of shape {weights.shape}")
     for name, other in (("y", y), ("sample_weight", weights)):
         if other is not None and len(other) != X.shape[0]:
             raise ValueError(f"{name} must have as many rows as X in each partition, {X.shape[0]}, got {len(other)}")
@@ -165,6 +167,12 @@ class Shard:
     task: Task
     number: int
     rows: Rows
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        # arrays that have travelled may begin anywhere
+        X, Y, weights = self.rows.X, self.rows.Y, self.rows.weights
+        self.rows = Rows(contiguous(X), required(Y, Y.dtype), None if weights is None else required(weights, X.dtype))
 
     def run(self, params, rule, batch_rows, draw=None):
         """A training of these rows that begins with weights laid out flat."""
@@ -240,7 +248,8 @@ def piece_of(task, X, y, sample_weight):
     X, y = est._validated(X, targets(y), reset=False)
     X = X.astype(task.dtype, copy=False)
     if sample_weight is not None:
-        sample_weight = _check_sample_weight(np.asarray(sample_weight), X)
+        # not as scikit-learn checks weights, which must not all be 0; those of one partition may
+        sample_weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
     weights = est._weights(y, sample_weight, True)
     Y = required(est._encoded(y, False), task.dtype)
     return contiguous(X), Y, None if weights is None else required(weights, task.dtype)
@@ -304,7 +313,9 @@ def sloped(shard, params):
 
 def predicted(X, est, method, meta):
     """A partition's predictions: an array for one of an array, and else a Series or DataFrame with its index."""
-    found = getattr(est, method)(X) if X.shape[0] else np.zeros((0, *meta.shape[1:]), getattr(meta, "dtype", float))
+    if not X.shape[0]:
+        return meta
+    found = getattr(est, method)(X)
     if not hasattr(X, "iloc"):
         return found
     columns = {"columns": meta.columns} if meta.ndim == 2 else {"name": meta.name}
