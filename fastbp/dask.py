@@ -85,9 +85,11 @@ NOTES = """\
     solver's moments and sums. The scheduler holds P, in the task that gives the weights out; the driver 4 P, and 20 P more
     for 'lbfgs'.
 
-    Time of a round of s shards on w workers: ``ceil(s / w) t + 2 s c + (2 + log2(s)) l + (1 + log2(w) + log2(s)) P / b``,
-    with t the time of a shard's steps, c the scheduler's per task, l that from a task's end to the start of the next, and b
-    bytes per second from one machine to another. `bench/cluster.py` measures t, c and l, and compares this to a simulation.
+    Time of a round of s shards on w workers: ``max(ceil(s / w) t, s c) + s c + (2 + log2(s)) l + (1 + log2(w) + log2(s))
+    P / b``, with t the time of a shard's steps, c the scheduler's per task, l that from a task's end to the start of the
+    next, and b bytes per second from one machine to another. `bench/cluster.py` measures t, c and l, and compares this to a
+    simulation of 100 workers, which takes a fifth less or more. With c half a millisecond, shards on 100 workers should have
+    steps for a second: `sync_steps` says how many.
 
     Workers have to run kernels of one level: FASTBP_LEVEL in their environments sees to that. Each task takes one thread.
     Kernels are read from the user's cache or NUMBA_CACHE_DIR, where what one worker has compiled is there for all.
