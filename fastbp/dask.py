@@ -8,6 +8,7 @@ Nothing here manages a cluster: tasks, data and workers that die are the distrib
 """
 
 import concurrent.futures
+import contextlib
 import functools
 import itertools
 import time
@@ -403,16 +404,25 @@ class Cluster:
 
     def value(self, future):
         """What a task gives, or its error."""
+        try:
+            self.wait(future)
+            while True:
+                try:
+                    return future.result(timeout=TRANSFER_SECONDS)
+                except TimeoutError:
+                    if future.status == "error":  # the task's own
+                        raise
+                    self.wait(future)  # its worker may be lost
+        except concurrent.futures.CancelledError as error:
+            raise ConnectionError(f"client lost its scheduler, or data that were put there by hand: {error}") from error
+
+    def wait(self, future):
+        """Wait for a task's end, or for that of the cluster."""
         alone = None
         while True:
-            try:
+            with contextlib.suppress(TimeoutError):
                 distributed.wait([future], timeout=LOOK_SECONDS)
-                return future.result(timeout=TRANSFER_SECONDS)
-            except TimeoutError:
-                if future.status == "error":
-                    raise
-            except concurrent.futures.CancelledError as error:
-                raise ConnectionError(f"client lost its scheduler, or data that were put there by hand: {error}") from error
+                return
             alone = None if self.at_work() else alone or time.monotonic()
             if alone and time.monotonic() > alone + PATIENCE_SECONDS:
                 raise ConnectionError(f"client must have workers that run, got none for {PATIENCE_SECONDS:g} s")
@@ -628,7 +638,7 @@ class Distributed(Perceptron):
             If a parameter, X, y or sample_weight is not of the kind described, partitions do not go together, a weight stops
             being finite, the client is closed, or workers run kernels of several levels.
         ConnectionError
-            If the scheduler is lost, or no worker runs for a minute; the weights of the last round are kept.
+            If the scheduler is lost, or no worker runs for a minute; the weights of the last round are kept, but for 'lbfgs'.
 
         Warns
         -----

@@ -213,6 +213,7 @@ def test_lbfgs_is_the_local_fit(kind, client):
         parts = [dask.delayed(rows[a:b]) for a, b in itertools.pairwise(cuts)]
         lazy = [da.from_delayed(one, (size, 5), meta=rows[:0]) for one, size in zip(parts, CHUNKS, strict=True)]
         est.fit(da.concatenate(lazy), *spread_out(y, weights))
+        assert (est.predict(da.concatenate(lazy)).compute() == est.to_local().predict(rows)).all()
     else:
         est.fit(*spread_out(rows, y, weights))
     assert est.n_iter_ == local.n_iter_
@@ -236,7 +237,9 @@ def test_rounds_do_not_depend_on_how_partitions_are_cut_where_shards_are(client)
     found = set()
     for chunks in (CHUNKS, (230,), (115, 115)):
         est = DaskMLPClassifier(4, max_iter=3, random_state=0, client=client, n_shards=3)
-        found.add(tuple(parameters_of(est.fit(*spread_out(X, LABELS, chunks=chunks)))))
+        lazy, y = spread_out(X, LABELS, chunks=chunks)
+        for given in ((lazy, y), (lazy.rechunk({1: 2}), y.rechunk(100))):
+            found.add(tuple(parameters_of(est.fit(*given))))
     assert len(found) == 1
 
 
