@@ -177,6 +177,12 @@ class Shard:
         X, Y, weights = self.rows.X, self.rows.Y, self.rows.weights
         self.rows = Rows(contiguous(X), required(Y, Y.dtype), None if weights is None else required(weights, X.dtype))
 
+    def __sizeof__(self):
+        """Bytes, by which dask decides that it is cheaper to bring work to a shard than a shard to work."""
+        X, Y, weights = vars(self.rows).values()
+        arrays = [X.data, X.indices, X.indptr] if sparse.issparse(X) else [X]
+        return sum(array.nbytes for array in (*arrays, Y, weights) if array is not None)
+
     def run(self, params, rule, batch_rows, draw=None):
         """A training of these rows that begins with weights laid out flat."""
         task, rows = self.task, self.rows
@@ -638,7 +644,7 @@ class Distributed(Perceptron):
             If a parameter, X, y or sample_weight is not of the kind described, partitions do not go together, a weight stops
             being finite, the client is closed, or workers run kernels of several levels.
         ConnectionError
-            If the scheduler is lost, or no worker runs for a minute; the weights of the last round are kept, but for 'lbfgs'.
+            If the scheduler is lost, or no worker runs for a minute; unless by 'lbfgs', the last round's weights are kept.
 
         Warns
         -----

@@ -1,5 +1,6 @@
 """One fit on many machines: equal bits whoever computes what, whatever dies, and clear errors for what cannot be right."""
 
+import collections
 import functools
 import itertools
 import os
@@ -127,6 +128,26 @@ def test_a_worker_that_is_killed_in_a_round_changes_nothing(monkeypatch):
         monkeypatch.setattr(module.Rounds, "advance", interfering)
         assert parameters_of(est.fit(*arrays)) == whole
     assert any(kill < end for kill, end in zip(killed, ended, strict=True))  # in the middle of a round
+
+
+def test_weights_travel_and_shards_stay(client):
+    """In a round a worker is sent the weights at most once, and no worker the rows."""
+    X = np.random.default_rng(0).normal(size=(40_000, 50)).astype(np.float32)
+    lazy = client.persist(spread_out(X, X[:, 0] > 0, chunks=(10_000,) * 4))
+    est, rounds = DaskMLPClassifier((16,), random_state=0, client=client, n_iter_no_change=99, max_iter=1), 10
+    est.fit(*lazy)
+
+    def received(dask_worker):
+        return [(key, size) for one in dask_worker.transfer_incoming_log for key, size in one["keys"].items()]
+
+    before = {name: len(found) for name, found in client.run(received).items()}
+    est.set_params(max_iter=rounds).fit(*lazy)
+    sent = {name: found[before[name] :] for name, found in client.run(received).items()}
+    for found in sent.values():
+        kinds = collections.Counter(str(key).split("-")[0] for key, _ in found)
+        assert kinds["given"] <= rounds
+        assert kinds["shard_of"] == 0
+        assert max([size for _, size in found], default=0) < X.nbytes / 100
 
 
 def test_the_scheduler_forgets_rounds(client, monkeypatch):
