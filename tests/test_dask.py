@@ -401,6 +401,7 @@ def test_a_class_that_one_partition_has_and_a_partition_without_rows(client):
         ((blocks([X[:0]]), blocks([LABELS[:0]])), "X must have at least one row"),
         ((spread_out(X)[0], spread_out(LABELS[:100], chunks=(50, 50))[0]), "y must have as many rows as X, 230, got 100"),
         ((spread_out(VALUES)[0], spread_out(LABELS)[0]), "X must have 2 dimensions, got 1"),
+        ((spread_out(X)[0], None), "y must be a dask array or dataframe, got NoneType"),
         ((X, LABELS), "X must be a dask array or dataframe, got ndarray"),
         ((spread_out(X)[0], LABELS), "y must be a dask array or dataframe, got ndarray"),
         ((blocks([X[:9], np.full((9, 5), np.nan)]), blocks([LABELS[:9]] * 2)), "Input X contains NaN"),

@@ -21,7 +21,7 @@ PACKAGE = Path(fastbp.__file__).parent
 # A module, or what is in a package, may import what is on a floor below, and of its own floor what does not import it.
 FLOORS = """
     __main__ cli
-    dask profiling warmup
+    dask profiling shards warmup
     datasets estimators files lanes lessons many neural_network
     training workspace
     kernels
@@ -181,8 +181,8 @@ def test_tools_that_follow_import_statements_find_everything():
         found.add(module)
         parents = {module.rpartition(".")[0]} - {""}
         unread |= ((imports(path_of[module]) | parents) & path_of.keys()) - found
-    # who wants the latter imports it by name
-    assert path_of.keys() - found == {"fastbp.__main__", "fastbp.dask"}
+    # who wants the others imports them by name
+    assert path_of.keys() - found == {"fastbp.__main__", "fastbp.dask", "fastbp.shards"}
 
 
 DECLARED = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))
