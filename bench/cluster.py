@@ -9,6 +9,7 @@ search    GridSearchCV in threads, and under the backends of dask and ray
 """
 
 import argparse
+import collections
 import functools
 import gzip
 import heapq
@@ -26,7 +27,7 @@ import numpy as np
 from sklearn.model_selection import GridSearchCV
 
 from fastbp import MLPClassifier
-from fastbp.dask import DaskMLPClassifier
+from fastbp.dask import GROUP, DaskMLPClassifier
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 SHARDS, UNITS, BATCH = 8, 128, 50
@@ -152,8 +153,9 @@ def seconds_of_plain(X, y, epochs):
 
 def formula(s, w, t, c, length, transfer):
     """Seconds of a round, as the docstring of `fastbp.dask` has them."""
-    sent = 1 + math.log2(w) + math.log2(s)
-    return max(math.ceil(s / w) * t, s * c) + s * c + (2 + math.log2(s)) * length + sent * transfer
+    levels = math.log(s, GROUP)
+    sent = 1 + math.log2(w) + (GROUP - 1) * levels
+    return max(math.ceil(s / w) * t, s * c) + s * c / (GROUP - 1) + (2 + levels) * length + sent * transfer
 
 
 def simulated(s, w, t, c, length, transfer):
@@ -188,24 +190,21 @@ def simulated(s, w, t, c, length, transfer):
 
         return run
 
-    done, last = {}, 0.0
+    done, last = collections.Counter(), 0.0
 
     def ended(depth, place, moment):
         nonlocal last
-        last = moment
-        width = -(-s // 2**depth)
+        last, group, width = moment, place // GROUP, -(-s // GROUP**depth)
         if width == 1:
             return
-        done[depth, place] = moment
-        mate = place ^ 1
-        if mate >= width:  # nobody to be added to
-            ended(depth + 1, place // 2, moment)
-        elif (depth, mate) in done:
-            worker = place * 2**depth % w
+        size = min(GROUP, width - group * GROUP)
+        done[depth, group] += 1
+        if done[depth, group] == size:
 
             def add(now):
-                free[worker] = max(now, free[worker]) + transfer
-                at(free[worker] + length / 2, lambda now: scheduled(now, lambda now: ended(depth + 1, place // 2, now)))
+                worker = place * GROUP**depth % w
+                free[worker] = max(now, free[worker]) + (size - 1) * transfer
+                at(free[worker] + length / 2, lambda now: scheduled(now, lambda now: ended(depth + 1, group, now)))
 
             scheduled(moment, add)
 

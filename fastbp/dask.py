@@ -41,6 +41,7 @@ from fastbp.shards import (
     given,
     judged,
     merged,
+    paired,
     predicted,
     shard_of,
     sloped,
@@ -60,6 +61,8 @@ LOOK_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0
 # Most seconds that a result may take from a worker to the driver, before it is asked for again.
 TRANSFER_SECONDS = 600.0
+# Shares that a task sums: a task costs more than sending it the weights of a small network.
+GROUP = 8
 # Rows of a step of all shards together, and the fewest of a shard, where batch_size is "auto".
 BATCH_ROWS, LEAST_BATCH_ROWS = 200, 50
 
@@ -88,7 +91,7 @@ NOTES = """\
     out. Sizes of chunks need not be known.
 
     A round sends the weights, in the float type of X, once to each worker that has a shard to train. Each shard's weights
-    are summed in float64, two and two, where they are; the driver gets one sum, takes the outer step and waits again, and
+    are summed in float64, two and two, on workers; the driver gets one sum, takes the outer step and waits again, and
     computes nothing that grows with the rows. Moments of the inner solver begin at 0 in every round, so that only weights
     travel, and a lost shard can be trained again from what the scheduler knows. 'lbfgs' evaluates the loss of all rows and
     its gradient in the same way, one round an evaluation, with SciPy's iterations on the driver: the local fit, to rounding.
@@ -101,10 +104,10 @@ NOTES = """\
     solver's moments and sums. The scheduler holds P, in the task that gives the weights out; the driver 4 P, and 20 P more
     for 'lbfgs'.
 
-    Time of a round of s shards on w workers: ``max(ceil(s / w) t, s c) + s c + (2 + log2(s)) l + (1 + log2(w) + log2(s))
-    P / b``, with t the time of a shard's steps, c the scheduler's per task, l that from a task's end to the start of the
-    next, and b bytes per second from one machine to another. `bench/cluster.py` measures t, c and l, and compares this to a
-    simulation of 100 workers, which takes a fifth less or more. With c half a millisecond, shards on 100 workers should have
+    Time of a round of s shards on w workers: ``max(ceil(s / w) t, s c) + s c / 7 + (2 + log8(s)) l + (1 + log2(w) +
+    7 log8(s)) P / b``, with t the time of a shard's steps, c the scheduler's per task, l that from a task's end to the start
+    of the next, and b bytes per second from one machine to another. `bench/cluster.py` measures t, c and l, and compares
+    this to a simulation of 100 workers: they agree within a fifth. With c a millisecond, shards on 100 workers should have
     steps for a second: `sync_steps` says how many.
 
     Workers have to run kernels of one level: FASTBP_LEVEL in their environments sees to that. Each task takes one thread.
@@ -148,10 +151,10 @@ class Cluster:
         return self.map(function, *([one] for one in arguments))[0]
 
     def tree(self, function, futures):
-        """What is left of tasks when neighbours are put together, two and two."""
+        """What is left of tasks when neighbours are put together, two and two; a task does three levels of the tree."""
         while len(futures) > 1:
-            pairs = len(futures) // 2 * 2
-            futures = self.map(function, futures[:pairs:2], futures[1:pairs:2]) + futures[pairs:]
+            groups = [futures[place : place + GROUP] for place in range(0, len(futures), GROUP)]
+            futures = [self.submit(paired, function, *group) if len(group) > 1 else group[0] for group in groups]
         return futures[0]
 
     def values(self, futures):

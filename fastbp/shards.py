@@ -134,6 +134,14 @@ def added(one, other):
     return Share(vector, 1.0, one.counts + other.counts)
 
 
+def paired(function, *values):
+    """What is left of values when neighbours are put together, two and two."""
+    while len(values) > 1:
+        pairs = (values[place : place + 2] for place in range(0, len(values), 2))
+        values = tuple(function(*pair) if len(pair) == 2 else pair[0] for pair in pairs)
+    return values[0]
+
+
 def given(value):
     """The value: a task that the scheduler can run again where who has its result is lost."""
     return value
