@@ -33,15 +33,25 @@ ROOM_EPOCHS = 2**20
 def usable_threads(n_jobs):
     """Joblib's meaning of n_jobs: None is 1, -1 all processors, and so on; never more than there are.
 
-    Processors are those that affinity, a container's quota and LOKY_MAX_CPU_COUNT leave. Within a worker of joblib, whose
-    fellows are at work on the others, there is one.
+    Processors are those that affinity, a container's quota and LOKY_MAX_CPU_COUNT leave. Within a worker of joblib or dask,
+    whose fellows are at work on the others, there is one.
     """
     if n_jobs in (None, 1):
         return 1
     import joblib  # takes longer than a small training
     from joblib.parallel import get_active_backend
 
-    return 1 if get_active_backend()[0].nesting_level else min(joblib.effective_n_jobs(n_jobs), joblib.cpu_count())
+    if get_active_backend()[0].nesting_level or within_dask():
+        return 1
+    return min(joblib.effective_n_jobs(n_jobs), joblib.cpu_count())
+
+
+def within_dask():
+    """Whether this is a task of dask, which joblib does not count as nested."""
+    if "distributed" in sys.modules:
+        with contextlib.suppress(ValueError):
+            return bool(sys.modules["distributed"].get_worker())
+    return False
 
 
 def is_sparse(X):

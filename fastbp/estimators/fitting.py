@@ -118,23 +118,27 @@ class Task:
         return {"coefs_": list(est.coefs_), "intercepts_": list(est.intercepts_)}
 
 
+def new_run(est, rows, draw, memory, seed):
+    """The run of an estimator's network from its present weights: of a stream in the order of a seed, else of `draw`."""
+    streamed = isinstance(rows, Stream)
+    options = {
+        "rule": est._rule(), "activations": est._activation_codes(), "n_jobs": est._threads(), "memory": memory,
+        "batch_size": clipped_batch_size(est, rows.chunk_rows if streamed else rows.X.shape[0]),
+    }  # fmt: skip
+    if streamed:
+        return StreamRun(est.coefs_, est.intercepts_, rows, seed=seed, **options)
+    return Run(est.coefs_, est.intercepts_, rows.X, rows.Y, row_weights=rows.weights, draw=draw, **options)
+
+
 class Training:
     """What every training by epochs does from an estimator's weights on: it notes losses, and judges by rows held back."""
 
     checkpoint: Any = None
 
     def __init__(self, est, rows, validation, draw, memory=None, run=None, seed=None):
-        streamed = isinstance(rows, Stream)
-        self.est, self.validation, self.n = est, validation, rows.n_rows if streamed else rows.X.shape[0]
-        options = {
-            "rule": est._rule(), "activations": est._activation_codes(), "n_jobs": est._threads(), "memory": memory,
-            "batch_size": clipped_batch_size(est, rows.chunk_rows if streamed else self.n),
-        }  # fmt: skip
-        if streamed:
-            run = StreamRun(est.coefs_, est.intercepts_, rows, seed=seed, **options)
-        self.run = run or Run(
-            est.coefs_, est.intercepts_, rows.X, rows.Y, row_weights=rows.weights, draw=draw, **options
-        )  # fmt: skip
+        self.est, self.validation = est, validation
+        self.n = rows.n_rows if isinstance(rows, Stream) else rows.X.shape[0]
+        self.run = run or new_run(est, rows, draw, memory, seed)
         est.level_ = self.run.level
         # the length of the curve, the epochs and the rows before
         self.begun = len(getattr(est, "loss_curve_", [])), est.n_iter_, est.t_
@@ -494,9 +498,9 @@ class Objective:
         return value, np.concatenate([view.ravel() for view in weights + biases], dtype=np.float64)
 
 
-def fit_lbfgs(est, rows, task):
+def fit_lbfgs(est, rows, task, objective=None):
     """Train by SciPy's L-BFGS-B; leaves the parameters, the loss and the number of iterations on the estimator."""
-    objective = Objective(est, rows)
+    objective = objective or Objective(est, rows)
     best = np.concatenate([array.ravel() for array in est.coefs_ + est.intercepts_]).astype(np.float64)
     least = math.inf
 
