@@ -430,7 +430,7 @@ class NeuralNetwork(Saved):
         epochs = checks.at_least(0, "epochs", epochs)
         learning_rate, batch_size = checked_steps(n, learning_rate, batch_size, reduction, callback)
         verbose = checks.at_least(0, "verbose", int(verbose) if isinstance(verbose, bool) else verbose)
-        run = self._begin(rows, learning_rate, reduction, batch_size, shuffle)
+        run = self._begin(rows, learning_rate, reduction, batch_size, shuffle and epochs > 0)
         return self._watch(run, epochs, callback, verbose, progress)
 
     def _watch(self, run, epochs, callback=None, verbose=0, progress=False):
@@ -513,7 +513,8 @@ class NeuralNetwork(Saved):
             "memory": self._moments,
         }  # fmt: skip
         if isinstance(rows, Stream):
-            return StreamRun(weights, biases, rows, seed=int(self._rng.integers(2**32)) if shuffle else None, **options)
+            seed_of = (lambda epoch: [int(self._rng.integers(2**32))]) if shuffle else None
+            return StreamRun(weights, biases, rows, seed_of=seed_of, **options)
         draw = (lambda: self._rng.permutation(len(rows.X))) if shuffle else None
         return Run(weights, biases, rows.X, rows.Y, row_weights=rows.weights, draw=draw, **options)
 
@@ -523,25 +524,26 @@ class NeuralNetwork(Saved):
             one if one is None or (hasattr(one, "dtype") and not hasattr(one, "iloc")) else np.asarray(one)
             for one in (X, y, sample_weight)
         )
-        n, ranges, total = length_of("X", X), ranges_of(length_of("X", X), chunk_rows), None
+        n, weigh = length_of("X", X), None
+        ranges = ranges_of(n, chunk_rows)
         if length_of("y", y) != n:
             raise ValueError(f"X and y must have the same number of rows, got {n} and {y.shape[0]}")
         if sample_weight is not None:
             if tuple(sample_weight.shape) != (n,):
                 raise ValueError(f"sample_weight must have shape ({n},), got {tuple(sample_weight.shape)}")
-            parts = (slice_of(sample_weight, *at) for at in ranges)
-            sums = [checks.row_weights(part, len(part), self.dtype, some=True).sum(dtype=np.float64) for part in parts]
-            checks.row_weights(np.array(sums), len(sums), self.dtype)
-            total = math.fsum(sums)
+
+            def weigh(start, stop):
+                return checks.row_weights(slice_of(sample_weight, start, stop), stop - start, self.dtype, some=True)
 
         def read(start, stop):
             X_part, y_part, _ = self._checked_rows(slice_of(X, start, stop), slice_of(y, start, stop), None)
-            if sample_weight is None:
-                return Rows(X_part, y_part)
-            return Rows(X_part, y_part, checks.numeric("sample_weight", slice_of(sample_weight, start, stop), self.dtype))
+            return Rows(X_part, y_part, None if weigh is None else weigh(start, stop))
 
         sources = [one for one in (X, y, sample_weight) if one is not None]
-        return Stream(ranges, self.units[0], self.units[-1], self.dtype, read, sources, total)
+        stream = Stream(ranges, self.units[0], self.units[-1], self.dtype, read, sources, weigh)
+        if weigh is not None:
+            checks.row_weights(stream.all_weights(), 1, self.dtype)
+        return stream
 
     def _checked_rows(self, X, y, sample_weight):
         """Inputs, targets (n, n_out) and weights of rows to learn from."""

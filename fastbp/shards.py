@@ -112,7 +112,7 @@ class Shard:
     def order(self, epoch):
         """The rows as an epoch visits them: a function of the fit's seed, the epoch and the shard."""
         n = self.rows.X.shape[0]
-        return row_order(self.task.seed, epoch, self.number, n) if self.task.est.shuffle else np.arange(n)
+        return row_order([self.task.seed, epoch], self.number, n) if self.task.est.shuffle else np.arange(n)
 
 
 class Share(NamedTuple):

@@ -48,6 +48,10 @@ class Rows:
         """Number of outputs."""
         return self.Y.shape[1]
 
+    def all_weights(self):
+        """What has the sum of all weights."""
+        return self.weights
+
     def __iter__(self):
         """Itself, the only chunk."""
         yield self
@@ -56,10 +60,19 @@ class Rows:
 # --- sources ----------------------------------------------------------------------------------------------------------
 
 
+def mapped(array):
+    """The memory map of a file that an array is a view of, or None; not one of joblib's own."""
+    while array is not None:
+        if isinstance(array, np.memmap) and vars(array)["_mmap"] is not None:
+            return None if JOBLIB_FOLDER in str(array.filename) else array
+        array = getattr(array, "base", None)
+    return None
+
+
 def is_source(X):
     """Whether X is a matrix to be read slice by slice: a memory map, or an array of h5py, zarr, dask and the like."""
     if isinstance(X, np.ndarray):
-        return isinstance(X, np.memmap) and JOBLIB_FOLDER not in str(X.filename) and X.ndim == 2
+        return X.ndim == 2 and mapped(X) is not None
     if not all(hasattr(X, name) for name in ("shape", "dtype", "__getitem__")) or hasattr(X, "tocsr"):
         return False
     # arrays of other libraries that are in memory say so
@@ -67,9 +80,15 @@ def is_source(X):
 
 
 def slice_of(source, start, stop):
-    """Rows of a source as an array, or as a sparse matrix if it is one."""
+    """Rows of a source as an array, or as a sparse matrix if it is one; of as many rows, or a ValueError."""
     rows = source[start:stop]
-    return rows if hasattr(rows, "tocsr") else np.asarray(rows)
+    if not hasattr(rows, "tocsr"):
+        # who makes rows when they are asked for may make the next ones in the same place
+        stays = isinstance(source, np.ndarray) or hasattr(source, "release")
+        rows = np.asarray(rows) if stays else np.array(rows)
+    if rows.shape[:1] != (stop - start,):
+        raise ValueError(f"slices must have the rows that are asked for, {stop - start}, got shape {rows.shape}")
+    return rows
 
 
 def joined(parts):
@@ -101,7 +120,9 @@ def rows_of_chunk(X):
 def whole(source):
     """All rows of what is a source, or can be nothing else, in memory."""
     sliced = all(hasattr(source, name) for name in ("shape", "dtype", "__getitem__")) and not hasattr(source, "__array__")
-    return slice_of(source, 0, None) if is_source(source) or (sliced and not hasattr(source, "tocsr")) else source
+    if is_source(source) or (sliced and not hasattr(source, "tocsr")):
+        return slice_of(source, 0, length_of("X", source))
+    return source
 
 
 def chunks_of(chunk_rows, X):
@@ -123,7 +144,8 @@ def ranges_of(n_rows, chunk_rows):
 
 def slices_of(X):
     """Rows of a source, a chunk at a time."""
-    for start, stop in ranges_of(length_of("X", X), rows_of_chunk(X)):
+    n = length_of("X", X)
+    for start, stop in ranges_of(n, rows_of_chunk(X)) if n else [(0, 0)]:
         yield slice_of(X, start, stop)
         release(X, start, stop)
 
@@ -132,21 +154,28 @@ def release(source, start, stop):
     """Let the system take back the memory in which it holds rows of a memory map, or of what knows how: they stay there."""
     if hasattr(source, "release"):
         source.release(start, stop)
-    elif isinstance(source, np.memmap) and source.mode != "c":  # of which changes would be lost
-        give_back(source, start, stop)
+    elif isinstance(source, np.ndarray):
+        file = mapped(source)
+        if file is not None and file.mode != "c":  # of which changes would be lost
+            give_back(source, start, stop)
 
 
 def give_back(array, start, stop):
     """Let the system take back memory in which it holds rows of an array that is mapped from a file."""
-    whole = array
-    while isinstance(whole, np.ndarray):
-        whole = whole.base
-    if isinstance(whole, mmap.mmap) and array.flags.c_contiguous and hasattr(mmap, "MADV_DONTNEED"):
-        begin = array.__array_interface__["data"][0] - np.frombuffer(whole, np.uint8).__array_interface__["data"][0]
-        start, stop = (begin + number * array.strides[0] for number in (start, stop))
-        start -= start % mmap.PAGESIZE
-        if stop > start:
-            whole.madvise(mmap.MADV_DONTNEED, start, stop - start)
+    whole: Any = array
+    while whole is not None and not isinstance(whole, mmap.mmap):
+        whole = getattr(whole, "base", None)
+    if whole is None or not hasattr(mmap, "MADV_DONTNEED") or min(array.strides) < 0:
+        return
+    if array.ndim == 2 and array.strides[0] < array.strides[1]:  # column by column
+        for column in array.T:
+            give_back(column, start, stop)
+        return
+    begin = array.__array_interface__["data"][0] - np.frombuffer(whole, np.uint8).__array_interface__["data"][0]
+    start, stop = (begin + number * array.strides[0] for number in (start, stop))
+    start -= start % mmap.PAGESIZE
+    if stop > start:
+        whole.madvise(mmap.MADV_DONTNEED, start, stop - start)
 
 
 class Ahead:
@@ -168,16 +197,12 @@ class Ahead:
         except BaseException as error:
             self.error = error
 
-    def wait(self):
-        """Wait for its end."""
-        if self.thread is not None:
-            self.thread.join()
-
     def result(self):
         """Wait for it; what it raised is raised here."""
         if self.thread is None:
             self.run()
-        self.wait()
+        else:
+            self.thread.join()
         if self.error is not None:
             raise self.error
         return self.outcome
@@ -200,24 +225,38 @@ class Stream:
         read(start, stop) gives `Rows` of C-contiguous arrays of this type; a ValueError or TypeError if they are not sound.
     sources : sequence
         What is read, which is not needed any more where it is a memory map and its rows are over.
-    weight : float or None
-        Sum of the weights of all rows; None where these are 1.
+    weigh : callable or None
+        weigh(start, stop) gives the weights of rows; None where all are 1.
     """
 
-    def __init__(self, ranges, n_in, n_out, dtype, read: Callable[[int, int], Rows], sources=(), weight=None):
+    def __init__(self, ranges, n_in, n_out, dtype, read: Callable[[int, int], Rows], sources=(), weigh: Any = None):
         self.ranges, self.n_in, self.n_out, self.dtype = ranges, n_in, n_out, np.dtype(dtype)
-        self.read_range, self.sources = read, sources
+        self.read_range, self.sources, self.weigh, self.sparse = read, sources, weigh, None
         self.n_rows = sum(stop - start for start, stop in ranges)
-        self.weight = self.n_rows if weight is None else weight
-        self.chunk_rows = max(stop - start for start, stop in ranges)
+        self.chunk_rows = max((stop - start for start, stop in ranges), default=0)
+        self.weight = self.n_rows if weigh is None else float(sum(weigh(*at).sum(dtype=np.float64) for at in ranges))
 
     def read(self, number):
         """Rows of a chunk."""
         start, stop = self.ranges[number]
         try:
-            return self.read_range(start, stop)
+            rows = self.read_range(start, stop)
+            n, sparse = stop - start, is_sparse(rows.X)
+            for name, array, shape in (("X", rows.X, (n, self.n_in)), ("y", rows.Y, (n, self.n_out))):
+                if array.shape != shape:
+                    raise ValueError(f"{name} must have shape {shape}, got {array.shape}")
+            if rows.weights is not None and rows.weights.shape != (n,):
+                raise ValueError(f"sample_weight must have shape ({n},), got {rows.weights.shape}")
+            self.sparse = sparse if self.sparse is None else self.sparse
+            if sparse != self.sparse:
+                raise ValueError("X must be sparse in all chunks or in none, got both")
+            return rows
         except (ValueError, TypeError) as error:
             raise RowsError(f"rows {start} to {stop - 1}: {error}") from error
+
+    def all_weights(self):
+        """What has the sum of all weights."""
+        return np.array([self.weight], self.dtype)
 
     def release(self, number):
         """Let go of memory that a chunk takes."""
@@ -246,17 +285,17 @@ class Stream:
 
     def of(self, ranges):
         """A stream of other rows."""
-        return Stream(ranges, self.n_in, self.n_out, self.dtype, self.read_range, self.sources)
+        return Stream(ranges, self.n_in, self.n_out, self.dtype, self.read_range, self.sources, self.weigh)
 
 
-def chunk_order(seed, epoch, chunks):
-    """Numbers of the chunks in the order in which an epoch visits them; as they stand without a seed."""
-    return np.arange(chunks) if seed is None else np.random.Generator(np.random.PCG64([seed, epoch])).permutation(chunks)
+def shuffled(seed, length):
+    """Numbers up to a length in the order of a seed, which is a list of numbers; as they stand without one."""
+    return np.arange(length) if seed is None else np.random.Generator(np.random.PCG64(seed)).permutation(length)
 
 
-def row_order(seed, epoch, chunk, n_rows):
-    """The order in which an epoch visits the rows of a chunk."""
-    return np.random.Generator(np.random.PCG64([seed, epoch, chunk + 1])).permutation(n_rows)
+def row_order(seed, chunk, n_rows):
+    """The order in which an epoch of this seed visits the rows of a chunk."""
+    return shuffled([*seed, chunk + 1], n_rows)
 
 
 class StreamRun(Run):
@@ -265,16 +304,18 @@ class StreamRun(Run):
     Parameters
     ----------
     stream : Stream
-    seed : int or None
-        Decides on the order of chunks and rows; None takes them as they stand.
+    seed_of : callable or None
+        seed_of(epoch), a list of numbers, decides on the order of chunks and rows in an epoch, and is asked for one after
+        the other; None takes them as they stand.
     others
         As of `Run`.
     """
 
-    def __init__(self, weights, biases, stream, *, seed=None, batch_size, **options):
-        self.stream, self.seed, self.chunks, self.last = stream, seed, len(stream.ranges), 0
+    def __init__(self, weights, biases, stream, *, seed_of=None, batch_size, **options):
+        self.stream, self.seed_of, self.chunks, self.last = stream, seed_of, len(stream.ranges), 0
         self.ahead: Any = (None, None)  # the place of the chunk that is read ahead, and that
-        number, rows, order = self.fetch(0, 0)
+        self.drawn: Any = (None, None, None)  # an epoch, its seed, and the order of its chunks
+        number, rows, order = self.fetch(*self.find(0, 0))
         # rows change from pass to pass, whatever their order
         super().__init__(
             weights, biases, rows.X, rows.Y, row_weights=rows.weights, batch_size=min(batch_size, stream.chunk_rows),
@@ -284,12 +325,18 @@ class StreamRun(Run):
         self.visited, self.order = ((0, 0), number), order
         self.start, self.rows_over = time.perf_counter(), 0
 
-    def fetch(self, epoch, place):
-        """Number, rows and order of the chunk that an epoch visits at a place."""
-        number = int(chunk_order(self.seed, epoch, self.chunks)[place])
+    def find(self, epoch, place):
+        """The seed of an epoch, and the number of the chunk that it visits at a place."""
+        if self.drawn[0] != epoch:
+            seed = None if self.seed_of is None else self.seed_of(epoch)
+            self.drawn = epoch, seed, shuffled(seed, self.chunks)
+        return self.drawn[1], int(self.drawn[2][place])
+
+    def fetch(self, seed, number):
+        """The number of a chunk, its rows, and their order."""
         rows = self.stream.read(number)
         n = rows.X.shape[0]
-        order = np.empty((0, n), np.int64) if self.seed is None else row_order(self.seed, epoch, number, n)[np.newaxis]
+        order = np.empty((0, n), np.int64) if seed is None else row_order(seed, number, n)[np.newaxis]
         return number, rows, order
 
     def visit(self):
@@ -297,14 +344,14 @@ class StreamRun(Run):
         at = divmod(self.before * self.chunks + self.passes, self.chunks)
         if self.visited[0] != at:
             place, ahead = self.ahead
-            number, rows, order = ahead.result() if place == at else self.fetch(*at)
+            number, rows, order = ahead.result() if place == at else self.fetch(*self.find(*at))
             self.stream.release(self.visited[1])
             self.rows_over += self.X.shape[0]
-            self.visited, self.order = (at, number), order
+            self.visited, self.order, self.ahead = (at, number), order, (None, None)
             self.take_rows(rows)
         following = divmod(at[0] * self.chunks + at[1] + 1, self.chunks)
-        if following[0] < self.last and self.ahead[0] != following:
-            self.ahead = following, Ahead(self.fetch, *following)
+        if following[0] < self.last and self.ahead[0] is None:
+            self.ahead = following, Ahead(self.fetch, *self.find(*following))
 
     def take_rows(self, rows):
         """Let these be the rows of the next calls."""
@@ -325,11 +372,12 @@ class StreamRun(Run):
         return f"{speed:,.0f} rows/s, {speed * row / 1e6:,.1f} MB/s" if self.rows_over else ""
 
     def calls(self, epochs, each_epoch=False):
-        """As of `Run`; nothing is read any more in the end."""
+        """As of `Run`; nothing is read ahead of an epoch in which it may end."""
         self.restart()
-        self.last = self.before + epochs
+        self.last = self.before + (1 if each_epoch else epochs)
         try:
-            yield from super().calls(epochs, each_epoch)
+            for _ in super().calls(epochs, each_epoch):
+                self.last = self.before + (self.epochs_done + 1 if each_epoch else epochs)
+                yield
         finally:
-            if self.ahead[0] not in (None, self.visited[0]):
-                self.ahead[1].wait()
+            self.ahead = (None, None)

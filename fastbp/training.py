@@ -235,7 +235,7 @@ class Run:
     def calls(self, epochs, each_epoch=False):
         """Run some epochs, yielding after every call: each about CALL_SECONDS long, and no longer than an epoch if asked."""
         self.restart()
-        self.make_room(min(epochs, ROOM_EPOCHS) * self.chunks)
+        self.make_room(min(epochs * self.chunks, ROOM_EPOCHS))
         while self.epochs_done < epochs and not self.stopped:
             left, per_pass = self.reach(self.epochs_done + 1 if each_epoch or self.due() else epochs)
             blocks = min(self.blocks, left)

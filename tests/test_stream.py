@@ -15,7 +15,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 import fastbp
 from fastbp import MLPClassifier, MLPRegressor, NeuralNetwork, stream
-from fastbp.stream import chunk_order, release, row_order
+from fastbp.stream import release, row_order, shuffled
 from fastbp.training import CALL_SECONDS
 
 pytestmark = [pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"), pytest.mark.compiled]
@@ -128,14 +128,12 @@ def test_chunks_are_visited_in_their_order(shuffle):
     X, _, y = rows(300, np.float64)
     nets = [NeuralNetwork(5, 7, 1, out_activation="identity", init_scale=0.3, random_state=1) for _ in range(2)]
     history = nets[0].train(X, y, 3, 1e-3, batch_size=20, chunk_rows=60, shuffle=shuffle)
-    if shuffle:
-        drawing = NeuralNetwork(5, 7, 1, out_activation="identity", init_scale=0.3, random_state=1)
-        seed = int(drawing._rng.integers(2**32))
+    drawing = NeuralNetwork(5, 7, 1, out_activation="identity", init_scale=0.3, random_state=1)
     for epoch in range(3):
         order = np.arange(300)
         if shuffle:
-            chunks = chunk_order(seed, epoch, 5)
-            order = np.concatenate([chunk * 60 + row_order(seed, epoch, chunk, 60) for chunk in chunks])
+            seed = [int(drawing._rng.integers(2**32))]
+            order = np.concatenate([chunk * 60 + row_order(seed, chunk, 60) for chunk in shuffled(seed, 5)])
             assert sorted(order) == list(range(300))
         one = nets[1].train(X[order], y[order], 1, 1e-3, batch_size=20)
         np.testing.assert_allclose(one.loss[0], history.loss[epoch], rtol=1e-12)
@@ -144,9 +142,9 @@ def test_chunks_are_visited_in_their_order(shuffle):
 
 
 def test_orders_differ_between_epochs_chunks_and_seeds():
-    orders = [row_order(seed, epoch, chunk, 50).tolist() for seed in (0, 1) for epoch in (0, 1) for chunk in (0, 1)]
-    assert len({tuple(order) for order in orders}) == 8
-    assert len({tuple(chunk_order(seed, epoch, 50).tolist()) for seed in (0, 1) for epoch in (0, 1)}) == 4
+    seeds = [[seed, epoch] for seed in (0, 1) for epoch in (0, 1)]
+    orders = [row_order(seed, chunk, 50).tolist() for seed in seeds for chunk in (0, 1)]
+    assert len({tuple(order) for order in [*orders, *(shuffled(seed, 50).tolist() for seed in seeds)]}) == 12
 
 
 @pytest.mark.parametrize("chunk_rows", [100, 1000])
@@ -492,3 +490,224 @@ def test_networks_learn_rows_as_arrays(kind, params, tmp_path):
         np.testing.assert_array_equal(ours.predict(X), theirs.predict(found))
         if kind == "classes":
             assert ours.classes_.tolist() == theirs.classes_.tolist()
+
+
+class Buffer(Source):
+    """A source that makes all slices in the same place."""
+
+    def __init__(self, array):
+        super().__init__(array)
+        self.buffer = np.empty_like(array)
+
+    def __getitem__(self, rows):
+        found = super().__getitem__(rows)
+        self.buffer[: len(found)] = found
+        return self.buffer[: len(found)]
+
+
+def test_slices_may_be_made_in_the_same_place():
+    X, y, v = rows(300)
+    est = MLPClassifier(4, max_iter=3, random_state=0)
+    weights = np.random.default_rng(0).random(300)
+    same_fit(
+        clone(est).fit(Buffer(X), Buffer(y), Buffer(weights), chunk_rows=30), clone(est).fit(X, y, weights, chunk_rows=30)
+    )
+    nets = [NeuralNetwork(5, 4, 1, out_activation="identity", random_state=0, dtype="float32") for _ in range(2)]
+    for net, source in zip(nets, (X, Buffer(X)), strict=True):
+        net.train(source, v, 2, 1e-3, batch_size=10, chunk_rows=30)
+    np.testing.assert_array_equal(nets[0].weights[0], nets[1].weights[0])
+
+
+class Shaped(Source):
+    """A source whose slices are changed from the third one on."""
+
+    def __init__(self, array, change):
+        super().__init__(array)
+        self.change = change
+
+    def __getitem__(self, rows):
+        found = super().__getitem__(rows)
+        return self.change(found) if self.reads > 2 else found
+
+
+CHANGES = {
+    "short": lambda part: part[:5], "stacked": lambda part: np.stack([part, part]), "nan": lambda part: part * np.nan,
+    "words": lambda part: np.full(part.shape, "word"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["X", "y", "sample_weight"])
+@pytest.mark.parametrize("change", CHANGES)
+def test_slices_that_are_not_what_was_announced_change_nothing(name, change):
+    X, _, y = rows(200)
+
+    def given():
+        arrays = {"X": Source(X), "y": Source(y), "sample_weight": Source(np.ones(200))}
+        return arrays | {name: Shaped(arrays[name].array, CHANGES[change])}
+
+    est = MLPRegressor(hidden_layer_sizes=4, max_iter=2, random_state=0).fit(X, y)
+    net = NeuralNetwork(5, 4, 1, out_activation="identity", random_state=0)
+    before = joblib.hash([vars(est), net.weights, net.biases])
+    with pytest.raises((ValueError, TypeError)):
+        est.fit(**given(), chunk_rows=30)
+    with pytest.raises((ValueError, TypeError)):
+        net.train(**given(), epochs=2, learning_rate=1e-3, batch_size=10, chunk_rows=30)
+    assert joblib.hash([vars(est), net.weights, net.biases]) == before
+
+
+@pytest.mark.parametrize("reads", [0, 1, 2, 5, 9])
+@pytest.mark.parametrize("error", [OSError, KeyError, KeyboardInterrupt])
+def test_a_source_that_fails_before_an_epoch_is_over_changes_nothing(reads, error):
+    X, y, _ = rows(200)
+    clf = MLPClassifier(4, max_iter=3, random_state=0).fit(X, np.array(["a", "b", "c"])[y])
+    before, source = joblib.hash(vars(clf)), Source(X)
+
+    def fail(start, stop):
+        if source.reads > reads:
+            raise error("gone")
+
+    source.fail = fail
+    if error is KeyboardInterrupt and reads:
+        with pytest.warns(UserWarning, match="interrupted"):
+            clf.fit(source, y, chunk_rows=50)
+        return
+    with pytest.raises(error):
+        clf.fit(source, y, chunk_rows=50)
+    assert (joblib.hash(vars(clf)) == before) == (reads < 5)
+
+
+@pytest.mark.parametrize(
+    "weights", [np.zeros(200), np.full(200, np.nan), np.full(200, 1e300), np.full(200, 1e-60), np.array(["a"] * 200)]
+)
+def test_bad_weights_change_nothing(weights):
+    X, y, _ = rows(200)
+    clf = MLPClassifier(4, max_iter=3, random_state=0).fit(X, np.array(["a", "b", "c"])[y])
+    before = joblib.hash(vars(clf))
+    with pytest.raises(ValueError, match=r"weight|NaN|convert|infinity|numeric"):
+        clf.fit(X, (y > 0).astype(int), weights, chunk_rows=30)
+    assert joblib.hash(vars(clf)) == before
+
+
+def test_labels_that_were_not_counted_are_refused():
+    X, y, _ = rows(200)
+
+    class Other(Source):
+        def __getitem__(self, rows):
+            found = super().__getitem__(rows)
+            return found if self.reads <= 9 else np.full(len(found), "zz")
+
+    for labels in (np.array(["a", "b", "c"])[y], np.array(["a", "b", "b"])[y]):
+        with pytest.raises(ValueError, match="labels that it had when they were counted"):
+            MLPClassifier(4, max_iter=3).fit(Source(X), Other(labels), chunk_rows=30)
+
+    class Mixed(Source):
+        def __getitem__(self, rows):
+            found = super().__getitem__(rows)
+            return found if rows.start < 90 else found.astype(str)
+
+    with pytest.raises(ValueError, match="labels of one kind"):
+        MLPClassifier(4, max_iter=3).fit(Source(X), Mixed(y), chunk_rows=30)
+
+
+def test_early_stopping_needs_rows_on_both_sides():
+    X, _, y = rows(200)
+    est = MLPRegressor(hidden_layer_sizes=4, max_iter=2, early_stopping=True)
+    with pytest.raises(ValueError, match="validation set is too small"):
+        clone(est).set_params(validation_fraction=0.001).fit(X, y, chunk_rows=30)
+    with pytest.raises(ValueError, match="must leave rows for training"):
+        clone(est).set_params(validation_fraction=0.999).fit(X[:4], y[:4], chunk_rows=2)
+    held = np.r_[27:30, 57:60, 87:90, 117:120, 147:150, 177:180, 198:200]
+    for weights, match in ((np.isin(np.arange(200), held), "leaves for training"),
+                           (~np.isin(np.arange(200), held), "holds back")):  # fmt: skip
+        with pytest.raises(ValueError, match=match):
+            clone(est).fit(X, y, weights.astype(float), chunk_rows=30)
+
+
+@pytest.mark.parametrize("cuts", [[1, 1, 1, 1], [1, 3], [3, 0, 1]])
+@pytest.mark.parametrize("callback", [None, lambda epoch, history: False])
+def test_the_way_a_training_is_cut_changes_no_bit(cuts, callback):
+    X, _, y = rows(200, np.float64)
+    settings = {"out_activation": "identity", "solver": "momentum", "dropout": 0.2, "random_state": 0}
+    nets = [NeuralNetwork(5, 4, 1, **settings) for _ in range(3)]
+    how = {"learning_rate": 1e-3, "batch_size": 10, "reduction": "mean", "shuffle": True, "chunk_rows": 30}
+    nets[0].train(X, y, 4, **how)
+    for epochs in cuts:
+        nets[1].train(Source(X), y, epochs, callback=callback, **how)
+    nets[2].train(Source(X), y, 9, callback=lambda epoch, history: epoch == 1, **how)
+    nets[2].train(X, y, 3, **how)
+    for net in nets[1:]:
+        for mine, theirs in zip(nets[0].weights + nets[0].biases, net.weights + net.biases, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+
+
+def test_the_record_takes_no_more_memory_than_is_used():
+    X, y = np.zeros((4000, 2)), np.zeros(4000)
+    net = NeuralNetwork(2, 2, 1, out_activation="identity", random_state=0)
+    history = net.train(X, y, 10**6, 1e-3, batch_size=1, chunk_rows=10, callback=lambda epoch, history: epoch >= 2)
+    assert len(history) == 2
+
+
+def test_what_is_mapped_from_a_file_is_a_source_however_it_is_wrapped(tmp_path):
+    X, *_ = rows(100)
+    file = memory_map(tmp_path, X)
+    for view in (file, file[5:], file[::2], file[:, 1:], np.asarray(file), file.T):
+        assert stream.is_source(view)
+    for array in (file.copy(), file.astype(float), np.array(file), file[[1, 2]], file + 1, X):
+        assert not stream.is_source(array)
+
+
+@pytest.mark.skipif(not hasattr(stream.mmap, "MADV_DONTNEED"), reason="memory cannot be given back")
+@pytest.mark.parametrize("view", ["columns", "steps", "fortran"])
+def test_views_of_memory_maps_are_given_back(view, tmp_path):
+    n = 400_000
+    np.ones((n, 20), np.float32).tofile(tmp_path / "X")
+    X = np.memmap(tmp_path / "X", np.float32, "r", shape=(n, 20), order="F" if view == "fortran" else "C")
+    X = {"columns": X[:, 1:], "steps": X[::2], "fortran": X}[view]
+    before = resident()
+    assert X.sum() == X.size
+    assert resident() - before > 25e6
+    release(X, 0, len(X))
+    assert resident() - before < 3e6
+
+
+def test_sources_without_rows_and_kinds_of_targets_and_weights():
+    X, y, _ = rows(200)
+    clf = MLPClassifier(4, max_iter=2, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="0 sample"):
+        clf.predict(Source(X[:0]))
+    with pytest.raises(ValueError, match="at least one row"):
+        NeuralNetwork(5, 2, 1).feedforward(Source(X[:0]))
+    with pytest.raises(ValueError, match="rows that are asked for"):
+        clf.predict(Short(X))
+    ours, theirs = MLPClassifier(4, random_state=0), MLPClassifier(4, random_state=0)
+    ours.partial_fit(Source(X), Source(y), classes=[0, 1, 2], chunk_rows=30)
+    theirs.partial_fit(X, y, classes=[0, 1, 2], chunk_rows=30)
+    same_fit(ours, theirs)
+    est = MLPClassifier(4, max_iter=2, random_state=0)
+    same_fit(clone(est).fit(X, Source(y), chunk_rows=30), clone(est).fit(X, y, chunk_rows=30))
+    same_fit(clone(est).fit(X, y, 2.0, chunk_rows=30), clone(est).fit(X, y, np.full(200, 2.0), chunk_rows=30))
+
+
+class Short(Source):
+    def __getitem__(self, rows):
+        return super().__getitem__(rows)[:5]
+
+
+def test_weights_are_rounded_once():
+    """Of unshuffled chunks that batches fill, weights come to the bits of memory, too."""
+    X, y, _ = rows(240)
+    weights = np.random.default_rng(1).random(240)
+    est = MLPClassifier(4, max_iter=2, random_state=0, shuffle=False, batch_size=20, class_weight="balanced")
+    ours, theirs = clone(est).fit(X, y, weights, chunk_rows=60), clone(est).fit(X, y, weights)
+    np.testing.assert_array_equal(ours.coefs_[0], theirs.coefs_[0])
+
+
+def test_a_generator_is_where_it_was_after_bad_rows():
+    X, y, _ = rows(200)
+    state = np.random.RandomState(0)
+    est = MLPClassifier(4, max_iter=2, random_state=state)
+    bad = X.copy()
+    bad[150] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        est.fit(Source(bad), y, chunk_rows=30)
+    same_fit(est.fit(X, y, chunk_rows=30), clone(est).set_params(random_state=0).fit(X, y, chunk_rows=30))

@@ -44,17 +44,26 @@ def split(est, rows, random_state):
     if isinstance(rows, Stream):
         if est.scoring is not None:
             raise ValueError(f"scoring needs X_val and y_val where rows are read chunk by chunk, got {est.scoring!r} alone")
-        return rows.without(est.validation_fraction)
+        training, validation = rows.without(est.validation_fraction)
+        check_held(rows.weigh is not None, training, validation, training.n_rows, validation.n_rows)
+        return training, validation
     stratify = rows.Y.astype(bool) if is_classifier(est) and est.n_outputs_ == 1 else None
     arrays = [rows.X, rows.Y] + ([] if rows.weights is None else [rows.weights])
     parts = train_test_split(*arrays, random_state=random_state, test_size=est.validation_fraction, stratify=stratify)
     training, validation = Rows(*parts[::2]), Rows(*parts[1::2])
-    if validation.X.shape[0] < 2:
-        raise ValueError("The validation set is too small. Increase 'validation_fraction' or the size of your dataset.")
-    if rows.weights is not None:
-        check_sum("weights of the rows that early stopping leaves for training", training.weights)
-        check_sum("weights of the rows that early stopping holds back", validation.weights)
+    check_held(rows.weights is not None, training, validation, training.X.shape[0], validation.X.shape[0])
     return training, validation
+
+
+def check_held(weighted, training, validation, n_training, n_held):
+    """Raise a ValueError where too few rows are held back, or left, or their weights are nothing."""
+    if n_held < 2:
+        raise ValueError("The validation set is too small. Increase 'validation_fraction' or the size of your dataset.")
+    if not n_training:
+        raise ValueError("validation_fraction must leave rows for training, got none")
+    if weighted:
+        check_sum("weights of the rows that early stopping leaves for training", training.all_weights())
+        check_sum("weights of the rows that early stopping holds back", validation.all_weights())
 
 
 def clipped_batch_size(est, n):
@@ -126,7 +135,8 @@ def new_run(est, rows, draw, memory, seed):
         "batch_size": clipped_batch_size(est, rows.chunk_rows if streamed else rows.X.shape[0]),
     }  # fmt: skip
     if streamed:
-        return StreamRun(est.coefs_, est.intercepts_, rows, seed=seed, **options)
+        seed_of = None if seed is None else lambda epoch: [seed, epoch]
+        return StreamRun(est.coefs_, est.intercepts_, rows, seed_of=seed_of, **options)
     return Run(est.coefs_, est.intercepts_, rows.X, rows.Y, row_weights=rows.weights, draw=draw, **options)
 
 
@@ -183,8 +193,6 @@ class Training:
             parts[0] if len(parts) == 1 or parts[0] is None else np.concatenate(parts) for parts in zip(*found, strict=True)
         )
         if self.held is None:
-            if weights is not None:
-                check_sum("weights of the rows that early stopping holds back", weights)
             self.held = Rows(None, Y, weights)
         loss = mean_loss(self.est, self.held, outputs)
         self.est.validation_loss_curve_.append(loss)

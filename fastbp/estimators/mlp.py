@@ -14,6 +14,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 
 from fastbp.estimators.perceptron import Perceptron, has_epochs, store
+from fastbp.estimators.streams import some_of
 
 MULTI_OUTPUT = "multiclass-multioutput"
 # scikit-learn's types of targets: one logistic output, a softmax, one logistic per label, or one per class and column.
@@ -122,7 +123,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
                 raise ValueError(f"classes must be the same as before, {known}, got {classes}")
             self._y_type, self.classes_, self._sparse_labels = MULTI_OUTPUT, columns, False
         elif getattr(self, "_y_type", None) != MULTI_OUTPUT and multiclass._check_partial_fit_first_call(self, classes):
-            self._learn_labels(y if multiclass.type_of_target(y).startswith("multilabel") else classes)
+            some = some_of(y)
+            self._learn_labels(some if multiclass.type_of_target(some).startswith("multilabel") else classes)
         return self._fit(X, y, sample_weight, incremental=True, chunk_rows=chunk_rows)
 
     # --- labels: `classes_`, of which of the `KINDS` they are, and whether indicators come as a sparse matrix ---
@@ -187,6 +189,16 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         if self._y_type == "multiclass":
             return y[:, None] == classes
         return (y == classes[-1] if len(classes) > 1 else np.zeros(len(y)))[:, None]
+
+    def _has_labels(self, y, Y, classes=None):
+        """Whether targets whose outputs are these have known labels only."""
+        classes = self.classes_ if classes is None else classes
+        if self._y_type.startswith("multilabel"):
+            return bool(((y == 0) | (y == 1)).all())
+        if self._y_type == "binary":
+            return bool(((y == classes[0]) | (y == classes[-1])).all())
+        columns = len(classes) if self._y_type == MULTI_OUTPUT else 1
+        return bool((Y.sum(axis=1) == columns).all())
 
     def _decoded(self, outputs):
         if self._y_type == MULTI_OUTPUT:

@@ -339,7 +339,8 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         sample_weight : array-like of shape (n,) or None, default=None
             Factors of the rows' losses, with a sum above 0. A batch whose weights have none is passed over.
         X_val, y_val : of the same kinds, default=None
-            Rows for `validation_loss_curve_`, and for early stopping, which then holds back none of X. Not with 'lbfgs'.
+            Rows, kept in memory, for `validation_loss_curve_`, and for early stopping, which then holds back none of X. Not
+            with 'lbfgs'.
         checkpoint : str, Path or None, default=None
             A file in which the fit is kept as it stands. Where there is one of the same fit, it goes on from there and ends
             in the same bits; max_iter may be a larger one. Not with 'lbfgs' or warm_start.
@@ -381,16 +382,22 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
     def _fit(
         self, X, y, sample_weight, incremental=False, X_val=None, y_val=None, checkpoint=None, chunk_rows=None
     ):  # fmt: skip
+        random_state = check_random_state(self.random_state)
+        if chunk_rows is None and not is_source(X):
+            return self._fitted(X, y, sample_weight, random_state, incremental, X_val, y_val, checkpoint, chunk_rows)
+        # what is wrong with rows is found out when they are read; a source that fails later has been learnt from
         before = {name: copy.copy(value) if isinstance(value, list) else value for name, value in vars(self).items()}
+        drawn, self.n_iter_ = random_state.get_state(legacy=False), 0
         try:
-            return self._fitted(X, y, sample_weight, incremental, X_val, y_val, checkpoint, chunk_rows)
-        except RowsError:
-            self.__dict__.clear()
-            self.__dict__.update(before)
+            return self._fitted(X, y, sample_weight, random_state, incremental, X_val, y_val, checkpoint, chunk_rows)
+        except BaseException as error:
+            if isinstance(error, RowsError) or not self.n_iter_:
+                self.__dict__.clear()
+                self.__dict__.update(before)
+                random_state.set_state(drawn)
             raise
 
-    def _fitted(self, X, y, sample_weight, incremental, X_val, y_val, checkpoint, chunk_rows):
-        random_state = check_random_state(self.random_state)
+    def _fitted(self, X, y, sample_weight, random_state, incremental, X_val, y_val, checkpoint, chunk_rows):
         if checkpoint is not None:
             random_state = checkpoint.begin(self, random_state)
         X, y, rows, validation = self._begin(X, y, sample_weight, random_state, incremental, X_val, y_val, chunk_rows)
@@ -420,9 +427,13 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         with within_floats("X, y and the weights of rows"):
             chunk_rows, X = chunks_of(chunk_rows, X)
-            if chunk_rows is None:
+            if chunk_rows is None or not is_source(X):
                 y, sample_weight = whole(y), whole(sample_weight)
-            X, y = self._validated(X, y, reset=first)
+                X, y = self._validated(X, y, reset=first)
+            elif y is None:
+                raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
+            else:
+                validate_data(self, X, skip_check_array=True, reset=first)
             fresh = first and not incremental
             if chunk_rows is None:
                 rows = self._rows(X, y, sample_weight, incremental, fresh)
@@ -467,11 +478,6 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         return Rows(contiguous(X).astype(dtype, copy=False), required(self._encoded(y, False, "y_val"), dtype))
 
     def _validated(self, X, y, reset):
-        if is_source(X):
-            if y is None:
-                raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
-            validate_data(self, X, skip_check_array=True, reset=reset)
-            return X, y
         plain = type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "biuf" and self._plain(X, reset)
         if plain and len(y) == len(X) and (y.dtype.kind != "f" or math.isfinite(y.sum())):
             if reset:

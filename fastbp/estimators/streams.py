@@ -6,12 +6,14 @@ from sklearn.base import is_classifier
 from sklearn.utils import check_array, check_consistent_length, check_X_y
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import assert_all_finite
 
 from fastbp.rule import check_sum
 from fastbp.stream import Rows, Stream, length_of, ranges_of, slice_of
 
 SPARSE = ("csr", "csc")
 INDICES = (np.int32, np.int64)
+SOME_ROWS = 1000
 
 
 def required(array, dtype):
@@ -40,6 +42,26 @@ def targets_of(y, start, stop):
     return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
 
+def is_array(array):
+    """Whether it is to be read slice by slice, if it is not in memory anyway."""
+    return hasattr(array, "shape") and hasattr(array, "dtype") and not hasattr(array, "iloc")
+
+
+def some_of(y):
+    """Targets that tell of which kind all of them are: those of a source, as far as needed."""
+    if isinstance(y, np.ndarray) or scipy.sparse.issparse(y) or not is_array(y):
+        return y
+    return targets_of(y, 0, min(SOME_ROWS, length_of("y", y)))
+
+
+def check_labels(y):
+    """Raise a ValueError for targets that are no labels; there may be as many labels as rows here."""
+    if y.dtype.kind == "f":
+        assert_all_finite(y, input_name="y")
+        if (y % 1).any():
+            check_classification_targets(y)
+
+
 def count(counted, y):
     """Labels and how often they come, for each column: of rows that were counted, and others."""
     columns = [y] if y.ndim == 1 else list(y.T)
@@ -48,6 +70,9 @@ def count(counted, y):
         return found
     both = []
     for before, now in zip(counted, found, strict=True):
+        kinds = {labels.dtype.kind in "SU" for labels, _ in (before, now)}
+        if len(kinds) > 1:
+            raise ValueError(f"y must have labels of one kind, got {before[0].dtype} and {now[0].dtype}")
         labels, place = np.unique(np.concatenate([before[0], now[0]]), return_inverse=True)
         both.append((labels, np.bincount(place, np.concatenate([before[1], now[1]])).astype(int)))
     return both
@@ -77,10 +102,9 @@ def stream_of(est, X, y, sample_weight, chunk_rows, fresh=False, incremental=Fal
         np.dtype(np.float32 if X.dtype == np.float32 else np.float64),
         is_classifier(est),
     )
-    y, sample_weight = (
-        one if one is None or (hasattr(one, "dtype") and not hasattr(one, "iloc")) else np.asarray(one)
-        for one in (y, sample_weight)
-    )
+    y, sample_weight = (one if one is None or is_array(one) else np.asarray(one) for one in (y, sample_weight))
+    if sample_weight is not None and sample_weight.shape == ():
+        sample_weight = np.full(n, sample_weight)
     codes = getattr(y, "codes", None)
     names = None
     if fresh and codes is not None and classifies and est.class_weight in (None, "balanced"):
@@ -93,8 +117,7 @@ def stream_of(est, X, y, sample_weight, chunk_rows, fresh=False, incremental=Fal
     counted: list = []
     for at in ranges if classifies else ():
         part = targets_of(y, *at)
-        if part.dtype.kind in "fO":  # else labels may be as many as rows, or not be sound
-            check_classification_targets(part)
+        check_labels(part)
         counted = count(counted, part)
     if classifies:
         some = few_rows(counted, targets_of(y, 0, 1).ndim == 1)
@@ -112,9 +135,13 @@ def stream_of(est, X, y, sample_weight, chunk_rows, fresh=False, incremental=Fal
         weights = None
         if sample_weight is not None:
             weights = slice_of(sample_weight, start, stop)
-            weights = check_array(weights, ensure_2d=False, dtype=dtype, input_name="sample_weight")
+            weights = check_array(weights, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
         weights = est._weights(part, weights, incremental, class_weight) if name == "y" else weights
-        return None if weights is None else required(weights, dtype)
+        with np.errstate(over="ignore"):
+            return None if weights is None else required(weights, dtype)
+
+    def weigh(start, stop):
+        return weights_of(targets_of(y, start, stop), start, stop)
 
     def read(start, stop):
         part = targets_of(y, start, stop)
@@ -122,12 +149,14 @@ def stream_of(est, X, y, sample_weight, chunk_rows, fresh=False, incremental=Fal
             slice_of(X, start, stop), part, accept_sparse=SPARSE, dtype=dtype, multi_output=True, y_numeric=not classifies
         )
         Y = required(est._coded(part, name, None if names is None else labels), dtype)
+        if classifies and not est._has_labels(part, Y, None if names is None else labels):
+            raise ValueError(f"{name} must have the labels that it had when they were counted, got others")
         return Rows(contiguous(X_part), Y, weights_of(part, start, stop))
 
-    total = None
-    if class_weight is not None or sample_weight is not None:
-        total = sum(weights_of(targets_of(y, *at), *at).sum(dtype=np.float64) for at in ranges)
-        if total == 0:
+    weighted = class_weight is not None or sample_weight is not None
+    stream = Stream(ranges, int(X.shape[1]), n_out, dtype, read, sources, weigh if weighted else None)
+    if weighted:
+        if stream.weight == 0:
             raise ValueError("Sample weights must contain at least one non-zero number.")
-        check_sum("weights of the rows", np.array([total], dtype))
-    return Stream(ranges, int(X.shape[1]), n_out, dtype, read, sources, total)
+        check_sum("weights of the rows", stream.all_weights())
+    return stream
