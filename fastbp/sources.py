@@ -205,6 +205,10 @@ class Targets:
     def __getitem__(self, key: Any) -> Any:
         return self._names[self._stored[key]] if self.classes else self._stored[key]
 
+    def release(self, start: int, stop: int) -> None:
+        """As of `Rows`."""
+        stream.give_back(self._stored, start, stop)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         return np.array(self[:], dtype, copy=None if self.classes else copy)
 

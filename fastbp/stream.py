@@ -164,7 +164,7 @@ def give_back(array, start, stop):
     """Let the system take back memory in which it holds rows of an array that is mapped from a file."""
     whole: Any = array
     while whole is not None and not isinstance(whole, mmap.mmap):
-        whole = getattr(whole, "base", None)
+        whole = whole.obj if isinstance(whole, memoryview) else getattr(whole, "base", None)
     if whole is None or not hasattr(mmap, "MADV_DONTNEED") or min(array.strides) < 0:
         return
     if array.ndim == 2 and array.strides[0] < array.strides[1]:  # column by column

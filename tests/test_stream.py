@@ -670,6 +670,19 @@ def test_views_of_memory_maps_are_given_back(view, tmp_path):
     assert resident() - before < 3e6
 
 
+@pytest.mark.skipif(not hasattr(stream.mmap, "MADV_DONTNEED"), reason="memory cannot be given back")
+def test_rows_of_tables_are_given_back(tmp_path):
+    pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    values = np.random.default_rng(0).normal(size=(300_000, 20)).astype(np.float32)
+    pq.write_table(pa.table([*values.T], names=[f"x{number}" for number in range(20)]), tmp_path / "t.parquet")
+    found = fastbp.rows(tmp_path / "t.parquet", target="x0")
+    before = resident()
+    assert np.isfinite(found[:]).all()
+    assert resident() - before > 18e6
+    release(found, 0, len(found))
+    assert resident() - before < 3e6
+
+
 def test_sources_without_rows_and_kinds_of_targets_and_weights():
     X, y, _ = rows(200)
     clf = MLPClassifier(4, max_iter=2, random_state=0).fit(X, y)
