@@ -115,19 +115,27 @@ class Run:
         self.numbers = rule.numbers(Y.shape[1])
         self.row_weights = np.empty(0, X.dtype) if row_weights is None else row_weights
         self.weight = self.n_rows if row_weights is None else float(row_weights.sum(dtype=np.float64))
-        self.layout = Layout([X.shape[1]] + [w.shape[1] for w in weights], X.dtype, bool(biases), activations)
-        self.work = workspace(
-            self.layout,
-            self.n_rows,
-            batch_size,
-            sparse=is_sparse(X),
-            shuffled=draw is not None,
-            moments=rule.moments,
-            dropout=rule.dropout > 0,
-            threads=threads_for(self.layout, batch_size, n_jobs, X),
-        )
+        units = X.shape[1], *[w.shape[1] for w in weights]
+        # all that a workspace depends on, but for the threads of sparse rows, whose number depends on their values
+        self.key = (
+            workspace, units, X.dtype, bool(biases), *activations, self.n_rows, batch_size, draw is not None, rule.moments,
+            rule.dropout > 0, n_jobs, None if is_sparse(X) else usable_threads(n_jobs),
+        )  # fmt: skip
+        self.layout, self.work = resting.pop(self.key, (None, None))
+        if self.work is None:
+            self.layout = Layout(units, X.dtype, bool(biases), activations)
+            self.work = workspace(
+                self.layout,
+                self.n_rows,
+                batch_size,
+                sparse=is_sparse(X),
+                shuffled=draw is not None,
+                moments=rule.moments,
+                dropout=rule.dropout > 0,
+                threads=threads_for(self.layout, batch_size, n_jobs, X),
+            )
         self.params, self.moments, self.cursor = self.work.params, self.work.state, np.zeros(len(CURSOR), np.int64)
-        self.take(weights, biases)
+        self.layout.gather(weights, biases, self.params)
         if memory is not None and len(memory[0]) == len(self.moments):
             pairs, self.cursor[CURSOR.step] = memory
             for moment, (w, b) in zip(self.moments, pairs, strict=True):
@@ -143,6 +151,12 @@ class Run:
         self.before = 0  # epochs before the current `calls`
         self.due = lambda: False  # whether somebody waits for the end of an epoch
         self.marked = False  # where calls count the time of their phases, see `fastbp.profiling.phases`
+
+    def end(self):
+        """Leave the workspace to a later run of the same kind: making one takes longer than a small training."""
+        if self.work.new is not None and not is_sparse(self.X):
+            self.work.renew()
+            put_to_rest(resting, self.key, (self.layout, self.work))
 
     def take(self, weights, biases):
         """Take other parameters: all of them or, where an exception comes from a signal, none."""
@@ -278,6 +292,16 @@ class Predictor:
         return out
 
 
+def put_to_rest(rooms, key, room):
+    """Add a room to those at rest, of which there are only so many."""
+    while len(rooms) >= MOST_ROOMS:
+        with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread may be at it
+            del rooms[next(iter(rooms))]
+    rooms[key] = room
+
+
+# Layouts and workspaces of recent small trainings, at rest, as new. A training takes one out, so that no two share one.
+resting: dict = {}
 # Predictors of recent small predictions, at rest. A prediction takes one out and puts it back, so that no two threads share
 # one; for a single row, making a new one would take longer than everything else.
 rooms: dict = {}
@@ -294,10 +318,7 @@ def predict(weights, biases, X, out_activation, activations, n_jobs=None):
         predictor = Predictor(Layout(units, X.dtype, bool(biases), activations), X, out_activation, n_jobs)
     out = predictor(predictor.layout.gather(weights, biases, predictor.work.params), X)
     if predictor.work.arrays[0].nbytes < ROOM_BYTES:
-        while len(rooms) >= MOST_ROOMS:
-            with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread may be at it
-                del rooms[next(iter(rooms))]
-        rooms[key] = predictor
+        put_to_rest(rooms, key, predictor)
     return out
 
 
@@ -331,6 +352,8 @@ def watch(run, epochs, verbose=0, progress=False, callback=None, keep=lambda run
         except BaseException:
             keep(run)
             raise
+    if not run.interrupted:
+        run.end()  # after which nobody must keep what it has
     return run.history()
 
 

@@ -2,6 +2,7 @@ import collections
 import os
 import secrets
 import signal
+import sys
 
 import pytest
 
@@ -56,6 +57,14 @@ def came_compiled():
     from fastbp.kernels import objects
 
     return (objects.FOLDER.parent / objects.COMPILED).is_dir()
+
+
+@pytest.fixture(autouse=True)
+def nothing_at_rest():
+    """What a test changes of how workspaces are made is seen by all of its trainings, and by no other's."""
+    training = sys.modules.get("fastbp.training")
+    for rooms in (training.resting, training.rooms) if training else ():
+        rooms.clear()
 
 
 def pytest_report_header():

@@ -1,5 +1,6 @@
 """NeuralNetwork and History, as a user meets them."""
 
+import contextlib
 import copy
 import pickle
 import re
@@ -7,8 +8,10 @@ import signal
 import sys
 import threading
 import time
+import warnings
 
 import by_hand
+import draws
 import joblib
 import numpy as np
 import pytest
@@ -1304,3 +1307,37 @@ def test_targets_of_one_output_may_be_a_vector():
         np.testing.assert_array_equal(one, other)
     with pytest.raises(ValueError, match=r"y must have 3 columns, .* got shape \(20,\): .* numpy.eye\(3\)\[y\]"):
         NeuralNetwork(3, 4, 3).train(X, y, 5)
+
+
+@pytest.mark.parametrize("number", range(draws.examples(40)))
+def test_a_workspace_that_is_used_again_is_as_new(number):
+    """After trainings of other data and weights, of which some diverge or are interrupted."""
+    rng = np.random.default_rng([draws.SEED, 7, number])
+    units = [int(size) for size in rng.integers(1, 40, rng.integers(2, 5))]
+    n, shuffle = int(rng.integers(1, 60)), bool(rng.random() < 0.5)
+    batch_size = int(rng.integers(1, n + 1))
+    options = {
+        "solver": str(rng.choice(["sgd", "momentum", "adam"])), "dropout": float(rng.choice([0, 0.3])),
+        "dtype": str(rng.choice(["float32", "float64"])), "activation": str(rng.choice(["tanh", "relu", "selu"])),
+        "max_norm": [None, 1.0][rng.integers(2)], "alpha": float(rng.choice([0, 0.1])),
+    }  # fmt: skip
+
+    def train(seed, scale=1.0, callback=None):
+        draw = np.random.default_rng(seed)
+        X, y = draw.normal(size=(n, units[0])) * scale, draw.normal(size=(n, units[-1]))
+        net = NeuralNetwork(units[0], units[1:-1], units[-1], out_activation="identity", random_state=seed, **options)
+        how = {"batch_size": batch_size, "shuffle": shuffle, "reduction": "mean", "callback": callback}
+        with contextlib.suppress(ValueError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            net.train(X, y, 3, 0.01, **how)
+        return [array.tobytes() for array in net.weights + net.biases]
+
+    def interrupt(epoch, history):
+        raise KeyboardInterrupt
+
+    training.resting.clear()
+    expected = train(0)
+    assert len(training.resting) <= 1
+    for seed in range(1, 4):
+        train(seed, scale=float(rng.choice([1, 1e20, 1e-20])), callback=[None, interrupt][rng.integers(2)])
+        assert train(0) == expected

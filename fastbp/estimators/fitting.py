@@ -455,6 +455,8 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task, check
         if not isinstance(error, KeyboardInterrupt):
             raise
         warnings.warn("Training interrupted by user.", stacklevel=2)
+    else:
+        epochs.run.end()  # after which nobody must keep what it has
     if est.early_stopping:
         est.coefs_, est.intercepts_ = list(est._best_coefs), list(est._best_intercepts)
 
