@@ -20,7 +20,7 @@ RESIDENT_BYTES = 512 * 1024  # panels kept from epoch to epoch: a part of the L2
 # for some 10. On two processors that share a core, 64-100-10 with 200 rows (8e6) broke even, 20-64-64-1 with 64 (2e6) lost.
 THREAD_FLOPS = 4e6
 MOST_PARTIALS = 8  # gradients of one batch that are summed by themselves, and may be summed at the same time
-RENEWED_BYTES = 128 * 1024  # of a workspace that may be used again
+RENEWED_BYTES = 512 * 1024  # of a workspace that may be used again
 WIDE_ROWS = 256  # rows of a wide block: activations and deltas of a few hundred units stay in the L2 cache
 
 
