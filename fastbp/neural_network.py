@@ -444,7 +444,10 @@ class NeuralNetwork(Saved):
             self._ahead = None
             return stop
 
-        return watch(run, epochs, verbose, progress, with_weights if callback is not None else None, self._keep)
+        history = watch(run, epochs, verbose, progress, with_weights if callback is not None else None, self._keep)
+        if not run.interrupted:
+            run.end()
+        return history
 
     def gradients(self, X, y, reduction="sum", *, sample_weight=None):
         """Gradient of the loss at the present weights, by backpropagation; nothing is changed.

@@ -153,7 +153,10 @@ class Run:
         self.marked = False  # where calls count the time of their phases, see `fastbp.profiling.phases`
 
     def end(self):
-        """Leave the workspace to a later run of the same kind: making one takes longer than a small training."""
+        """Leave the workspace to a later run of the same kind: making one takes longer than a small training.
+
+        Parameters and memory are nobody's any more.
+        """
         if self.work.new is not None and not is_sparse(self.X):
             self.work.renew()
             put_to_rest(resting, self.key, (self.layout, self.work))
@@ -352,8 +355,6 @@ def watch(run, epochs, verbose=0, progress=False, callback=None, keep=lambda run
         except BaseException:
             keep(run)
             raise
-    if not run.interrupted:
-        run.end()  # after which nobody must keep what it has
     return run.history()
 
 

@@ -456,7 +456,7 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task, check
             raise
         warnings.warn("Training interrupted by user.", stacklevel=2)
     else:
-        epochs.run.end()  # after which nobody must keep what it has
+        epochs.run.end()
     if est.early_stopping:
         est.coefs_, est.intercepts_ = list(est._best_coefs), list(est._best_intercepts)
 
