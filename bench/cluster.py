@@ -11,17 +11,16 @@ search    GridSearchCV in threads, and under the backends of dask and ray
 import argparse
 import collections
 import functools
-import gzip
 import heapq
 import itertools
 import math
 import statistics
 import time
 import warnings
-from pathlib import Path
 
 import dask.array as da
 import distributed
+import fashion
 import joblib
 import numpy as np
 from sklearn.model_selection import GridSearchCV
@@ -29,17 +28,9 @@ from sklearn.model_selection import GridSearchCV
 from fastbp import MLPClassifier
 from fastbp.dask import GROUP, DaskMLPClassifier
 
-FOLDER = Path("/usr/share/datasets/fashion-mnist")
 SHARDS, UNITS, BATCH = 8, 128, 50
 # From one machine to another: 1 and 10 Gbit/s.
 BANDWIDTHS = (1.25e8, 1.25e9)
-
-
-def rows_of(name):
-    """Pixels from 0 to 1, and labels."""
-    X = np.frombuffer(gzip.decompress((FOLDER / f"{name}-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
-    y = np.frombuffer(gzip.decompress((FOLDER / f"{name}-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
-    return X.reshape(len(y), -1) / np.float32(255), y
 
 
 def cluster_of(workers):
@@ -270,7 +261,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3, help="of fits whose accuracy is told (default: %(default)s)")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
-    train, test = rows_of("train"), rows_of("t10k")
+    train, test = fashion.rows("train"), fashion.rows("t10k")
     clients, data = scaling(train, given.rounds, given.turns)
     model(clients, data, train)
     search(clients[2], train, given.turns)
