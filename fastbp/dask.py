@@ -315,11 +315,8 @@ class Objective(fitting.Objective):
         layout, alpha = self.run.layout, float(self.est.alpha)
         params = layout.gather(*self.unpacked(vector))
         grad, counts = self.run.sum_of(sloped, params)
+        penalty = fitting.add_decay(layout, params, alpha, grad)
         weights, biases = layout.views(grad)
-        penalty = 0.0
-        for slope, W in zip(weights, layout.views(params)[0], strict=True):
-            slope += alpha * W
-            penalty += float(np.square(W, dtype=np.float64).sum())
         value = (counts[LOSS] / self.outputs_of_loss + alpha / 2 * penalty) / self.weight
         return value, np.concatenate([view.ravel() for view in weights + biases]) / self.weight
 

@@ -16,6 +16,7 @@ from fastbp.stream import (
     Stream,
     StreamRun,
     chunks_of,
+    is_array,
     is_source,
     joined,
     length_of,
@@ -523,10 +524,7 @@ class NeuralNetwork(Saved):
 
     def _stream(self, X, y, sample_weight, chunk_rows):
         """Rows to learn from as a stream, which are checked as they come; of the weights, the sum is checked before."""
-        X, y, sample_weight = (
-            one if one is None or (hasattr(one, "dtype") and not hasattr(one, "iloc")) else np.asarray(one)
-            for one in (X, y, sample_weight)
-        )
+        X, y, sample_weight = (one if one is None or is_array(one) else np.asarray(one) for one in (X, y, sample_weight))
         n, weigh = length_of("X", X), None
         ranges = ranges_of(n, chunk_rows)
         if length_of("y", y) != n:

@@ -135,7 +135,7 @@ def rows(source: str | os.PathLike[str], target: str | None = None, *, columns: 
     raise OSError(f"cache {place} is being written by others with other arguments: give each of them its own cache=")
 
 
-class Rows:
+class Rows(stream.OnFile):
     """Inputs of a network, mapped into memory; see `fastbp.rows`.
 
     Whatever an array can be indexed with gives an array; a slice ``[start:stop]`` gives a view that cannot be written.
@@ -170,14 +170,14 @@ class Rows:
         return np.array(self._inputs, dtype, copy=copy)
 
     def release(self, start: int, stop: int) -> None:
-        """Let the system take back the memory in which it holds some rows: they stay in the file."""
+        """Let the system take back the memory in which it holds some rows; see `fastbp.stream.OnFile`."""
         stream.give_back(self._inputs, start, stop)
 
     def __repr__(self) -> str:
         return f"<{self.shape[0]} rows of {self.shape[1]} inputs, {self.dtype}, in {self.path}>"
 
 
-class Targets:
+class Targets(stream.OnFile):
     """Targets of rows: values as float64, or names of classes, of which the file holds the numbers.
 
     Attributes

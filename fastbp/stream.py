@@ -57,6 +57,17 @@ class Rows:
         yield self
 
 
+class OnFile:
+    """Rows that are mapped from a file, and stand still while others are asked for; of labels, their numbers and names."""
+
+    codes: Any = None
+    classes: Any = ()
+
+    def release(self, start, stop):
+        """Let the system take back the memory in which it holds some rows: they stay in the file."""
+        raise NotImplementedError
+
+
 # --- sources ----------------------------------------------------------------------------------------------------------
 
 
@@ -79,12 +90,17 @@ def is_source(X):
     return not hasattr(X, "__array_interface__") and not hasattr(X, "__dlpack__") and len(X.shape) == 2
 
 
+def is_array(array):
+    """Whether it is an array, in memory or to be read slice by slice; not one of pandas, whose slices are its own."""
+    return hasattr(array, "shape") and hasattr(array, "dtype") and not hasattr(array, "iloc")
+
+
 def slice_of(source, start, stop):
     """Rows of a source as an array, or as a sparse matrix if it is one; of as many rows, or a ValueError."""
     rows = source[start:stop]
     if not hasattr(rows, "tocsr"):
         # who makes rows when they are asked for may make the next ones in the same place
-        stays = isinstance(source, np.ndarray) or hasattr(source, "release")
+        stays = isinstance(source, (np.ndarray, OnFile))
         rows = np.asarray(rows) if stays else np.array(rows)
     if rows.shape[:1] != (stop - start,):
         raise ValueError(f"slices must have the rows that are asked for, {stop - start}, got shape {rows.shape}")
@@ -151,8 +167,8 @@ def slices_of(X):
 
 
 def release(source, start, stop):
-    """Let the system take back the memory in which it holds rows of a memory map, or of what knows how: they stay there."""
-    if hasattr(source, "release"):
+    """Let the system take back the memory in which it holds rows that are mapped from a file."""
+    if isinstance(source, OnFile):
         source.release(start, stop)
     elif isinstance(source, np.ndarray):
         file = mapped(source)

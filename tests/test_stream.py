@@ -724,3 +724,19 @@ def test_a_generator_is_where_it_was_after_bad_rows():
     with pytest.raises(ValueError, match="NaN"):
         est.fit(Source(bad), y, chunk_rows=30)
     same_fit(est.fit(X, y, chunk_rows=30), clone(est).set_params(random_state=0).fit(X, y, chunk_rows=30))
+
+
+def test_methods_of_a_source_that_sound_alike_are_left_alone():
+    """Its slices are copied, too; and labels of pandas that have numbers of their own are labels."""
+    pd = pytest.importorskip("pandas")
+    X, y, _ = rows(200)
+
+    class Held(Buffer):
+        def release(self):
+            raise AssertionError("nobody asked")
+
+    est = MLPClassifier(4, max_iter=2, random_state=0)
+    same_fit(clone(est).fit(Held(X), y, chunk_rows=30), clone(est).fit(X, y, chunk_rows=30))
+    words = np.array(["a", "b", "c"])[y]
+    for labels in (pd.Categorical(words), pd.Series(words, dtype="category", index=range(900, 1100))):
+        same_fit(clone(est).fit(Source(X), labels, chunk_rows=30), clone(est).fit(X, words, chunk_rows=30))

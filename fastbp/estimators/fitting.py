@@ -461,6 +461,15 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task, check
         est.coefs_, est.intercepts_ = list(est._best_coefs), list(est._best_intercepts)
 
 
+def add_decay(layout, params, alpha, gradient):
+    """Add that of the L2 term to a gradient of sums over rows; returns the sum W**2."""
+    penalty = 0.0
+    for slope, W in zip(layout.views(gradient)[0], layout.views(params)[0], strict=True):
+        slope += alpha * W
+        penalty += float(np.square(W, dtype=np.float64).sum())
+    return penalty
+
+
 class Objective:
     """Loss and gradient of a network on all rows, as functions of one vector: every W_l, then every b_l, flattened."""
 
@@ -485,10 +494,7 @@ class Objective:
             run.take_rows(rows)
             loss, _, grad = run.loss_grad()
             total, gradient = total + loss, gradient + grad
-        weights, _ = run.layout.views(run.params)
-        for mine, w in zip(run.layout.views(gradient)[0], weights, strict=True):
-            mine += alpha * w
-        return total, sum(float(np.sum(np.square(w, dtype=np.float64))) for w in weights), gradient / run.weight
+        return total, add_decay(run.layout, run.params, alpha, gradient), gradient / run.weight
 
     def unpacked(self, vector):
         """The vector's parts, shaped as coefs_ and intercepts_."""

@@ -9,7 +9,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite
 
 from fastbp.rule import check_sum
-from fastbp.stream import Rows, Stream, length_of, ranges_of, slice_of
+from fastbp.stream import OnFile, Rows, Stream, is_array, length_of, ranges_of, slice_of
 
 SPARSE = ("csr", "csc")
 INDICES = (np.int32, np.int64)
@@ -40,11 +40,6 @@ def targets_of(y, start, stop):
     y = slice_of(y, start, stop)
     y = y.toarray() if scipy.sparse.issparse(y) else y
     return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
-
-
-def is_array(array):
-    """Whether it is to be read slice by slice, if it is not in memory anyway."""
-    return hasattr(array, "shape") and hasattr(array, "dtype") and not hasattr(array, "iloc")
 
 
 def some_of(y):
@@ -97,22 +92,18 @@ def weights_by_class(class_weight, counted, n):
 
 def stream_of(est, X, y, sample_weight, chunk_rows, fresh=False, incremental=False, name="y"):
     """Rows of an estimator as a stream, by a first pass over y and the weights; a fresh fit learns the classes from it."""
-    n, dtype, classifies = (
-        length_of("X", X),
-        np.dtype(np.float32 if X.dtype == np.float32 else np.float64),
-        is_classifier(est),
-    )
+    n, classifies = length_of("X", X), is_classifier(est)
+    dtype = np.dtype(np.float32 if X.dtype == np.float32 else np.float64)
     y, sample_weight = (one if one is None or is_array(one) else np.asarray(one) for one in (y, sample_weight))
     if sample_weight is not None and sample_weight.shape == ():
         sample_weight = np.full(n, sample_weight)
-    codes = getattr(y, "codes", None)
     names = None
-    if fresh and codes is not None and classifies and est.class_weight in (None, "balanced"):
-        names, y = np.array(y.classes, object), codes  # words take long to compare
-    sources = [X, y] + ([] if sample_weight is None else [sample_weight])
+    if isinstance(y, OnFile) and fresh and classifies and y.codes is not None and est.class_weight in (None, "balanced"):
+        names, y = np.array(y.classes, object), y.codes  # words take long to compare
+    sources = {"X": X, "y": y} | ({} if sample_weight is None else {"sample_weight": sample_weight})
     if sample_weight is not None and len(sample_weight.shape) != 1:
         raise ValueError(f"sample_weight must be 1D array or scalar, got shape {tuple(sample_weight.shape)}")
-    check_consistent_length(*(range(length_of("y", source)) for source in sources))
+    check_consistent_length(*(range(length_of(*source)) for source in sources.items()))
     ranges, class_weight = ranges_of(n, chunk_rows), None
     counted: list = []
     for at in ranges if classifies else ():
@@ -154,7 +145,7 @@ def stream_of(est, X, y, sample_weight, chunk_rows, fresh=False, incremental=Fal
         return Rows(contiguous(X_part), Y, weights_of(part, start, stop))
 
     weighted = class_weight is not None or sample_weight is not None
-    stream = Stream(ranges, int(X.shape[1]), n_out, dtype, read, sources, weigh if weighted else None)
+    stream = Stream(ranges, int(X.shape[1]), n_out, dtype, read, [*sources.values()], weigh if weighted else None)
     if weighted:
         if stream.weight == 0:
             raise ValueError("Sample weights must contain at least one non-zero number.")
