@@ -64,6 +64,11 @@ def native_width():
     return 64 if PLAIN_PYTHON else level().vector_bytes
 
 
+def has_avx512():
+    """Whether lanes pick numbers from a table in registers: with AVX-512."""
+    return native_width() == 64 and (PLAIN_PYTHON or level().vector_bytes == 64)
+
+
 def tile_shape():
     """Rows and columns of the largest register tile: as many sums as leave room for their factors."""
     return (6, 4) if registers() == 32 else (4, 3)

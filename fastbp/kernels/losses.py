@@ -14,7 +14,7 @@ import numpy as np
 
 from fastbp.kernels.control import carry, repeat, switch
 from fastbp.kernels.numbers import choose, element
-from fastbp.kernels.pointwise import exp, identity, log, logistic, logistic_derivative, softplus
+from fastbp.kernels.pointwise import exp, exp_of_negative, identity, log, logistic, logistic_derivative, softplus
 from fastbp.kernels.vectors import (
     across,
     first_lane,
@@ -162,7 +162,7 @@ def softmax_sums(outputs, z, e):
 
     def add(j, total):
         at = outputs.place(j)
-        power = outputs.masked(j, exp(outputs.with_outputs(j, load(memory, z + at) - top, 0)))
+        power = outputs.masked(j, exp_of_negative(outputs.with_outputs(j, load(memory, z + at) - top, 0)))
         store(memory, e + at, power)
         return (total + power,)
 

@@ -126,6 +126,36 @@ def select(mask, yes, no):
     return mask.new(mask.builder.select(mask.value, like.like(yes), like.like(no)))
 
 
+def wholes(builder, value):
+    """A value in pieces that fill a register of 64 bytes; what is over in the last one is undefined."""
+    L = 64 // (value.type.element.width // 8 if isinstance(value.type.element, ir.IntType) else BYTES[value.type.element])
+    undefined = ir.Constant(value.type, ir.Undefined)
+    return [shuffle(builder, value, undefined, range(first, first + L)) for first in range(0, value.type.count, L)]
+
+
+def together(builder, pieces, count):
+    """The first lanes of the pieces, one after the other; their number is a power of two."""
+    while len(pieces) > 1:
+        pieces = [shuffle(builder, a, b, range(2 * a.type.count)) for a, b in zip(pieces[::2], pieces[1::2], strict=True)]
+    return pieces[0] if pieces[0].type.count == count else shuffle(builder, pieces[0], pieces[0], range(count))
+
+
+@word(lambda k, table: np.array(table, k.dtype)[k.view(f"uint{k.itemsize * 8}") % len(table)])
+def picked(k, table):
+    """Of a table of 16 numbers those whose places stand in the low bits of floats; where `jit.has_avx512`."""
+    builder, L = k.builder, 64 // BYTES[k.of]
+    vector, integers = ir.VectorType(k.of, L), ir.VectorType(ir.IntType(8 * BYTES[k.of]), k.type.count)
+    parts = [ir.Constant(vector, list(table[first : first + L])) for first in range(0, len(table), L)]
+
+    def pick(at):
+        if is_float32(k):
+            return external(builder, "llvm.x86.avx512.permvar.sf.512", vector, *parts, at)
+        return external(builder, "llvm.x86.avx512.vpermi2var.pd.512", vector, parts[0], at, parts[1])
+
+    pieces = wholes(builder, builder.bitcast(k.value, integers))
+    return k.new(together(builder, list(map(pick, pieces)), k.type.count))
+
+
 def larger(x, y):
     """Lane by lane the larger of two vectors, y where x is NaN."""
     return select(x > y, x, y)
