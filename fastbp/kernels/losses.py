@@ -162,7 +162,7 @@ def softmax_sums(outputs, z, e):
 
     def add(j, total):
         at = outputs.place(j)
-        power = outputs.masked(j, exp_of_negative(outputs.with_outputs(j, load(memory, z + at) - top, 0)))
+        power = outputs.masked(j, exp_of_negative(outputs.with_outputs(j, load(memory, z + at) - top, 0), False))
         store(memory, e + at, power)
         return (total + power,)
 

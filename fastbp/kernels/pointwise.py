@@ -221,10 +221,10 @@ def exp_factors(x, factor=1, exact=False):
     return p, times_power_of_two(picked(n, powers), n, FINER)
 
 
-def exp_of_negative(x):
-    """e**x for x <= 0, at most 1.1 ULP."""
+def exp_of_negative(x, exact=True):
+    """e**x for x <= 0, at most 1.1 ULP, or 1.2 if it need not be `exact`."""
     lowest, _ = EXP_RANGE_FLOAT32 if is_float32(x) else EXP_RANGE_FLOAT64
-    p, power = exp_factors(x, exact=True)
+    p, power = exp_factors(x, exact=exact)
     return select(at_least(x, lowest), fma(power, p, power), 0)
 
 
