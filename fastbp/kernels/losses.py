@@ -14,7 +14,16 @@ import numpy as np
 
 from fastbp.kernels.control import carry, repeat, switch
 from fastbp.kernels.numbers import choose, element
-from fastbp.kernels.pointwise import exp, exp_of_negative, identity, log, logistic, logistic_derivative, softplus
+from fastbp.kernels.pointwise import (
+    exp,
+    exp_of_negative,
+    identity,
+    log,
+    log_of_normal,
+    logistic,
+    logistic_and_softplus,
+    logistic_derivative,
+)
 from fastbp.kernels.vectors import (
     across,
     first_lane,
@@ -57,8 +66,8 @@ def exp_squared(z, y):
 
 
 def logistic_log(z, y):
-    a = logistic(z)
-    return a, softplus(z) - y * z, a - y
+    a, rest = logistic_and_softplus(z)
+    return a, rest - y * z, a - y
 
 
 def exp_poisson(z, y):
@@ -199,19 +208,24 @@ def head_of(outputs, z, y, d, head, scale, weight, sums, more=(), follow=lambda 
 
     def softmax(log_loss):
         top, total = softmax_sums(outputs, z, d)
-        share, log_total = 1 / total, log(total)
+        share, log_total = 1 / total, log_of_normal(total)
         bounds = log_loss_bounds(memory, head) if log_loss else None
 
-        def vector(j, inner, loss, squares, *more):
+        def vector(j, inner, own_loss, own_squares, *more):
             at = outputs.place(j)
             target, a = load(memory, y + at), load(memory, d + at) * share
             error = a - target
-            one_loss = target * clip(log_total + (top - load(memory, z + at)), *bounds) if log_loss else None
+            if log_loss:
+                own_loss = fma(target, clip(log_total + (top - load(memory, z + at)), *bounds), own_loss)
             store(memory, z + at, a)
             store(memory, d + at, error * scale)
-            return fma(a, error, inner), *add_up(loss, squares, one_loss, error, weight), *follow(j, a, *more)
+            return fma(a, error, inner), own_loss, fma(error, error, own_squares), *follow(j, a, *more)
 
-        inner, *result = carry(outputs.count, (splat(memory, 0.0), *sums, *more), vector)
+        zero = splat(memory, 0.0)
+        inner, own_loss, own_squares, *others = carry(outputs.count, (zero, zero, zero, *more), vector)
+        loss, squares = sums
+        squares = fma(own_squares, weight, squares)
+        loss = fma(own_loss, weight, loss) if log_loss else 0.5 * squares
         if not log_loss:
             inner = outputs.over_outputs(inner, lambda x, y: x + y)
 
@@ -221,7 +235,7 @@ def head_of(outputs, z, y, d, head, scale, weight, sums, more=(), follow=lambda 
                 store(memory, d + at, a * (a - load(memory, y + at) - inner) * scale)
 
             repeat(outputs.count, delta)
-        return tuple(result)
+        return loss, squares, *others
 
     squared, log_loss = functools.partial(softmax, False), functools.partial(softmax, True)
     return switch(head, [*map(elementwise, HEADS), squared, log_loss, log_loss])
