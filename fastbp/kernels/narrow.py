@@ -298,7 +298,7 @@ def loss_and_delta(job, block, targets, last, scale, number):
 
 
 def gradients(job, block, a, layer, grad, fresh, first=0):
-    """(6): dW_l from A_{l-1}^T at `a` and D_l^T, into `grad` where that is `fresh`, else added; for units from `first` on."""
+    """(6): dW_l from A_{l-1}^T at `a` and D_l^T, into `grad` where that is `fresh`, else added; of units from `first` on."""
     memory, columns = job.memory, block.columns
     L = lanes(memory)
 
