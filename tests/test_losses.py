@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from cases import DTYPES, SMALL, WORKSPACES, assert_close, assert_same_bits, train
-from scipy.special import expit, softmax, xlogy
+from draws import SEED
+from scipy.special import expit, logsumexp, softmax, xlogy
 from sklearn.neural_network import MLPClassifier
 
 from fastbp import kernels, reference
@@ -120,6 +121,25 @@ def test_the_clipped_log_loss_of_many_classes(units, dtype, implementation, kern
 
 @implementations
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("units", [1, 3, 10, 17])
+@pytest.mark.parametrize("activation", ["logistic", "softmax"])
+def test_the_log_loss(activation, units, dtype, implementation, kernel):
+    """Of drawn rows, some of them far out, which nothing clips."""
+    rng = np.random.default_rng(SEED)
+    Z = np.concatenate([rng.normal(0, size, (4, units)) for size in (0.1, 1, 10, 300)]).astype(dtype)
+    Y = rng.dirichlet(np.ones(units), len(Z)).astype(dtype) if activation == "softmax" else rng.uniform(0, 1, Z.shape)
+    Y, wide = Y.astype(dtype), Z.astype("float64")
+    A, exact = {
+        "logistic": (expit(wide), np.logaddexp(0, wide) - Y * wide),
+        "softmax": (softmax(wide, axis=1), Y * (logsumexp(wide, axis=1, keepdims=True) - wide)),
+    }[activation]
+    loss, delta = loss_and_delta(implementation, kernel, (activation, "log_loss"), Z, Y)
+    assert loss == pytest.approx(exact.sum(), rel=RELATIVE[dtype])
+    assert_close("deltas", delta, (A - Y).astype(dtype), 10 * np.finfo(dtype).eps)
+
+
+@implementations
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_the_absolute_error(dtype, implementation, kernel):
     Z = np.array([[1, 1, -3, 0], [0.5, 0, 2, -1e6]], dtype)
     Y = np.array([[0, 1, -1, 2], [0.75, -0.0, 0, 0]], dtype)
@@ -132,7 +152,10 @@ def test_the_absolute_error(dtype, implementation, kernel):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "head",
-    [("identity", "absolute_error"), ("logistic", "clipped_log_loss"), ("softmax", "clipped_log_loss")],
+    [
+        ("identity", "absolute_error"),
+        *[(activation, loss) for activation in ("logistic", "softmax") for loss in ("log_loss", "clipped_log_loss")],
+    ],
     ids=" ".join,
 )
 def test_nan_is_not_clipped(head, dtype, implementation, kernel):

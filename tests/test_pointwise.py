@@ -1,14 +1,16 @@
 """The functions of vectors, held to their exact values."""
 
 import decimal
+import functools
 import math
 from decimal import Decimal
 
+import draws
 import numpy as np
 import pytest
 
 from fastbp.kernels import pointwise
-from fastbp.kernels.jit import PLAIN_PYTHON, Kernel
+from fastbp.kernels.jit import PLAIN_PYTHON, Kernel, has_avx512
 
 DTYPES = ("float32", "float64")
 NAMES = [function.__name__ for function in pointwise.FUNCTIONS]
@@ -200,6 +202,93 @@ def test_errors_are_counted_in_ulp(sign, dtype):
 def test_the_length_of_a_vector_changes_no_bit(name, dtype):
     z = arguments(name, dtype)[::7]
     assert values(name, z, width=32).tobytes() == values(name, z, width=64).tobytes()
+
+
+# --- powers from a table ----------------------------------------------------------------------------------------------
+
+TABLE_ULP = {"exp": 0.75, "logistic": 2.5, "softplus": 2}  # of those who take them, where there is a table
+
+
+def around_each_power(dtype, per_place=4):
+    """Arguments of e**z all over the range: drawn at, and on both sides of, the places where its power changes."""
+    rng, finfo = np.random.default_rng(draws.SEED), np.finfo(dtype)
+    low, high = (math.ceil(16 * np.log2(float(end))) for end in (finfo.tiny, finfo.max))
+    powers = np.concatenate([rng.choice(np.arange(low + j, high - 16, 16), per_place) for j in range(16)])
+    places = np.add.outer(powers, [0, -0.5, 0.5, *rng.uniform(-0.5, 0.5, 3)]).ravel() * np.log(2) / 16
+    ends = np.log([float(finfo.tiny), float(finfo.max)])
+    z = np.concatenate([places, np.linspace(ends - 1, ends, 20).ravel(), np.negative(ends)]).astype(dtype)
+    return np.concatenate([z + k * np.spacing(z) for k in (-1, 0, 1)])
+
+
+def assert_accurate_around_powers(function, name, dtype):
+    z = around_each_power(dtype)
+    exact, largest = exact_values(name, z), TABLE_ULP[name] if has_avx512() else LARGEST_ERROR[name]
+    with np.errstate(all="ignore"):
+        ours = function(z)
+    size = np.array([float(abs(value)) for value in exact])
+    normal = np.flatnonzero((size >= np.finfo(dtype).tiny) & (size <= np.finfo(dtype).max))
+    errors = [error_in_ulp(ours[i], exact[i]) for i in normal]
+    assert np.max(errors) <= largest, f"{np.max(errors)} ULP at {z[normal[np.argmax(errors)]]!r}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", TABLE_ULP)
+def test_accuracy_around_each_power(name, dtype):
+    assert_accurate_around_powers(functools.partial(values, name), name, dtype)
+
+
+@pytest.mark.compiles
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", TABLE_ULP)
+def test_powers_do_not_depend_on_the_vector(name, dtype):
+    z = around_each_power(dtype)
+    assert values(name, z, width=16).tobytes() == values(name, z, width=32).tobytes() == values(name, z, width=64).tobytes()
+
+
+@pytest.mark.skipif(not has_avx512(), reason="there is no table")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("place", range(16))
+def test_a_corrupted_power_is_rejected(place, dtype, monkeypatch):
+    function = pointwise.exp
+    assert_accurate_around_powers(function, "exp", dtype)
+    powers, lost = pointwise.powers_of_two(dtype == "float32")
+    ulp = float(np.spacing(np.array(powers[place], dtype)))
+    for wrong in (0, 1):
+        tables = [*powers], [*lost]
+        tables[wrong][place] += ulp
+        monkeypatch.setattr(pointwise, "powers_of_two", lambda single, tables=tables: tables)
+        with pytest.raises(AssertionError):
+            assert_accurate_around_powers(function, "exp", dtype)
+
+
+@pytest.mark.skipif(not has_avx512(), reason="there is no table")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_power_and_what_it_has_lost_are_the_exact_one(dtype):
+    with decimal.localcontext(prec=40):
+        for j, (power, lost) in enumerate(zip(*pointwise.powers_of_two(dtype == "float32"), strict=True)):
+            exact = Decimal(2) ** (Decimal(j) / 16)
+            assert power == np.array(float(exact), dtype)
+            assert abs(Decimal(power) * (1 + Decimal(lost)) / exact - 1) < Decimal(float(np.finfo(dtype).eps)) / 10**16
+
+
+# --- for heads --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_heads_take_is_as_accurate(dtype):
+    z = np.concatenate([around_each_power(dtype), arguments("softplus", dtype)])
+    both = dict(zip(("logistic", "softplus"), pointwise.logistic_and_softplus(z), strict=True))
+    for name, ours in both.items():
+        assert_accurate(name, ours, exact_values(name, z))
+    below = z[z <= 0]
+    for exact in (True, False):
+        assert_accurate("exp", pointwise.exp_of_negative(below, exact), exact_values("exp", below))
+    assert np.all(np.isnan(pointwise.exp_of_negative(np.full(LANES, np.nan, dtype))))
+    assert np.all(np.isnan(pointwise.logistic_and_softplus(np.full(LANES, np.nan, dtype))))
+    x = arguments("log", dtype)
+    assert pointwise.log_of_normal(x).tobytes() == pointwise.log(x).tobytes()
+    assert np.all(np.isnan(pointwise.log_of_normal(np.full(LANES, np.nan, dtype))))
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------

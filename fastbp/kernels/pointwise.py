@@ -3,8 +3,9 @@
 Each is straight-line code, the same for every lane. A NaN stays a NaN; results below the normal numbers are 0. The errors
 given in units in the last place (ULP) hold wherever the exact result is a normal number.
 
-Sources. Exponential: range reduction to |r| <= ln(2)/2, or with a table of powers to |r| <= ln(2)/32 (Tang, ACM TOMS 15, 1989), by two-part subtraction of n*ln(2) (Cody and Waite, Software Manual
-for the Elementary Functions, 1980), then a minimax polynomial for e**r with its first two coefficients held at 1.
+Sources. Exponential: range reduction to |r| <= ln(2)/2 by two-part subtraction of n*ln(2) (Cody and Waite, Software Manual
+for the Elementary Functions, 1980), then a minimax polynomial for e**r with its first two coefficients held at 1; with a
+table of powers, n is a multiple of 1/16 and r as much smaller (Tang, ACM TOMS 15, 1989).
 e**x - 1: put together from 2**n and e**r - 1 (Tang, ACM TOMS 18, 1992). Logarithm: log(1 + f) = 2 atanh(s) with
 s = f / (2 + f), written so that f itself is added last (Tang, ACM TOMS 16, 1990).
 """

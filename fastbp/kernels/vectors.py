@@ -127,10 +127,10 @@ def select(mask, yes, no):
 
 
 def wholes(builder, value):
-    """A value in pieces that fill a register of 64 bytes; what is over in the last one is undefined."""
-    L = 64 // (value.type.element.width // 8 if isinstance(value.type.element, ir.IntType) else BYTES[value.type.element])
-    undefined = ir.Constant(value.type, ir.Undefined)
-    return [shuffle(builder, value, undefined, range(first, first + L)) for first in range(0, value.type.count, L)]
+    """A vector of integers in pieces that fill a register of 64 bytes; what is over in the last one is undefined."""
+    count, L, undefined = value.type.count, 512 // value.type.element.width, ir.Constant(value.type, ir.Undefined)
+    places = [[min(at, count) for at in range(first, first + L)] for first in range(0, count, L)]
+    return [shuffle(builder, value, undefined, place) for place in places]
 
 
 def together(builder, pieces, count):
