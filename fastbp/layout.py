@@ -141,7 +141,12 @@ class Layout:
     def gather(self, weights, biases, params=None):
         """Copy weights and biases into a flat buffer, a new one unless `params` is given; returns it."""
         params = aligned_zeros(self.size, self.dtype) if params is None else params
-        for views, arrays in zip(self.views(params), (weights, biases), strict=True):
-            for view, array in zip(views, arrays, strict=True):
-                view[...] = array
+        fill(self.views(params), (weights, biases))
         return params
+
+
+def fill(network, others):
+    """Copy other weights and biases, two lists of arrays, into those of a network."""
+    for views, arrays in zip(network, others, strict=True):
+        for view, array in zip(views, arrays, strict=True):
+            view[...] = array

@@ -74,9 +74,9 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
     work, arrays = gate.training(
         layers, params, state, X, Y, weights, order, batch_size, rule, blocks, cursor, record, work, marked
     )
-    together(MARKED if marked else TRAIN, work, layers, len(layers), params, state, *arrays, Y,
-             weights, weights.size > 0, X.shape[0], order, order.size > 0, batch_size, rule, blocks, cursor,
-             record)  # fmt: skip
+    together(MARKED if marked else TRAIN, work, layers, len(layers), params, work.packed(state), *arrays, Y,
+             weights, weights.size > 0, X.shape[0], order, order.size > 0, batch_size, work.packed(rule), blocks,
+             work.packed(cursor), record)  # fmt: skip
 
 
 def forward(layers, params, X, out, rule, work):
@@ -140,10 +140,10 @@ def train_many(layers, params, state, X, Y, order, weights, batch_size, rule, se
     call(MANY[batch_size > 1], args, threads, lanes * params.itemsize)
 
 
-def together(kernels, work, *args):
+def together(kernels, work, layers, *args):
     """Call a kernel once in each thread of the workspace."""
     plan = work.plan
-    call(kernels[plan.kernel], (*args, *(work if PLAIN_PYTHON else work.addresses)), plan.threads, plan.width)
+    call(kernels[plan.kernel], (work.packed(layers), *args, *work.all_packed), plan.threads, plan.width)
 
 
 def call(kernel, args, size, width):

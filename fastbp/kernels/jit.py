@@ -165,8 +165,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def address_of(array):
-    """Where an array begins."""
-    if array.size and array.flags.writeable:
+    """Where an array begins; what is none is a number, or None for 0."""
+    if not isinstance(array, np.ndarray):
+        return array or 0
+    if not array.size:
+        return 0  # which nobody reads
+    if array.flags.writeable:
         return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a third of the other's time
     return array.ctypes.data
 
@@ -219,7 +223,7 @@ class Kernel:
 
     def packed(self, *args):
         """The job as machine code reads it: an int64 for each field, addresses of arrays, which have to stay; None is 0."""
-        return self._pack(*[address_of(arg) if isinstance(arg, np.ndarray) else arg or 0 for arg in args])
+        return self._pack(*[arg if type(arg) is int else address_of(arg) for arg in args])
 
     def prepare(self, args, width):
         """What is called with such arguments, compiled if need be."""
