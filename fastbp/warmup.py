@@ -37,7 +37,7 @@ def kernels_for(dtypes: Sequence[str]) -> list[One]:
                 types += [f"{dtype}-{indices}" for indices in ("int32", "int64")]
             result += [(kernel, one, bytes_) for one in types for bytes_ in widths]
         result += [(kernel, dtype, width) for kernel in (*kernels.MANY, machine.SPIN, machine.APPLY)]
-    return [*result, (machine.READ, "float32", width), (kernels.count_marks, "", width)]
+    return [*result, (machine.READ, "float32", width), (kernels.count_marks, "", width), (kernels.SHUFFLE, "", width)]
 
 
 def warm(some: Sequence[One], progress: Callable[[int], Any] | None = None) -> int:

@@ -19,6 +19,7 @@ INDICES = np.dtype(np.int32), INT
 VECTOR_BYTES = 16, 32, 64
 CODES_OF_HEADS, CODES_OF_SOLVERS = set(range(len(HEADS))), set(range(len(MOMENTS)))
 ANY = -1  # a length that nothing is known of
+TWISTER_WORDS = 624  # of the state of a Mersenne twister
 INPUT_EXTRA = 3  # rows of a panel beside inputs and targets: ones, class, sample weight
 
 
@@ -163,6 +164,14 @@ def prediction(layers, params, X, out, rule, work):
     array("out", out, params.dtype, n_rows, work.ends[1], written=True)
     numbers(rule)
     return work, arrays
+
+
+def shuffling(words, order):
+    """Check the arguments of `fastbp.kernels.shuffle`."""
+    array("words", words, INT, TWISTER_WORDS + 1, written=True)
+    array("order", order, INT, ANY, order.shape[-1], written=True)
+    require(order.size > 0, "order", "of a row at least", order.shape)
+    require(0 <= words[-1] <= TWISTER_WORDS, "words", f"of up to {TWISTER_WORDS} that are used up", words[-1])
 
 
 def inputs(X, dtype, n_in, kernel):

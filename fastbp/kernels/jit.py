@@ -239,11 +239,10 @@ class Kernel:
 
     def function(self):
         # tools that freeze programs follow import statements
-        from fastbp.kernels import ceilings, many, narrow, online, phases, pointwise, wide
+        from fastbp.kernels import ceilings, many, narrow, online, orders, phases, pointwise, wide
 
-        modules = {"ceilings": ceilings, "many": many, "narrow": narrow, "online": online, "phases": phases,
-                   "pointwise": pointwise, "wide": wide}  # fmt: skip
-        return getattr(modules[self.module], self.name)
+        modules = ceilings, many, narrow, online, orders, phases, pointwise, wide
+        return getattr({module.__name__.rpartition(".")[2]: module for module in modules}[self.module], self.name)
 
     def loaded(self, dtype, width):
         """The C function for the types of a call and a vector width: from disk, or compiled and then kept on disk."""
