@@ -23,7 +23,7 @@ def assert_same_state(one, other):
         np.testing.assert_array_equal(mine, its)
 
 
-@pytest.mark.parametrize("count, n", [(1, 1), (3, 1), (1, 2), (700, 3), (40, 64), (40, 65), (9, 1797), (2, 40)])
+@pytest.mark.parametrize(("count", "n"), [(1, 1), (3, 1), (1, 2), (700, 3), (40, 64), (40, 65), (9, 1797), (2, 40)])
 def test_orders_are_those_of_numpy(count, n):
     ours, theirs = np.random.RandomState(n), np.random.RandomState(n)
     for one in (ours, theirs):
@@ -60,7 +60,7 @@ def test_the_kernel_shuffles_as_numpy_does():
 
 
 @pytest.mark.parametrize(
-    "name, words, order",
+    ("name", "words", "order"),
     [
         ("words", np.zeros(TWISTER_WORDS, np.int64), np.zeros((2, 3), np.int64)),
         ("words", np.full(TWISTER_WORDS + 1, TWISTER_WORDS + 1), np.zeros((2, 3), np.int64)),
