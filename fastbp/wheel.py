@@ -12,9 +12,9 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-# The tag and the levels of each wheel. Object files call nothing but memset and sched_yield, which every glibc has. Others
-# need what LLVM's linker in memory takes there: macOS Mach-O files, made for arm64-apple-darwin; Windows ELF files, for
-# x86_64-pc-windows-msvc-elf. Neither has been seen to work.
+# The tag and the levels of each wheel. Object files call nothing but memset and sched_yield, which every glibc has, and
+# Python's functions for locks, which every version has. Others need what LLVM's linker in memory takes there: macOS Mach-O
+# files, made for arm64-apple-darwin; Windows ELF files, for x86_64-pc-windows-msvc-elf. Neither has been seen to work.
 WHEELS = {
     "linux-x86_64": ("py3-none-manylinux_2_17_x86_64", ("x86-64-v3", "x86-64-v4")),
     "linux-aarch64": ("py3-none-manylinux_2_17_aarch64", ("aarch64",)),

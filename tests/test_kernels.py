@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 from processes import run_python
 
 from fastbp import kernels, reference
-from fastbp.kernels import jit
+from fastbp.kernels import jit, pool
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import CURSOR, RECORD, Layout
 from fastbp.rule import ACTIVATIONS, HEADS, SOLVERS, Rule
@@ -147,19 +147,20 @@ def test_the_number_of_threads_changes_no_bit(case):
 @pytest.mark.parametrize("started", [1, 2, 3])
 def test_fewer_threads_than_there_is_room_for_change_no_bit(started, kernel, dtype, monkeypatch):
     case = Case((130, 300, 500, 3), 320, 320, kernel=kernel, activations="tanh", dtype=dtype, epochs=2)
-    once, start, left = train(kernels, case), kernels._thread.start_new_thread, []
+    once, start, left = train(kernels, case), pool._thread.start_new_thread, []
 
     def start_some(*arguments):
-        if left and not left.pop():
+        if not left:
             raise RuntimeError("can't start new thread")
+        left.pop()
         return start(*arguments)
 
-    for _ in range(5):
-        # the first one of them leads
-        left[:] = [False, *[True] * started]
-        monkeypatch.setattr(kernels._thread, "start_new_thread", start_some)
+    monkeypatch.setattr(pool._thread, "start_new_thread", start_some)
+    for _ in range(3):
+        left[:] = [True] * started
+        monkeypatch.setattr(pool, "pool", pool.Pool())
         assert_same_bits(train(kernels, replace(case, threads=5)), once)
-        assert not left
+        assert len(pool.pool.workers) == started
 
 
 @pytest.mark.draw(3)
@@ -517,7 +518,7 @@ import cases
 import once
 import test_kernels
 from fastbp import kernels, reference
-from fastbp.kernels import jit
+from fastbp.kernels import jit, pool
 
 once.share()
 assert (jit.native_width(), jit.tile_shape()) == (32, (4, 3))

@@ -18,8 +18,8 @@ import pytest
 from cases import assert_close, assert_same_bits
 
 import fastbp
-from fastbp import MLPClassifier, NeuralNetwork, kernels, training
-from fastbp.kernels import jit
+from fastbp import MLPClassifier, NeuralNetwork, training
+from fastbp.kernels import jit, pool
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.rule import Rule
 
@@ -548,8 +548,8 @@ def test_no_more_threads_than_processors_wait_for_each_other(monkeypatch):
     """With more, those that wait take the processors of those that they wait for."""
     monkeypatch.setattr(training, "THREAD_FLOPS", 1.0)
     used, (X, y) = [], digits()
-    together = kernels.in_threads
-    monkeypatch.setattr(kernels, "in_threads", lambda size, run: (used.append(size), together(size, run)))
+    together = pool.run
+    monkeypatch.setattr(pool, "run", lambda function, job, size: (used.append(size), together(function, job, size)))
     net = NeuralNetwork(8, [64, 40], 3, n_jobs=64, random_state=0)
     net.train(X, y, 2, 0.01, batch_size=40)
     assert set(used) <= {joblib.cpu_count()}

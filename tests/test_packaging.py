@@ -53,6 +53,7 @@ LAZY = {
         "fastbp.kernels.online",
         "fastbp.kernels.phases",
         "fastbp.kernels.pointwise",
+        "fastbp.kernels.threads",
         "fastbp.kernels.wide",
     },
 }

@@ -30,11 +30,9 @@ compute the equations of `fastbp.reference`, whose functions have the same argum
 `numbers`, `vectors`, `tiles` and `control`, which mean LLVM when compiled and numpy arrays when run as plain Python.
 """
 
-import _thread
-
 import numpy as np
 
-from fastbp.kernels import gate
+from fastbp.kernels import gate, pool
 from fastbp.kernels.jit import PLAIN_PYTHON, Kernel
 from fastbp.layout import CURSOR, KERNELS, LAYER, PLACE, PLAN, RECORD, ROWS_AT_ONCE, SETTINGS, aligned_zeros
 from fastbp.rule import RULE
@@ -58,8 +56,8 @@ _MANY = (
     "room_epochs record:double* taken:int* sums:double* memory:T* room grad x y classes weighing"
 )
 MANY = tuple(Kernel("many", name, _MANY) for name in ("train_by_row", "train_by_rows"))
-# Memory of counters, where they begin there, and a number of marks.
 SHUFFLE = Kernel("orders", "shuffle", "words:int* order:int* count n")
+# Memory of counters, where they begin there, and a number of marks.
 count_marks = Kernel("phases", "count_marks", "sync:int* counters number", marked=True)
 
 # Operations of a call for loss and gradient: 50 ms where a core manages 10 GFLOP/s.
@@ -154,90 +152,8 @@ def together(kernels, work, layers, *args):
 
 
 def call(kernel, args, size, width):
-    """Call a kernel once in each of some threads, which wait for each other: all of them start, or none does."""
-
-    def run(rank, ranks):  # whoever runs it holds the arrays, of which the kernel has only the addresses
-        kernel(*args, rank=rank, size=ranks, width=width)
-
+    """Call a kernel once in each of some threads, or of as many as can be had, which wait for each other."""
     if size > 1 and not PLAIN_PYTHON:
-        kernel.prepare(args, width)  # so that nothing can fail in a thread that others wait for
-        if undisturbed(lambda: in_threads(size, run)):
-            return
-    run(0, 1)
-
-
-def in_threads(size, run):
-    """Call run(rank, ranks) in as many threads as can be had, at most `size`, of which this is the first."""
-    go, others, ranks = locked(), [], 1
-
-    def follow(rank, ended):
-        with go:  # it is known how many there are
-            pass
-        run(rank, ranks)
-        ended.release()
-
-    try:
-        for rank in range(1, size):
-            ended = locked()
-            _thread.start_new_thread(follow, (rank, ended))
-            others.append(ended)
-    except RuntimeError:  # no more threads: those there are do all the work
-        pass
-    ranks += len(others)
-    go.release()
-    run(0, ranks)
-    for ended in others:
-        ended.acquire()
-
-
-def locked():
-    """A lock that is taken."""
-    lock = _thread.allocate_lock()
-    lock.acquire()
-    return lock
-
-
-def undisturbed(work):
-    """Do some work in another thread, where no signal's handler runs, and wait for its end; False if no thread can be had.
-
-    A handler may raise an exception at any place here, and others after it. The last one is raised when the work is done; if
-    the work has not begun by then, it never will. A call may have done its work and raise all the same, so that no line
-    relies on the one before it.
-    """
-    first, outcome, end, error = [], [], locked(), None
-
-    def lead():
-        first.append(True)
-        if first[0]:
-            try:
-                work()
-                outcome.append(None)
-            except BaseException as failure:
-                outcome.append(failure)
-            end.release()
-
-    while True:
-        try:
-            while True:
-                try:
-                    if error is None:
-                        _thread.start_new_thread(lead, ())
-                    while not outcome and first[:1] != [False]:
-                        end.acquire()
-                    break
-                except BaseException as raised:
-                    error = raised
-                    first.append(False)
-            break
-        except BaseException as raised:  # where the inner loop goes back to its start
-            error = raised
-            first.append(False)
-    if not first[0] and isinstance(error, RuntimeError) and error.__traceback__.tb_next is None:
-        return False  # it is the start's own
-    error = error or outcome[0]
-    try:
-        if error is not None:
-            raise error
-    finally:
-        del error  # whose traceback holds this frame
-    return True
+        pool.run(kernel.prepare(args, width), kernel.packed(*args), size)
+    else:
+        kernel(*args, width=width)

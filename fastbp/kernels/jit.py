@@ -36,8 +36,9 @@ BUILDING = threading.RLock()
 FORK_SECONDS = 60
 engines: list = []  # what owns machine code, and lives as long as the process
 listeners: list = []  # functions that are told "compiling" when it begins, and "" when it is over
-# Symbol under which kernels call the system's function that gives the rest of a time slice away.
-YIELD = "fastbp_yield"
+# Symbols under which kernels call the system's function that gives the rest of a time slice away, and Python's for locks,
+# which need no interpreter.
+YIELD, ACQUIRE, RELEASE = "fastbp_yield", "fastbp_acquire", "fastbp_release"
 # Kernels for vectors of so many bytes and so many registers of them, as in "16x32", instead of the processor's own. Every
 # processor can run all of them, if slowly: so tests see here what would happen elsewhere.
 OTHER_VECTORS = os.environ.get("FASTBP_VECTORS")
@@ -99,7 +100,7 @@ def link(code):
 
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        add_yield()
+        add_symbols()
         machine = llvm.Target.from_default_triple().create_target_machine()
         engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
         engine.add_object_file(llvm.ObjectFileRef.from_data(code))
@@ -112,12 +113,14 @@ def link(code):
 
 
 @functools.cache
-def add_yield():
-    """Let machine code find YIELD."""
+def add_symbols():
+    """Let machine code find what it calls."""
     import llvmlite.binding as llvm
 
-    system = ctypes.WinDLL("kernel32").SwitchToThread if sys.platform == "win32" else ctypes.CDLL(None).sched_yield
-    llvm.add_symbol(YIELD, ctypes.cast(system, ctypes.c_void_p).value)
+    give_way = ctypes.WinDLL("kernel32").SwitchToThread if sys.platform == "win32" else ctypes.CDLL(None).sched_yield
+    locks = ctypes.pythonapi.PyThread_acquire_lock, ctypes.pythonapi.PyThread_release_lock
+    for name, function in zip((YIELD, ACQUIRE, RELEASE), (give_way, *locks), strict=True):
+        llvm.add_symbol(name, ctypes.cast(function, ctypes.c_void_p).value)
 
 
 def with_vectors_of(width, marked, work):
@@ -239,9 +242,9 @@ class Kernel:
 
     def function(self):
         # tools that freeze programs follow import statements
-        from fastbp.kernels import ceilings, many, narrow, online, orders, phases, pointwise, wide
+        from fastbp.kernels import ceilings, many, narrow, online, orders, phases, pointwise, threads, wide
 
-        modules = ceilings, many, narrow, online, orders, phases, pointwise, wide
+        modules = ceilings, many, narrow, online, orders, phases, pointwise, threads, wide
         return getattr({module.__name__.rpartition(".")[2]: module for module in modules}[self.module], self.name)
 
     def loaded(self, dtype, width):
@@ -303,7 +306,9 @@ class Kernel:
         """A Python callable that releases the GIL. Numba's functions take two leading pointers: result and exception."""
         kinds = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64
         function = ctypes.CFUNCTYPE(ctypes.c_int32, *kinds)(address)
-        return functools.partial(function, ctypes.create_string_buffer(8), ctypes.create_string_buffer(8))
+        call = functools.partial(function, ctypes.create_string_buffer(8), ctypes.create_string_buffer(8))
+        call.address = address
+        return call
 
     def assembly(self, dtype, width=64):
         """The machine code for the types of a call and a vector width, as text."""

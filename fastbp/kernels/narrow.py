@@ -61,6 +61,7 @@ GRADIENT_ROWS, QUAD = (4, 4) if registers() == 32 else (2, 4)
 # Of so many samples per row of the weights, or fewer, deltas are transposed: for one that takes half a cycle, summing over
 # the lanes for one weight takes three. Single vectors of units would wait for their own sums.
 TRANSPOSED_SAMPLES, TRANSPOSED_VECTORS = 6, 2
+SUM_TERMS = 4  # multiplications that take as long as one sum over the lanes, where many end together
 HEIGHT, COLS = tile_shape()
 
 
@@ -296,8 +297,8 @@ def loss_and_delta(job, block, targets, last, scale, number):
     switch(whole(job.rule.head), [functools.partial(loss_and_delta_of, head, *args) for head in range(len(HEADS))])
 
 
-def gradients(job, block, a, layer, grad, fresh):
-    """(6): dW_l from A_{l-1}^T at `a` and D_l^T, into `grad` where that is `fresh`, else added to it."""
+def gradients(job, block, a, layer, grad, fresh, first=0):
+    """(6): dW_l from A_{l-1}^T at `a` and D_l^T, into `grad` where that is `fresh`, else added; of units from `first` on."""
     memory, columns = job.memory, block.columns
     L = lanes(memory)
 
@@ -321,16 +322,20 @@ def gradients(job, block, a, layer, grad, fresh):
         in_groups(layer.n_rows, (GRADIENT_ROWS, 1), lambda height, i: tile(height, cols, i, j))
 
     # three columns are done as four, the last of them zero
-    quads = (layer.n_out + 1) // QUAD
-    repeat(quads, lambda j: strip(QUAD, j * QUAD))
-    repeat(layer.n_out - smaller(layer.n_out, quads * QUAD), lambda j: strip(1, quads * QUAD + j))
+    units = layer.n_out - first
+    quads = (units + 1) // QUAD
+    repeat(quads, lambda j: strip(QUAD, first + j * QUAD))
+    repeat(units - smaller(units, quads * QUAD), lambda j: strip(1, first + quads * QUAD + j))
 
 
 @outlined
 def transposed_gradients(job, block, a, layer, grad, fresh):
-    """As `gradients`, with D_l put sample by sample aside."""
+    """As `gradients`, with D_l put sample by sample aside, but for units that would leave much of a vector empty."""
     memory, vectors, columns, stride = job.memory, block.vectors, block.columns, layer.stride
-    transposed_at, L, width = block.private + job.plan.transposed, lanes(job.memory), vector_count(job.memory, layer.n_out)
+    transposed_at, L = block.private + job.plan.transposed, lanes(job.memory)
+    left = layer.n_out % L
+    few = left * (vectors + SUM_TERMS) < vectors * L
+    width = layer.n_out // L + (1 - few)
 
     def square(v, j):
         units = [load(memory, layer.d + (j * L + unit) * columns + v * L) for unit in range(L)]
@@ -352,6 +357,7 @@ def transposed_gradients(job, block, a, layer, grad, fresh):
 
     repeat(vectors, lambda v: repeat(width, lambda j: square(v, j)))
     in_groups(width, (COLS, 2, 1), strip)
+    when(few * left, lambda: gradients(job, block, a, layer, grad, fresh, width * L))
 
 
 def backpropagate(job, block, partial, fresh):
