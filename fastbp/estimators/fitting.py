@@ -196,7 +196,8 @@ class Training:
 
     def losses(self, first):
         """Losses of the epochs that the run has completed from its `first` one on."""
-        rows, penalty = self.run.recorded(first)[:, [RECORD.loss, RECORD.penalty]].T
+        record = self.run.recorded(first)
+        rows, penalty = record[:, RECORD.loss], record[:, RECORD.penalty]
         return ((rows / self.outputs_of_loss + float(self.est.alpha) / 2 * penalty) / self.n).tolist()
 
     def note(self, first):
