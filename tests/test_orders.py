@@ -6,7 +6,7 @@ import pytest
 from fastbp import kernels
 from fastbp.estimators import fitting, perceptron
 from fastbp.kernels import jit
-from fastbp.kernels.gate import TWISTER_WORDS
+from fastbp.layout import TWISTER_WORDS
 
 
 def shuffled(random_state, count, n):
@@ -24,13 +24,14 @@ def assert_same_state(one, other):
 
 
 @pytest.mark.parametrize(("count", "n"), [(1, 1), (3, 1), (1, 2), (700, 3), (40, 64), (40, 65), (9, 1797), (2, 40)])
-def test_orders_are_those_of_numpy(count, n):
+@pytest.mark.parametrize("own", [True, False])
+def test_orders_are_those_of_numpy(count, n, own):
     ours, theirs = np.random.RandomState(n), np.random.RandomState(n)
     for one in (ours, theirs):
         one.normal(size=2 * n + 1)  # which leaves a number for later
     orders = np.empty((count, n), np.int64)
     orders[0] = np.arange(n)
-    fitting.shuffle(ours, orders)
+    fitting.shuffle(ours, orders, own)
     np.testing.assert_array_equal(orders, shuffled(theirs, count, n))
     assert_same_state(ours, theirs)
 
@@ -44,7 +45,7 @@ def test_other_random_bits_are_numpys_own():
     ours, theirs = (np.random.RandomState(np.random.PCG64(3)) for _ in range(2))
     orders = np.empty((30, 100), np.int64)
     orders[0] = np.arange(100)
-    fitting.shuffle(ours, orders)
+    fitting.shuffle(ours, orders, True)
     np.testing.assert_array_equal(orders, shuffled(theirs, 30, 100))
 
 

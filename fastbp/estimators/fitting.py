@@ -24,8 +24,7 @@ from sklearn.utils.optimize import _check_optimize_result
 
 from fastbp import kernels
 from fastbp.kernels import jit
-from fastbp.kernels.gate import TWISTER_WORDS
-from fastbp.layout import RECORD
+from fastbp.layout import RECORD, TWISTER_WORDS
 from fastbp.rule import check_sum
 from fastbp.stream import Rows, Stream, StreamRun
 from fastbp.training import Predictor, Run
@@ -101,15 +100,17 @@ def mean_loss(est, rows, outputs):
     return float(np.average(losses.sum(axis=1), weights=rows.weights))
 
 
-def shuffle(random_state, orders):
-    """Let each row of an array of int64 be the one before it, shuffled as by the RandomState, and the first one itself."""
+def shuffle(random_state, orders, own):
+    """Let each row of an array of int64 be the one before it, shuffled as by the RandomState, and the first one itself.
+
+    Of the fit's `own` RandomState, which no other thread and no signal's handler can draw from, the memory may be changed.
+    """
     bits = getattr(random_state, "_bit_generator", None)
-    if orders.size >= LEAST_SHUFFLED and type(bits) is np.random.MT19937 and twister_is_known():
-        with bits.lock:
-            state = words_of(bits)
-            words = state.astype(np.int64)
-            kernels.shuffle(words, orders)
-            state[:] = words
+    if own and orders.size >= LEAST_SHUFFLED and type(bits) is np.random.MT19937 and twister_is_known():
+        state = words_of(bits)
+        words = state.astype(np.int64)
+        kernels.shuffle(words, orders)
+        state[:] = words
         return
     for place, order in enumerate(orders):
         order[:] = orders[max(0, place - 1)]
@@ -259,7 +260,8 @@ class Epochs(Training):
         if validation is not None and est.scoring is not None:
             self.scorer = check_scoring(est, est.scoring)
         self.targets: Any = None
-        self.draws_matter = est.shuffle and (type(est.random_state) is not int or est.learning_rate == "adaptive")
+        self.own_random_state = type(est.random_state) is int
+        self.draws_matter = est.shuffle and (not self.own_random_state or est.learning_rate == "adaptive")
         # what looks at the estimator itself finds the weights of the epoch
         self.looked_at = task.watched or (est.early_stopping and self.scorer is not None)
         vars(est).setdefault("loss_curve_", [])
@@ -282,7 +284,7 @@ class Epochs(Training):
             orders[:again], self.again = self.again[:again], self.again[again:]
         if again < len(orders):
             orders[again] = self.order
-            shuffle(self.random_state, orders[again:])
+            shuffle(self.random_state, orders[again:], self.own_random_state)
             self.order = orders[-1]
         if self.ahead_of is not None:
             self.ahead_of.extend(orders)

@@ -19,7 +19,6 @@ INDICES = np.dtype(np.int32), INT
 VECTOR_BYTES = 16, 32, 64
 CODES_OF_HEADS, CODES_OF_SOLVERS = set(range(len(HEADS))), set(range(len(MOMENTS)))
 ANY = -1  # a length that nothing is known of
-TWISTER_WORDS = 624  # of the state of a Mersenne twister
 INPUT_EXTRA = 3  # rows of a panel beside inputs and targets: ones, class, sample weight
 
 
@@ -31,14 +30,15 @@ class Arrays(tuple):
     """
 
     layers = batches = None  # that it is right for
-    # Arrays that were made with it, and are sound, whatever stands in them; until then, what nobody has.
-    params = state = cursor = rule = object()
 
     def belong(self, layers, *own):
-        """Remember that it is right for a network's layers, and its own arrays: params, state, cursor and rule, or none."""
+        """Remember that it is right for a network's layers.
+
+        Its own arrays, params, state, cursor and rule, were made with it and are sound, whatever stands in them. Where there
+        are none, objects that nobody has are in their places.
+        """
         self.plan, self.ends = PLAN._make(self[1].tolist()), (int(layers[0, LAYER.n_in]), int(layers[-1, LAYER.n_out]))
-        if own:
-            self.params, self.state, self.cursor, self.rule = own
+        self.params, self.state, self.cursor, self.rule = own or [object()] * 4
         # of arrays that stay as long as this does, so that no other can have their identities
         self.addresses = {} if jit.PLAIN_PYTHON else {id(one): jit.address_of(one) for one in (layers, *own, *self)}
         self.all_packed = tuple(map(self.packed, self))
@@ -168,10 +168,10 @@ def prediction(layers, params, X, out, rule, work):
 
 def shuffling(words, order):
     """Check the arguments of `fastbp.kernels.shuffle`."""
-    array("words", words, INT, TWISTER_WORDS + 1, written=True)
+    array("words", words, INT, layout.TWISTER_WORDS + 1, written=True)
     array("order", order, INT, ANY, order.shape[-1], written=True)
     require(order.size > 0, "order", "of a row at least", order.shape)
-    require(0 <= words[-1] <= TWISTER_WORDS, "words", f"of up to {TWISTER_WORDS} that are used up", words[-1])
+    require(0 <= words[-1] <= layout.TWISTER_WORDS, "words", f"of up to {layout.TWISTER_WORDS} that are used up", words[-1])
 
 
 def inputs(X, dtype, n_in, kernel):

@@ -6,8 +6,8 @@ guesses of whether a number is drawn again.
 """
 
 from fastbp.kernels.control import carry, repeat, switch, until_zero, when
-from fastbp.kernels.gate import TWISTER_WORDS
 from fastbp.kernels.numbers import choose, element, from_on, put
+from fastbp.layout import TWISTER_WORDS
 
 WORDS, DISTANCE = TWISTER_WORDS, 397  # of the twister's state, and from a word to the one that it is mixed with
 UPPER, LOWER, MATRIX = 0x80000000, 0x7FFFFFFF, 0x9908B0DF
