@@ -39,7 +39,7 @@ RECORD = positions("squares loss hits penalty")
 PLAN = positions(
     "kernel threads width block_rows grad size zeros "
     "resident panel panel_size n_partials private transposed "
-    "row_weights pack pack_size panels panel_rows sums targets"
+    "depth row_weights pack pack_size panels panel_rows sums targets"
 )
 KERNELS = positions("narrow wide online")
 # What differs between networks that train side by side, see `fastbp.kernels.many`.
@@ -50,7 +50,9 @@ ROWS_AT_ONCE = 4  # rows of a batch that they compute side by side
 # that is 1 for units and 0 for padding, which the narrow kernel has not.
 PLACE = positions("a d seen valid")
 
-DEPTH = 128  # terms of a sum that the wide kernel takes at a time
+# Terms of a sum that the wide kernel takes at a time: their factors stay in the L1 cache, or in the L2 cache where that is
+# fast enough for the processor. Sums go on from where they stood, so that no bit depends on it.
+DEPTH, LONG_DEPTH = 128, 1024
 PACKED_DEPTH = 512  # the same where right factors are copied together
 GRADIENT_DEPTH = 256  # the same for a gradient, whose parts would have to be stored aside
 SQUARE = 16  # rows of the weights that one thread of it takes at least: a multiple of every number of lanes

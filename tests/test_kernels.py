@@ -32,7 +32,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from processes import run_python
 
-from fastbp import kernels, reference
+from fastbp import kernels, reference, workspace
 from fastbp.kernels import jit, pool
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import CURSOR, RECORD, Layout
@@ -174,6 +174,20 @@ def test_trainings_at_the_same_time_do_not_disturb_each_other(kernel, threads):
     with ThreadPoolExecutor(4) as pool:
         for one in pool.map(lambda _: train(kernels, case, calls=[3]), range(8)):
             assert_same_bits(one, alone)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_how_many_terms_are_summed_at_a_time_changes_no_bit(dtype, monkeypatch):
+    rng = np.random.default_rng([draws.SEED, 17])
+    units = *map(int, rng.integers(1, 400, 2)), 3
+    case = Case(units, 40, 40, kernel="wide", activations="tanh", dtype=dtype, epochs=2)
+    once = None
+    for depth in (16, 64, 128, 1024):
+        monkeypatch.setattr(workspace, "DEPTH", depth)
+        monkeypatch.setattr(workspace, "LONG_DEPTH", depth)
+        once = once or train(kernels, case)
+        assert_same_bits(train(kernels, case), once)
 
 
 FORK = """

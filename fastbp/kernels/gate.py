@@ -230,6 +230,7 @@ def network(layers, params, work):
     plan = PLAN._make(numbers)
     require(plan.size == params.size, "params", f"of {plan.size} elements, as the workspace", params.size)
     sound = plan.kernel in KERNELS and plan.width in VECTOR_BYTES and plan.block_rows > 0 <= min(plan)
+    sound = sound and (plan.depth > 0 or plan.kernel != KERNELS.wide)
     require(sound and 1 <= plan.threads <= layout.MOST_THREADS, "work's plan", "one of a workspace", numbers)
     lanes, n_before, rows = layout.ALIGNMENT_BYTES // params.itemsize, layers[0, LAYER.n_in], layers.tolist()
     for n_in, n_rows, n_out, offset, stride, activation in rows:

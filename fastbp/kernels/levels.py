@@ -72,3 +72,11 @@ def host_features() -> set[str]:
     import llvmlite.binding as llvm
 
     return {name for name, has in llvm.get_host_cpu_features().items() if has}
+
+
+@functools.cache
+def halves_vectors() -> bool:
+    """Whether this processor takes each operation on 64 bytes in two halves, as Zen 4 does."""
+    import llvmlite.binding as llvm
+
+    return level().vector_bytes == 64 and llvm.get_host_cpu_name() == "znver4"

@@ -5,7 +5,8 @@ same few vectors of the right factor; STRIPS strips, which use the same left fac
 ROWS rows. A part of DEPTH terms of a strip stays in the L1 cache, the left factors of a part and the sums of a group in the
 L2 cache. A tile's activation, derivative or update is taken while the L1 cache holds it. Where a strip's factors are copied
 together, one part of up to PACKED_DEPTH terms ran 15% faster than several that take turns with the sums, though it is more
-than the L1 cache holds: the copy is read from end to end.
+than the L1 cache holds: the copy is read from end to end. Where the L2 cache is fast enough for the processor, the same goes
+for factors where they stand, and LONG_DEPTH terms make a part.
 
 A tile is nearly square because loads, not multiplications, run short: 6 x 4 vectors take 10 loads for 24 multiplications and
 ran a sixth faster than 8 x 2, which take 10 for 16. What the next tile needs from afar is asked for a tile ahead: rows of X
@@ -28,7 +29,7 @@ from fastbp.kernels.solvers import SGD, update
 from fastbp.kernels.tiles import in_place, load_tile, outer, store_tile, transposed
 from fastbp.kernels.tracing import INT32, Names, external, outlined, word
 from fastbp.kernels.vectors import broadcast, first_lane, fma, lanes, load, load_some, store, vector_count
-from fastbp.layout import DEPTH, GRADIENT_DEPTH, PACKED_DEPTH
+from fastbp.layout import GRADIENT_DEPTH, PACKED_DEPTH
 
 HEIGHT, COLS = tile_shape()
 # Heights of tiles, the first one for those of one or two vectors.
@@ -250,7 +251,8 @@ class Forward(Product):
         self.right = job.params, layer.offset, stride
         super().__init__(
             job, part, part.count, layer.n_in, vector_count(memory, layer.n_out),
-            (*either_place(layer.biased, bias, (memory, job.plan.zeros)), 0), (memory, layer.a + self.here, stride), DEPTH,
+            (*either_place(layer.biased, bias, (memory, job.plan.zeros)), 0), (memory, layer.a + self.here, stride),
+            job.plan.depth,
         )  # fmt: skip
 
     def left(self, add, height, r, k):

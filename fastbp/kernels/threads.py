@@ -6,6 +6,11 @@ not depend on how many there are.
 The caller's thread leads. The others are workers, who live as long as the process (`fastbp.kernels.pool`) and look into a
 mailbox each: for a while after some work, because the next one is often near, then parked, which takes no time of any
 processor. A leader takes the workers that are idle, posts its job to them, runs its own part, and returns when they have.
+
+What a step costs in p threads of the wide kernel: its arithmetic / p, three barriers, and what the others wrote, (p - 1) / p
+of the weights, activations and deltas, at some 10 GB/s for each core. Measured with two (Zen 4, 784-128-10, 128 rows,
+float32): 480 us alone, 270 together, 30 beside the half; a barrier takes 0.2 us. By that 8 threads take 110 us and 16 take
+85. More of them gain nothing: 128 rows are 16 groups of GROUP, and the weights of the others take 51 us.
 """
 
 from llvmlite import ir
