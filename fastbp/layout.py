@@ -58,6 +58,8 @@ GRADIENT_DEPTH = 256  # the same for a gradient, whose parts would have to be st
 SQUARE = 16  # rows of the weights that one thread of it takes at least: a multiple of every number of lanes
 GROUP = 8  # rows that one thread of it takes at least, whose losses are summed together
 
+TWISTER_WORDS = 624  # of the state of numpy's Mersenne twister, behind which it counts those that are used up
+
 # Entries of what threads tell each other, in cache lines of their own: how many have arrived at a barrier, barriers passed,
 # and a number from each rank.
 ARRIVED, PASSED, NUMBERS = 0, 8, 16
@@ -148,7 +150,12 @@ class Layout:
     def gather(self, weights, biases, params=None):
         """Copy weights and biases into a flat buffer, a new one unless `params` is given; returns it."""
         params = aligned_zeros(self.size, self.dtype) if params is None else params
-        for views, arrays in zip(self.views(params), (weights, biases), strict=True):
-            for view, array in zip(views, arrays, strict=True):
-                view[...] = array
+        fill(self.views(params), (weights, biases))
         return params
+
+
+def fill(network, others):
+    """Copy other weights and biases, two lists of arrays, into those of a network."""
+    for views, arrays in zip(network, others, strict=True):
+        for view, array in zip(views, arrays, strict=True):
+            view[...] = array

@@ -25,7 +25,7 @@ from fastbp.stream import (
     slices_of,
     whole,
 )
-from fastbp.training import Run, UndoneError, predict, watch
+from fastbp.training import Run, UndoneError, copied, one_by_one, predict, watch
 
 REDUCTIONS = ("sum", "mean")
 # By the name of a parameter of NeuralNetwork: what it must be, as a function that returns what is kept.
@@ -208,9 +208,9 @@ class NeuralNetwork(Saved):
             self._rng = np.random.default_rng(random_state)
         except (TypeError, ValueError) as error:
             raise type(error)(f"random_state must be an int, a Generator or None, got {random_state!r}") from error
-        shapes = self._shapes()
-        self._weights = [self._rng.normal(0.0, self.init_scale, shape).astype(self.dtype) for shape in shapes["weights"]]
-        self._biases = [np.zeros(shape, self.dtype) for shape in shapes["biases"]]
+        shapes = self._shapes("weights")
+        self._weights = [self._rng.normal(0.0, self.init_scale, shape).astype(self.dtype) for shape in shapes]
+        self._biases = [np.zeros(shape, self.dtype) for shape in self._shapes("biases")]
         self._seed = 0
         self._draw_seed()
         self.level = None
@@ -238,32 +238,34 @@ class NeuralNetwork(Saved):
     def __getstate__(self):
         return self._caught_up().copy()
 
-    def _shapes(self):
-        weights = list(itertools.pairwise(self.units))
-        return {"weights": weights, "biases": [shape[1:] for shape in weights] if self.bias else []}
+    def _shapes(self, name):
+        """Shapes of the "weights", or the "biases"."""
+        if name == "weights":
+            return [*itertools.pairwise(self.units)]
+        return [(size,) for size in self.units[1:]] if self.bias else []
 
-    def _checked(self, name, arrays):
+    def _checked(self, name, arrays, finite=True):
         """Parameter arrays in the network's dtype, themselves if they are; an error for a wrong number, shape or value."""
-        shapes = self._shapes()[name]
+        shapes = self._shapes(name)
         try:
             arrays = list(arrays)
         except TypeError:
             raise TypeError(f"{name} must be a list of {len(shapes)} arrays, got {arrays!r}") from None
         if len(arrays) != len(shapes):
             raise ValueError(f"{name} must be {len(shapes)} arrays, got {len(arrays)}")
-        for position, shape in enumerate(shapes):
-            array, label = arrays[position], f"{name}[{position}]"
+        for position, (shape, array) in enumerate(zip(shapes, arrays, strict=True)):
             if type(array) is not np.ndarray or array.dtype != self.dtype:
-                array = arrays[position] = checks.numeric(label, array, self.dtype)
+                array = arrays[position] = checks.numeric(f"{name}[{position}]", array, self.dtype)
             if array.shape != shape:
-                raise ValueError(f"{label} must have shape {shape}, got {array.shape}")
-            checks.finite(label, array)
+                raise ValueError(f"{name}[{position}] must have shape {shape}, got {array.shape}")
+            if finite:
+                checks.finite(f"{name}[{position}]", array)
         return arrays
 
-    def _parameters(self):
+    def _parameters(self, finite=True):
         """Both lists, checked anew: an item may have been assigned since."""
         weights, biases = self.weights, self.biases
-        weights[:], biases[:] = self._checked("weights", weights), self._checked("biases", biases)
+        weights[:], biases[:] = self._checked("weights", weights, finite), self._checked("biases", biases, finite)
         return weights, biases
 
     def _activation_codes(self):
@@ -481,7 +483,7 @@ class NeuralNetwork(Saved):
         checks.one_of(REDUCTIONS, "reduction", reduction)
         rule = replace(self._rule(1.0, reduction), solver=SOLVERS[0], max_norm=math.inf, dropout=0.0)
         run = self._run(Rows(X, y, sample_weight), rule, len(X))
-        return run.parameters(run.loss_grad()[2])
+        return copied(run.layout.views(run.loss_grad()[2]))
 
     def _begin(self, rows, learning_rate, reduction, batch_size, shuffle):
         """A training on checked rows, or a stream, at its start."""
@@ -511,16 +513,20 @@ class NeuralNetwork(Saved):
 
     def _run(self, rows, rule, batch_size, shuffle=False):
         """A training of this network at its start."""
-        weights, biases = self._parameters()
+        weights, biases = self._parameters(finite=False)
         options = {
             "rule": rule, "activations": self._activation_codes(), "batch_size": batch_size, "n_jobs": self.n_jobs,
             "memory": self._moments,
         }  # fmt: skip
         if isinstance(rows, Stream):
+            self._parameters()  # before anything is read
             seed_of = (lambda epoch: [int(self._rng.integers(2**32))]) if shuffle else None
             return StreamRun(weights, biases, rows, seed_of=seed_of, **options)
-        draw = (lambda: self._rng.permutation(len(rows.X))) if shuffle else None
-        return Run(weights, biases, rows.X, rows.Y, row_weights=rows.weights, draw=draw, **options)
+        draw = one_by_one(lambda: self._rng.permutation(len(rows.X))) if shuffle else None
+        run = Run(weights, biases, rows.X, rows.Y, row_weights=rows.weights, draw=draw, **options)
+        if not run.is_finite():  # which takes a fraction of the time where they stand side by side
+            self._parameters()  # says which of them are not
+        return run
 
     def _stream(self, X, y, sample_weight, chunk_rows):
         """Rows to learn from as a stream, which are checked as they come; of the weights, the sum is checked before."""

@@ -69,12 +69,16 @@ class Rule:
         """How many values the solver remembers per weight."""
         return MOMENTS[SOLVERS.index(self.solver)]
 
-    def numbers(self, n_out):
-        """The rule as a float64 array, for a network with `n_out` outputs."""
+    def values(self, n_out):
+        """The rule as a list of numbers, for a network with `n_out` outputs."""
         numbers = vars(self) | {
             "head": HEADS.index((self.out_activation, self.loss)),
             "solver": SOLVERS.index(self.solver),
             "per_row": {"sum": 0, "mean": n_out, "row": 1}[self.reduction],
             "by_rows": self.reduction == "row",
         }
-        return np.array([numbers[name] for name in RULE._fields], np.float64)
+        return [numbers[name] for name in RULE._fields]
+
+    def numbers(self, n_out):
+        """The same as a float64 array."""
+        return np.array(self.values(n_out), np.float64)

@@ -135,6 +135,8 @@ def rows_of_chunk(X):
 
 def whole(source):
     """All rows of what is a source, or can be nothing else, in memory."""
+    if source is None or (type(source) is np.ndarray and source.base is None):
+        return source
     sliced = all(hasattr(source, name) for name in ("shape", "dtype", "__getitem__")) and not hasattr(source, "__array__")
     if is_source(source) or (sliced and not hasattr(source, "tocsr")):
         return slice_of(source, 0, length_of("X", source))

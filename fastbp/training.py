@@ -14,11 +14,11 @@ import warnings
 
 import numpy as np
 
-from fastbp import kernels
+from fastbp import checks, kernels
 from fastbp.history import History
 from fastbp.kernels import jit
 from fastbp.kernels.levels import level
-from fastbp.layout import CURSOR, RECORD, Layout
+from fastbp.layout import CURSOR, RECORD, Layout, fill
 from fastbp.rule import RULE, Rule
 from fastbp.workspace import THREAD_FLOPS, workspace_for_prediction, workspace_for_training
 
@@ -72,6 +72,22 @@ def threads_for(layout, rows, n_jobs, X=None):
     return min(usable_threads(n_jobs), worth) if worth > 1 else 1
 
 
+def one_by_one(draw):
+    """What writes orders that are drawn one after the other into the rows of an array."""
+
+    def write(orders):
+        for order in orders:
+            order[:] = draw()
+
+    return write
+
+
+def copied(network):
+    """Two lists of new arrays: weights and biases."""
+    weights, biases = network
+    return [view.copy() for view in weights], [view.copy() for view in biases]
+
+
 class Run:
     """A network in training on one data set: its parameters, the order of the rows, calls into the kernel, and their record.
 
@@ -90,7 +106,8 @@ class Run:
         Of the dtype of X; None weighs all rows the same.
     n_jobs : int or None
     draw : callable or None
-        Returns the order of the rows for the next epoch, as int64; None visits them as they stand.
+        draw(orders) writes the orders of the rows for the next epochs into the rows of an array of int64; None visits them
+        as they stand.
     memory : pair of list and int, or None
         What `memory` returned of an earlier run; that of a solver that remembers more or less is left out.
     workspace : callable
@@ -112,7 +129,6 @@ class Run:
     ):  # fmt: skip
         self.X, self.Y, self.n_rows = X, Y, X.shape[0]
         self.rule, self.batch_size, self.draw = rule, batch_size, draw
-        self.numbers = rule.numbers(Y.shape[1])
         self.row_weights = np.empty(0, X.dtype) if row_weights is None else row_weights
         self.weight = self.n_rows if row_weights is None else float(row_weights.sum(dtype=np.float64))
         units = X.shape[1], *[w.shape[1] for w in weights]
@@ -134,12 +150,14 @@ class Run:
                 dropout=rule.dropout > 0,
                 threads=threads_for(self.layout, batch_size, n_jobs, X),
             )
-        self.params, self.moments, self.cursor = self.work.params, self.work.state, np.zeros(len(CURSOR), np.int64)
-        self.layout.gather(weights, biases, self.params)
+        self.params, self.moments, self.cursor = self.work.params, self.work.state, self.work.cursor
+        self.numbers = self.work.rule
+        self.numbers[:] = rule.values(Y.shape[1])
+        fill(self.work.network, (weights, biases))
         if memory is not None and len(memory[0]) == len(self.moments):
             pairs, self.cursor[CURSOR.step] = memory
-            for moment, (w, b) in zip(self.moments, pairs, strict=True):
-                self.layout.gather(w, b, moment)
+            for moment, pair in zip(self.work.memory, pairs, strict=True):
+                fill(moment, pair)
         self.record = np.zeros((0, len(RECORD)))
         self.order = np.empty((0, self.n_rows), np.int64)
         rows = min(batch_size, self.work.plan.block_rows)
@@ -165,18 +183,17 @@ class Run:
         """Take other parameters: all of them or, where an exception comes from a signal, none."""
         self.params[:] = self.layout.gather(weights, biases)
 
-    def parameters(self, flat=None):
-        """Weights and biases, the present ones or those of another flat buffer, as two lists of new arrays."""
-        weights, biases = self.layout.views(self.params if flat is None else flat)
-        return [np.array(view) for view in weights], [np.array(view) for view in biases]
+    def parameters(self):
+        """The present weights and biases, as two lists of new arrays."""
+        return copied(self.work.network)
 
     def memory(self):
         """What the solver remembers, as pairs of lists like weights and biases, and the steps taken."""
-        return [self.parameters(moment) for moment in self.moments], int(self.cursor[CURSOR.step])
+        return [copied(moment) for moment in self.work.memory], int(self.cursor[CURSOR.step])
 
     def is_finite(self):
         """Whether all parameters are."""
-        return bool(np.isfinite(self.params).all())
+        return checks.is_finite(self.params)
 
     def set_learning_rate(self, learning_rate):
         """Let the next calls take steps of another length."""
@@ -212,6 +229,8 @@ class Run:
 
     def restart(self):
         """Count epochs, and keep their record, from here on, but for what an epoch has that is begun."""
+        if not len(self.record):
+            return
         partly, done = self.recorded_partly().copy(), self.epochs_done
         self.cursor[CURSOR.epoch] -= done * self.chunks  # first: an interrupt in between must not have epochs noted again
         self.record, self.before = partly, self.before + done
@@ -230,8 +249,7 @@ class Run:
         count = -(-(position + blocks) // self.work.blocks_per_epoch)
         order = np.empty((count, self.n_rows), np.int64)
         order[: position > 0] = self.order[-1:]
-        for epoch in range(position > 0, count):
-            order[epoch] = self.draw()
+        self.draw(order[position > 0 :])
         self.order = order
 
     def reach(self, epochs):
@@ -319,7 +337,8 @@ def predict(weights, biases, X, out_activation, activations, n_jobs=None):
     predictor = rooms.pop(key, None)
     if predictor is None:
         predictor = Predictor(Layout(units, X.dtype, bool(biases), activations), X, out_activation, n_jobs)
-    out = predictor(predictor.layout.gather(weights, biases, predictor.work.params), X)
+    fill(predictor.work.network, (weights, biases))
+    out = predictor(predictor.work.params, X)
     if predictor.work.arrays[0].nbytes < ROOM_BYTES:
         put_to_rest(rooms, key, predictor)
     return out
@@ -338,11 +357,12 @@ def watch(run, epochs, verbose=0, progress=False, callback=None, keep=lambda run
             for _ in run.calls(epochs, each_epoch=callback is not None):
                 if not run.is_finite():
                     raise NotFiniteError(run.first_wild_epoch(), run.rule.learning_rate)
-                before, done, history = done, run.epochs_done, run.history()
-                bar.update(run.passes, history.loss[-1] if progress and done else None, run.speed())
+                before, done = done, run.epochs_done
+                if progress:
+                    bar.update(run.passes, run.history().loss[-1] if done else None, run.speed())
                 if verbose:
-                    print_lines(history, verbose, before)
-                if callback and done > before and callback(done, history):
+                    print_lines(run.history(), verbose, before)
+                if callback and done > before and callback(done, run.history()):
                     break
             keep(run)
         except UndoneError:

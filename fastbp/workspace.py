@@ -10,6 +10,7 @@ from fastbp.kernels import gate, jit
 from fastbp.kernels.levels import halves_vectors
 from fastbp.layout import (
     ALIGNMENT_BYTES,
+    CURSOR,
     DEPTH,
     GROUP,
     KERNELS,
@@ -21,6 +22,7 @@ from fastbp.layout import (
     SYNC_SIZE,
     aligned_zeros,
 )
+from fastbp.rule import RULE
 
 # Batches that fit half a vector run in code for half vectors: every division takes half the time, and XOR's four rows an
 # epoch of 75 dependent fma latencies instead of 105. Larger batches lose by it (4-2-3 with 130 rows: a third).
@@ -66,6 +68,10 @@ class Workspace(abc.ABC):
         Room for the parameters.
     state : float array, shape (moments, len(params))
         Room for what the solver remembers.
+    network, memory : pair of lists of ndarray, and a list of pairs
+        Weights and biases as views of the parameters, and of what the solver remembers.
+    cursor, rule : ndarray
+        Room for how far a training is, and for the numbers of what a step computes.
     grad : 1-D float array
         Where solver "gradient_only" leaves the gradient, laid out as the parameters.
     plan : named tuple of int
@@ -107,9 +113,11 @@ class Workspace(abc.ABC):
         for place, layer in zip(places, layers, strict=True):
             self.fill(scratch, place, layer)
         numbers = np.array(plan, np.int64), np.array(places, np.int64)
+        self.cursor, self.rule = np.zeros(len(CURSOR), np.int64), np.zeros(len(RULE))
         self.arrays = gate.Arrays((scratch, *numbers, self.table, self.totals, np.zeros(SYNC_SIZE, np.int64)))
-        self.arrays.belong(layout.layers)
-        self.written = both, self.table, self.totals, self.arrays[-1]
+        self.arrays.belong(layout.layers, self.params, self.state, self.cursor, self.rule)
+        self.network, *self.memory = (layout.views(flat) for flat in (self.params, *self.state))
+        self.written = both, self.cursor, self.table, self.totals, self.arrays[-1]
         self.new: Any = [array.copy() for array in self.written] if both.nbytes <= RENEWED_BYTES else None
 
     def renew(self):

@@ -155,6 +155,20 @@ def has_epochs(est):
     return True
 
 
+# RandomStates that fits had for themselves: making one takes longer than a few epochs.
+resting: list = []
+
+
+def random_state_of(seed):
+    """As `check_random_state`; a fit with an int for a seed may leave its RandomState at rest in the end."""
+    if type(seed) is int:
+        with contextlib.suppress(IndexError):
+            random_state = resting.pop()
+            random_state.seed(seed)
+            return random_state
+    return check_random_state(seed)
+
+
 @contextlib.contextmanager
 def within_floats(names):
     """Make a ValueError of an integer that no float can hold, by the names of what may be one."""
@@ -382,9 +396,13 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
     def _fit(
         self, X, y, sample_weight, incremental=False, X_val=None, y_val=None, checkpoint=None, chunk_rows=None
     ):  # fmt: skip
-        random_state = check_random_state(self.random_state)
+        seed = self.random_state
+        random_state = random_state_of(seed)
         if chunk_rows is None and not is_source(X):
-            return self._fitted(X, y, sample_weight, random_state, incremental, X_val, y_val, checkpoint, chunk_rows)
+            self._fitted(X, y, sample_weight, random_state, incremental, X_val, y_val, checkpoint, chunk_rows)
+            if type(seed) is int:
+                resting.append(random_state)
+            return self
         # what is wrong with rows is found out when they are read; a source that fails later has been learnt from
         before = {name: copy.copy(value) if isinstance(value, list) else value for name, value in vars(self).items()}
         drawn, self.n_iter_ = random_state.get_state(legacy=False), 0

@@ -56,6 +56,7 @@ _MANY = (
     "room_epochs record:double* taken:int* sums:double* memory:T* room grad x y classes weighing"
 )
 MANY = tuple(Kernel("many", name, _MANY) for name in ("train_by_row", "train_by_rows"))
+SHUFFLE = Kernel("orders", "shuffle", "words:int* order:int* count n")
 # Memory of counters, where they begin there, and a number of marks.
 count_marks = Kernel("phases", "count_marks", "sync:int* counters number", marked=True)
 
@@ -72,9 +73,9 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
     work, arrays = gate.training(
         layers, params, state, X, Y, weights, order, batch_size, rule, blocks, cursor, record, work, marked
     )
-    together(MARKED if marked else TRAIN, work, layers, len(layers), params, state, *arrays, Y,
-             weights, weights.size > 0, X.shape[0], order, order.size > 0, batch_size, rule, blocks, cursor,
-             record)  # fmt: skip
+    together(MARKED if marked else TRAIN, work, layers, len(layers), params, work.packed(state), *arrays, Y,
+             weights, weights.size > 0, X.shape[0], order, order.size > 0, batch_size, work.packed(rule), blocks,
+             work.packed(cursor), record)  # fmt: skip
 
 
 def forward(layers, params, X, out, rule, work):
@@ -138,10 +139,16 @@ def train_many(layers, params, state, X, Y, order, weights, batch_size, rule, se
     call(MANY[batch_size > 1], args, threads, lanes * params.itemsize)
 
 
-def together(kernels, work, *args):
+def shuffle(words, order):
+    """Each row of `order`, (count, n), becomes the one before it, shuffled, the first one itself; see `orders.shuffle`."""
+    gate.shuffling(words, order)
+    SHUFFLE(words, order, *order.shape)
+
+
+def together(kernels, work, layers, *args):
     """Call a kernel once in each thread of the workspace."""
     plan = work.plan
-    call(kernels[plan.kernel], (*args, *(work if PLAIN_PYTHON else work.addresses)), plan.threads, plan.width)
+    call(kernels[plan.kernel], (work.packed(layers), *args, *work.all_packed), plan.threads, plan.width)
 
 
 def call(kernel, args, size, width):

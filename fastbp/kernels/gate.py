@@ -31,11 +31,22 @@ class Arrays(tuple):
 
     layers = batches = None  # that it is right for
 
-    def belong(self, layers):
-        """Remember that it is right for a network's layers: it was made for them."""
+    def belong(self, layers, *own):
+        """Remember that it is right for a network's layers.
+
+        Its own arrays, params, state, cursor and rule, were made with it and are sound, whatever stands in them. Where there
+        are none, objects that nobody has are in their places.
+        """
         self.plan, self.ends = PLAN._make(self[1].tolist()), (int(layers[0, LAYER.n_in]), int(layers[-1, LAYER.n_out]))
-        self.addresses = [array.__array_interface__["data"][0] for array in self]
+        self.params, self.state, self.cursor, self.rule = own or [object()] * 4
+        # of arrays that stay as long as this does, so that no other can have their identities
+        self.addresses = {} if jit.PLAIN_PYTHON else {id(one): jit.address_of(one) for one in (layers, *own, *self)}
+        self.all_packed = tuple(map(self.packed, self))
         self.layers, self.batches = layers, None
+
+    def packed(self, array):
+        """The address of an array that is known here, which takes long to find out; else the array itself."""
+        return self.addresses.get(id(array), array)
 
 
 def array(name, value, dtype, *shape, written=False):
@@ -80,10 +91,12 @@ def training(layers, params, state, X, Y, weights, order, batch_size, rule, bloc
     array("Y", Y, dtype, n_rows, n_out)
     array("weights", weights, dtype, n_rows if weights is not None and len(weights) else 0)
     array("order", order, INT, ANY, n_rows)
-    array("cursor", cursor, INT, len(CURSOR), written=True)
+    if cursor is not work.cursor:
+        array("cursor", cursor, INT, len(CURSOR), written=True)
     array("record", record, DOUBLE, ANY, len(RECORD), written=True)
-    solver, drops = numbers(rule)
-    array("state", state, dtype, MOMENTS[solver], params.size, written=True)
+    solver, drops = numbers(rule, work.rule)
+    if state is not work.state or len(state) != MOMENTS[solver]:
+        array("state", state, dtype, MOMENTS[solver], params.size, written=True)
     if not 1 <= batch_size <= n_rows:
         refuse("batch_size", f"from 1 to {n_rows}", batch_size)
     kind = n_rows, batch_size, X is not arrays[0], drops, marked
@@ -153,6 +166,14 @@ def prediction(layers, params, X, out, rule, work):
     return work, arrays
 
 
+def shuffling(words, order):
+    """Check the arguments of `fastbp.kernels.shuffle`."""
+    array("words", words, INT, layout.TWISTER_WORDS + 1, written=True)
+    array("order", order, INT, ANY, order.shape[-1], written=True)
+    require(order.size > 0, "order", "of a row at least", order.shape)
+    require(0 <= words[-1] <= layout.TWISTER_WORDS, "words", f"of up to {layout.TWISTER_WORDS} that are used up", words[-1])
+
+
 def inputs(X, dtype, n_in, kernel):
     """The arrays of X as a kernel takes them, and its number of rows."""
     if isinstance(X, np.ndarray):
@@ -176,9 +197,10 @@ def inputs(X, dtype, n_in, kernel):
     return (data, indices, starts), n_rows
 
 
-def numbers(rule):
-    """The solver's code, and whether units drop out."""
-    array("rule", rule, DOUBLE, len(RULE))
+def numbers(rule, own=None):
+    """The solver's code, and whether units drop out, by a rule that is checked unless it is a workspace's own."""
+    if rule is None or rule is not own:
+        array("rule", rule, DOUBLE, len(RULE))
     found = rule.tolist()
     head, solver, drops = found[RULE.head], found[RULE.solver], found[RULE.dropout]
     if head not in CODES_OF_HEADS:
@@ -194,7 +216,8 @@ def network(layers, params, work):
     """The workspace as `Arrays`, which is checked with the parameters, once for layers that it belongs to."""
     work = work if isinstance(work, Arrays) else Arrays(work)
     if work.layers is layers:
-        array("params", params, work[0].dtype, work.plan.size, written=True)
+        if params is not work.params:
+            array("params", params, work[0].dtype, work.plan.size, written=True)
         return work
     array("layers", layers, INT, ANY, len(LAYER))
     require(len(layers) > 0, "layers", "at least one", 0)

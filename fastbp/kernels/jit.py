@@ -173,8 +173,12 @@ if hasattr(os, "register_at_fork"):
 
 
 def address_of(array):
-    """Where an array begins."""
-    if array.size and array.flags.writeable:
+    """Where an array begins; what is none is a number, or None for 0."""
+    if not isinstance(array, np.ndarray):
+        return array or 0
+    if not array.size:
+        return 0  # which nobody reads
+    if array.flags.writeable:
         return ctypes.addressof(ctypes.c_char.from_buffer(array))  # a third of the other's time
     return array.ctypes.data
 
@@ -227,7 +231,7 @@ class Kernel:
 
     def packed(self, *args):
         """The job as machine code reads it: an int64 for each field, addresses of arrays, which have to stay; None is 0."""
-        return self._pack(*[address_of(arg) if isinstance(arg, np.ndarray) else arg or 0 for arg in args])
+        return self._pack(*[arg if type(arg) is int else address_of(arg) for arg in args])
 
     def prepare(self, args, width):
         """What is called with such arguments, compiled if need be."""
@@ -243,11 +247,10 @@ class Kernel:
 
     def function(self):
         # tools that freeze programs follow import statements
-        from fastbp.kernels import ceilings, many, narrow, online, phases, pointwise, threads, wide
+        from fastbp.kernels import ceilings, many, narrow, online, orders, phases, pointwise, threads, wide
 
-        modules = {"ceilings": ceilings, "many": many, "narrow": narrow, "online": online, "phases": phases,
-                   "pointwise": pointwise, "threads": threads, "wide": wide}  # fmt: skip
-        return getattr(modules[self.module], self.name)
+        modules = ceilings, many, narrow, online, orders, phases, pointwise, threads, wide
+        return getattr({module.__name__.rpartition(".")[2]: module for module in modules}[self.module], self.name)
 
     def loaded(self, dtype, width):
         """The C function for the types of a call and a vector width: from disk, or compiled and then kept on disk."""
