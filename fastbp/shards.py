@@ -18,7 +18,7 @@ from fastbp.kernels import jit
 from fastbp.kernels.levels import level
 from fastbp.layout import CURSOR, RECORD, Layout
 from fastbp.stream import Rows, row_order, whole
-from fastbp.training import Run, one_by_one
+from fastbp.training import Run
 
 
 class Facts(NamedTuple):
@@ -212,10 +212,10 @@ def trained(shard, params, number, learning_rate):
     if est.dropout:
         # the masks of a run come from its seed and the number of the step, which is 0 again in every round
         rule.seed = int(np.random.SeedSequence([est._dropout_seed, number, shard.number]).generate_state(1)[0])
-    run = shard.run(params, rule, batch, one_by_one(lambda: shard.order(next(epochs))))
+    run = shard.run(params, rule, batch, lambda: shard.order(next(epochs)))
     per_batch = -(-batch // int(run.work.plan.block_rows))
     if first % per_epoch:
-        run.order = shard.order(next(epochs))[np.newaxis]
+        run.order = run.draw()[np.newaxis]
         row = first % per_epoch * batch
         run.cursor[[CURSOR.row, CURSOR.batch, CURSOR.block]] = row, row, first % per_epoch * per_batch
     run.record = np.zeros((last // per_epoch - first // per_epoch + 1, len(RECORD)))

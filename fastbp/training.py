@@ -72,16 +72,6 @@ def threads_for(layout, rows, n_jobs, X=None):
     return min(usable_threads(n_jobs), worth) if worth > 1 else 1
 
 
-def one_by_one(draw):
-    """What writes orders that are drawn one after the other into the rows of an array."""
-
-    def write(orders):
-        for order in orders:
-            order[:] = draw()
-
-    return write
-
-
 def copied(network):
     """Two lists of new arrays: weights and biases."""
     weights, biases = network
@@ -106,8 +96,7 @@ class Run:
         Of the dtype of X; None weighs all rows the same.
     n_jobs : int or None
     draw : callable or None
-        draw(orders) writes the orders of the rows for the next epochs into the rows of an array of int64; None visits them
-        as they stand.
+        Returns the order of the rows for the next epoch, as int64; None visits them as they stand.
     memory : pair of list and int, or None
         What `memory` returned of an earlier run; that of a solver that remembers more or less is left out.
     workspace : callable
@@ -249,7 +238,8 @@ class Run:
         count = -(-(position + blocks) // self.work.blocks_per_epoch)
         order = np.empty((count, self.n_rows), np.int64)
         order[: position > 0] = self.order[-1:]
-        self.draw(order[position > 0 :])
+        for epoch in range(position > 0, count):
+            order[epoch] = self.draw()
         self.order = order
 
     def reach(self, epochs):

@@ -37,8 +37,7 @@ def kernels_for(dtypes: Sequence[str]) -> list[One]:
                 types += [f"{dtype}-{indices}" for indices in ("int32", "int64")]
             result += [(kernel, one, bytes_) for one in types for bytes_ in widths]
         result += [(kernel, dtype, width) for kernel in (*kernels.MANY, machine.SPIN, machine.APPLY)]
-    untyped = kernels.pool.LEAD, kernels.pool.FOLLOW, kernels.count_marks, kernels.SHUFFLE
-    result += [(kernel, "", width) for kernel in untyped]
+    result += [(kernel, "", width) for kernel in (kernels.pool.LEAD, kernels.pool.FOLLOW, kernels.count_marks)]
     return [*result, (machine.READ, "float32", width)]
 
 

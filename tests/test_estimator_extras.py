@@ -21,7 +21,7 @@ from sklearn.preprocessing import scale
 from sklearn.utils.class_weight import compute_sample_weight
 
 from fastbp import MLPClassifier, MLPRegressor, TabularRegressor, reference
-from fastbp.estimators import fitting
+from fastbp.estimators import fitting, perceptron
 from fastbp.layout import Layout
 from fastbp.rule import ACTIVATIONS
 
@@ -367,3 +367,15 @@ def test_an_interrupt_before_a_call_has_no_epoch_noted_twice(growth, monkeypatch
         shorter = MLPClassifier(**settings | {"max_iter": sum(calls[:3])}).fit(X, y)
     assert est.loss_curve_ == shorter.loss_curve_
     assert est.n_iter_ == shorter.n_iter_
+
+
+def test_a_random_state_at_rest_is_as_new():
+    used = np.random.RandomState(1)
+    used.normal()  # which leaves a number for later
+    perceptron.resting[:] = [used]
+    assert perceptron.random_state_of(7) is used
+    for mine, its in zip(used.get_state(), np.random.RandomState(7).get_state(), strict=True):
+        np.testing.assert_array_equal(mine, its)
+    assert not perceptron.resting
+    used.seed(1)
+    assert perceptron.random_state_of(used) is used

@@ -109,7 +109,7 @@ def test_idle_workers_take_no_time(workers):
     until(lambda: workers.boxes[:2, MAILBOX.parked].all())
     start = time.process_time()
     time.sleep(0.5)
-    assert time.process_time() - start < 0.05
+    assert time.process_time() - start < 0.25  # one that is not idle takes 0.5
     assert_same_bits(train(kernels, CASE), train(kernels, replace(CASE, threads=1)))
 
 

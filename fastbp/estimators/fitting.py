@@ -5,8 +5,6 @@ rules for stopping and the lines that are printed are scikit-learn's, so that th
 """
 
 import copy
-import ctypes
-import functools
 import math
 import time
 import warnings
@@ -22,9 +20,7 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
 from sklearn.utils.optimize import _check_optimize_result
 
-from fastbp import kernels
-from fastbp.kernels import jit
-from fastbp.layout import RECORD, TWISTER_WORDS
+from fastbp.layout import RECORD
 from fastbp.rule import check_sum
 from fastbp.stream import Rows, Stream, StreamRun
 from fastbp.training import Predictor, Run
@@ -35,8 +31,6 @@ LEAST_LEARNING_RATE = 1e-6
 MOST_EPOCHS = 1000
 # How far a training runs ahead of the losses that may stop it: so long, and so many times the epochs before.
 AHEAD_SECONDS, AHEAD_GROWTH = 1e-3, 4
-# Numbers to shuffle from which on machine code is faster than numpy, whose state takes a while to be fetched.
-LEAST_SHUFFLED = 1000
 
 
 def look(est):
@@ -98,38 +92,6 @@ def mean_loss(est, rows, outputs):
     else:
         losses = (np.abs(A - Y) if est.loss == "absolute_error" else (A - Y) ** 2 / 2) / Y.shape[1]
     return float(np.average(losses.sum(axis=1), weights=rows.weights))
-
-
-def shuffle(random_state, orders, own):
-    """Let each row of an array of int64 be the one before it, shuffled as by the RandomState, and the first one itself.
-
-    Of the fit's `own` RandomState, which no other thread and no signal's handler can draw from, the memory may be changed.
-    """
-    bits = getattr(random_state, "_bit_generator", None)
-    if own and orders.size >= LEAST_SHUFFLED and type(bits) is np.random.MT19937 and twister_is_known():
-        state = words_of(bits)
-        words = state.astype(np.int64)
-        kernels.shuffle(words, orders)
-        state[:] = words
-        return
-    for place, order in enumerate(orders):
-        order[:] = orders[max(0, place - 1)]
-        random_state.shuffle(order)
-
-
-def words_of(bits):
-    """The memory of a Mersenne twister of numpy: the words of its state, and how many of them are used up."""
-    words = ctypes.c_uint32 * (TWISTER_WORDS + 1)
-    return np.ctypeslib.as_array(words.from_address(bits.ctypes.state_address))
-
-
-@functools.cache
-def twister_is_known():
-    """Whether that is where numpy has them, and machine code can be used."""
-    bits = np.random.MT19937(0)
-    bits.random_raw(5)
-    state = bits.state["state"]
-    return not jit.PLAIN_PYTHON and words_of(bits).tolist() == [*state["key"].tolist(), state["pos"]]
 
 
 class Task:
@@ -260,8 +222,7 @@ class Epochs(Training):
         if validation is not None and est.scoring is not None:
             self.scorer = check_scoring(est, est.scoring)
         self.targets: Any = None
-        self.own_random_state = type(est.random_state) is int
-        self.draws_matter = est.shuffle and (not self.own_random_state or est.learning_rate == "adaptive")
+        self.draws_matter = est.shuffle and (type(est.random_state) is not int or est.learning_rate == "adaptive")
         # what looks at the estimator itself finds the weights of the epoch
         self.looked_at = task.watched or (est.early_stopping and self.scorer is not None)
         vars(est).setdefault("loss_curve_", [])
@@ -277,17 +238,14 @@ class Epochs(Training):
             est.validation_scores_, est.best_validation_score_ = [], -math.inf
             est._best_coefs, est._best_intercepts = list(est.coefs_), list(est.intercepts_)
 
-    def draw(self, orders):
-        """Let every row of an array be a new order: the last one, shuffled."""
-        again = min(len(self.again), len(orders))
-        if again:
-            orders[:again], self.again = self.again[:again], self.again[again:]
-        if again < len(orders):
-            orders[again] = self.order
-            shuffle(self.random_state, orders[again:], self.own_random_state)
-            self.order = orders[-1]
+    def draw(self):
+        """The rows in a new order: the last one, shuffled."""
+        if self.again:
+            return self.again.pop(0)
+        self.random_state.shuffle(self.order)
         if self.ahead_of is not None:
-            self.ahead_of.extend(orders)
+            self.ahead_of.append(self.order.copy())
+        return self.order
 
     def keep(self):
         """Give the estimator the present weights, with what the solver remembers."""
@@ -344,7 +302,7 @@ class Epochs(Training):
 
     def take_own(self, order):
         """Take it back."""
-        self.order = order
+        self.order[:] = order
 
     def run_ahead(self, count):
         """Run so many epochs, or up to that in which training has to stop."""
@@ -382,7 +340,7 @@ class Epochs(Training):
         """Take epochs back; those that are run again draw the same."""
         self.run.params[:], self.run.moments[:], self.run.cursor[:], order, drawn = state
         if drawn is not None:
-            self.order, self.again = order, []
+            self.order[:], self.again = order, []
             self.random_state.set_state(drawn)
 
     def end(self, losses):

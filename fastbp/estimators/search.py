@@ -160,10 +160,8 @@ class Fit:
             drawn, draw = orders.setdefault(key, own) if type(est.random_state) is int else own
 
             def order(epoch):
-                if len(drawn) <= epoch:
-                    some = np.empty((epoch + 1 - len(drawn), len(rows.X)), np.int64)
-                    draw(some)
-                    drawn.extend(some)
+                while len(drawn) <= epoch:
+                    drawn.append(draw().copy())
                 return drawn[epoch]
 
         self.member = Member(

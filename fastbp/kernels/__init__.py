@@ -56,7 +56,6 @@ _MANY = (
     "room_epochs record:double* taken:int* sums:double* memory:T* room grad x y classes weighing"
 )
 MANY = tuple(Kernel("many", name, _MANY) for name in ("train_by_row", "train_by_rows"))
-SHUFFLE = Kernel("orders", "shuffle", "words:int* order:int* count n")
 # Memory of counters, where they begin there, and a number of marks.
 count_marks = Kernel("phases", "count_marks", "sync:int* counters number", marked=True)
 
@@ -137,12 +136,6 @@ def train_many(layers, params, state, X, Y, order, weights, batch_size, rule, se
         np.zeros(1, np.int64), np.zeros((threads, len(RECORD), lanes)), memory, starts[-1], *starts[:-1],
     )  # fmt: skip
     call(MANY[batch_size > 1], args, threads, lanes * params.itemsize)
-
-
-def shuffle(words, order):
-    """Each row of `order`, (count, n), becomes the one before it, shuffled, the first one itself; see `orders.shuffle`."""
-    gate.shuffling(words, order)
-    SHUFFLE(words, order, *order.shape)
 
 
 def together(kernels, work, layers, *args):

@@ -166,14 +166,6 @@ def prediction(layers, params, X, out, rule, work):
     return work, arrays
 
 
-def shuffling(words, order):
-    """Check the arguments of `fastbp.kernels.shuffle`."""
-    array("words", words, INT, layout.TWISTER_WORDS + 1, written=True)
-    array("order", order, INT, ANY, order.shape[-1], written=True)
-    require(order.size > 0, "order", "of a row at least", order.shape)
-    require(0 <= words[-1] <= layout.TWISTER_WORDS, "words", f"of up to {layout.TWISTER_WORDS} that are used up", words[-1])
-
-
 def inputs(X, dtype, n_in, kernel):
     """The arrays of X as a kernel takes them, and its number of rows."""
     if isinstance(X, np.ndarray):

@@ -89,9 +89,7 @@ def numpy_reference(workload: Workload, threads: int) -> Train:
         if anew:
             begin(run, workload)
         run.cursor[CURSOR.epoch] = 0
-        order = run.order if run.draw is None else np.empty((epochs, run.n_rows), np.int64)
-        if run.draw is not None:
-            run.draw(order)
+        order = run.order if run.draw is None else np.array([run.draw() for _ in range(epochs)])
         record = np.zeros((epochs, len(RECORD)))
         with np.errstate(all="ignore"):
             reference.train(
