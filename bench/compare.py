@@ -1,4 +1,4 @@
-"""Compare fastbp's benches with those of a saved run, and fail where one has become slower than chance explains.
+"""Compare fastbp's benches with those of a saved run, and fail where one takes longer than chance explains, or more memory.
 
     python bench/compare.py SAVED.json              measure the same cases now
     python bench/compare.py SAVED.json NEW.json     compare two runs
@@ -14,7 +14,8 @@ To it comes, for each bench, how well its own rounds tell the median: `within`, 
 deviation s of their logarithms, of both runs. A bench fails where its logarithm exceeds Z * sqrt(between**2 + within**2),
 and at least that of LEAST. With Z = 4, chance alone fails one run of 300 benches in a hundred.
 
-Peak bytes of memory do not depend on the machine: they may grow by BYTES.
+Peak bytes of memory depend on the length of a processor's vectors, but hardly on its speed: they may grow by BYTES, and by
+BYTES_APART whatever they are.
 """
 
 import argparse
@@ -27,7 +28,11 @@ from pathlib import Path
 Z = 4.0
 # Where code and data come to lie in memory alone moves a median by some percent.
 LEAST = 1.05
-BYTES = 1.05
+# Orders of the rows are drawn for all epochs of a call, whose number is a matter of time: peaks of fits differed by 8%.
+BYTES = 1.1
+# What a small network takes is mostly objects of Python: a version of Python or numpy changes it by some hundred bytes each.
+BYTES_APART = 4096
+MEMORY = ", memory"
 # With a larger spread, a slowdown by half would pass: such a comparison has no result, and status 2.
 NOISY = 0.1
 # Benches of unchanged code that it takes to know a spread.
@@ -55,7 +60,7 @@ def within(bench):
 
 def machine(saved, new):
     """Median and spread of the logarithms of the ratios of unchanged code."""
-    unchanged = [name for name, one in saved.items() if name in new and not is_ours(one) and "peak_bytes" not in one]
+    unchanged = [name for name, one in saved.items() if name in new and not is_ours(one)]
     if len(unchanged) < ENOUGH:
         raise SystemExit(f"a comparison needs {ENOUGH} benches of other code in both runs, got {len(unchanged)}")
     logs = [log_ratio(saved[name], new[name]) for name in unchanged]
@@ -64,18 +69,18 @@ def machine(saved, new):
 
 
 def compare(saved, new):
-    """A row (name, ratio, allowed) for every bench of fastbp that both runs have."""
+    """Rows (name, ratio, allowed) for every bench of fastbp that both runs have: of its time, and of its memory if told."""
     middle, between = machine(saved, new)
     rows = []
     for name, before in saved.items():
         if name not in new or not is_ours(before):
             continue
         after = new[name]
-        if "peak_bytes" in before:
-            rows.append((name, after["peak_bytes"] / before["peak_bytes"], BYTES))
-            continue
         spread = math.hypot(between, within(before), within(after))
         rows.append((name, math.exp(log_ratio(before, after) - middle), max(LEAST, math.exp(Z * spread))))
+        if "peak_bytes" in before.keys() & after.keys():
+            size = before["peak_bytes"]
+            rows.append((name + MEMORY, after["peak_bytes"] / size, BYTES + BYTES_APART / size))
     return rows
 
 
@@ -94,7 +99,7 @@ def measured_now(quick):
 
 
 def main(argv=None):
-    """Print what has changed; status 1 where a bench is slower than it may be, 2 where nothing can be said."""
+    """Print what has changed; status 1 where a bench is slower or larger than it may be, 2 where nothing can be said."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("saved", type=Path, help="JSON of a run of bench/report.py")
     parser.add_argument("new", type=Path, nargs="?", help="another one; measured now if it is left out")
@@ -105,11 +110,13 @@ def main(argv=None):
     middle, between = machine(saved, new)
     rows = compare(saved, new)
     print(f"unchanged code takes {math.exp(middle):.3f} times as long as then, with a spread of {between:.1%}")
-    print(f"{len(rows)} benches of fastbp compared; not in the new run: {sum(name not in new for name in saved)}")
+    lost = sum(name not in new for name in saved)
+    print(f"{len(rows)} times and sizes of fastbp's benches compared; benches that the new run has not: {lost}")
     for name, ratio, allowed in sorted(rows, key=lambda row: row[1] / row[2], reverse=True):
-        word = "SLOWER" if ratio > allowed else "faster" if ratio < 1 / allowed else ""
+        worse, better = ("LARGER", "smaller") if name.endswith(MEMORY) else ("SLOWER", "faster")
+        word = worse if ratio > allowed else better if ratio < 1 / allowed else ""
         if word:
-            print(f"{word:6}  {ratio:.3f} (allowed {allowed:.3f})  {name}")
+            print(f"{word:7}  {ratio:.3f} (allowed {allowed:.3f})  {name}")
     if any(ratio > allowed for _, ratio, allowed in rows):
         return 1
     if between > NOISY:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from networks import import_jax
-from work import Work, kernel_of
+from work import Work, bytes_of, kernel_of
 
 import fastbp
 from fastbp.profiling import rivals
@@ -116,4 +116,5 @@ def work(case, short):
 
     kernel = kernel_of(problem().start().work) if case.implementation == "fastbp" else None
     return Work(run, check, samples=EPOCHS * len(rows("train")[0]), flops=EPOCHS * per_epoch, kernel=kernel, seconds=0,
-                notes=notes)  # fmt: skip
+                notes=notes, own_bytes=bytes_of(problem().weights, problem().biases),
+                anew=lambda: train(EPOCHS))  # fmt: skip

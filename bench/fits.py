@@ -1,7 +1,6 @@
-"""Whole fits and predictions of the estimators beside scikit-learn's, and the memory that they take."""
+"""Whole fits and predictions of the estimators beside scikit-learn's."""
 
 import functools
-import tracemalloc
 import warnings
 
 import numpy as np
@@ -10,7 +9,7 @@ from scipy import sparse
 from sklearn import datasets, neural_network
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import StandardScaler
-from work import Work, assert_close, kernel_of
+from work import Work, assert_close, bytes_of, kernel_of
 
 import fastbp
 from fastbp import reference
@@ -77,7 +76,8 @@ def fit_work(case, short):
     X, y = rows(case.subject, case.dtype)
     workload = of_estimator(new_estimator("fastbp", case.subject, short), X, y)
     kernel = kernel_of(workload.start().work) if case.implementation == "fastbp" else None
-    work = Work(run=None, check=lambda result: check_curve(result, expected, case.dtype), kernel=kernel, seconds=0)
+    work = Work(run=None, check=lambda result: check_curve(result, expected, case.dtype), kernel=kernel, seconds=0,
+                own_bytes=bytes_of(workload.weights, workload.biases))  # fmt: skip
 
     def run(times):
         for _ in range(times):
@@ -178,35 +178,5 @@ def prediction_work(case, short):
         samples=len(X),
         flops=2 * len(X) * (64 * 100 + 100 * 10),
         kernel=kernel_of(workspace_for_prediction(layout_of(X), len(X))) if case.implementation == "fastbp" else None,
+        own_bytes=0,
     )
-
-
-# --- memory -----------------------------------------------------------------------------------------------------------
-
-
-def memory_work(case, short):
-    """The most that a fit of a few epochs, or a prediction, takes beyond what was there, by what numpy tells tracemalloc."""
-    what, subject = case.subject.split()
-    if what == "fit":
-        expected = expected_curve(subject, case.dtype, True)
-        rows(subject, case.dtype)
-
-        def once():
-            return [np.array(fit(case.implementation, subject, case.dtype, short=True).loss_curve_)]
-
-        work = Work(run=None, check=lambda result: check_curve(result, expected, case.dtype))
-    else:
-        work = prediction_work(case, short)
-        once = functools.partial(work.run, 1)
-
-    def run(times):
-        tracemalloc.start()
-        try:
-            result = once()
-            work.notes["peak_bytes"] = tracemalloc.get_traced_memory()[1]
-        finally:
-            tracemalloc.stop()
-        return result
-
-    work.run, work.rounds, work.seconds, work.flops = run, 2, 0, 0
-    return work

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 from sklearn.datasets import load_iris
 from sklearn.model_selection import train_test_split
-from work import Work, assert_close, kernel_of
+from work import Work, assert_close, bytes_of, kernel_of
 
 from fastbp import NeuralNetwork
 from fastbp.profiling.workload import of_network
@@ -89,7 +89,8 @@ def work(case, short):
     """A whole training, of which the time of an epoch is told."""
     X, y, loop, _, run = NETWORKS[case.subject]()
     X, y = X.astype(case.dtype), y.astype(case.dtype)
-    workload = of_network(start(case.subject, case.dtype), X, y, batch_size=case.batch)
+    net = start(case.subject, case.dtype)
+    workload = of_network(net, X, y, batch_size=case.batch)
 
     def train(times):
         for _ in range(times):
@@ -108,4 +109,5 @@ def work(case, short):
         kernel=kernel_of(workload.start().work) if case.implementation == "fastbp" else None,
         rounds=20,
         seconds=0.02,
+        own_bytes=bytes_of(net.weights, net.biases),
     )

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 from networks import TOLERANCE, import_jax
-from work import Work, assert_close
+from work import Work, assert_close, bytes_of
 
 from fastbp import NeuralNetwork, train_many
 
@@ -110,4 +110,5 @@ def work(case, short):
         per=epochs * MEMBERS,
         rounds=7,
         seconds=SECONDS,
+        own_bytes=MEMBERS * bytes_of(nets[0].weights, nets[0].biases),
     )

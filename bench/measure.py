@@ -4,9 +4,12 @@ What stands side by side is measured a round at a time, one after the other, ove
 and however it changes its speed, then meets all of it.
 """
 
+import functools
+import gc
 import math
 import statistics
 import time
+import tracemalloc
 
 import fashion
 import fits
@@ -18,6 +21,7 @@ import pytest
 import startup
 from threadpoolctl import threadpool_info
 
+from fastbp import training
 from fastbp.profiling.machine import peak_gflops
 
 WORK_OF = {
@@ -30,8 +34,10 @@ WORK_OF = {
     "fashion": fashion.work,
     "predict": fits.prediction_work,
     "start-up": startup.work,
-    "memory": fits.memory_work,
 }
+# Whose arrays are all numpy's, which tells tracemalloc of them; scikit-learn's in whole fits and predictions.
+TOLD_OF_MEMORY = {"fastbp", "fastbp n_jobs=2"}
+ALSO_TOLD = {("fit", "scikit-learn"), ("predict", "scikit-learn")}
 # Rounds that are slower than Work.seconds are fewer, down to this, so that no case takes much longer than the others.
 MIN_ROUNDS, MOST_SECONDS = 3, 3.0
 
@@ -100,6 +106,28 @@ def check(work):
     return seconds / work.checked
 
 
+def tells_memory(case):
+    """Whether the memory that a case takes is told."""
+    return case.implementation in TOLD_OF_MEMORY or (case.kind, case.implementation) in ALSO_TOLD
+
+
+def peak_bytes(work):
+    """The most that doing it once takes at a time beside X, y and one set of weights, in a run that is not timed.
+
+    Counted are arrays, workspaces among them, and objects of Python, by what tracemalloc hears of them: no machine code, and
+    no compiler, as all of this has run before. No workspace is at rest from an earlier run.
+    """
+    for rooms in (training.resting, training.rooms):
+        rooms.clear()
+    gc.collect()
+    tracemalloc.start()
+    try:
+        (work.anew or functools.partial(work.run, 1))()
+        return tracemalloc.get_traced_memory()[1] - work.own_bytes
+    finally:
+        tracemalloc.stop()
+
+
 def work_of(case, short=False):
     """What a case does; `short` for less of it, where it is not timed."""
     return WORK_OF[case.kind](case, short=short)
@@ -122,6 +150,9 @@ def measured(cases, cores, work_of=work_of):
             with cores(bench.case.threads):
                 bench.turn(turn, turns)
     for bench in benches:
+        if bench.work.own_bytes is not None and tells_memory(bench.case):
+            with cores(bench.case.threads):
+                bench.work.notes["peak_bytes"] = peak_bytes(bench.work)
         peak = statistics.median(each.get(bench.case.dtype, 0) for each in peaks)
         found[bench.case] = figures(bench.case, bench.work, bench.rounds, peak)
     return found

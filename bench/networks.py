@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from work import Work, assert_close, kernel_of
+from work import Work, assert_close, bytes_of, kernel_of
 
 from fastbp import NeuralNetwork
 from fastbp.layout import RECORD
@@ -172,10 +172,10 @@ def work(case, short):
     solver = case.subject.split()[1] if single else "sgd"
     identity = single or case.implementation == "scikit-learn"
     problem, expected = new_case(case.units, case.batch, case.rows, case.dtype, identity, solver)
-    train = (STEP_BY_STEP if single else IMPLEMENTATIONS)[case.implementation](problem, case.threads)
+    trainer = (STEP_BY_STEP if single else IMPLEMENTATIONS)[case.implementation]
     flops = problem.batch_size * problem.flops_per_sample
     return Work(
-        run=train,
+        run=trainer(problem, case.threads),
         check=lambda result: check(result, problem, expected),
         checked=CHECKED_EPOCHS,
         samples=problem.rows,
@@ -183,4 +183,6 @@ def work(case, short):
         per=problem.steps,
         kernel=kernel_of(problem.start().work) if case.implementation.startswith("fastbp") else None,
         seconds=0.4 if flops > LONG_FLOPS else 0.1,
+        own_bytes=bytes_of(problem.weights, problem.biases),
+        anew=lambda: trainer(problem, case.threads)(1),
     )

@@ -11,6 +11,7 @@ from fastbp.profiling.pictures import new_figure
 COLOURS = {
     "fastbp": "#0b6e4f",
     "fastbp n_jobs=2": "#6bbf59",
+    "one by one": "#b3de69",
     "python": "#bbbbbb",
     "numpy": "#4c78a8",
     "reference": "#9ecae9",
@@ -29,8 +30,7 @@ def label(key):
 def histograms(figures, folder):
     """Draw kind.svg for every kind: a box of the rounds of each bench, those of one group below each other."""
     for kind in dict.fromkeys(row["kind"] for row in figures["rows"]):
-        if kind != "memory":
-            histogram(tables.grouped(figures, kind), kind, folder / f"{kind}.svg")
+        histogram(tables.grouped(figures, kind), kind, folder / f"{kind}.svg")
 
 
 def histogram(groups, kind, file):

@@ -150,11 +150,4 @@ START_UP = [
     *side_by_side(("fastbp",), kind="start-up", subject="first fit, empty cache"),
 ]
 
-MEMORY = [
-    case
-    for subject, rows in (("fit digits", 1797), ("fit sparse", 20_000), ("predict 64-100-10", 100_000))
-    for dtype in DTYPES
-    for case in side_by_side(("fastbp", "scikit-learn"), ("fastbp",), kind="memory", subject=subject, dtype=dtype, rows=rows)
-]
-
-CASES = [*POINTWISE, *STEPS, *EPOCHS, *FOUNDING, *MEMBERS, *FITS, *FASHION, *PREDICTIONS, *START_UP, *MEMORY]
+CASES = [*POINTWISE, *STEPS, *EPOCHS, *FOUNDING, *MEMBERS, *FITS, *FASHION, *PREDICTIONS, *START_UP]

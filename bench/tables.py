@@ -15,6 +15,8 @@ TIMED = {
     "predict": "a prediction of all rows",
     "start-up": "a process",
 }
+# What stands under "memory".
+MEMORY = "the most that is taken at a time beside X, y and the weights, by fastbp unless said"
 
 
 def duration(seconds):
@@ -33,8 +35,10 @@ def between(text, marks, new):
     return f"{before}{found}\n{new}\n{ending}{after}"
 
 
-def megabytes(size):
-    return f"{size / 1e6:.2f} MB"
+def memory_of(row):
+    """The most bytes that a bench takes, with a unit, or nothing where that is not told."""
+    size = row.get("peak_bytes")
+    return "" if size is None else f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.1f} kB"
 
 
 def microseconds(seconds):
@@ -44,7 +48,9 @@ def microseconds(seconds):
 
 
 def table(heads, rows, words=1):
-    """Markdown: the first `words` columns to the left, the others to the right."""
+    """Markdown: the first `words` columns to the left, the others to the right, but for empty ones."""
+    kept = [place for place in range(len(heads)) if place < words or any(row[place] for row in rows)]
+    heads, *rows = ([row[place] for place in kept] for row in (heads, *rows))
     lines = [f"| {' | '.join(heads)} |", "|---" * words + "|--:" * (len(heads) - words) + "|"]
     return "\n".join([*lines, *[f"| {' | '.join(row)} |" for row in rows]])
 
@@ -96,8 +102,9 @@ def networks(figures):
         ours, peers = group["fastbp"], [group[name]["seconds"] for name in PEERS if name in group]
         cells = [microseconds(group[name]["seconds"]) if name in group else "" for name in columns]
         lead = f"{min(peers) / ours['seconds']:.2f}" if peers else ""
-        rows.append([subject, dtype, str(batch), *cells, lead, f"{ours['gflops']:.1f}", f"{ours['fraction_of_peak']:.0%}"])
-    return table(["network", "", "batch", *columns, "lead", "GFLOP/s", "of peak"], rows, words=2)
+        share = f"{ours['fraction_of_peak']:.0%}"
+        rows.append([subject, dtype, str(batch), *cells, lead, f"{ours['gflops']:.1f}", share, memory_of(ours)])
+    return table(["network", "", "batch", *columns, "lead", "GFLOP/s", "of peak", "memory"], rows, words=2)
 
 
 def fits(figures):
@@ -109,8 +116,10 @@ def fits(figures):
             times = [f"{one['seconds'] * 1e3:,.1f}" for one in (ours, theirs)]
             rate = f"{ours['samples_per_second']:,.0f}"
             ratio = f"{theirs['seconds'] / ours['seconds']:.1f}"
-            rows.append([subject, dtype, f"{count:,}", str(ours["epochs"]), *times, rate, ratio])
-    return table(["data set", "", "rows", "epochs", "fastbp", "scikit-learn", "samples/s", "ratio"], rows, words=2)
+            sizes = memory_of(ours), memory_of(theirs)
+            rows.append([subject, dtype, f"{count:,}", str(ours["epochs"]), *times, rate, ratio, *sizes])
+    heads = ["fastbp", "scikit-learn", "samples/s", "ratio", "memory", "scikit-learn's"]
+    return table(["data set", "", "rows", "epochs", *heads], rows, words=2)
 
 
 def fashion(figures):
@@ -128,6 +137,7 @@ def fashion(figures):
 
 def readme(figures):
     """Everything between README's two marks."""
+    told = any("peak_bytes" in row for row in figures["rows"])
     return "\n\n".join(
         [
             founding(figures),
@@ -136,6 +146,7 @@ def readme(figures):
             "Milliseconds of a whole `fit` of `MLPClassifier` (`MLPRegressor` for diabetes) with default parameters, on "
             "standardised\ndata; `sparse` is a CSR matrix of 50 features with 1% stored values, 64 hidden units, 20 epochs:",
             fits(figures),
+            *[f"Memory is {MEMORY}."] * told,
             *filter(None, [fashion(figures)]),
             "![Times of scikit-learn, numpy, torch and jax as multiples of fastbp's](bench/figures.svg)",
             conditions(figures),
@@ -164,14 +175,14 @@ def times(figures, kind):
 
 
 def memory(figures):
-    """Most bytes beyond what was there."""
-    groups = grouped(figures, "memory")
-    columns = columns_of(groups, COLUMNS)
-    rows = [
-        [subject, dtype, *[megabytes(group[name]["peak_bytes"]) if name in group else "" for name in columns]]
-        for (subject, _, _, dtype), group in groups.items()
-    ]
-    return table(["", "", *columns], rows, words=2)
+    """Most bytes of every bench of which they are told; nothing where there is none."""
+    rows = []
+    for kind in dict.fromkeys(row["kind"] for row in figures["rows"]):
+        for (subject, batch, count, dtype), group in grouped(figures, kind).items():
+            cells = [memory_of(group.get(name, {})) for name in COLUMNS]
+            if any(cells):
+                rows.append([f"{kind} {subject}", dtype, str(batch or ""), f"{count:,}", *cells])
+    return table(["", "", "batch", "rows", *COLUMNS], rows, words=2) if rows else ""
 
 
 def report(figures):
@@ -180,8 +191,7 @@ def report(figures):
     note = "Medians of rounds in turns; samples/s, GFLOP/s, share of the peak and kernel are those of fastbp."
     parts = ["# Benches", conditions(figures), note]
     for kind in kinds:
-        if kind == "memory":
-            parts += ["## memory: most bytes beyond what was there", memory(figures)]
-        else:
-            parts += [f"## {kind}: {TIMED[kind]}", times(figures, kind), f"![{kind}]({kind}.svg)"]
+        parts += [f"## {kind}: {TIMED[kind]}", times(figures, kind), f"![{kind}]({kind}.svg)"]
+    if sizes := memory(figures):
+        parts += [f"## memory: {MEMORY}", sizes]
     return "\n\n".join(parts) + "\n"

@@ -26,6 +26,10 @@ class Work:
         Of fastbp.
     rounds, seconds : int and float
         Most rounds that are timed, and how long one takes at least; with 0, a round does it once.
+    own_bytes : int or None
+        Of the weights and biases that run(1) makes, which are no part of its peak memory; None where none is told.
+    anew : callable or None
+        anew() does it once, and makes all that `run` finds made beside X, y and the weights; None is run(1).
     notes : dict
         What else is to be reported; filled in by `run`.
     """
@@ -39,6 +43,8 @@ class Work:
     kernel: str | None = None
     rounds: int = 10
     seconds: float = 0.1
+    own_bytes: int | None = None
+    anew: Callable | None = None
     notes: dict = field(default_factory=dict)
 
 
@@ -47,6 +53,11 @@ def assert_close(result, expected, rtol=0.0, atol=0.0):
     assert len(result) == len(expected), f"{len(result)} arrays instead of {len(expected)}"
     for got, wanted, tolerance in zip(result, expected, np.broadcast_to(atol, len(expected)), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=rtol, atol=tolerance, equal_nan=False)
+
+
+def bytes_of(*lists):
+    """Bytes of all arrays in some lists."""
+    return sum(array.nbytes for arrays in lists for array in arrays)
 
 
 def kernel_of(workspace):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastbp import NeuralNetwork
 from fastbp.profiling import rivals
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +45,6 @@ CHECKED = [
         *(["fashion"] if fashion.FOLDER.is_dir() else []),
         "predict-64-100-10-0x1",
         "start-up-import",
-        "memory-fit_digits",
     )
 ]
 
@@ -82,6 +82,9 @@ def test_a_right_result_is_timed_and_a_wrong_one_refused(case):
     found = found_of([case], lambda case, work: right.append(work.run(work.checked)))[case]
     assert len(found["rounds"]) > 1
     assert 0 < min(found["rounds"]) <= found["seconds"] == statistics.median(found["rounds"])
+    # every network tells what memory it takes
+    assert ("peak_bytes" in found) == (case.kind not in ("pointwise", "start-up"))
+    assert found.get("peak_bytes", 1) > 0
     for wrong in corruptions(right[0]):
         calls = []
 
@@ -91,6 +94,34 @@ def test_a_right_result_is_timed_and_a_wrong_one_refused(case):
         failure = found_of([case], corrupt)[case]
         assert isinstance(failure, (AssertionError, ValueError))
         assert len(calls) == 1  # to be checked, not to be timed
+
+
+def test_memory_is_what_a_run_takes_beside_the_weights_that_it_makes():
+    def run(times):
+        kept, let_go = np.zeros(200_000), np.zeros(300_000)
+        del let_go
+        return [kept]
+
+    work = Work(run, None, own_bytes=1_000_000)
+    assert 3_000_000 <= measure.peak_bytes(work) < 3_010_000
+    work.anew = lambda: np.zeros(150_000)
+    assert 200_000 <= measure.peak_bytes(work) < 210_000
+
+
+@pytest.mark.compiled
+def test_a_workspace_at_rest_hides_no_memory():
+    net, X = NeuralNetwork(4, 50, 1, random_state=0), np.zeros((100, 4))
+    work = Work(lambda times: net.train(X, X[:, 0], 1), None, own_bytes=0)
+    work.run(1)
+    first, second = measure.peak_bytes(work), measure.peak_bytes(work)
+    assert first > 100 * 50 * 8
+    assert abs(first - second) < 1000
+
+
+def test_memory_is_told_of_fastbp_and_where_scikit_learn_fits_and_predicts():
+    told = {(case.kind, case.implementation) for case in CASES if measure.tells_memory(case)}
+    assert {kind for kind, name in told if name == "scikit-learn"} == {"fit", "predict"}
+    assert {name for _, name in told} == {"fastbp", "fastbp n_jobs=2", "scikit-learn"}
 
 
 def test_what_stands_side_by_side_is_measured_in_turns():
@@ -175,7 +206,7 @@ def test_every_case_has_a_name_of_its_own_and_company():
 # --- comparison of two runs -------------------------------------------------------------------------------------------
 
 
-def run_of(ours=1.0, others=1.0, spread=0.01, jitter=0.0, size=100):
+def run_of(ours=1.0, others=1.0, spread=0.01, jitter=0.0, size=1_000_000):
     """A made-up run: benches of fastbp and of others with medians as given, up to `jitter` from one to the next."""
     found = {}
     for place in range(24):
@@ -183,7 +214,8 @@ def run_of(ours=1.0, others=1.0, spread=0.01, jitter=0.0, size=100):
         median = (ours if place % 2 else others) * (1 + jitter * (-1) ** (place // 2))
         rounds = [median * (1 + spread * step) for step in (-1, -0.5, 0, 0.5, 1)]
         found[f"{place}"] = {"implementation": name, "seconds": median, "rounds": rounds}
-    return found | {"memory": {"implementation": "fastbp", "seconds": 1.0, "rounds": [1.0], "peak_bytes": size}}
+    found["1"]["peak_bytes"] = size
+    return found
 
 
 def slower(saved, new):
@@ -229,7 +261,17 @@ def test_a_small_difference_is_no_slowdown():
 
 
 def test_more_memory_is_seen():
-    assert slower(run_of(), run_of(size=110)) == {"memory"}
+    assert slower(run_of(), run_of(size=1_120_000)) == {"1, memory"}
+    assert not slower(run_of(), run_of(size=1_090_000))
+    assert not slower(run_of(size=10_000), run_of(size=14_000))
+    assert slower(run_of(size=10_000), run_of(size=16_000)) == {"1, memory"}
+
+
+def test_memory_that_one_run_does_not_tell_is_not_compared():
+    new = run_of(size=2_000_000)
+    del new["1"]["peak_bytes"]
+    assert not slower(run_of(), new)
+    assert not slower(new, run_of())
 
 
 def test_without_unchanged_code_nothing_is_compared():
@@ -238,7 +280,9 @@ def test_without_unchanged_code_nothing_is_compared():
         compare.compare(ours, ours)
 
 
-@pytest.mark.parametrize(("change", "status"), [({}, 0), ({"ours": 2.0}, 1), ({"jitter": 0.2}, 2)], ids=str)
+@pytest.mark.parametrize(
+    ("change", "status"), [({}, 0), ({"ours": 2.0}, 1), ({"size": 2_000_000}, 1), ({"jitter": 0.2}, 2)], ids=str
+)
 def test_the_status_tells(change, status, tmp_path, capsys):
     files = []
     for number, run in enumerate([run_of(), run_of(**change)]):
@@ -247,7 +291,8 @@ def test_the_status_tells(change, status, tmp_path, capsys):
         files[-1].write_text(json.dumps(results))
     assert compare.main([str(file) for file in files]) == status
     printed = capsys.readouterr().out
-    assert ("SLOWER" in printed) == (status == 1)
+    assert ("SLOWER" in printed) == ("ours" in change)
+    assert ("LARGER" in printed) == ("size" in change)
     assert ("too busy" in printed) == (status == 2)
 
 
@@ -285,6 +330,17 @@ def test_a_report_has_a_table_for_each_kind(stored, tmp_path):
     assert re.findall(r"^## ([\w-]+)", text, re.MULTILINE) == list(dict.fromkeys(row["kind"] for row in stored["rows"]))
     plots.histograms(stored, tmp_path)
     assert {path.stem for path in tmp_path.iterdir()} == set(report.PUBLISHED)
+
+
+def test_memory_is_shown_where_it_was_measured(stored):
+    assert "emory" not in tables.readme(stored)
+    assert tables.memory(stored) == ""
+    row = next(row for row in stored["rows"] if row["kind"] == "epoch" and row["implementation"] == "fastbp")
+    row["peak_bytes"] = 1_234_567
+    for text in (tables.readme(report.published(stored)), tables.report(stored)):
+        assert "emory" in text
+        assert text.count("| 1.2 MB |") == 1
+    assert [tables.memory_of({"peak_bytes": size}) for size in (0, 12_345, 1e8)] == ["0.0 kB", "12.3 kB", "100.0 MB"]
 
 
 def test_no_blas_kernel_that_was_chosen_by_hand_is_published(monkeypatch, capsys):
