@@ -30,7 +30,7 @@ from fastbp.kernels.jit import registers, tile_shape
 from fastbp.kernels.losses import Samples, head_and_hits, predict
 from fastbp.kernels.numbers import choose, either_place, element, from_there, put, smaller, whole, widened
 from fastbp.kernels.phases import mark
-from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
+from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, RELU, relu_derivative
 from fastbp.kernels.solvers import Solver, descend, step_length
 from fastbp.kernels.steps import layer_of, row_at
 from fastbp.kernels.threads import wait_for_all
@@ -41,6 +41,7 @@ from fastbp.kernels.vectors import (
     fma,
     full_like,
     lanes,
+    larger,
     load,
     load_first,
     load_like,
@@ -63,6 +64,8 @@ GRADIENT_ROWS, QUAD = (4, 4) if registers() == 32 else (2, 4)
 TRANSPOSED_SAMPLES, TRANSPOSED_VECTORS = 6, 2
 SUM_TERMS = 4  # multiplications that take as long as one sum over the lanes, where many end together
 HEIGHT, COLS = tile_shape()
+# ReLU, which takes one or two instructions, is taken of a tile while it is in registers. Other activations need so many
+# constants that they stand in loops of their own, over two vectors of samples once these are complete.
 
 
 @outlined
@@ -165,10 +168,11 @@ class Block(Names):
         drop(self.job.memory, units, to, self.columns, layer.n_out, self.vectors, layer.stride, layer.number, self.dropout)
 
 
-def product(start, after, left, depth, memory, b, c, rows, block):
+def product(start, finish, after, left, depth, memory, b, c, rows, block):
     """C[r, :] = start + sum_k A[r, k] B[k, :], a tile of rows x vectors at a time.
 
     start         called with the number of each row of a tile and its vectors, gives what the sums begin with
+    finish        called with a tile of sums, its rows and its first column, gives what is stored
     after         called with the first column and the number of vectors of a strip whose rows are complete
     left    IN    with a, a_at, a_row, a_step = left, A[r, k] stands in `a` at a_at + r*a_row + k*a_step
     b, c    IN, OUT    B[k, :] and C[r, :] stand at b + k*columns and c + r*columns of the memory
@@ -182,7 +186,7 @@ def product(start, after, left, depth, memory, b, c, rows, block):
                 lambda k: [broadcast(a, a_at + r * a_row + k * a_step) for r in places],
                 lambda k: [load(memory, b + k * columns + v + j * L) for j in range(cols)],
             )  # fmt: skip
-            store_tile(sums, memory, [c + r * columns + v for r in places])
+            store_tile(finish(sums, places, v), memory, [c + r * columns + v for r in places])
 
         *tall, short = TILES[cols]
         done = 0
@@ -224,9 +228,13 @@ def activations(job, layer, below, block):
     memory = job.memory
     bias = job.params, layer.offset + layer.n_in * layer.stride
     bias, bias_at = either_place(layer.biased, bias, (memory, job.plan.zeros))
+    least = switch(layer.activation == RELU, [lambda: splat(memory, -np.inf), lambda: splat(memory, 0.0)])
 
     def start(rows, cols):
         return [[broadcast(bias, bias_at + r * layer.biased)] * cols for r in rows]
+
+    def finish(sums, rows, v):
+        return [[larger(least, z) for z in row] for row in sums]
 
     def after(v, cols):
         def activate(function):
@@ -236,15 +244,27 @@ def activations(job, layer, below, block):
 
             return lambda: repeat(layer.n_out, unit)
 
-        switch(layer.activation, [lambda: None, *map(activate, ACTIVATIONS[1:])])
+        choices = list(map(activate, ACTIVATIONS))
+        choices[0] = choices[RELU] = lambda: None
+        switch(layer.activation, choices)
 
     weights = job.params, layer.offset, 1, layer.stride
-    product(start, after, weights, layer.n_in, memory, below, layer.a, layer.n_out, block)
+    product(start, finish, after, weights, layer.n_in, memory, below, layer.a, layer.n_out, block)
 
 
 def deltas(job, layer, below, block):
     """(5): D_{l-1}^T = (W_l D_l^T) * s'."""
     memory = job.memory
+
+    def start(rows, cols):
+        return zero_tile(memory, len(rows), cols)
+
+    def finish(sums, rows, v):
+        def derived():
+            a = load_tile(memory, [below.a + r * block.columns + v for r in rows], len(sums[0]))
+            return [[d * relu_derivative(a) for d, a in zip(*pair, strict=True)] for pair in zip(sums, a, strict=True)]
+
+        return switch(below.activation == RELU, [lambda: sums, derived])
 
     def after(v, cols):
         def derive(function):
@@ -255,11 +275,12 @@ def deltas(job, layer, below, block):
 
             return lambda: repeat(layer.n_in, unit)
 
-        switch(below.activation, [lambda: None, *map(derive, DERIVATIVES[1:])])
+        choices = list(map(derive, DERIVATIVES))
+        choices[0] = choices[RELU] = lambda: None
+        switch(below.activation, choices)
 
     weights = job.params, layer.offset, layer.stride, 1
-    product(lambda rows, cols: zero_tile(memory, len(rows), cols), after, weights, layer.n_out, memory, layer.d, below.d,
-            layer.n_in, block)  # fmt: skip
+    product(start, finish, after, weights, layer.n_out, memory, layer.d, below.d, layer.n_in, block)
 
 
 def propagate(job, block):

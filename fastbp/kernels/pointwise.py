@@ -401,6 +401,7 @@ DERIVATIVES = (
     softplus_derivative,
     selu_derivative,
 )
+RELU = ACTIVATIONS.index(relu)
 FUNCTIONS = (*ACTIVATIONS, *DERIVATIVES, exp, log)
 
 
