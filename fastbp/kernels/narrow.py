@@ -172,7 +172,7 @@ def product(start, finish, after, left, depth, memory, b, c, rows, block):
     """C[r, :] = start + sum_k A[r, k] B[k, :], a tile of rows x vectors at a time.
 
     start         called with the number of each row of a tile and its vectors, gives what the sums begin with
-    finish        called with a tile of sums, its rows and its first column, gives what is stored
+    finish        called with a tile of sums and the place of each of its rows, stores it, or what becomes of it
     after         called with the first column and the number of vectors of a strip whose rows are complete
     left    IN    with a, a_at, a_row, a_step = left, A[r, k] stands in `a` at a_at + r*a_row + k*a_step
     b, c    IN, OUT    B[k, :] and C[r, :] stand at b + k*columns and c + r*columns of the memory
@@ -186,7 +186,7 @@ def product(start, finish, after, left, depth, memory, b, c, rows, block):
                 lambda k: [broadcast(a, a_at + r * a_row + k * a_step) for r in places],
                 lambda k: [load(memory, b + k * columns + v + j * L) for j in range(cols)],
             )  # fmt: skip
-            store_tile(finish(sums, places, v), memory, [c + r * columns + v for r in places])
+            finish(sums, [c + r * columns + v for r in places])
 
         *tall, short = TILES[cols]
         done = 0
@@ -233,8 +233,8 @@ def activations(job, layer, below, block):
     def start(rows, cols):
         return [[broadcast(bias, bias_at + r * layer.biased)] * cols for r in rows]
 
-    def finish(sums, rows, v):
-        return [[larger(least, z) for z in row] for row in sums]
+    def finish(sums, places):
+        store_tile([[larger(least, z) for z in row] for row in sums], memory, places)
 
     def after(v, cols):
         def activate(function):
@@ -259,12 +259,13 @@ def deltas(job, layer, below, block):
     def start(rows, cols):
         return zero_tile(memory, len(rows), cols)
 
-    def finish(sums, rows, v):
+    def finish(sums, places):
         def derived():
-            a = load_tile(memory, [below.a + r * block.columns + v for r in rows], len(sums[0]))
-            return [[d * relu_derivative(a) for d, a in zip(*pair, strict=True)] for pair in zip(sums, a, strict=True)]
+            a = load_tile(memory, [below.a - below.d + at for at in places], len(sums[0]))
+            tile = [[d * relu_derivative(a) for d, a in zip(*pair, strict=True)] for pair in zip(sums, a, strict=True)]
+            store_tile(tile, memory, places)
 
-        return switch(below.activation == RELU, [lambda: sums, derived])
+        either(below.activation == RELU, derived, lambda: store_tile(sums, memory, places))
 
     def after(v, cols):
         def derive(function):
