@@ -65,10 +65,10 @@ ARRIVED, PASSED, NUMBERS = 0, 8, 16
 LINE = 8
 MOST_THREADS = 64
 SYNC_SIZE = NUMBERS + LINE * MOST_THREADS
-# Entries of a worker's mailbox, a cache line: whose it is at present (FREE, or the address of a call's job), whether work is
-# posted, whether the worker is parked, the lock that it is parked at; then what is posted: the addresses of a kernel and of
-# its job, the worker's rank, and how many threads there are.
-MAILBOX = positions("owner posted parked lock function job rank size")
+# Entries of a worker's mailbox, a cache line: whose it is at present (FREE, or the address of the job that it is to do),
+# whether work is posted, whether the worker is parked, the lock that it is parked at; then what belongs to the job: the
+# address of the kernel, the worker's rank, and how many threads there are.
+MAILBOX = positions("owner posted parked lock function rank size")
 FREE = 0
 
 # What training spends its time on, as kernels that are compiled to count it do (see `fastbp.kernels.phases`): rows, targets

@@ -1,6 +1,7 @@
 """Workers: they are there when they are wanted, take no time when they are not, and nothing that happens stops them."""
 
 import _thread
+import ctypes
 import os
 import sys
 import threading
@@ -8,13 +9,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from cases import WORKSPACES, Case, assert_same_bits, train
 from processes import run_python
 
 from fastbp import kernels
-from fastbp.kernels import pool
+from fastbp.kernels import jit, pool
+from fastbp.kernels.pointwise import FUNCTIONS, exp
 from fastbp.layout import FREE, MAILBOX
+from fastbp.profiling.machine import APPLY
 
 pytestmark = pytest.mark.compiled
 CASE = Case((21, 26, 19), 400, 300, threads=3)
@@ -104,9 +108,35 @@ def test_workers_run_where_the_caller_may(workers):
         os.sched_setaffinity(0, before)
 
 
+def test_a_worker_that_wakes_up_for_nothing_does_no_work_again(workers):
+    """A leader may be so slow in waking it that it has done the work, and parked once more."""
+    x, out, width = np.linspace(-3, 3, 64), np.zeros(64), jit.native_width()
+    args = FUNCTIONS.index(exp), x, len(x), out, 1
+    function, job = APPLY.prepare(args, width), APPLY.packed(*args)
+    pool.run(function, job, 2)
+    np.testing.assert_allclose(out, np.exp(x))
+    [number], parked = workers.workers, MAILBOX.parked
+    box = workers.boxes[number]
+    for _ in range(5):
+        until(lambda: box[parked])
+        out[:] = box[parked] = 0
+        ctypes.pythonapi.PyThread_release_lock(ctypes.c_void_p(int(box[MAILBOX.lock])))
+        until(lambda: box[parked])
+        assert not out.any()
+    pool.run(function, job, 2)
+    np.testing.assert_allclose(out, np.exp(x))
+
+
+def test_mailboxes_may_run_out(workers, monkeypatch):
+    """While a thread looks, others may have taken the last ones."""
+    monkeypatch.setattr(pool.FOLLOW, "prepare", lambda *_: workers.unused.clear())
+    assert_same_bits(train(kernels, CASE), train(kernels, replace(CASE, threads=1)))
+    assert workers.workers == []
+
+
 def test_idle_workers_take_no_time(workers):
     train(kernels, CASE)
-    until(lambda: workers.boxes[:2, MAILBOX.parked].all())
+    until(lambda: workers.boxes[workers.workers, MAILBOX.parked].all())
     start = time.process_time()
     time.sleep(0.5)
     assert time.process_time() - start < 0.25  # one that is not idle takes 0.5

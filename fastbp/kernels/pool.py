@@ -9,11 +9,12 @@ import _thread
 import contextlib
 import ctypes
 import os
+import sys
 
 import numpy as np
 
 from fastbp.kernels.jit import Kernel, native_width
-from fastbp.layout import FREE, MAILBOX, MOST_THREADS, aligned_zeros
+from fastbp.layout import FREE, LINE, MAILBOX, MOST_THREADS, aligned_zeros
 
 LEAD = Kernel("threads", "lead", "boxes:int* count wanted function work got:int*")
 FOLLOW = Kernel("threads", "follow", "box:int* times")
@@ -26,28 +27,34 @@ class Pool:
 
     Attributes
     ----------
-    boxes : ndarray of int64, shape (MOST_THREADS, len(MAILBOX))
+    boxes : ndarray of int64, shape (MOST_THREADS, LINE)
         A mailbox for each, which `fastbp.layout.MAILBOX` describes.
     unused : list of int
-        Numbers of the mailboxes that have no worker, the first one last.
+        Numbers of the mailboxes that have no worker.
     workers : list of int
         Numbers of those that have one. Where a signal's handler raises while a worker comes, its mailbox is in neither list.
+    process : int
+        Whose workers they are: one that was forked has none of the other's threads.
     """
 
     def __init__(self):
-        self.boxes = aligned_zeros(MOST_THREADS * len(MAILBOX), np.int64).reshape(MOST_THREADS, len(MAILBOX))
+        self.process = os.getpid()
+        self.boxes = aligned_zeros(MOST_THREADS * LINE, np.int64).reshape(MOST_THREADS, LINE)
         self.boxes[:, MAILBOX.owner] = NOBODY
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.boxes))  # workers look into them until the process has ended
-        self.unused, self.workers = list(range(MOST_THREADS))[::-1], []
+        self.unused, self.workers = list(range(MOST_THREADS)), []
         self.cores, self.threads = cores(), []
 
     def grow(self, count):
         """Have so many workers at least, or as many as can be had."""
-        while len(self.workers) < count and self.unused:
+        while len(self.workers) < count:
             FOLLOW.prepare((), native_width())  # so that nothing can fail in a worker
-            number = self.unused.pop()  # at once, so that no mailbox ever has two workers
+            try:
+                number = self.unused.pop()  # at once, so that no mailbox ever has two workers
+            except IndexError:  # other threads have taken them
+                return
             box = self.boxes[number]
-            box[MAILBOX.lock] = locked()
+            box[MAILBOX.lock] = box[MAILBOX.lock] or locked()
             try:
                 _thread.start_new_thread(self.follow, (box,))
             except RuntimeError:  # no more threads
@@ -65,8 +72,8 @@ class Pool:
         """Let workers run where the caller may."""
         now = cores()
         if now != self.cores:
-            with contextlib.suppress(OSError):  # where that is not allowed
-                for thread in self.threads:
+            for thread in self.threads:
+                with contextlib.suppress(OSError):  # where that is not allowed
                     os.sched_setaffinity(thread, now)
             self.cores = now
 
@@ -74,11 +81,11 @@ class Pool:
         """Run a kernel, as `Kernel.prepare` and `Kernel.packed` give it and its job, in at most so many threads."""
         self.move()
         self.grow(size - 1)
-        if not self.workers:
+        if not self.workers or sys.is_finalizing():  # when a thread that has just been started never comes to run
             function(job, 0, 1)
             return
         work, got = np.frombuffer(job, np.int64), np.zeros(1, np.int64)
-        LEAD(self.boxes, MOST_THREADS - len(self.unused), size - 1, function.address, work.ctypes.data, got)
+        LEAD(self.boxes, MOST_THREADS, size - 1, function.address, work.ctypes.data, got)
         if got[0] < size:  # others had them: there may be as many as processors
             self.grow(min(len(self.workers) + size - int(got[0]), len(self.cores) - 1))
 
@@ -100,16 +107,9 @@ def locked():
 pool = Pool()
 
 
-def renew():
-    """A process that has been forked has none of the other's threads."""
-    global pool
-    pool = Pool()
-
-
 def run(function, job, size):
     """As `Pool.run`, with the workers of this process."""
+    global pool
+    if pool.process != os.getpid():
+        pool = Pool()
     pool.run(function, job, size)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=renew)

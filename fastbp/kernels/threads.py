@@ -20,7 +20,7 @@ from fastbp.kernels.control import carry, either, repeat, switch, when
 from fastbp.kernels.numbers import element, from_on, put, smaller
 from fastbp.kernels.phases import mark
 from fastbp.kernels.tracing import INT, INT32, external, integer, operand, word
-from fastbp.layout import ARRIVED, FREE, MAILBOX, PASSED
+from fastbp.layout import ARRIVED, FREE, LINE, MAILBOX, PASSED
 
 SPINS = 20_000  # looks at a word before the rest of the time slice is given away: some 10 microseconds
 PATIENCE = SPINS + 2_000  # looks before a worker parks: some hundred microseconds, more than a step's own Python takes
@@ -66,6 +66,12 @@ def wait_for_change(memory, offset, value, looks=2**62):
 
 
 @word(None)
+def look(memory, offset):
+    """An int64 that other threads change."""
+    return memory.new(memory.builder.load_atomic(from_on(memory, offset).value, "seq_cst", 8))
+
+
+@word(None)
 def exchange(memory, offset, number):
     """Put a number into an int64 that other threads see; gives what stood there before."""
     return memory.new(memory.builder.atomic_rmw("xchg", from_on(memory, offset).value, operand(number), "seq_cst"))
@@ -105,14 +111,14 @@ def release(lock):
 def lead(job):
     """Run a kernel in this thread and those of idle workers.
 
-    boxes     INOUT  the workers' mailboxes, of which there are `count`, at least 1
+    boxes     INOUT  `count` mailboxes
     wanted           workers at most
     function, work   addresses of the kernel and of its job
     got       OUT    in how many threads it was run
     """
 
     def box(number):
-        return from_on(job.boxes, number * len(MAILBOX))
+        return from_on(job.boxes, number * LINE)
 
     def take(number, taken):
         mine = switch(taken < job.wanted, [lambda: 0, lambda: claim(box(number), MAILBOX.owner, job.work)])
@@ -120,11 +126,11 @@ def lead(job):
         return (taken + mine,)
 
     def with_mine(body):
-        repeat(job.count, lambda n: when(element(box(n), MAILBOX.owner) == job.work, lambda: body(box(n))))
+        repeat(job.count, lambda n: when(look(box(n), MAILBOX.owner) == job.work, lambda: body(box(n))))
 
     def post(box):
-        for name, value in (("function", job.function), ("job", job.work), ("size", size)):
-            put(box, getattr(MAILBOX, name), value)
+        put(box, MAILBOX.function, job.function)
+        put(box, MAILBOX.size, size)
         exchange(box, MAILBOX.posted, 1)
         when(exchange(box, MAILBOX.parked, 0), lambda: release(element(box, MAILBOX.lock)))
 
@@ -140,20 +146,23 @@ def lead(job):
 
 
 def follow(job):
-    """Run what is posted in `box`, for so many `times`."""
+    """Look into `box` so many `times`, and run what is posted there."""
     box = job.box
 
     def park():
         exchange(box, MAILBOX.parked, 1)
         # Whoever takes that 1 back has seen the other: this thread the work, or the leader that it must wake the worker.
-        posted = add_atomically(box, MAILBOX.posted, 0)
-        seen = switch(posted, [lambda: 0, lambda: exchange(box, MAILBOX.parked, 0)])
+        seen = switch(look(box, MAILBOX.posted), [lambda: 0, lambda: exchange(box, MAILBOX.parked, 0)])
         when(seen == 0, lambda: acquire(element(box, MAILBOX.lock)))
+
+    def work():
+        run_kernel(*(element(box, getattr(MAILBOX, name)) for name in ("function", "owner", "rank", "size")))
+        exchange(box, MAILBOX.posted, 0)
 
     def once(_):
         when(wait_for_change(box, MAILBOX.posted, 0, PATIENCE) == 0, park)
-        run_kernel(*(element(box, getattr(MAILBOX, name)) for name in ("function", "job", "rank", "size")))
-        exchange(box, MAILBOX.posted, 0)
+        # a leader that was slow may wake the worker for what it has done already
+        when(look(box, MAILBOX.posted), work)
 
     repeat(job.times, once)
 
@@ -164,12 +173,12 @@ def wait_for_all(job):
     def meet():
         passed = add_atomically(job.sync, PASSED, 0)
 
-        def release():
+        def let_all_go():
             add_atomically(job.sync, ARRIVED, job.size * -1)
             add_atomically(job.sync, PASSED, 1)
 
         last = add_atomically(job.sync, ARRIVED, 1) == job.size - 1
-        either(last, release, lambda: wait_for_change(job.sync, PASSED, passed))
+        either(last, let_all_go, lambda: wait_for_change(job.sync, PASSED, passed))
         mark(job, "wait")
 
     when(job.size > 1, meet)
