@@ -129,7 +129,9 @@ def fashion(figures):
     rows = []
     for (subject, batch, _, dtype), group in groups.items():
         five = [f"{group[name]['seconds']:.2f}" if name in group else "" for name in columns]
-        needed = [group[name]["seconds"] / 5 * group[name]["epochs_to_87"] if name in group else 0 for name in columns]
+        needed = [
+            group[name]["seconds"] / 5 * group[name].get("epochs_to_87", 0) if name in group else 0 for name in columns
+        ]
         rows.append([f"{subject}, batch {batch}, {dtype}", "five epochs", *five])
         rows.append(["", "to 87% of the test rows", *(f"{seconds:.2f}" if seconds else "" for seconds in needed)])
     return table(["Fashion-MNIST", "seconds", *columns], rows, words=2) if rows else ""
