@@ -315,7 +315,8 @@ def check(done, number=0):
     (small, draw), (large, _) = (growth(done, name, number, hidden) for hidden in HIDDEN)
     print(f"{name}: {small / MORE:.1f} and {large / MORE:.1f} bytes a row with {HIDDEN} units")
     orders = 8 * ORDERS * draw.epochs * MORE  # which a call draws ahead or not, as its time allows
-    assert large - small < WORKSPACES + orders
+    # it may fall, where fewer rows are trained in lanes and more of them are not
+    assert large - max(0, small) < WORKSPACES + orders
     for one in (small, large):
         assert one < allowed(done, draw) * MORE + WORKSPACES
 
