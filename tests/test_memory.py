@@ -86,7 +86,8 @@ class Draw(random.Random):
         """An estimator of few epochs."""
         drawn = {"solver": "adam" if self.solver == "adam" else "sgd", "batch_size": self.batch_size, "shuffle": self.flag}
         options = drawn | {"max_iter": self.epochs, "activation": self.activation, "random_state": 0} | options
-        options = {"n_jobs": self.n_jobs} | options
+        # members that predict in threads of their own meet at times, with what they have for each row, and at times do not
+        options = {"n_jobs": None if "n_estimators" in options else self.n_jobs} | options
         return kind(hidden_layer_sizes=(hidden,) * self.n_layers, **options)
 
     def network(self, hidden, **options):
