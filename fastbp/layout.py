@@ -58,7 +58,6 @@ GRADIENT_DEPTH = 256  # the same for a gradient, whose parts would have to be st
 SQUARE = 16  # rows of the weights that one thread of it takes at least: a multiple of every number of lanes
 GROUP = 8  # rows that one thread of it takes at least, whose losses are summed together
 
-
 # Entries of what threads tell each other, in cache lines of their own: how many have arrived at a barrier, barriers passed,
 # and a number from each rank.
 ARRIVED, PASSED, NUMBERS = 0, 8, 16

@@ -532,7 +532,7 @@ import cases
 import once
 import test_kernels
 from fastbp import kernels, reference
-from fastbp.kernels import jit, pool
+from fastbp.kernels import jit
 
 once.share()
 assert (jit.native_width(), jit.tile_shape()) == (32, (4, 3))

@@ -43,10 +43,10 @@ def add_atomically(memory, offset, number):
 def wait_for_change(memory, offset, value, looks=2**62):
     """Look at an int64 until another thread has changed it from `value`, at most so often; whether it has changed."""
     builder, address = memory.builder, from_on(memory, offset).value
-    look, idle, after = (builder.append_basic_block(name) for name in ("look", "idle", "changed"))
+    again, idle, after = (builder.append_basic_block(name) for name in ("look", "idle", "changed"))
     before = builder.block
-    builder.branch(look)
-    builder.position_at_end(look)
+    builder.branch(again)
+    builder.position_at_end(again)
     spins = builder.phi(INT)
     spins.add_incoming(integer(0), before)
     same = builder.icmp_signed("==", builder.load_atomic(address, "seq_cst", 8), operand(value))
@@ -57,10 +57,10 @@ def wait_for_change(memory, offset, value, looks=2**62):
         external(builder, jit.YIELD, INT32)
     spins.add_incoming(builder.add(spins, integer(1)), builder.block)
     last = builder.block
-    builder.cbranch(builder.icmp_signed("<", spins, integer(looks)), look, after)
+    builder.cbranch(builder.icmp_signed("<", spins, integer(looks)), again, after)
     builder.position_at_end(after)
     changed = builder.phi(INT)
-    changed.add_incoming(integer(1), look)
+    changed.add_incoming(integer(1), again)
     changed.add_incoming(integer(0), last)
     return memory.new(changed)
 
