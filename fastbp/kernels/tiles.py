@@ -37,16 +37,24 @@ def store_tile(tile, memory, rows):
         store(memory, at, vector)
 
 
+def flat(tile):
+    """The vectors of a tile, row by row, as `carry` takes them."""
+    return tuple(itertools.chain(*tile))
+
+
+def in_rows(vectors, cols):
+    """The tile again."""
+    return [list(vectors[first : first + cols]) for first in range(0, len(vectors), cols)]
+
+
 def outer(tile, depth, left, right):
     """For k < depth: tile[r][c] += left(k)[r] * right(k)[c]; the depth is at least 1."""
-    cols = len(tile[0])
 
     def add(k, *sums):
         columns, rows = right(k), left(k)
         return tuple(fma(a, b, total) for (a, b), total in zip(itertools.product(rows, columns), sums, strict=True))
 
-    sums = carry(depth, tuple(itertools.chain(*tile)), add)
-    return [list(sums[first : first + cols]) for first in range(0, len(sums), cols)]
+    return in_rows(carry(depth, flat(tile), add), len(tile[0]))
 
 
 def python_fold(tile):
