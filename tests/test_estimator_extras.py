@@ -315,22 +315,26 @@ def test_running_ahead_changes_nothing(number, monkeypatch):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize("moment", range(4))
+@pytest.mark.parametrize("moment", range(6))
 def test_an_interrupt_while_running_ahead_keeps_what_belongs_together(moment, monkeypatch):
     """Never more epochs than an uninterrupted fit, and the weights of just so many."""
     X, y = load_iris(return_X_y=True)
     settings = {"hidden_layer_sizes": 4, "max_iter": 200, "tol": 0.01, "n_iter_no_change": 3, "random_state": 0}
     whole = MLPClassifier(**settings).fit(X, y)
-    calls, real = [], fitting.Epochs.losses
+    calls = []
 
-    def losses(epochs, first):
-        calls.append(first)
-        if len(calls) == moment + 1:
-            raise KeyboardInterrupt
-        return real(epochs, first)
+    def interrupted(real):
+        def call(*args):
+            calls.append(real)
+            if len(calls) == moment + 1:
+                raise KeyboardInterrupt
+            return real(*args)
+
+        return call
 
     monkeypatch.setattr(fitting, "AHEAD_SECONDS", math.inf)
-    monkeypatch.setattr(fitting.Epochs, "losses", losses)
+    for name in ("losses", "note"):
+        monkeypatch.setattr(fitting.Epochs, name, interrupted(getattr(fitting.Epochs, name)))
     with pytest.warns(UserWarning, match="interrupted by user"):
         est = MLPClassifier(**settings).fit(X, y)
     monkeypatch.undo()

@@ -163,9 +163,8 @@ class Training:
         rows, penalty = record[:, RECORD.loss], record[:, RECORD.penalty]
         return ((rows / self.outputs_of_loss + float(self.est.alpha) / 2 * penalty) / self.n).tolist()
 
-    def note(self, first):
-        """Take note of them; returns their losses."""
-        losses = self.losses(first)
+    def note(self, losses):
+        """Take note of completed epochs by their losses, which it returns."""
         if losses:
             self.est.loss_curve_ += losses
             self.count()
@@ -280,14 +279,13 @@ class Epochs(Training):
         self.noted = len(est.loss_curve_)
         start, count = time.perf_counter(), int(max(safe, min(self.ahead(), most)))
         if count > safe:
-            self.run_ahead(count)
-            stop = self.end(self.note(0))
+            stop = self.end(self.note(self.run_ahead(count)))
             if not stop:  # else it is written in the end
                 self.offer()
         else:
             for _ in run.calls(int(safe)):
                 look(est)
-                losses = self.note(seen)
+                losses = self.note(self.losses(seen))
                 seen += len(losses)
                 if losses:
                     stop = self.end(losses)
@@ -305,18 +303,20 @@ class Epochs(Training):
         self.order[:] = order
 
     def run_ahead(self, count):
-        """Run so many epochs, or up to that in which training has to stop."""
+        """Run so many epochs, or up to that in which training has to stop; returns their losses."""
         est, run, before, self.ahead_of = self.est, self.run, self.state(), []
         try:
             for _ in run.calls(count):
                 look(est)
             self.again, self.ahead_of = self.ahead_of, None
-            _, _, right = self.compared(self.losses(0))
+            losses = self.losses(0)
+            _, _, right = self.compared(losses)
             if right < count:
                 self.restore(before)
                 for _ in run.calls(right):
                     look(est)
             self.again = []
+            return losses[:right]
         except BaseException:
             self.restore(before)
             raise

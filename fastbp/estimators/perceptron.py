@@ -21,6 +21,7 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from fastbp.checks import is_finite
 from fastbp.estimators import checkpoint as checkpoints
 from fastbp.estimators import fitting
 from fastbp.estimators.streams import SPARSE, contiguous, required, stream_of
@@ -433,7 +434,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         return self
 
     def _check_finite(self):
-        if not all(np.isfinite(array).all() for array in self.coefs_ + self.intercepts_):
+        if not all(map(is_finite, self.coefs_ + self.intercepts_)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may"
                 " contain large values and need to be preprocessed."

@@ -255,7 +255,7 @@ class Recipe(Training):
         """Take note of an epoch that has ended; returns whether the training has to."""
         est = self.est
         self.check_finite(f" in epoch {est.n_iter_ + 1}")
-        self.note(self.run.epochs_done - 1)
+        self.note(self.losses(self.run.epochs_done - 1))
         if self.validation is not None:
             self.validate()
         if est.verbose:

@@ -236,7 +236,7 @@ def train_together(fits, threads):
         lanes.advance(int(some))
         for number, fit in list(left.items()):
             fit.epochs.run.take(lanes, number, lanes.done - before)
-            stopped = fit.epochs.end(fit.epochs.note(0))
+            stopped = fit.epochs.end(fit.epochs.note(fit.epochs.losses(0)))
             if stopped or fit.epochs.est.n_iter_ >= fit.epochs.est.max_iter:
                 del left[number]
                 fit.attempt(lambda fit=fit, stopped=stopped: fit.end(stopped))
