@@ -253,9 +253,11 @@ class NeuralNetwork(Saved):
             raise TypeError(f"{name} must be a list of {len(shapes)} arrays, got {arrays!r}") from None
         if len(arrays) != len(shapes):
             raise ValueError(f"{name} must be {len(shapes)} arrays, got {len(arrays)}")
-        for position, (shape, array) in enumerate(zip(shapes, arrays, strict=True)):
-            if type(array) is not np.ndarray or array.dtype != self.dtype:
-                array = arrays[position] = checks.numeric(f"{name}[{position}]", array, self.dtype)
+        dtype = self.dtype
+        for position, array in enumerate(arrays):
+            shape = shapes[position]
+            if type(array) is not np.ndarray or array.dtype != dtype:
+                array = arrays[position] = checks.numeric(f"{name}[{position}]", array, dtype)
             if array.shape != shape:
                 raise ValueError(f"{name}[{position}] must have shape {shape}, got {array.shape}")
             if finite:
@@ -264,7 +266,8 @@ class NeuralNetwork(Saved):
 
     def _parameters(self, finite=True):
         """Both lists, checked anew: an item may have been assigned since."""
-        weights, biases = self.weights, self.biases
+        self._caught_up()
+        weights, biases = self._weights, self._biases
         weights[:], biases[:] = self._checked("weights", weights, finite), self._checked("biases", biases, finite)
         return weights, biases
 
@@ -288,15 +291,12 @@ class NeuralNetwork(Saved):
 
     def _rule(self, learning_rate, reduction):
         self._check_head()
-        shared = ("out_activation", "loss", "solver", "beta_2", "epsilon", "alpha", "dropout")
+        momentum, max_norm = self.momentum, self.max_norm
         return Rule(
-            **{name: getattr(self, name) for name in shared},
-            learning_rate=learning_rate,
-            momentum=self.beta_1 if self.solver == "adam" else self.momentum,
-            max_norm=math.inf if self.max_norm is None else self.max_norm,
-            seed=self._seed,
-            reduction=reduction,
-        )
+            self.out_activation, self.loss, self.solver, learning_rate, self.beta_1 if self.solver == "adam" else momentum,
+            self.beta_2, self.epsilon, self.alpha, math.inf if max_norm is None else max_norm, self.dropout, self._seed,
+            reduction,
+        )  # fmt: skip
 
     def feedforward(self, X):
         """Outputs for the rows of X.
@@ -516,7 +516,7 @@ class NeuralNetwork(Saved):
         weights, biases = self._parameters(finite=False)
         options = {
             "rule": rule, "activations": self._activation_codes(), "batch_size": batch_size, "n_jobs": self.n_jobs,
-            "memory": self._moments,
+            "memory": self._memory,
         }  # fmt: skip
         if isinstance(rows, Stream):
             self._parameters()  # before anything is read
@@ -563,7 +563,7 @@ class NeuralNetwork(Saved):
                 f"y must have {self.units[-1]} columns, one for each output, got shape {y.shape}: of class numbers, "
                 f"numpy.eye({self.units[-1]})[y] makes them"
             )
-        y = checks.matrix("y", y, self.units[-1], self.dtype)
+        y = checks.matrix("y", y, self.units[-1])
         if len(X) != len(y):
             raise ValueError(f"X and y must have the same number of rows, got {len(X)} and {len(y)}")
         checks.fitting_targets(y, self.out_activation, self.loss)

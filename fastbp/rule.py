@@ -70,14 +70,13 @@ class Rule:
         return MOMENTS[SOLVERS.index(self.solver)]
 
     def values(self, n_out):
-        """The rule as a list of numbers, for a network with `n_out` outputs."""
-        numbers = vars(self) | {
-            "head": HEADS.index((self.out_activation, self.loss)),
-            "solver": SOLVERS.index(self.solver),
-            "per_row": {"sum": 0, "mean": n_out, "row": 1}[self.reduction],
-            "by_rows": self.reduction == "row",
-        }
-        return [numbers[name] for name in RULE._fields]
+        """The rule as a tuple of numbers in the order of `RULE`, for a network with `n_out` outputs."""
+        head, solver = HEADS.index((self.out_activation, self.loss)), SOLVERS.index(self.solver)
+        per_row, by_rows = {"sum": 0, "mean": n_out, "row": 1}[self.reduction], self.reduction == "row"
+        return (
+            head, solver, self.learning_rate, self.momentum, self.beta_2, self.epsilon, self.alpha, self.max_norm,
+            self.dropout, self.seed, per_row, by_rows,
+        )  # fmt: skip
 
     def numbers(self, n_out):
         """The same as a float64 array."""

@@ -111,6 +111,12 @@ class Run:
     """
 
     chunks = 1
+    stopped = False  # by another thread: after the present call
+    interrupted = False  # from the keyboard
+    marked = False  # where calls count the time of their phases, see `fastbp.profiling.phases`
+    before = 0  # epochs before the current `calls`
+    undo = staticmethod(lambda: None)  # called where weights that are not finite are given up
+    due = staticmethod(lambda: False)  # whether somebody waits for the end of an epoch
 
     def __init__(
         self, weights, biases, X, Y, *, rule, activations, batch_size, row_weights=None, n_jobs=None, draw=None,
@@ -152,12 +158,6 @@ class Run:
         rows = min(batch_size, self.work.plan.block_rows)
         self.blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * rows)))  # of the next call
         self.level = None if jit.PLAIN_PYTHON else level().name  # of the instructions that it runs
-        self.stopped = False  # by another thread: after the present call
-        self.undo = lambda: None  # called where weights that are not finite are given up
-        self.interrupted = False  # from the keyboard
-        self.before = 0  # epochs before the current `calls`
-        self.due = lambda: False  # whether somebody waits for the end of an epoch
-        self.marked = False  # where calls count the time of their phases, see `fastbp.profiling.phases`
 
     def end(self):
         """Leave the workspace to a later run of the same kind: making one takes longer than a small training.
@@ -243,9 +243,9 @@ class Run:
         self.order = order
 
     def reach(self, epochs):
-        """Blocks that the next call can run before so many epochs are over, and those of a pass."""
+        """Blocks that the next call can run before so many more epochs are over, and those of a pass."""
         per_pass = self.work.blocks_per_epoch
-        return (epochs - self.epochs_done) * per_pass - int(self.cursor[CURSOR.block]), per_pass
+        return epochs * per_pass - int(self.cursor[CURSOR.block]), per_pass
 
     def advance(self, blocks):
         """Run `blocks` blocks in one call."""
@@ -261,8 +261,8 @@ class Run:
         """Run some epochs, yielding after every call: each about CALL_SECONDS long, and no longer than an epoch if asked."""
         self.restart()
         self.make_room(min(epochs * self.chunks, ROOM_EPOCHS))
-        while self.epochs_done < epochs and not self.stopped:
-            left, per_pass = self.reach(self.epochs_done + 1 if each_epoch or self.due() else epochs)
+        while (done := self.epochs_done) < epochs and not self.stopped:
+            left, per_pass = self.reach(1 if each_epoch or self.due() else epochs - done)
             blocks = min(self.blocks, left)
             reached = self.passes - (-(int(self.cursor[CURSOR.block]) + blocks) // per_pass)
             if reached > len(self.record):
@@ -283,7 +283,8 @@ class Run:
         """Let the record have room for so many passes."""
         if passes > len(self.record):
             record = np.zeros((passes, len(RECORD)))
-            record[: len(self.record)] = self.record
+            if len(self.record):
+                record[: len(self.record)] = self.record
             self.record = record
 
 

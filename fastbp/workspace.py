@@ -117,7 +117,8 @@ class Workspace(abc.ABC):
         self.arrays = gate.Arrays((scratch, *numbers, self.table, self.totals, np.zeros(SYNC_SIZE, np.int64)))
         self.arrays.belong(layout.layers, self.params, self.state, self.cursor, self.rule)
         self.network, *self.memory = (layout.views(flat) for flat in (self.params, *self.state))
-        self.written = both, self.cursor, self.table, self.totals, self.arrays[-1]
+        written = both, self.cursor, self.table, self.totals, self.arrays[-1]
+        self.written = [array for array in written if array.size]
         self.new: Any = [array.copy() for array in self.written] if both.nbytes <= RENEWED_BYTES else None
 
     def renew(self):
