@@ -59,11 +59,14 @@ SQUARE = 16  # rows of the weights that one thread of it takes at least: a multi
 GROUP = 8  # rows that one thread of it takes at least, whose losses are summed together
 
 # Entries of what threads tell each other, in cache lines of their own: how many have arrived at a barrier, barriers passed,
-# and a number from each rank.
-ARRIVED, PASSED, NUMBERS = 0, 8, 16
+# among how many threads there are shares, and a line of each thread, in which these numbers stand: right rows, where its
+# share of WHOLE begins and ends, and the ticks that it takes for 1024 rows.
+ARRIVED, PASSED, SHARED, LINES = 0, 8, 16, 24
+OF_THREAD = positions("hits begin end pace")
+WHOLE = 2**16
 LINE = 8
 MOST_THREADS = 64
-SYNC_SIZE = NUMBERS + LINE * MOST_THREADS
+SYNC_SIZE = LINES + LINE * MOST_THREADS
 # Entries of a worker's mailbox, a cache line: whose it is at present (FREE, or the address of the job that it is to do),
 # whether work is posted, whether the worker is parked, the lock that it is parked at; then what belongs to the job: the
 # address of the kernel, the worker's rank, and how many threads there are.

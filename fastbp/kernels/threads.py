@@ -3,6 +3,10 @@
 Every thread runs the same code over the whole training; what a phase's work is divided into, and the order of every sum, do
 not depend on how many there are.
 
+Cores differ, and others use a part of them: a thread's share is what it manages (`adapt_shares`), of rows as of weights. One
+share for all phases, fixed for many steps, lets every thread meet the weights in its own cache that it wrote before, and pack
+the factors of a product once. Tasks taken from a counter would pack them for each task, and move weights in every step.
+
 The caller's thread leads. The others are workers, who live as long as the process (`fastbp.kernels.pool`) and look into a
 mailbox each: for a while after some work, because the next one is often near, then parked, which takes no time of any
 processor. A leader takes the workers that are idle, posts its job to them, runs its own part, and returns when they have.
@@ -17,13 +21,15 @@ from llvmlite import ir
 
 from fastbp.kernels import jit
 from fastbp.kernels.control import carry, either, repeat, switch, when
-from fastbp.kernels.numbers import element, from_on, put, smaller
+from fastbp.kernels.numbers import choose, element, from_on, put, smaller, whole, widened
 from fastbp.kernels.phases import mark
 from fastbp.kernels.tracing import INT, INT32, external, integer, operand, word
-from fastbp.layout import ARRIVED, FREE, LINE, MAILBOX, PASSED
+from fastbp.layout import ARRIVED, FREE, LINE, LINES, MAILBOX, OF_THREAD, PASSED, SHARED, WHOLE
 
 SPINS = 20_000  # looks at a word before the rest of the time slice is given away: some 10 microseconds
 PATIENCE = SPINS + 2_000  # looks before a worker parks: some hundred microseconds, more than a step's own Python takes
+PACE_STEPS = 32  # over so many a thread's pace is averaged, and so often shares may change
+LEAST_GAIN = 1 / 16  # of a phase's time for which they do: less may be chance, and moves weights from cache to cache
 BYTE = ir.IntType(8).as_pointer()
 
 
@@ -184,11 +190,72 @@ def wait_for_all(job):
     when(job.size > 1, meet)
 
 
+def of_thread(rank, name):
+    """Where a number of a thread stands in what threads tell each other."""
+    return LINES + LINE * rank + getattr(OF_THREAD, name)
+
+
+def equal_share(job, rank):
+    """Where a share of WHOLE begins and ends, all being alike."""
+    return WHOLE * rank // job.size, WHOLE * (rank + 1) // job.size
+
+
+def begin_shares(job):
+    """Equal shares, unless the same number of threads comes back to its own; to be seen by others at the next barrier."""
+
+    def one(rank):
+        for name, number in zip(OF_THREAD._fields, (0, *equal_share(job, rank), 0), strict=True):
+            put(job.sync, of_thread(rank, name), number)
+
+    def all_alike():
+        repeat(job.size, one)
+        put(job.sync, SHARED, job.size)
+
+    when((job.rank == 0) * (element(job.sync, SHARED) != job.size), all_alike)
+
+
+def own_share(job):
+    """This thread's share, as `adapt_shares` has left it."""
+    return element(job.sync, of_thread(job.rank, "begin")), element(job.sync, of_thread(job.rank, "end"))
+
+
+def note_pace(job, rows, ticks):
+    """What the thread took for its rows; without any, it seems faster and faster, until it has some again."""
+    at = of_thread(job.rank, "pace")
+    pace = switch(rows > 0, [lambda: 0, lambda: ticks * 1024 // rows])
+    # unsigned, as a difference is not
+    put(job.sync, at, element(job.sync, at) - element(job.sync, at) // PACE_STEPS + pace // PACE_STEPS)
+
+
+def adapt_shares(job):
+    """Shares in proportion to paces, where that is worth it; nobody may be about to read them."""
+
+    def number(rank, name):
+        return widened(element(job.sync, of_thread(rank, name)))
+
+    def speed(rank):
+        return 1.0 / (number(rank, "pace") + 1.0)
+
+    def look(rank, slowest, speeds):
+        time = (number(rank, "end") - number(rank, "begin")) / speed(rank)
+        return choose(time > slowest, time, slowest), speeds + speed(rank)
+
+    slowest, speeds = carry(job.size, (0.0, 0.0), look)
+
+    def change():
+        def one(rank, begin, before):
+            before = before + speed(rank)
+            end = choose(rank == job.size - 1, WHOLE, whole(before / speeds * WHOLE))
+            put(job.sync, of_thread(rank, "begin"), begin)
+            put(job.sync, of_thread(rank, "end"), end)
+            return end, before
+
+        carry(job.size, (0, 0.0), one)
+
+    when(slowest * speeds > WHOLE * (1 + LEAST_GAIN), change)
+
+
 def share(job, count, unit):
-    """Where this thread's part of `count` things begins and ends, `unit` of which stay together."""
-
-    def begin(rank):
-        return smaller(count, (count + (unit - 1)) // unit * rank // job.size * unit)
-
-    # without a division where there is nothing to divide
-    return switch(job.size > 1, [lambda: (0, count), lambda: (begin(job.rank), begin(job.rank + 1))])
+    """Where the part of `count` things begins and ends that is `job.share`, `unit` of which stay together."""
+    units = (count + (unit - 1)) // unit
+    return tuple(smaller(count, (units * at + WHOLE // 2) // WHOLE * unit) for at in job.share)

@@ -33,15 +33,25 @@ from fastbp.kernels.control import carry, either, in_groups, repeat, side_by_sid
 from fastbp.kernels.dropout import Dropout
 from fastbp.kernels.losses import Row, head_of, hit, predict
 from fastbp.kernels.numbers import choose, either_place, element, put, smaller, whole, widened
-from fastbp.kernels.phases import mark
+from fastbp.kernels.phases import clock, mark
 from fastbp.kernels.products import COLS, HEIGHT, Delta, Forward, Gradient, Part
 from fastbp.kernels.solvers import Solver, descend, over_tile, step_length, update
 from fastbp.kernels.steps import layer_of, row_at
-from fastbp.kernels.threads import share, wait_for_all
+from fastbp.kernels.threads import (
+    PACE_STEPS,
+    adapt_shares,
+    begin_shares,
+    equal_share,
+    note_pace,
+    of_thread,
+    own_share,
+    share,
+    wait_for_all,
+)
 from fastbp.kernels.tiles import load_tile, outer, store_tile
 from fastbp.kernels.tracing import Names, Traced, outlined
 from fastbp.kernels.vectors import broadcast, fma, lanes, load, splat, store, sum_lanes, vector_count
-from fastbp.layout import GROUP, LAYER, LINE, NUMBERS, SQUARE
+from fastbp.layout import GROUP, LAYER, SQUARE
 
 BIAS_VECTORS = 4  # sums of bias gradients that run side by side
 
@@ -194,7 +204,7 @@ def loss_and_delta(job, part, scale):
         return (hits,)
 
     hits = switch(part.count > 0, [lambda: 0, lambda: carry((part.count + (GROUP - 1)) // GROUP, (0,), group)[0]])
-    put(job.sync, NUMBERS + LINE * job.rank, hits)
+    put(job.sync, of_thread(job.rank, "hits"), hits)
 
 
 def total(job, step):
@@ -209,7 +219,7 @@ def total(job, step):
     loss, squares = carry(groups, (splat(memory, 0.0),) * 2, add)
     steps.note(job, step, "loss", widened(sum_lanes(loss)) * steps.loss_factor(job, step))
     steps.note(job, step, "squares", widened(sum_lanes(squares)))
-    repeat(job.size, lambda rank: steps.note(job, step, "hits", widened(element(job.sync, NUMBERS + LINE * rank))))
+    repeat(job.size, lambda rank: steps.note(job, step, "hits", widened(element(job.sync, of_thread(rank, "hits")))))
 
 
 def bias_gradients(job, part, layer, learning):
@@ -270,15 +280,18 @@ def descend_all(job, solver, shrink):
 
 
 def panels_of(job):
-    """Where a thread gathers left factors: behind those of the threads before it, which have no more rows than this."""
-    plan = job.plan
-    most = (plan.panel_rows + (SQUARE * job.size - 1)) // (SQUARE * job.size) * SQUARE + HEIGHT
-    return plan.panels + job.rank * most * plan.block_rows
+    """Where a thread gathers left factors, whatever layer others are in: behind those of the threads before it.
+
+    Of a layer with fewer rows than `panel_rows`, a thread may have a square more, as shares are rounded.
+    """
+    begin, _ = share(job, job.plan.panel_rows, SQUARE)
+    return job.plan.panels + (begin + job.rank * (SQUARE + HEIGHT)) * job.plan.block_rows
 
 
 def propagate_and_back(job, step):
     """(1) to (5) for the thread's rows of a block."""
-    begin, stop = share(job, step.stop - step.row, GROUP)
+    began, count = clock(job.sync), step.stop - step.row
+    begin, stop = share(job, count, GROUP)
     part, first = Part(job, begin, stop - begin, Dropout(job, step)), step.first + step.row
     either(
         job.shuffled,
@@ -291,13 +304,16 @@ def propagate_and_back(job, step):
     loss_and_delta(job, part, splat(job.memory, steps.loss_scale(job, step)))
     mark(job, "loss")
     repeat(job.n_layers - 1, lambda back: deltas(job, part, job.n_layers - 1 - back))
+    # fewer rows tell nothing of threads that can have none
+    when((job.size > 1) * (count >= GROUP * job.size), lambda: note_pace(job, part.count, clock(job.sync) - began))
+    mark(job, "overhead")
 
 
 def train(job):
     """As `fastbp.reference.train`; a block has `block_rows` rows at most, which the threads share, as they do weights."""
     steps.name_numbers(job)
     memory, plan, rule, solver, n_layers = job.memory, job.plan, job.rule, Solver(job), job.n_layers
-    learning = Names(panels=panels_of(job), panel_rows=(n_layers + 1) * plan.block_rows,
+    learning = Names(panel_rows=(n_layers + 1) * plan.block_rows,
                      aside=plan.pack + (job.rank + 1) * plan.pack_size - HEIGHT * COLS * lanes(memory))  # fmt: skip
 
     def penalty(step):
@@ -323,6 +339,7 @@ def train(job):
 
     def gradients_and_update(step):
         when(job.rank == 0, lambda: total(job, step))
+        when((job.rank == 0) * (job.size > 1) * (step.steps % PACE_STEPS == PACE_STEPS - 1), lambda: adapt_shares(job))
         when(rule.alpha != 0.0, lambda: penalty(step))
         at_once = (step.stop - step.row == step.count) * (rule.max_norm == np.inf)
         now = solver.at(
@@ -330,18 +347,20 @@ def train(job):
             decay=splat(memory, choose(step.ended, steps.decay_of(job, step), 0.0)),
         )
         part = Part(job, 0, step.stop - step.row, Dropout(job, step))
-        this = Names(**vars(learning), fresh=step.row == step.batch, finished=step.ended,
+        this = Names(**vars(learning), panels=panels_of(job), fresh=step.row == step.batch, finished=step.ended,
                      solver=now.at(code=choose(at_once, now.code, 0)))  # fmt: skip
         mark(job, "overhead")
         repeat(n_layers, lambda level: gradient_and_update(job, part, this, level))
         when((at_once == 0) * step.ended, lambda: take_step(step, now))
 
     def block(step):
+        job.share = own_share(job)
         propagate_and_back(job, step)
         wait_for_all(job)
         when(step.weight > 0.0, lambda: gradients_and_update(step))
         wait_for_all(job)  # before the next block, all have finished this one
 
+    begin_shares(job)
     steps.run(job, block)
 
 
@@ -349,6 +368,7 @@ def forward(job):
     """As `fastbp.reference.forward`; a row's result does not depend on the other rows. Each thread takes its own rows."""
     steps.name_numbers(job)
     memory, block_rows, head = job.memory, job.plan.block_rows, whole(job.rule.head)
+    job.share = equal_share(job, job.rank)
     begin, stop = share(job, block_rows, GROUP)
     last, dropout = layer_of(job, job.n_layers - 1), Dropout(job)
     outputs = Row(memory, last.n_out, last.valid)
