@@ -195,17 +195,28 @@ def of_thread(rank, name):
     return LINES + LINE * rank + getattr(OF_THREAD, name)
 
 
+def share_of(job, rank):
+    """Where a thread's share of WHOLE begins and ends."""
+    return element(job.sync, of_thread(rank, "begin")), element(job.sync, of_thread(rank, "end"))
+
+
+def put_share(job, rank, begin, end):
+    """Give a thread another share."""
+    put(job.sync, of_thread(rank, "begin"), begin)
+    put(job.sync, of_thread(rank, "end"), end)
+
+
 def equal_share(job, rank):
-    """Where a share of WHOLE begins and ends, all being alike."""
+    """The share of a thread that is like the others."""
     return WHOLE * rank // job.size, WHOLE * (rank + 1) // job.size
 
 
 def begin_shares(job):
-    """Equal shares, unless the same number of threads comes back to its own; to be seen by others at the next barrier."""
+    """Equal shares, unless as many threads come back to theirs; others may read them behind the next barrier."""
 
     def one(rank):
-        for name, number in zip(OF_THREAD._fields, (0, *equal_share(job, rank), 0), strict=True):
-            put(job.sync, of_thread(rank, name), number)
+        put_share(job, rank, *equal_share(job, rank))
+        put(job.sync, of_thread(rank, "pace"), 0)
 
     def all_alike():
         repeat(job.size, one)
@@ -214,48 +225,51 @@ def begin_shares(job):
     when((job.rank == 0) * (element(job.sync, SHARED) != job.size), all_alike)
 
 
-def own_share(job):
-    """This thread's share, as `adapt_shares` has left it."""
-    return element(job.sync, of_thread(job.rank, "begin")), element(job.sync, of_thread(job.rank, "end"))
-
-
 def note_pace(job, rows, ticks):
     """What the thread took for its rows; without any, it seems faster and faster, until it has some again."""
     at = of_thread(job.rank, "pace")
-    pace = switch(rows > 0, [lambda: 0, lambda: ticks * 1024 // rows])
-    # unsigned, as a difference is not
-    put(job.sync, at, element(job.sync, at) - element(job.sync, at) // PACE_STEPS + pace // PACE_STEPS)
+    pace, now = element(job.sync, at), switch(rows > 0, [lambda: 0, lambda: ticks * 1024 // rows])
+    # however long a thread was away, it counts as twice as slow in that step
+    put(job.sync, at, choose(pace == 0, now, pace - pace // PACE_STEPS + smaller(now, pace * 2) // PACE_STEPS))
 
 
-def adapt_shares(job):
-    """Shares in proportion to paces, where that is worth it; nobody may be about to read them."""
+def adapt_shares(job, units):
+    """Shares by paces, where that is worth it for a block of so many units; nobody may be about to read them."""
 
-    def number(rank, name):
-        return widened(element(job.sync, of_thread(rank, name)))
+    def pace(rank):
+        return widened(element(job.sync, of_thread(rank, "pace")) + 1)
 
-    def speed(rank):
-        return 1.0 / (number(rank, "pace") + 1.0)
+    def time(rank, begin, end):
+        # one half in units, of rows, the other one, of weights, in small parts
+        return pace(rank) * widened((rounded(units, end) - rounded(units, begin)) * WHOLE // units + end - begin)
 
-    def look(rank, slowest, speeds):
-        time = (number(rank, "end") - number(rank, "begin")) / speed(rank)
-        return choose(time > slowest, time, slowest), speeds + speed(rank)
+    def each(values, body):
+        def one(rank, begin, before, *values):
+            before = before + 1.0 / pace(rank)
+            end = choose(rank == job.size - 1, WHOLE, whole(before / speed * WHOLE))
+            return end, before, *body(rank, begin, end, *values)
 
-    slowest, speeds = carry(job.size, (0.0, 0.0), look)
+        return carry(job.size, (0, 0.0, *values), one)[2:]
 
-    def change():
-        def one(rank, begin, before):
-            before = before + speed(rank)
-            end = choose(rank == job.size - 1, WHOLE, whole(before / speeds * WHOLE))
-            put(job.sync, of_thread(rank, "begin"), begin)
-            put(job.sync, of_thread(rank, "end"), end)
-            return end, before
+    def slowest(rank, begin, end, now, new):
+        here, there = time(rank, *share_of(job, rank)), time(rank, begin, end)
+        return choose(here > now, here, now), choose(there > new, there, new)
 
-        carry(job.size, (0, 0.0), one)
+    def change(rank, begin, end):
+        put_share(job, rank, begin, end)
+        return ()
 
-    when(slowest * speeds > WHOLE * (1 + LEAST_GAIN), change)
+    (speed,) = carry(job.size, (0.0,), lambda rank, speed: (speed + 1.0 / pace(rank),))
+    now, new = each((0.0, 0.0), slowest)
+    when(now > new * (1 + LEAST_GAIN), lambda: each((), change))
+
+
+def rounded(count, at):
+    """The whole number of `count` things that is nearest to a place in WHOLE."""
+    return (count * at + WHOLE // 2) // WHOLE
 
 
 def share(job, count, unit):
     """Where the part of `count` things begins and ends that is `job.share`, `unit` of which stay together."""
     units = (count + (unit - 1)) // unit
-    return tuple(smaller(count, (units * at + WHOLE // 2) // WHOLE * unit) for at in job.share)
+    return tuple(smaller(count, rounded(units, at) * unit) for at in job.share)

@@ -44,8 +44,8 @@ from fastbp.kernels.threads import (
     equal_share,
     note_pace,
     of_thread,
-    own_share,
     share,
+    share_of,
     wait_for_all,
 )
 from fastbp.kernels.tiles import load_tile, outer, store_tile
@@ -339,7 +339,8 @@ def train(job):
 
     def gradients_and_update(step):
         when(job.rank == 0, lambda: total(job, step))
-        when((job.rank == 0) * (job.size > 1) * (step.steps % PACE_STEPS == PACE_STEPS - 1), lambda: adapt_shares(job))
+        turn = (job.rank == 0) * (job.size > 1) * (step.steps % PACE_STEPS == PACE_STEPS - 1)
+        when(turn, lambda: adapt_shares(job, (smaller(plan.block_rows, job.batch_size) + (GROUP - 1)) // GROUP))
         when(rule.alpha != 0.0, lambda: penalty(step))
         at_once = (step.stop - step.row == step.count) * (rule.max_norm == np.inf)
         now = solver.at(
@@ -354,7 +355,7 @@ def train(job):
         when((at_once == 0) * step.ended, lambda: take_step(step, now))
 
     def block(step):
-        job.share = own_share(job)
+        job.share = share_of(job, job.rank)
         propagate_and_back(job, step)
         wait_for_all(job)
         when(step.weight > 0.0, lambda: gradients_and_update(step))
