@@ -60,7 +60,7 @@ GROUP = 8  # rows that one thread of it takes at least, whose losses are summed 
 
 # Entries of what threads tell each other, in cache lines of their own: how many have arrived at a barrier, barriers passed,
 # among how many threads there are shares, and a line of each thread, in which these numbers stand: right rows, where its
-# share of WHOLE begins and ends, and the ticks that it takes for 1024 rows.
+# share of WHOLE begins and ends, and its pace: the ticks that it takes for 1024 rows.
 ARRIVED, PASSED, SHARED, LINES = 0, 8, 16, 24
 OF_THREAD = positions("hits begin end pace")
 WHOLE = 2**16

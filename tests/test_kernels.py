@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import cases
 import draws
 import numpy as np
 import pytest
@@ -31,11 +32,12 @@ from guard import needs_mprotect
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from processes import run_python
+from random_networks import network
 
 from fastbp import kernels, reference, workspace
-from fastbp.kernels import jit, pool
+from fastbp.kernels import jit, pool, shares
 from fastbp.kernels.jit import PLAIN_PYTHON
-from fastbp.layout import CURSOR, RECORD, Layout
+from fastbp.layout import CURSOR, LINE, LINES, OF_THREAD, RECORD, SHARED, WHOLE, Layout
 from fastbp.rule import ACTIVATIONS, HEADS, SOLVERS, Rule
 from fastbp.workspace import (
     NarrowWorkspace,
@@ -138,6 +140,51 @@ def test_the_number_of_threads_changes_no_bit(case):
     assert_same_bits(train(kernels, case), once)
     assert_same_bits(train(kernels, case, calls=[2, 1]), once)
     assert_same_bits([forward(kernels, case)], [forward(kernels, alone)])
+
+
+def train_by_shares(case, ends, paces, monkeypatch):
+    """Train with shares, and with paces, that threads come back to; what is trained, and where shares end then."""
+    ends, lines = np.array([*ends, WHOLE]), []
+
+    def workspace(*args):
+        work = WideWorkspace(*args)
+        sync = work.arrays[-1]
+        sync[SHARED] = case.threads
+        lines.append(sync[LINES:].reshape(-1, LINE)[: case.threads])
+        for name, numbers in (("begin", [0, *ends[:-1]]), ("end", ends), ("pace", paces)):
+            lines[0][:, getattr(OF_THREAD, name)] = numbers
+        return work
+
+    monkeypatch.setitem(cases.KERNELS, "wide", workspace)
+    result = train(kernels, case)
+    monkeypatch.undo()
+    assert (lines[0][1:, OF_THREAD.begin] == lines[0][:-1, OF_THREAD.end]).all()
+    return result, lines[0][:, OF_THREAD.end]
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("number", range(draws.examples(60)))
+def test_how_much_each_thread_does_changes_no_bit(number, monkeypatch):
+    case, rng = network(draws.SEED + 1, number)
+    case = replace(of_kind(case, "wide", case.sparse), threads=int(rng.integers(2, 6)))
+    once = train(kernels, replace(case, threads=1))
+    # some threads do nothing
+    ends = np.sort(rng.integers(-WHOLE // 2, WHOLE * 3 // 2, case.threads - 1).clip(0, WHOLE))
+    many, left = train_by_shares(case, ends, 0, monkeypatch)
+    assert_same_bits(many, once)
+    assert once.steps >= shares.STEPS or list(left[:-1]) == list(ends)
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("threads", [2, 3, 5])
+def test_shares_follow_paces_where_threads_differ(threads, monkeypatch):
+    case = Case((130, 90, 20), 80 * shares.STEPS, 80, kernel="wide", threads=threads, epochs=1)
+    equal, once = WHOLE * np.arange(1, threads + 1) // threads, train(kernels, replace(case, threads=1))
+    paces = 10**12 * np.random.default_rng([draws.SEED, threads]).permutation(2 ** np.arange(threads))
+    for numbers, expected in ((paces, WHOLE * np.cumsum(1 / paces) / (1 / paces).sum()), (10**12 + paces // 1000, equal)):
+        many, ends = train_by_shares(case, equal[:-1], numbers, monkeypatch)
+        assert_same_bits(many, once)
+        assert ends == pytest.approx(expected, abs=WHOLE / 100)
 
 
 @pytest.mark.draw(3)

@@ -239,11 +239,10 @@ def test_a_clock_that_stands_still_is_reported(monkeypatch):
 
 
 @pytest.mark.compiled
-@pytest.mark.parametrize(("machine", "version", "known"), [("aarch64", 22, True), ("arm64", 20, False), ("vax", 30, False)])
-def test_a_processor_without_a_clock_is_reported(machine, version, known, monkeypatch):
+@pytest.mark.parametrize(("machine", "known"), [("arm64", True), ("vax", False)])
+def test_a_processor_without_a_clock_is_reported(machine, known, monkeypatch):
     phases.check_clock()  # by a kernel that cannot be loaded on a processor of another kind
     monkeypatch.setattr("platform.machine", lambda: machine)
-    monkeypatch.setattr("llvmlite.binding.llvm_version_info", (version, 1, 0))
     if known:
         phases.check_clock()
     else:

@@ -3,10 +3,6 @@
 Every thread runs the same code over the whole training; what a phase's work is divided into, and the order of every sum, do
 not depend on how many there are.
 
-Cores differ, and others use a part of them: a thread's share is what it manages (`adapt_shares`), of rows as of weights. One
-share for all phases, fixed for many steps, lets every thread meet the weights in its own cache that it wrote before, and pack
-the factors of a product once. Tasks taken from a counter would pack them for each task, and move weights in every step.
-
 The caller's thread leads. The others are workers, who live as long as the process (`fastbp.kernels.pool`) and look into a
 mailbox each: for a while after some work, because the next one is often near, then parked, which takes no time of any
 processor. A leader takes the workers that are idle, posts its job to them, runs its own part, and returns when they have.
@@ -21,15 +17,13 @@ from llvmlite import ir
 
 from fastbp.kernels import jit
 from fastbp.kernels.control import carry, either, repeat, switch, when
-from fastbp.kernels.numbers import choose, element, from_on, put, smaller, whole, widened
+from fastbp.kernels.numbers import element, from_on, put
 from fastbp.kernels.phases import mark
 from fastbp.kernels.tracing import INT, INT32, external, integer, operand, word
-from fastbp.layout import ARRIVED, FREE, LINE, LINES, MAILBOX, OF_THREAD, PASSED, SHARED, WHOLE
+from fastbp.layout import ARRIVED, FREE, LINE, MAILBOX, PASSED
 
 SPINS = 20_000  # looks at a word before the rest of the time slice is given away: some 10 microseconds
 PATIENCE = SPINS + 2_000  # looks before a worker parks: some hundred microseconds, more than a step's own Python takes
-PACE_STEPS = 32  # over so many a thread's pace is averaged, and so often shares may change
-LEAST_GAIN = 1 / 16  # of a phase's time for which they do: less may be chance, and moves weights from cache to cache
 BYTE = ir.IntType(8).as_pointer()
 
 
@@ -188,88 +182,3 @@ def wait_for_all(job):
         mark(job, "wait")
 
     when(job.size > 1, meet)
-
-
-def of_thread(rank, name):
-    """Where a number of a thread stands in what threads tell each other."""
-    return LINES + LINE * rank + getattr(OF_THREAD, name)
-
-
-def share_of(job, rank):
-    """Where a thread's share of WHOLE begins and ends."""
-    return element(job.sync, of_thread(rank, "begin")), element(job.sync, of_thread(rank, "end"))
-
-
-def put_share(job, rank, begin, end):
-    """Give a thread another share."""
-    put(job.sync, of_thread(rank, "begin"), begin)
-    put(job.sync, of_thread(rank, "end"), end)
-
-
-def equal_share(job, rank):
-    """The share of a thread that is like the others."""
-    return WHOLE * rank // job.size, WHOLE * (rank + 1) // job.size
-
-
-def begin_shares(job):
-    """Equal shares, unless as many threads come back to theirs; others may read them behind the next barrier."""
-
-    def one(rank):
-        put_share(job, rank, *equal_share(job, rank))
-        put(job.sync, of_thread(rank, "pace"), 0)
-
-    def all_alike():
-        repeat(job.size, one)
-        put(job.sync, SHARED, job.size)
-
-    when((job.rank == 0) * (element(job.sync, SHARED) != job.size), all_alike)
-
-
-def note_pace(job, rows, ticks):
-    """What the thread took for its rows; without any, it seems faster and faster, until it has some again."""
-    at = of_thread(job.rank, "pace")
-    pace, now = element(job.sync, at), switch(rows > 0, [lambda: 0, lambda: ticks * 1024 // rows])
-    # however long a thread was away, it counts as twice as slow in that step
-    put(job.sync, at, choose(pace == 0, now, pace - pace // PACE_STEPS + smaller(now, pace * 2) // PACE_STEPS))
-
-
-def adapt_shares(job, units):
-    """Shares by paces, where that is worth it for a block of so many units; nobody may be about to read them."""
-
-    def pace(rank):
-        return widened(element(job.sync, of_thread(rank, "pace")) + 1)
-
-    def time(rank, begin, end):
-        # one half in units, of rows, the other one, of weights, in small parts
-        return pace(rank) * widened((rounded(units, end) - rounded(units, begin)) * WHOLE // units + end - begin)
-
-    def each(values, body):
-        def one(rank, begin, before, *values):
-            before = before + 1.0 / pace(rank)
-            end = choose(rank == job.size - 1, WHOLE, whole(before / speed * WHOLE))
-            return end, before, *body(rank, begin, end, *values)
-
-        return carry(job.size, (0, 0.0, *values), one)[2:]
-
-    def slowest(rank, begin, end, now, new):
-        here, there = time(rank, *share_of(job, rank)), time(rank, begin, end)
-        return choose(here > now, here, now), choose(there > new, there, new)
-
-    def change(rank, begin, end):
-        put_share(job, rank, begin, end)
-        return ()
-
-    (speed,) = carry(job.size, (0.0,), lambda rank, speed: (speed + 1.0 / pace(rank),))
-    now, new = each((0.0, 0.0), slowest)
-    when(now > new * (1 + LEAST_GAIN), lambda: each((), change))
-
-
-def rounded(count, at):
-    """The whole number of `count` things that is nearest to a place in WHOLE."""
-    return (count * at + WHOLE // 2) // WHOLE
-
-
-def share(job, count, unit):
-    """Where the part of `count` things begins and ends that is `job.share`, `unit` of which stay together."""
-    units = (count + (unit - 1)) // unit
-    return tuple(smaller(count, rounded(units, at) * unit) for at in job.share)

@@ -21,14 +21,15 @@ these alone: rows of W_l are added up in registers (`csr_activations`), and the 
 
 Every sum has the order of the dense one, so that the same matrix gives the same bits either way.
 
-Threads share a block in two phases: rows of the batch (forward, loss, delta), then rows of the weights (gradient, update).
+Threads share a block in two phases: rows of the batch (forward, loss, delta), then rows of the weights (gradient, update),
+as much of both as each manages in the time of the others.
 No sum is ever divided among threads, so their number does not change a bit.
 """
 
 import numpy as np
 from llvmlite import ir
 
-from fastbp.kernels import steps
+from fastbp.kernels import shares, steps
 from fastbp.kernels.control import carry, either, in_groups, repeat, side_by_side, switch, when
 from fastbp.kernels.dropout import Dropout
 from fastbp.kernels.losses import Row, head_of, hit, predict
@@ -37,17 +38,7 @@ from fastbp.kernels.phases import clock, mark
 from fastbp.kernels.products import COLS, HEIGHT, Delta, Forward, Gradient, Part
 from fastbp.kernels.solvers import Solver, descend, over_tile, step_length, update
 from fastbp.kernels.steps import layer_of, row_at
-from fastbp.kernels.threads import (
-    PACE_STEPS,
-    adapt_shares,
-    begin_shares,
-    equal_share,
-    note_pace,
-    of_thread,
-    share,
-    share_of,
-    wait_for_all,
-)
+from fastbp.kernels.threads import wait_for_all
 from fastbp.kernels.tiles import load_tile, outer, store_tile
 from fastbp.kernels.tracing import Names, Traced, outlined
 from fastbp.kernels.vectors import broadcast, fma, lanes, load, splat, store, sum_lanes, vector_count
@@ -204,7 +195,7 @@ def loss_and_delta(job, part, scale):
         return (hits,)
 
     hits = switch(part.count > 0, [lambda: 0, lambda: carry((part.count + (GROUP - 1)) // GROUP, (0,), group)[0]])
-    put(job.sync, of_thread(job.rank, "hits"), hits)
+    put(job.sync, shares.place_of(job.rank, "hits"), hits)
 
 
 def total(job, step):
@@ -219,7 +210,7 @@ def total(job, step):
     loss, squares = carry(groups, (splat(memory, 0.0),) * 2, add)
     steps.note(job, step, "loss", widened(sum_lanes(loss)) * steps.loss_factor(job, step))
     steps.note(job, step, "squares", widened(sum_lanes(squares)))
-    repeat(job.size, lambda rank: steps.note(job, step, "hits", widened(element(job.sync, of_thread(rank, "hits")))))
+    repeat(job.size, lambda rank: steps.note(job, step, "hits", widened(element(job.sync, shares.place_of(rank, "hits")))))
 
 
 def bias_gradients(job, part, layer, learning):
@@ -250,7 +241,7 @@ def gradient_and_update(job, part, learning, level):
         aside         room for a tile that the solver takes from there
     """
     layer, (_, (a, a_at)) = layer_of(job, level), taken(job, part, level)
-    rows = share(job, layer.n_in, SQUARE)
+    rows = shares.part(job, layer.n_in, SQUARE)
 
     def dense():
         product = Gradient(job, part, layer, learning, (a, a_at + rows[0]), rows)
@@ -271,7 +262,7 @@ def descend_all(job, solver, shrink):
 
     def one(level):
         layer = layer_of(job, level)
-        begin, stop = share(job, layer.n_in, SQUARE)
+        begin, stop = shares.part(job, layer.n_in, SQUARE)
         descend(job, solver, layer.offset + begin * layer.stride, (stop - begin) * layer.stride, shrink)
         bias = layer.offset + layer.n_in * layer.stride
         when(layer.biased * (job.rank == job.size - 1), lambda: descend(job, solver, bias, layer.stride, shrink))
@@ -284,14 +275,14 @@ def panels_of(job):
 
     Of a layer with fewer rows than `panel_rows`, a thread may have a square more, as shares are rounded.
     """
-    begin, _ = share(job, job.plan.panel_rows, SQUARE)
+    begin, _ = shares.part(job, job.plan.panel_rows, SQUARE)
     return job.plan.panels + (begin + job.rank * (SQUARE + HEIGHT)) * job.plan.block_rows
 
 
 def propagate_and_back(job, step):
     """(1) to (5) for the thread's rows of a block."""
     began, count = clock(job.sync), step.stop - step.row
-    begin, stop = share(job, count, GROUP)
+    begin, stop = shares.part(job, count, GROUP)
     part, first = Part(job, begin, stop - begin, Dropout(job, step)), step.first + step.row
     either(
         job.shuffled,
@@ -304,9 +295,8 @@ def propagate_and_back(job, step):
     loss_and_delta(job, part, splat(job.memory, steps.loss_scale(job, step)))
     mark(job, "loss")
     repeat(job.n_layers - 1, lambda back: deltas(job, part, job.n_layers - 1 - back))
-    # fewer rows tell nothing of threads that can have none
-    when((job.size > 1) * (count >= GROUP * job.size), lambda: note_pace(job, part.count, clock(job.sync) - began))
-    mark(job, "overhead")
+    # fewer rows tell nothing of a thread that has none
+    when((job.size > 1) * (count >= GROUP * job.size), lambda: shares.note(job, part.count, clock(job.sync) - began))
 
 
 def train(job):
@@ -339,8 +329,7 @@ def train(job):
 
     def gradients_and_update(step):
         when(job.rank == 0, lambda: total(job, step))
-        turn = (job.rank == 0) * (job.size > 1) * (step.steps % PACE_STEPS == PACE_STEPS - 1)
-        when(turn, lambda: adapt_shares(job, (smaller(plan.block_rows, job.batch_size) + (GROUP - 1)) // GROUP))
+        shares.adapt(job, step.steps, (smaller(plan.block_rows, job.batch_size) + (GROUP - 1)) // GROUP)
         when(rule.alpha != 0.0, lambda: penalty(step))
         at_once = (step.stop - step.row == step.count) * (rule.max_norm == np.inf)
         now = solver.at(
@@ -355,13 +344,13 @@ def train(job):
         when((at_once == 0) * step.ended, lambda: take_step(step, now))
 
     def block(step):
-        job.share = share_of(job, job.rank)
+        job.share = shares.of(job, job.rank)
         propagate_and_back(job, step)
         wait_for_all(job)
         when(step.weight > 0.0, lambda: gradients_and_update(step))
         wait_for_all(job)  # before the next block, all have finished this one
 
-    begin_shares(job)
+    shares.begin(job)
     steps.run(job, block)
 
 
@@ -369,8 +358,8 @@ def forward(job):
     """As `fastbp.reference.forward`; a row's result does not depend on the other rows. Each thread takes its own rows."""
     steps.name_numbers(job)
     memory, block_rows, head = job.memory, job.plan.block_rows, whole(job.rule.head)
-    job.share = equal_share(job, job.rank)
-    begin, stop = share(job, block_rows, GROUP)
+    job.share = shares.equal(job, job.rank)
+    begin, stop = shares.part(job, block_rows, GROUP)
     last, dropout = layer_of(job, job.n_layers - 1), Dropout(job)
     outputs = Row(memory, last.n_out, last.valid)
 

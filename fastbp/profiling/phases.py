@@ -34,8 +34,6 @@ from fastbp.workspace import NarrowWorkspace, OnlineWorkspace
 
 # A mark's own time is that of the fastest of some loops of marks: others were interrupted.
 LOOPS, MARKS = 30, 1000
-# Before LLVM 22, what reads a cycle counter on ARM is an instruction that most systems forbid.
-LLVM_FOR_ARM = 22
 # From this part of the time on, marks are felt; then a mark takes so many times as long as alone, within these bounds.
 FELT, LEAST_MARK, MOST_MARK = 0.04, 0.5, 4
 OUTSIDE = "outside"  # of the compiled loop: row orders, calls, starting threads
@@ -132,11 +130,8 @@ def ticks_now() -> int:
 
 def check_clock() -> None:
     """Raise a RuntimeError where no clock can be read."""
-    if not PLAIN_PYTHON and machine() != "x86_64":
-        import llvmlite.binding as llvm
-
-        if machine() != "aarch64" or llvm.llvm_version_info[0] < LLVM_FOR_ARM:
-            raise RuntimeError(f"phases cannot be timed: no clock is known that may be read on {platform.machine()}")
+    if not PLAIN_PYTHON and machine() not in ("x86_64", "aarch64"):
+        raise RuntimeError(f"phases cannot be timed: no clock is known that may be read on {platform.machine()}")
     first = ticks_now()
     time.sleep(0.001)
     if ticks_now() <= first:

@@ -1,0 +1,102 @@
+"""Shares: what each thread of the wide kernel does of a block's rows, and of the rows of the weights.
+
+Cores differ, and others use a part of them: a thread's share is what it manages in the time of the others. Shares are of
+outputs, so that no bit depends on them. They stay for many steps: a thread has its weights in its own cache, and packs the
+factors of a product once. Tasks taken from a counter would move weights in every step, and pack factors for each task.
+
+A share is a part of WHOLE. Threads read their own when a block begins; the first one may change them from when all have come
+to its weights, until all have finished it. Measured with two threads, of which one had its core for half the time and took
+2.7 times as long: steps took 0.55 of the time that they take with equal shares (784-128-10 and 784-512-512-10).
+"""
+
+from fastbp.kernels.control import carry, repeat, switch, when
+from fastbp.kernels.numbers import choose, element, put, smaller, whole, widened
+from fastbp.layout import LINE, LINES, OF_THREAD, SHARED, WHOLE
+
+STEPS = 32  # over so many a thread's pace is averaged, and so often shares may change
+LEAST_GAIN = 1 / 16  # of a step's time for which they do: less may be chance
+
+
+def place_of(rank, name):
+    """Where a number of a thread stands in what threads tell each other."""
+    return LINES + LINE * rank + getattr(OF_THREAD, name)
+
+
+def equal(job, rank):
+    """A thread's share where all are alike."""
+    return WHOLE * rank // job.size, WHOLE * (rank + 1) // job.size
+
+
+def of(job, rank):
+    """A thread's share."""
+    return element(job.sync, place_of(rank, "begin")), element(job.sync, place_of(rank, "end"))
+
+
+def change(job, rank, begin, end):
+    """Give a thread another share."""
+    put(job.sync, place_of(rank, "begin"), begin)
+    put(job.sync, place_of(rank, "end"), end)
+
+
+def begin(job):
+    """Equal shares, unless as many threads come back to theirs; the next barrier lets all see them."""
+
+    def one(rank):
+        change(job, rank, *equal(job, rank))
+        put(job.sync, place_of(rank, "pace"), 0)
+
+    def all_alike():
+        repeat(job.size, one)
+        put(job.sync, SHARED, job.size)
+
+    when((job.rank == 0) * (element(job.sync, SHARED) != job.size), all_alike)
+
+
+def note(job, rows, ticks):
+    """What the thread took for its rows; without any it seems faster and faster, until it has some again."""
+    at = place_of(job.rank, "pace")
+    pace, now = element(job.sync, at), switch(rows > 0, [lambda: 0, lambda: ticks * 1024 // rows])
+    # however long a thread was away, it counts as twice as slow in that step
+    put(job.sync, at, choose(pace == 0, now, pace - pace // STEPS + smaller(now, pace * 2) // STEPS))
+
+
+def adapt(job, step, units):
+    """Now and then, let shares follow the paces where the slowest thread gains by it; a block has so many units of rows."""
+
+    def pace(rank):
+        return widened(element(job.sync, place_of(rank, "pace")) + 1)
+
+    def time(rank, begin, end):
+        # one half in units, of rows, the other one, of weights, in smaller ones
+        return pace(rank) * widened((rounded(units, end) - rounded(units, begin)) * WHOLE // units + end - begin)
+
+    def each(values, body):
+        (speed,) = carry(job.size, (0.0,), lambda rank, speed: (speed + 1.0 / pace(rank),))
+
+        def one(rank, begin, before, *values):
+            before = before + 1.0 / pace(rank)
+            end = choose(rank == job.size - 1, WHOLE, whole(before / speed * WHOLE))
+            return end, before, *body(rank, begin, end, *values)
+
+        return carry(job.size, (0, 0.0, *values), one)[2:]
+
+    def slowest(rank, begin, end, now, new):
+        here, there = time(rank, *of(job, rank)), time(rank, begin, end)
+        return choose(here > now, here, now), choose(there > new, there, new)
+
+    def compare():
+        now, new = each((0.0, 0.0), slowest)
+        when(now > new * (1 + LEAST_GAIN), lambda: each((), lambda *share: change(job, *share) or ()))
+
+    when((job.rank == 0) * (job.size > 1) * (step % STEPS == STEPS - 1), compare)
+
+
+def rounded(count, at):
+    """The whole number of `count` things that is nearest to a place in WHOLE."""
+    return (count * at + WHOLE // 2) // WHOLE
+
+
+def part(job, count, unit):
+    """Where the part of `count` things begins and ends that is `job.share`, `unit` of which stay together."""
+    units = (count + (unit - 1)) // unit
+    return tuple(smaller(count, rounded(units, at) * unit) for at in job.share)
