@@ -106,14 +106,18 @@ def test_rates_are_those_of_a_clock_outside():
     work = of_units([32, 64, 10], batch_size=50)
     trainer, run = Trainer(work), work.start()
     outside = []
-    for _ in range(10):
+
+    def ratio():
+        """Of the best of both: others were interrupted."""
+        return max(trainer.rates) / max(outside)
+
+    while len(outside) < 5 or (len(outside) < 100 and not 0.5 < ratio() < 2):
         trainer.turn(0.02)
         start = time.perf_counter()
         for _ in run.calls(10):
             pass
         outside.append(10 * work.rows / (time.perf_counter() - start))
-    # the best of both: others were interrupted
-    assert 0.5 < max(trainer.rates) / max(outside) < 2
+    assert 0.5 < ratio() < 2
 
 
 @pytest.mark.compiled
