@@ -468,7 +468,7 @@ class Distributed(Perceptron):
         try:
             while not stop and self.n_iter_ < self.max_iter:
                 visited = before + rounds.advance()
-                losses = epochs.note(0)
+                losses = epochs.note(epochs.losses(0))
                 self.t_ = before = visited
                 stop = epochs.end(losses)
                 if not np.isfinite(rounds.params).all():
