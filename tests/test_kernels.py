@@ -37,7 +37,9 @@ from random_networks import network
 from fastbp import kernels, reference, workspace
 from fastbp.kernels import jit, pool, shares
 from fastbp.kernels.jit import PLAIN_PYTHON
-from fastbp.layout import CURSOR, LINE, LINES, OF_THREAD, RECORD, SHARED, WHOLE, Layout
+from fastbp.kernels.numbers import element
+from fastbp.kernels.tracing import Names
+from fastbp.layout import CURSOR, GROUP, LINE, LINES, OF_THREAD, RECORD, SHARED, SYNC_SIZE, WHOLE, Layout
 from fastbp.rule import ACTIVATIONS, HEADS, SOLVERS, Rule
 from fastbp.workspace import (
     NarrowWorkspace,
@@ -187,6 +189,42 @@ def test_shares_follow_paces_where_threads_differ(threads, monkeypatch):
         many, ends = train_by_shares(case, equal[:-1], numbers, monkeypatch)
         assert_same_bits(many, once)
         assert ends == pytest.approx(expected, abs=WHOLE / 100)
+
+
+def threads_that_share(size):
+    """Jobs of so many threads, in plain Python, with equal shares."""
+    sync = np.zeros(SYNC_SIZE, np.int64)
+    jobs = [Names(sync=sync, rank=rank, size=size) for rank in range(size)]
+    shares.begin(jobs[0])
+    return jobs
+
+
+@pytest.mark.parametrize("ticks", [-1, -(10**6), -(2**62), 2**62])
+@pytest.mark.parametrize("rows", [1, 2, 3, 8])
+def test_a_pace_is_no_overflow_whatever_the_clock_does(rows, ticks):
+    (job,) = threads_that_share(1)
+    for one in (ticks, 10**6, ticks):
+        shares.note(job, rows, one)
+        assert 0 <= element(job.sync, shares.place_of(0, "pace")) <= 2**50
+
+
+@pytest.mark.parametrize("units", [8, 9, 16, 32])
+@pytest.mark.parametrize("slow", [2, 3, 5])
+def test_shares_are_no_worse_than_equal_ones(slow, units):
+    jobs = threads_that_share(8)
+    paces = [1, 1, 1, slow, slow, slow, slow, slow]
+    times = []
+    for step in range(40 * shares.STEPS):
+        rows, weights = [], []
+        for job, pace in zip(jobs, paces, strict=True):
+            begin, end = job.share = shares.of(job, job.rank)
+            first, stop = shares.part(job, units * GROUP, GROUP)
+            rows.append((stop - first) * pace)
+            weights.append((end - begin) * pace * units * GROUP / WHOLE)
+            shares.note(job, stop - first, 1000 * rows[-1])
+        shares.adapt(jobs[0], step, units)
+        times.append(max(rows) + max(weights))
+    assert np.mean(times) <= times[0] * 1.01
 
 
 @pytest.mark.draw(3)

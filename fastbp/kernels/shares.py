@@ -16,6 +16,7 @@ from fastbp.kernels.numbers import choose, element, put, smaller, whole, widened
 from fastbp.layout import LINE, LINES, OF_THREAD, SHARED, WHOLE
 
 STEPS = 16  # over so many a thread's pace is averaged, and so often shares may change
+LONGEST = 2**40  # ticks of a step, some minutes
 LEAST_GAIN = 1 / 16  # of a step's time for which they do, and for which they are unequal: less may be chance
 
 
@@ -57,9 +58,11 @@ def begin(job):
 
 
 def note(job, rows, ticks):
-    """What the thread took for its rows; without any it seems faster and faster, until it has some again."""
+    """What the thread took for its rows; without any it seems faster and faster, but slowly, until it has some again."""
     at = place_of(job.rank, "pace")
-    pace, now = element(job.sync, at), switch(rows > 0, [lambda: 0, lambda: ticks * 1024 // rows])
+    pace = element(job.sync, at)
+    # a counter that was set back, or a thread that was away for hours, would give numbers that overflow
+    now = switch(rows > 0, [lambda: pace - pace // STEPS, lambda: ticks % LONGEST * 1024 // rows])
     # however long a thread was away, it counts as twice as slow in that step
     put(job.sync, at, choose(pace == 0, now, pace - pace // STEPS + smaller(now, pace * 2) // STEPS))
 
