@@ -120,11 +120,16 @@ def exact(case, dtype=np.float64):
 
 
 def rounded_once(case, seed=5):
-    """The reference's training where every input has one rounding error, up or down."""
+    """The reference's training where every input and every weight has one rounding error, up or down."""
+    rng, eps = np.random.default_rng(seed), np.finfo(case.dtype).eps
+
+    def nearly(numbers):
+        return (numbers * (1 + eps * rng.choice([-1, 1], numbers.shape))).astype(numbers.dtype)
+
     X, Y = case.rows()
-    signs = np.random.default_rng(seed).choice([-1, 1], X.shape) if isinstance(X, np.ndarray) else 1
-    nearly = X * (1 + np.finfo(case.dtype).eps * signs)
-    return train(reference, case, rows=(nearly.astype(case.dtype), Y))
+    X = nearly(X) if isinstance(X, np.ndarray) else type(X)((nearly(X.data), X.indices, X.indptr), X.shape)
+    places = itertools.chain([nearly], itertools.repeat(lambda array: array))  # the first array is the weights
+    return train(reference, case, rows=(X, Y), place=lambda array: next(places)(array))
 
 
 def magnifies(case, theirs):

@@ -10,7 +10,6 @@ from random_networks import run
 
 import fastbp
 from fastbp.kernels.jit import OTHER_VECTORS
-from fastbp.kernels.levels import machine
 
 NETWORKS = draws.examples(400, 4 if OTHER_VECTORS else 2)  # of a run
 SHARES = NETWORKS // 50  # parts that processes may take
@@ -33,12 +32,12 @@ def test_a_network_whose_loss_is_too_large_for_numpy_too_is_left_out():
 
 
 @pytest.mark.compiled
-def test_a_network_in_which_numpys_rounding_errors_grow_together_is_left_out():
-    wrong, left_out, compared = run(3685261872, [3967])
-    # those of other processors' numpy need not grow
+@pytest.mark.parametrize(("seed", "number"), [(3685261872, 3967), (3784399199, 16)])
+def test_rounding_errors_that_numpy_makes_by_chance_alone_are_allowed(seed, number):
+    """In the first network they grow together; in the second one, of one input, ten tries of numpy were once the same."""
+    wrong, left_out, compared = run(seed, [number])
     assert not wrong
     assert left_out + compared == 1
-    assert left_out or machine() != "x86_64"
 
 
 # Mistakes in the wide kernel's gradient that only some shapes show: what stands in its products, and what it is made into.
