@@ -585,15 +585,18 @@ def packed_fma(dtype):
 
 
 def tile_loops(assembly):
-    """How many loops over a tile's terms there are on x86, and how many keep vectors, or pointers alone, in memory."""
-    loops = []
+    """How many loops over a tile's terms there are on x86, and how many of them keep something in memory meanwhile.
+
+    Where a solver takes another tile at the same time, some of the rows' addresses may be there, but no vector.
+    """
+    loops, spilled = 0, 0
     for function in re.split(r'\n(?="?sum_tile)', assembly)[1:]:
+        kept = r"mm.*%[re][sb]p\)|%[re][sb]p\).*mm" if "vsqrt" in function else r"%[re][sb]p\)"
         for block in re.split(r"\n(?=\.LBB)", function.split("\n.Lfunc_end")[0])[1:]:
             label = re.escape(block.split(":")[0])
-            loops += re.findall(rf"(?s).*\bj\w+\s+{label}\b", block)
-    aside = [re.findall(r".*%[re][sb]p\).*", loop) for loop in loops]
-    vectors = sum(any("mm" in line for line in lines) for lines in aside)
-    return len(loops), vectors, sum(map(bool, aside)) - vectors
+            found = re.findall(rf"(?s).*\bj\w+\s+{label}\b", block)
+            loops, spilled = loops + len(found), spilled + sum(bool(re.search(kept, loop)) for loop in found)
+    return loops, spilled
 
 
 @pytest.mark.compiles
@@ -610,11 +613,9 @@ def test_the_machine_code_computes_with_vectors(kernel, dtype, width):
     assert len(re.findall(pattern, assembly)) >= 20
     assert not re.search(r"\b(exp|fma)f?\b", assembly), "a vector is computed lane by lane"
     if kernel.module == "wide" and width == jit.native_width() == 64:
-        tiles, vectors, pointers = tile_loops(assembly)
+        tiles, spilled = tile_loops(assembly)
         assert tiles >= (30 if kernel.name == "train" else 14)
-        assert vectors == 0
-        # two of the ten or six of a tile of panels, while the solver takes another: two loads beside 10 multiplications
-        assert pointers <= (4 if kernel.name == "train" else 0)
+        assert spilled == 0
 
 
 # Run in a process whose kernels are compiled for a processor with AVX2 and without AVX-512: 16 registers of 32 bytes.
@@ -631,8 +632,8 @@ chosen = [case for case in cases.CASES if case.dtype == "float32" and case.kerne
 for case in [*chosen[::25], max(chosen, key=lambda case: max(case.units))]:
     cases.assert_same_training(cases.train(kernels, case), cases.train(reference, case), case)
 assembly = kernels.TRAIN[1].assembly("float32", 32)
-tiles, vectors, pointers = test_kernels.tile_loops(assembly)
-print(tiles, vectors + pointers, "%zmm" in assembly)
+tiles, spilled = test_kernels.tile_loops(assembly)
+print(tiles, spilled, "%zmm" in assembly)
 """
 
 

@@ -248,8 +248,7 @@ class Product:
         before, before_at, before_step = (choose(part == 0, *pair) for pair in zip(self.start, self.c, strict=True))
         c, c_at, c_step = self.c
         tallest = choose(cols > 2, HEIGHTS[1], HEIGHTS[0])
-        vectors = tallest * cols
-        waits = self.waits(last, vectors, terms)
+        waits = self.waits(last, tallest * cols, terms)
 
         def rows_of_tile(number):
             r = first_row + number * tallest

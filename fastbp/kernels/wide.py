@@ -22,8 +22,8 @@ these alone: rows of W_l are added up in registers (`csr_activations`), and the 
 Every sum has the order of the dense one, so that the same matrix gives the same bits either way.
 
 Threads share a block in two phases: rows of the batch (forward, loss, delta), then rows of the weights (gradient, update),
-as much of both as each manages in the time of the others.
-No sum is ever divided among threads, so their number does not change a bit.
+as much of both as each manages in the time of the others. No sum is ever divided among threads, so their number does not
+change a bit.
 """
 
 import numpy as np
