@@ -5,8 +5,10 @@ the number of the epoch and that of the chunk alone: not on where the rows come 
 read before. No batch has rows of two chunks.
 """
 
+import _thread
+import atexit
 import mmap
-import threading
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -197,15 +199,20 @@ def give_back(array, start, stop):
 
 
 class Ahead:
-    """What a function returns, called in a thread of its own, which ends by itself whatever happens here."""
+    """What a function returns, called in a thread of its own, which ends by itself whatever happens here.
+
+    No `threading.Thread`: it waits for its own start in Python code, and where a signal's handler raises there, the new
+    thread waits as well, for ever.
+    """
 
     def __init__(self, function, *args):
         self.call, self.outcome, self.error = (function, args), None, None
-        self.thread: Any = threading.Thread(target=self.run)
+        self.busy: Any = _thread.allocate_lock()  # taken until it is over
+        self.busy.acquire()
         try:
-            self.thread.start()
+            _thread.start_new_thread(self.follow, ())
         except RuntimeError:  # no more threads
-            self.thread = None
+            self.busy = None
 
     def run(self):
         """Call it."""
@@ -215,15 +222,42 @@ class Ahead:
         except BaseException as error:
             self.error = error
 
+    def follow(self):
+        """What the thread does."""
+        at_work.add(self)
+        self.run()
+        at_work.discard(self)
+        self.busy.release()
+
+    def wait(self):
+        """Wait until the thread is at its end."""
+        with self.busy:
+            pass
+
     def result(self):
         """Wait for it; what it raised is raised here."""
-        if self.thread is None:
+        if self.busy is None:
             self.run()
         else:
-            self.thread.join()
+            self.wait()
         if self.error is not None:
             raise self.error
         return self.outcome
+
+
+# What threads are at work on in this process. Its end waits for them: what they call may not be there any more after it.
+at_work: set = set()
+
+
+@atexit.register
+def wait_for_threads():
+    """Wait until no thread is at work."""
+    for one in list(at_work):
+        one.wait()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=at_work.clear)
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------
