@@ -25,7 +25,7 @@ from fastbp.stream import (
     slices_of,
     whole,
 )
-from fastbp.training import Run, UndoneError, copied, predict, watch
+from fastbp.training import Run, UndoneError, copied, permutations, predict, watch
 
 REDUCTIONS = ("sum", "mean")
 # By the name of a parameter of NeuralNetwork: what it must be, as a function that returns what is kept.
@@ -522,7 +522,7 @@ class NeuralNetwork(Saved):
             self._parameters()  # before anything is read
             seed_of = (lambda epoch: [int(self._rng.integers(2**32))]) if shuffle else None
             return StreamRun(weights, biases, rows, seed_of=seed_of, **options)
-        draw = (lambda: self._rng.permutation(len(rows.X))) if shuffle else None
+        draw = permutations(self._rng, len(rows.X)) if shuffle else None
         run = Run(weights, biases, rows.X, rows.Y, row_weights=rows.weights, draw=draw, **options)
         if not run.is_finite():  # which takes a fraction of the time where they stand side by side
             self._parameters()  # says which of them are not

@@ -212,10 +212,10 @@ def trained(shard, params, number, learning_rate):
     if est.dropout:
         # the masks of a run come from its seed and the number of the step, which is 0 again in every round
         rule.seed = int(np.random.SeedSequence([est._dropout_seed, number, shard.number]).generate_state(1)[0])
-    run = shard.run(params, rule, batch, lambda: shard.order(next(epochs)))
+    run = shard.run(params, rule, batch, lambda count: np.array([shard.order(next(epochs)) for _ in range(count)]))
     per_batch = -(-batch // int(run.work.plan.block_rows))
     if first % per_epoch:
-        run.order = run.draw()[np.newaxis]
+        run.order = run.draw(1)
         row = first % per_epoch * batch
         run.cursor[[CURSOR.row, CURSOR.batch, CURSOR.block]] = row, row, first % per_epoch * per_batch
     run.record = np.zeros((last // per_epoch - first // per_epoch + 1, len(RECORD)))

@@ -96,7 +96,7 @@ class Run:
         Of the dtype of X; None weighs all rows the same.
     n_jobs : int or None
     draw : callable or None
-        Returns the order of the rows for the next epoch, as int64; None visits them as they stand.
+        draw(count) returns orders of the rows for the next epochs, (count, n) int64; None visits them as they stand.
     memory : pair of list and int, or None
         What `memory` returned of an earlier run; that of a solver that remembers more or less is left out.
     workspace : callable
@@ -235,12 +235,10 @@ class Run:
     def draw_orders(self, blocks):
         """Row orders of the current epoch, where it has begun, and of those that the next `blocks` blocks will reach."""
         position = int(self.cursor[CURSOR.block])
-        count = -(-(position + blocks) // self.work.blocks_per_epoch)
-        order = np.empty((count, self.n_rows), np.int64)
-        order[: position > 0] = self.order[-1:]
-        for epoch in range(position > 0, count):
-            order[epoch] = self.draw()
-        self.order = order
+        begun = position > 0
+        count = -(-(position + blocks) // self.work.blocks_per_epoch) - begun
+        order = self.draw(count) if count else self.order[:0]
+        self.order = np.concatenate([self.order[-1:], order]) if begun else order
 
     def reach(self, epochs):
         """Blocks that the next call can run before so many more epochs are over, and those of a pass."""
@@ -286,6 +284,11 @@ class Run:
             if len(self.record):
                 record[: len(self.record)] = self.record
             self.record = record
+
+
+def permutations(rng, n):
+    """What draws orders of n rows for a `Run`, each by itself, from a numpy Generator."""
+    return lambda count: np.array([rng.permutation(n) for _ in range(count)])
 
 
 class Predictor:

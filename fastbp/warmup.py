@@ -37,7 +37,8 @@ def kernels_for(dtypes: Sequence[str]) -> list[One]:
                 types += [f"{dtype}-{indices}" for indices in ("int32", "int64")]
             result += [(kernel, one, bytes_) for one in types for bytes_ in widths]
         result += [(kernel, dtype, width) for kernel in (*kernels.MANY, machine.SPIN, machine.APPLY)]
-    result += [(kernel, "", width) for kernel in (kernels.pool.LEAD, kernels.pool.FOLLOW, kernels.count_marks)]
+    untyped = kernels.pool.LEAD, kernels.pool.FOLLOW, kernels.SHUFFLE, kernels.count_marks
+    result += [(kernel, "", width) for kernel in untyped]
     return [*result, (machine.READ, "float32", width)]
 
 

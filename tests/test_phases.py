@@ -18,7 +18,7 @@ from fastbp.profiling import phases
 from fastbp.profiling.phases import count
 from fastbp.profiling.workload import Trainer, of_units
 from fastbp.rule import ACTIVATIONS, Rule
-from fastbp.training import Run
+from fastbp.training import Run, permutations
 from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace
 
 # How much of the wall time may lie outside of the compiled loop, where a run is long.
@@ -56,7 +56,7 @@ def start(case):
         rule=Rule(case.out_activation, case.loss, case.solver, case.learning_rate, alpha=case.alpha, max_norm=case.max_norm,
                   dropout=case.dropout, reduction=case.reduction),
         row_weights=case.weights() if case.weighted else None, n_jobs=case.threads,
-        draw=(lambda: rng.permutation(case.n_rows)) if case.shuffled else None,
+        draw=permutations(rng, case.n_rows) if case.shuffled else None,
     )  # fmt: skip
 
 

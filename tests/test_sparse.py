@@ -25,7 +25,7 @@ from test_kernels import cases_to_run
 from fastbp import MLPRegressor, kernels, reference
 from fastbp.layout import Layout
 from fastbp.rule import Rule
-from fastbp.training import Run, threads_for, watch
+from fastbp.training import Run, permutations, threads_for, watch
 from fastbp.workspace import WideWorkspace, workspace_for_prediction, workspace_for_training
 
 WIDE = replace(SMALL, kernel="wide", n_rows=31, batch_size=12)
@@ -207,7 +207,7 @@ def test_a_run_takes_a_sparse_x(form, n_jobs, monkeypatch):
         run = Run(
             weights, biases, X, Y, rule=Rule("logistic", "log_loss", "adam", alpha=0.01, reduction="row"), activations=[2],
             batch_size=4, row_weights=np.linspace(0, 1, case.n_rows), n_jobs=n_jobs,
-            draw=lambda: rng.permutation(case.n_rows), workspace=WideWorkspace,
+            draw=permutations(rng, case.n_rows), workspace=WideWorkspace,
         )  # fmt: skip
         history = watch(run, 5)
         assert math.isfinite(history.loss[-1])

@@ -20,6 +20,7 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
 from sklearn.utils.optimize import _check_optimize_result
 
+from fastbp import kernels
 from fastbp.layout import RECORD
 from fastbp.rule import check_sum
 from fastbp.stream import Rows, Stream, StreamRun
@@ -217,7 +218,7 @@ class Epochs(Training):
         self.ran, self.seconds, self.noted = 0, 0.0, 0
         # orders that were drawn while running ahead, and those that are drawn again
         self.ahead_of: list | None = None
-        self.again: list = []
+        self.again: Any = ()
         if validation is not None and est.scoring is not None:
             self.scorer = check_scoring(est, est.scoring)
         self.targets: Any = None
@@ -237,14 +238,15 @@ class Epochs(Training):
             est.validation_scores_, est.best_validation_score_ = [], -math.inf
             est._best_coefs, est._best_intercepts = list(est.coefs_), list(est.intercepts_)
 
-    def draw(self):
-        """The rows in a new order: the last one, shuffled."""
-        if self.again:
-            return self.again.pop(0)
-        self.random_state.shuffle(self.order)
+    def draw(self, count):
+        """The rows in new orders, one for each of the next epochs: the last one, shuffled again and again."""
+        if len(self.again):
+            orders, self.again = np.split(self.again, [count])
+            return orders
+        orders = kernels.shuffle(self.order, count, self.random_state)
         if self.ahead_of is not None:
-            self.ahead_of.append(self.order.copy())
-        return self.order
+            self.ahead_of.append(orders)
+        return orders
 
     def keep(self):
         """Give the estimator the present weights, with what the solver remembers."""
@@ -308,14 +310,15 @@ class Epochs(Training):
         try:
             for _ in run.calls(count):
                 look(est)
-            self.again, self.ahead_of = self.ahead_of, None
+            drawn, self.ahead_of = self.ahead_of, None
             losses = self.losses(0)
             _, _, right = self.compared(losses)
             if right < count:
+                self.again = np.concatenate(drawn) if drawn else ()
                 self.restore(before)
                 for _ in run.calls(right):
                     look(est)
-            self.again = []
+            self.again = ()
             return losses[:right]
         except BaseException:
             self.restore(before)
@@ -340,7 +343,7 @@ class Epochs(Training):
         """Take epochs back; those that are run again draw the same."""
         self.run.params[:], self.run.moments[:], self.run.cursor[:], order, drawn = state
         if drawn is not None:
-            self.order[:], self.again = order, []
+            self.order[:], self.again = order, ()
             self.random_state.set_state(drawn)
 
     def end(self, losses):

@@ -18,7 +18,7 @@ from sklearn.base import is_classifier
 from fastbp.estimators.fitting import Training
 from fastbp.rule import check_sum
 from fastbp.stream import Rows
-from fastbp.training import ProgressBar
+from fastbp.training import ProgressBar, permutations
 
 LABEL_SMOOTHING = 0.1
 BETA_2 = 0.95
@@ -200,7 +200,7 @@ class Recipe(Training):
             if not self.classifies:
                 self.spread = missed(np.average(self.targets, axis=0, weights=validation.weights), self.targets, validation)
         self.rows, n, targets = rows, len(rows.X), soft(rows.Y, LABEL_SMOOTHING) if self.classifies else rows.Y
-        super().__init__(est, Rows(rows.X, targets, rows.weights), validation, draw=lambda: random_state.permutation(n))
+        super().__init__(est, Rows(rows.X, targets, rows.weights), validation, draw=permutations(random_state, n))
         self.least, self.best, self.best_epoch, self.interrupted = math.inf, {}, 0, False
         self.checkpoint = checkpoint
         if checkpoint is not None:  # waves of step lengths depend on the number of epochs

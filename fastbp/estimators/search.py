@@ -161,7 +161,7 @@ class Fit:
 
             def order(epoch):
                 while len(drawn) <= epoch:
-                    drawn.append(draw().copy())
+                    drawn.extend(draw(1))
                 return drawn[epoch]
 
         self.member = Member(

@@ -30,6 +30,8 @@ compute the equations of `fastbp.reference`, whose functions have the same argum
 `numbers`, `vectors`, `tiles` and `control`, which mean LLVM when compiled and numpy arrays when run as plain Python.
 """
 
+import ctypes
+
 import numpy as np
 
 from fastbp.kernels import gate, pool
@@ -56,9 +58,12 @@ _MANY = (
     "room_epochs record:double* taken:int* sums:double* memory:T* room grad x y classes weighing"
 )
 MANY = tuple(Kernel("many", name, _MANY) for name in ("train_by_row", "train_by_rows"))
+# The order of n rows, some orders to come, the first mask, and addresses of a bit generator's function and state.
+SHUFFLE = Kernel("orders", "shuffle", "order:int* orders:int* count n mask next state")
 # Memory of counters, where they begin there, and a number of marks.
 count_marks = Kernel("phases", "count_marks", "sync:int* counters number", marked=True)
 
+MOST_SHUFFLED = 2**32  # rows that a word of 32 bits tells apart; numpy takes longer ones for more
 # Operations of a call for loss and gradient: 50 ms where a core manages 10 GFLOP/s.
 LOSS_GRAD_FLOPS = 5e8
 
@@ -136,6 +141,25 @@ def train_many(layers, params, state, X, Y, order, weights, batch_size, rule, se
         np.zeros(1, np.int64), np.zeros((threads, len(RECORD), lanes)), memory, starts[-1], *starts[:-1],
     )  # fmt: skip
     call(MANY[batch_size > 1], args, threads, lanes * params.itemsize)
+
+
+def shuffle(order, count, random_state):
+    """Shuffle the rows' order, in place, `count` times; returns every order that comes of it, (count, n).
+
+    The orders, and what the RandomState is then, are those of as many calls of its `shuffle`.
+    """
+    n = len(order)
+    orders, most = np.empty((count, n), np.int64), (1 << (n - 1).bit_length()) - 1
+    if n > MOST_SHUFFLED:
+        for one in orders:
+            random_state.shuffle(order)
+            one[:] = order
+        return orders
+    source = random_state._bit_generator
+    with source.lock:
+        function = ctypes.cast(source.ctypes.next_uint32, ctypes.c_void_p).value
+        SHUFFLE(order, orders, count, n, most, function, source.ctypes.state_address)
+    return orders
 
 
 def together(kernels, work, layers, *args):

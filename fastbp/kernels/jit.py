@@ -247,9 +247,9 @@ class Kernel:
 
     def function(self):
         # tools that freeze programs follow import statements
-        from fastbp.kernels import ceilings, many, narrow, online, phases, pointwise, threads, wide
+        from fastbp.kernels import ceilings, many, narrow, online, orders, phases, pointwise, threads, wide
 
-        modules = ceilings, many, narrow, online, phases, pointwise, threads, wide
+        modules = ceilings, many, narrow, online, orders, phases, pointwise, threads, wide
         return getattr({module.__name__.rpartition(".")[2]: module for module in modules}[self.module], self.name)
 
     def loaded(self, dtype, width):

@@ -89,7 +89,7 @@ def numpy_reference(workload: Workload, threads: int) -> Train:
         if anew:
             begin(run, workload)
         run.cursor[CURSOR.epoch] = 0
-        order = run.order if run.draw is None else np.array([run.draw() for _ in range(epochs)])
+        order = run.order if run.draw is None else run.draw(epochs)
         record = np.zeros((epochs, len(RECORD)))
         with np.errstate(all="ignore"):
             reference.train(

@@ -24,7 +24,7 @@ from fastbp.estimators.tabular import Tabular
 from fastbp.layout import CURSOR, RECORD
 from fastbp.neural_network import NeuralNetwork
 from fastbp.rule import ACTIVATIONS, Rule
-from fastbp.training import CALL_SECONDS, Run, is_sparse
+from fastbp.training import CALL_SECONDS, Run, is_sparse, permutations
 from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace, workspace_for_training
 
 BATCH_SIZE = 200  # scikit-learn's
@@ -102,7 +102,7 @@ class Workload:
             list(self.weights), list(self.biases), self.X, self.Y, rule=self.rule,
             activations=[ACTIVATIONS.index(word) for word in self.activations], batch_size=self.batch_size,
             row_weights=self.row_weights, n_jobs=self.n_jobs,
-            draw=(lambda: rng.permutation(rows)) if self.shuffle else None,
+            draw=permutations(rng, rows) if self.shuffle else None,
             workspace=workspace_for_training if self.kernel is None else KERNELS[self.kernel],
         )  # fmt: skip
 

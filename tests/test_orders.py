@@ -1,0 +1,41 @@
+"""Orders of rows are numpy's, and so is what is drawn after them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastbp import kernels
+from fastbp.kernels.jit import PLAIN_PYTHON
+
+# Rows that need a bit more than one fewer of them, and any other number.
+POWERS = [2**k + more for k in range(5, 12) for more in (-1, 0, 1)]
+ROWS = st.one_of(st.integers(1, 40), st.sampled_from(POWERS), st.integers(1, 5000))
+SOURCES = np.random.MT19937, np.random.PCG64, np.random.Philox
+
+
+@settings(max_examples=40 if PLAIN_PYTHON else 200, deadline=None)
+@given(ROWS, st.integers(0, 6), st.integers(0, 700), st.integers(0, 2**32 - 1), st.sampled_from(SOURCES))
+def test_orders_and_what_is_drawn_after_them_are_numpys(n, count, before, seed, source):
+    ours, theirs = (np.random.RandomState(source(seed)) for _ in range(2))
+    order, expected = np.arange(n), np.arange(n)
+    for random_state in (ours, theirs):  # the first word is any one of those that are made together
+        random_state.randint(2**32, size=before, dtype=np.uint32)
+    orders = kernels.shuffle(order, count, ours)
+    assert orders.shape == (count, n)
+    for one in orders:
+        theirs.shuffle(expected)
+        np.testing.assert_array_equal(one, expected)
+    np.testing.assert_array_equal(order, expected)
+    following = [random_state.randint(2**32, size=5, dtype=np.uint32) for random_state in (ours, theirs)]
+    np.testing.assert_array_equal(*following)
+
+
+@pytest.mark.parametrize("most", [1, 9, 10])
+def test_more_rows_than_a_word_can_number_are_left_to_numpy(monkeypatch, most):
+    monkeypatch.setattr(kernels, "MOST_SHUFFLED", most)
+    order, expected = np.arange(10), np.arange(10)
+    orders, theirs = kernels.shuffle(order, 3, np.random.RandomState(0)), np.random.RandomState(0)
+    for one in orders:
+        theirs.shuffle(expected)
+        np.testing.assert_array_equal(one, expected)
