@@ -30,11 +30,11 @@ from fastbp.kernels.jit import registers, tile_shape
 from fastbp.kernels.losses import Samples, head_and_hits, predict
 from fastbp.kernels.numbers import choose, either_place, element, from_there, put, smaller, whole, widened
 from fastbp.kernels.phases import mark
-from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, RELU, relu_derivative
+from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, RELU
 from fastbp.kernels.solvers import Solver, descend, step_length
 from fastbp.kernels.steps import layer_of, row_at
 from fastbp.kernels.threads import wait_for_all
-from fastbp.kernels.tiles import fold, load_tile, outer, store_tile, transposed, zero_tile
+from fastbp.kernels.tiles import fold, in_place, load_tile, outer, store_tile, transposed, zero_tile
 from fastbp.kernels.tracing import Names, outlined
 from fastbp.kernels.vectors import (
     broadcast,
@@ -261,9 +261,9 @@ def deltas(job, layer, below, block):
 
     def finish(sums, places):
         def derived():
-            a = load_tile(memory, [below.a - below.d + at for at in places], len(sums[0]))
-            tile = [[d * relu_derivative(a) for d, a in zip(*pair, strict=True)] for pair in zip(sums, a, strict=True)]
-            store_tile(tile, memory, places)
+            for d, at in in_place(sums, places):
+                a = load(memory, below.a - below.d + at)
+                store(memory, at, select(a > 0, d, a))  # what is not positive is 0, or NaN
 
         either(below.activation == RELU, derived, lambda: store_tile(sums, memory, places))
 
@@ -319,20 +319,23 @@ def loss_and_delta(job, block, targets, last, scale, number):
     switch(whole(job.rule.head), [functools.partial(loss_and_delta_of, head, *args) for head in range(len(HEADS))])
 
 
-def gradients(job, block, a, layer, grad, fresh, first=0):
-    """(6): dW_l from A_{l-1}^T at `a` and D_l^T, into `grad` where that is `fresh`, else added; of units from `first` on."""
-    memory, columns = job.memory, block.columns
-    L = lanes(memory)
+@outlined
+def gradients(memory, vectors, columns, a, d, layer, units, grad, fresh):
+    """(6): dW_l, db_l of some units from A_{l-1}^T at `a` and D_l^T at `d`, into `grad` if that is `fresh`, else added."""
+    L, ones, zero = lanes(memory), splat(memory, 1.0), splat(memory, 0.0)
 
-    def tile(height, cols, i, j):
+    def tile(height, cols, i, j, biased):
         # with offsets from one pointer, each would be counted on: 5 additions for 4 multiplications
         left = [from_there(memory, a + (i + r) * columns) for r in range(height)]
-        right = [from_there(memory, layer.d + (j + c) * columns) for c in range(cols)]
+        right = [from_there(memory, d + (j + c) * columns) for c in range(cols)]
         sums = outer(
-            zero_tile(memory, height, cols), block.vectors,
-            lambda v: [load(row, v * L) for row in left], lambda v: [load(row, v * L) for row in right],
+            zero_tile(memory, height + biased, cols), vectors,
+            lambda v: [load(row, v * L) for row in left] + [ones] * biased,  # which are added, while others are multiplied
+            lambda v: [load(row, v * L) for row in right],
         )  # fmt: skip
-        for r, g in enumerate(fold(sums)):
+        sums = [row + [zero] * (cols == 3) for row in sums]
+        folded = [g for part in (sums[:height], sums[height:]) if part for g in fold(part)]
+        for r, g in zip([*range(height), layer.n_in - i][: height + biased], folded, strict=True):
             at = grad + (i + r) * layer.stride + j
             either(
                 fresh,
@@ -341,13 +344,15 @@ def gradients(job, block, a, layer, grad, fresh, first=0):
             )
 
     def strip(cols, j):
-        in_groups(layer.n_rows, (GRADIENT_ROWS, 1), lambda height, i: tile(height, cols, i, j))
+        def tiles(height, i):
+            first = layer.biased * (i == 0)
+            either(first, lambda: tile(height, cols, i, j, 1), lambda: tile(height, cols, i, j, 0))
 
-    # three columns are done as four, the last of them zero
-    units = layer.n_out - first
-    quads = (units + 1) // QUAD
-    repeat(quads, lambda j: strip(QUAD, first + j * QUAD))
-    repeat(units - smaller(units, quads * QUAD), lambda j: strip(1, first + quads * QUAD + j))
+        in_groups(layer.n_in, (GRADIENT_ROWS, 1), tiles)
+
+    quads, rest = units // QUAD, units % QUAD
+    repeat(quads, lambda j: strip(QUAD, j * QUAD))
+    either(rest == 3, lambda: strip(3, quads * QUAD), lambda: repeat(rest, lambda j: strip(1, quads * QUAD + j)))
 
 
 @outlined
@@ -379,7 +384,9 @@ def transposed_gradients(job, block, a, layer, grad, fresh):
 
     repeat(vectors, lambda v: repeat(width, lambda j: square(v, j)))
     in_groups(width, (COLS, 2, 1), strip)
-    when(few * left, lambda: gradients(job, block, a, layer, grad, fresh, width * L))
+    done = width * L
+    rest = a, layer.d + done * columns, layer, layer.n_out - done, grad + done
+    when(few * left, lambda: gradients(memory, vectors, columns, *rest, fresh))
 
 
 def backpropagate(job, block, partial, fresh):
@@ -396,13 +403,15 @@ def backpropagate(job, block, partial, fresh):
             mark(job, "delta", level)
 
         when(level > 0, delta)
-        args = job, block, a, layer, partial + layer.offset, fresh
+        grad = partial + layer.offset
+        args = job.memory, block.vectors, block.columns, a, layer.d, layer, layer.n_out, grad, fresh
         if jit.vector_bytes == jit.native_width():
             many = layer.n_rows * TRANSPOSED_SAMPLES >= block.vectors * L
             wide = layer.n_out >= TRANSPOSED_VECTORS * L
-            either(wide * many, lambda: transposed_gradients(*args), lambda: gradients(*args))
+            transpose = functools.partial(transposed_gradients, job, block, a, layer, grad, fresh)
+            either(wide * many, transpose, lambda: gradients(*args))
         else:
-            gradients(*args)
+            gradients.__wrapped__(*args)  # of a single vector of samples, which a call would take longer than
         mark(job, "gradient", level)
 
     repeat(job.n_layers, one)
