@@ -97,7 +97,9 @@ class Workspace(abc.ABC):
         places = []
         for layer in layers:
             rooms = gate.rooms_of_layer(plan, layer)
-            a, d = take(rooms.a), take(rooms.d)
+            a = take(rooms.a)
+            # the narrow kernel puts a hidden layer's deltas where its units were
+            d = a if plan.kernel == KERNELS.narrow and layer is not layers[-1] else take(rooms.d)
             places.append(PLACE._make((a, d, take(rooms.seen) if dropout else a, take(rooms.valid))))
         if plan.kernel == KERNELS.narrow:  # whose threads have places of their own, and room for `transposed`
             plan.private = size + round_up(max(layer.stride for layer in layers) * plan.block_rows, lanes)
@@ -111,7 +113,8 @@ class Workspace(abc.ABC):
         self.params, state, scratch = np.split(both, [layout.size, (1 + moments) * layout.size])
         self.state, self.grad = state.reshape(moments, layout.size), scratch[plan.grad : plan.grad + layout.size]
         for place, layer in zip(places, layers, strict=True):
-            self.fill(scratch, place, layer)
+            if plan.kernel != KERNELS.narrow:
+                scratch[place.valid : place.valid + layer.n_out] = 1
         numbers = np.array(plan, np.int64), np.array(places, np.int64)
         self.cursor, self.rule = np.zeros(len(CURSOR), np.int64), np.zeros(len(RULE))
         self.arrays = gate.Arrays((scratch, *numbers, self.table, self.totals, np.zeros(SYNC_SIZE, np.int64)))
@@ -130,20 +133,16 @@ class Workspace(abc.ABC):
     def decide(self, plan, layout, n_rows, batch_size, shuffled, sparse):
         """Write into the plan what is no place, and make `table` and `totals`, where the kernel has them."""
 
-    def fill(self, scratch, place, layer):
-        """Write what the kernel only ever reads of a layer."""
-        scratch[place.valid : place.valid + layer.n_out] = 1
-
 
 class NarrowWorkspace(Workspace):
-    """Memory of `fastbp.kernels.narrow`: panels, every A_l^T and D_l^T of each thread, the partial gradients of a batch."""
+    """Memory of `fastbp.kernels.narrow`: panels, every A_l^T and the last D_l^T of each thread, the partial gradients."""
 
     def decide(self, plan, layout, n_rows, batch_size, shuffled, sparse):
         """As `Workspace.decide`."""
         layers, itemsize = layout.rows, layout.dtype.itemsize
         plan.kernel, plan.width = KERNELS.narrow, narrow_width(batch_size, itemsize)
         vector, panel_rows = plan.width // itemsize, gate.panel_rows(layers)
-        rows = panel_rows + sum(layer.n_out + 1 + layer.stride for layer in layers)
+        rows = panel_rows + sum(layer.stride for layer in [*layers, layers[-1]])
         most = max(2 * vector, BLOCK_BYTES // (rows * itemsize * vector) * vector)
         flops = 6 * batch_size * layout.n_weights
         per_batch = max(1, -(-batch_size // most), min(MOST_PARTIALS, int(flops / THREAD_FLOPS)))
@@ -156,14 +155,6 @@ class NarrowWorkspace(Workspace):
         if not shuffled and panels * plan.panel_size * itemsize <= RESIDENT_BYTES:
             plan.resident = panels
         self.totals = np.zeros(3 * per_batch)
-
-    def fill(self, scratch, place, layer):
-        """As `Workspace.fill`: a row of ones behind what a layer gives, in every thread."""
-        rows = self.plan.block_rows
-        for thread in range(self.plan.threads):
-            for at in {place.a, place.seen}:
-                ones = at + thread * self.plan.private + layer.n_out * rows
-                scratch[ones : ones + rows] = 1
 
 
 class WideWorkspace(Workspace):

@@ -19,7 +19,7 @@ INDICES = np.dtype(np.int32), INT
 VECTOR_BYTES = 16, 32, 64
 CODES_OF_HEADS, CODES_OF_SOLVERS = set(range(len(HEADS))), set(range(len(MOMENTS)))
 ANY = -1  # a length that nothing is known of
-INPUT_EXTRA = 3  # rows of a panel beside inputs and targets: ones, class, sample weight
+INPUT_EXTRA = 2  # rows of a panel beside inputs and targets: class, sample weight
 
 
 class Arrays(tuple):
@@ -263,9 +263,9 @@ def panel_rows(layers):
 
 def rooms_of_layer(plan, layer):
     """Elements at a layer's places, 0 at those that the kernel has not."""
-    narrow, d = plan.kernel == KERNELS.narrow, layer.stride * plan.block_rows
-    a = (layer.n_out + 1) * plan.block_rows if narrow else d
-    return PLACE._make((a, d, a * (plan.kernel != KERNELS.online), layer.stride * (not narrow)))
+    units = layer.stride * plan.block_rows
+    seen, valid = units * (plan.kernel != KERNELS.online), layer.stride * (plan.kernel != KERNELS.narrow)
+    return PLACE._make((units, units, seen, valid))
 
 
 def rooms(plan, layers, lanes):

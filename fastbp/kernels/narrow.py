@@ -5,15 +5,16 @@ unit's values for LANES samples. A block has as many columns as keep all activat
 through the whole network before the next one starts:
 
     pack        rows of X and Y into a panel, transposed       (once where every panel fits the L2 cache)
-    product     Z^T = W^T A^T + b for each layer, tile by tile; s once two vectors of samples are complete
-    delta       D^T of the output, then D^T = (W D^T) * s' for each layer downwards, in the same way
+    product     Z^T = W^T A^T + b for each layer, tile by tile; s once a strip of a few vectors of samples is complete
+    loss        D^T of the output
     gradient    dW[i, j] = sum over the columns of A^T[i] D^T[j]; the update follows a batch's last block
+    delta       D^T = (W D^T) * s' of the layer below, a strip at a time, in the place of its A^T
 
 For a gradient of many weights from few samples, the sums over the lanes would take longer than the products. There D^T is
 transposed back, sample by sample, and dW[i, :] is the sum over the columns of A^T[i, c] D[c, :], with lanes over units.
 
-A panel has one row per input unit, a row of ones (the bias's input), one row per target, a row with the class of the target,
-and the weights of the samples. Padding columns run through every product and are removed by their weight of zero.
+A panel has one row per input unit, one row per target, a row with the class of the target, and the weights of the samples.
+Padding columns run through every product and are removed by their weight of zero.
 
 The blocks of a batch take turns in adding to a few partial gradients, which are summed in their order in the end. A thread
 takes all blocks of a partial gradient, so their number does not change a bit.
@@ -55,8 +56,8 @@ from fastbp.kernels.vectors import (
 from fastbp.layout import LAYER
 from fastbp.rule import HEADS
 
-# Register tiles of a product: by width in vectors, rows of the tall ones, where there are any, and of those for the rest.
-TILES = {4: (6, 3), 2: (4,), 1: (4,)} if registers() == 32 else {2: (4, 2), 1: (4,)}
+# Register tiles of a product: rows, by width in vectors.
+TILES = {4: (6, 3, 1), 2: (4, 1), 1: (4, 1)} if registers() == 32 else {2: (4, 2, 1), 1: (4, 1)}
 # Rows and columns of the larger tiles of a gradient, whose every vector is an accumulator.
 GRADIENT_ROWS, QUAD = (4, 4) if registers() == 32 else (2, 4)
 # Of so many samples per row of the weights, or fewer, deltas are transposed: for one that takes half a cycle, summing over
@@ -114,9 +115,9 @@ def pack_classes(memory, targets, n_out, count, columns):
 
 
 def pack_rows(job, place, count, panel, n_out):
-    """A panel: A_0^T, ones, Y^T, the class of each target, and the weights of the samples; rows as in `pack`."""
+    """A panel: A_0^T, Y^T, the class of each target, and the weights of the samples; rows as in `pack`."""
     memory, columns, n_in = job.memory, job.plan.block_rows, job.n_in
-    ones, targets = panel + n_in * columns, panel + (n_in + 1) * columns
+    targets = panel + n_in * columns
     classes, row_weights = targets + n_out * columns, targets + (n_out + 1) * columns
 
     def pack_both(row_of):
@@ -139,7 +140,6 @@ def pack_rows(job, place, count, panel, n_out):
 
     either(job.shuffled, pack_both(element), pack_both(as_they_stand))
     pack_classes(memory, targets, n_out, count, columns)
-    repeat(columns, lambda c: put(memory, ones + c, 1.0))
     repeat(count, weigh)
     repeat(columns - count, lambda c: leave_out(count + c))
 
@@ -168,19 +168,25 @@ class Block(Names):
         drop(self.job.memory, units, to, self.columns, layer.n_out, self.vectors, layer.stride, layer.number, self.dropout)
 
 
-def product(start, finish, after, left, depth, memory, b, c, rows, block):
+def leave(v, cols):
+    """Leave a strip as it is."""
+
+
+def product(start, finish, left, depth, memory, b, c, rows, block, before=leave, after=leave):
     """C[r, :] = start + sum_k A[r, k] B[k, :], a tile of rows x vectors at a time.
 
     start         called with the number of each row of a tile and its vectors, gives what the sums begin with
     finish        called with a tile of sums and the place of each of its rows, stores it, or what becomes of it
-    after         called with the first column and the number of vectors of a strip whose rows are complete
+    before        called with the first column and the number of vectors of a strip before its rows are computed
+    after         the same behind that
     left    IN    with a, a_at, a_row, a_step = left, A[r, k] stands in `a` at a_at + r*a_row + k*a_step
     b, c    IN, OUT    B[k, :] and C[r, :] stand at b + k*columns and c + r*columns of the memory
     """
     (a, a_at, a_row, a_step), L, columns = left, lanes(memory), block.columns
 
     def strip(cols, v):
-        def tile(places):
+        def tile(height, first):
+            places = [first + r for r in range(height)]
             sums = outer(
                 start(places, cols), depth,
                 lambda k: [broadcast(a, a_at + r * a_row + k * a_step) for r in places],
@@ -188,22 +194,8 @@ def product(start, finish, after, left, depth, memory, b, c, rows, block):
             )  # fmt: skip
             finish(sums, [c + r * columns + v for r in places])
 
-        *tall, short = TILES[cols]
-        done = 0
-        for height in tall:
-            repeat(rows // height, lambda r, height=height: tile([r * height + i for i in range(height)]))
-            done = rows // height * height
-
-        def again(r):
-            first = smaller(done + r * short, rows - short)
-            tile([first + i for i in range(short)])
-
-        # what is over the rest does rows again, in the time that it would wait for its own sums
-        either(
-            rows < short,
-            lambda: tile([smaller(i, rows - 1) for i in range(short)]),
-            lambda: repeat((rows - done + (short - 1)) // short, again),
-        )
+        before(v, cols)
+        in_groups(rows, TILES[cols], tile)
         after(v, cols)
 
     # shorter vectors than the processor's are there for batches that one of them holds
@@ -249,30 +241,18 @@ def activations(job, layer, below, block):
         switch(layer.activation, choices)
 
     weights = job.params, layer.offset, 1, layer.stride
-    product(start, finish, after, weights, layer.n_in, memory, below, layer.a, layer.n_out, block)
+    product(start, finish, weights, layer.n_in, memory, below, layer.a, layer.n_out, block, after=after)
 
 
 def deltas(job, layer, below, block):
-    """(5): D_{l-1}^T = (W_l D_l^T) * s'."""
+    """(5): D_{l-1}^T = (W_l D_l^T) * s', in the place of A_{l-1}^T."""
     memory = job.memory
 
-    def start(rows, cols):
-        return zero_tile(memory, len(rows), cols)
-
-    def finish(sums, places):
-        def derived():
-            for d, at in in_place(sums, places):
-                a = load(memory, below.a - below.d + at)
-                store(memory, at, select(a > 0, d, a))  # what is not positive is 0, or NaN
-
-        either(below.activation == RELU, derived, lambda: store_tile(sums, memory, places))
-
-    def after(v, cols):
+    def before(v, cols):
         def derive(function):
             def unit(j):
-                at = j * block.columns + v
-                slope = function(load_many(memory, below.a + at, cols))
-                store(memory, below.d + at, load_like(slope, memory, below.d + at) * slope)
+                at = below.d + j * block.columns + v
+                store(memory, at, function(load_many(memory, at, cols)))
 
             return lambda: repeat(layer.n_in, unit)
 
@@ -280,8 +260,24 @@ def deltas(job, layer, below, block):
         choices[0] = choices[RELU] = lambda: None
         switch(below.activation, choices)
 
+    def start(rows, cols):
+        return zero_tile(memory, len(rows), cols)
+
+    def finish(sums, places):
+        def times(slope_of):
+            def tile():
+                for d, at in in_place(sums, places):
+                    store(memory, at, slope_of(d, load(memory, at)))
+
+            return tile
+
+        choices = [times(lambda d, slope: d * slope)] * len(DERIVATIVES)
+        choices[0] = lambda: store_tile(sums, memory, places)
+        choices[RELU] = times(lambda d, a: select(a > 0, d, a))  # what is not positive is 0, or NaN
+        switch(below.activation, choices)
+
     weights = job.params, layer.offset, layer.stride, 1
-    product(start, finish, after, weights, layer.n_out, memory, layer.d, below.d, layer.n_in, block)
+    product(start, finish, weights, layer.n_out, memory, layer.d, below.d, layer.n_in, block, before=before)
 
 
 def propagate(job, block):
@@ -369,18 +365,21 @@ def transposed_gradients(job, block, a, layer, grad, fresh):
         for sample, column in enumerate(transposed(units)):
             store(memory, transposed_at + (v * L + sample) * stride + j * L, column)
 
-    def tile(height, cols, i, j):
+    def tile(height, cols, i, j, left):
         places = [grad + (i + r) * stride + j * L for r in range(height)]
         zero = zero_tile(memory, height, cols)
         sums = outer(
-            switch(fresh, [lambda: load_tile(memory, places, cols), lambda: zero]), vectors * L,
-            lambda k: [broadcast(memory, a + (i + r) * columns + k) for r in range(height)],
+            switch(fresh, [lambda: load_tile(memory, places, cols), lambda: zero]), vectors * L, left,
             lambda k: [load(memory, transposed_at + k * stride + (j + c) * L) for c in range(cols)],
         )  # fmt: skip
         store_tile(sums, memory, places)
 
     def strip(cols, j):
-        in_groups(layer.n_rows, (HEIGHT, HEIGHT // 2, 1), lambda height, i: tile(height, cols, i, j))
+        def rows(height, i):
+            tile(height, cols, i, j, lambda k: [broadcast(memory, a + (i + r) * columns + k) for r in range(height)])
+
+        in_groups(layer.n_in, (HEIGHT, HEIGHT // 2, 1), rows)
+        when(layer.biased, lambda: tile(1, cols, layer.n_in, j, lambda k: [splat(memory, 1.0)]))
 
     repeat(vectors, lambda v: repeat(width, lambda j: square(v, j)))
     in_groups(width, (COLS, 2, 1), strip)
@@ -402,7 +401,6 @@ def backpropagate(job, block, partial, fresh):
             when(block.dropout.drops, lambda: block.drop(below.d, below.d, below))
             mark(job, "delta", level)
 
-        when(level > 0, delta)
         grad = partial + layer.offset
         args = job.memory, block.vectors, block.columns, a, layer.d, layer, layer.n_out, grad, fresh
         if jit.vector_bytes == jit.native_width():
@@ -413,6 +411,7 @@ def backpropagate(job, block, partial, fresh):
         else:
             gradients.__wrapped__(*args)  # of a single vector of samples, which a call would take longer than
         mark(job, "gradient", level)
+        when(level > 0, delta)
 
     repeat(job.n_layers, one)
 
@@ -459,7 +458,7 @@ def train(job):
         """The gradient of one block, which its thread computes."""
         panel = plan.panel + plan.panel_size * choose(plan.resident, step.done, job.rank)
         block = Block(job, panel, step.stop - step.row, Dropout(job, step))
-        last, targets = block.layer(job.n_layers - 1), panel + (job.n_in + 1) * plan.block_rows
+        last, targets = block.layer(job.n_layers - 1), panel + job.n_in * plan.block_rows
 
         def fill_panel():
             pack_rows(job, step.first + step.row, step.stop - step.row, panel, last.n_out)
@@ -517,7 +516,6 @@ def forward(job):
         last = block.layer(job.n_layers - 1)
         samples = Samples(memory, last.n_out, columns)
         pack(job.X, job.n_in, as_they_stand, job.places, start, count, memory, panel, columns)
-        repeat(columns, lambda c: put(memory, panel + job.n_in * columns + c, 1.0))
         propagate(job, block)
         repeat(block.vectors, lambda v: predict(samples, last.a + v * L, last.d + v * L, head))
 
