@@ -256,8 +256,15 @@ def wait_for_threads():
         one.wait()
 
 
+def leave_work():
+    """In a new process, where the threads are not, leave what they were at to whoever asks for it."""
+    for one in at_work:
+        one.busy = None
+    at_work.clear()
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=at_work.clear)
+    os.register_at_fork(after_in_child=leave_work)
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,10 @@
 """Orders of rows are numpy's, and so is what is drawn after them."""
 
+import os
+import sys
+import threading
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -39,3 +44,31 @@ def test_more_rows_than_a_word_can_number_are_left_to_numpy(monkeypatch, most):
     for one in orders:
         theirs.shuffle(expected)
         np.testing.assert_array_equal(one, expected)
+
+
+def test_a_shuffle_of_ones_own_is_called():
+    class Reversing(np.random.RandomState):
+        def shuffle(self, x):
+            x[:] = x[::-1].copy()
+
+    orders = kernels.shuffle(np.arange(3), 2, Reversing(0))
+    np.testing.assert_array_equal(orders, [[2, 1, 0], [0, 1, 2]])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a fork that is safe")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_process_that_forks_while_a_thread_shuffles_has_a_child_that_may_draw():
+    random_state, order = np.random.RandomState(0), np.arange(2_000 if PLAIN_PYTHON else 200_000)
+    lock = random_state._bit_generator.lock
+    kernels.shuffle(order, 1, random_state)  # compiled by now
+    thread = threading.Thread(target=kernels.shuffle, args=(order, 50, random_state))
+    thread.start()
+    while thread.is_alive() and lock.acquire(blocking=False):
+        lock.release()
+        time.sleep(1e-4)
+    child = os.fork()
+    if not child:
+        os._exit(not lock.acquire(timeout=10))
+    _, status = os.waitpid(child, 0)
+    thread.join()
+    assert status == 0

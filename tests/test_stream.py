@@ -1,6 +1,8 @@
 """Rows that are read chunk by chunk: the same bits as from memory, whatever the source, and never more than a chunk."""
 
 import io
+import os
+import signal
 import sys
 import threading
 import time
@@ -785,3 +787,27 @@ def test_an_interrupt_at_any_instruction_leaves_no_thread():
             assert time.monotonic() < deadline, f"a thread is left by an interrupt at instruction {number - 1}"
             time.sleep(1e-4)
     assert number > 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a fork that is safe")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_process_that_forks_meanwhile_has_a_child_that_reads_by_itself():
+    here, begun, forked = os.getpid(), threading.Event(), threading.Event()
+
+    def read():
+        if os.getpid() == here:
+            begun.set()
+            forked.wait()
+        return os.getpid()
+
+    ahead = stream.Ahead(read)
+    begun.wait()
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(10)  # where it waits for a thread that is not there
+        os._exit(ahead.result() != os.getpid())
+    forked.set()
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    assert ahead.result() == here

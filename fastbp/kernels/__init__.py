@@ -31,6 +31,7 @@ compute the equations of `fastbp.reference`, whose functions have the same argum
 """
 
 import ctypes
+import os
 
 import numpy as np
 
@@ -150,16 +151,34 @@ def shuffle(order, count, random_state):
     """
     n = len(order)
     orders, most = np.empty((count, n), np.int64), (1 << (n - 1).bit_length()) - 1
-    if n > MOST_SHUFFLED:
+    if n > MOST_SHUFFLED or type(random_state).shuffle is not np.random.RandomState.shuffle:
         for one in orders:
             random_state.shuffle(order)
             one[:] = order
         return orders
     source = random_state._bit_generator
-    with source.lock:
-        function = ctypes.cast(source.ctypes.next_uint32, ctypes.c_void_p).value
-        SHUFFLE(order, orders, count, n, most, function, source.ctypes.state_address)
+    function = ctypes.cast(source.ctypes.next_uint32, ctypes.c_void_p).value
+    shuffling.append(source.lock)
+    try:
+        with source.lock:
+            SHUFFLE(order, orders, count, n, most, function, source.ctypes.state_address)
+    finally:
+        shuffling.remove(source.lock)
     return orders
+
+
+shuffling: list = []  # locks of the bit generators that threads draw from at present
+
+
+def free_generators():
+    """In a new process, let go of what other threads have held: they are not there any more."""
+    for lock in shuffling:
+        lock._at_fork_reinit()
+    shuffling.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=free_generators)
 
 
 def together(kernels, work, layers, *args):
