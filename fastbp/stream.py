@@ -378,7 +378,7 @@ class StreamRun(Run):
         # rows change from pass to pass, whatever their order
         super().__init__(
             weights, biases, rows.X, rows.Y, row_weights=rows.weights, batch_size=min(batch_size, stream.chunk_rows),
-            draw=lambda: None, **options,
+            draw=lambda count: None, **options,
         )  # fmt: skip
         self.draw, self.n_rows, self.weight = None, stream.n_rows, stream.weight
         self.visited, self.order = ((0, 0), number), order

@@ -4,6 +4,7 @@ import os
 import sys
 import threading
 import time
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -20,13 +21,15 @@ SOURCES = np.random.MT19937, np.random.PCG64, np.random.Philox
 
 
 @settings(max_examples=40 if PLAIN_PYTHON else 200, deadline=None)
-@given(ROWS, st.integers(0, 6), st.integers(0, 700), st.integers(0, 2**32 - 1), st.sampled_from(SOURCES))
-def test_orders_and_what_is_drawn_after_them_are_numpys(n, count, before, seed, source):
+@given(ROWS, st.integers(0, 6), st.integers(0, 700), st.integers(0, 2**32 - 1), st.sampled_from(SOURCES),
+       st.sampled_from([0, kernels.FEW_SHUFFLED]))  # fmt: skip
+def test_orders_and_what_is_drawn_after_them_are_numpys(n, count, before, seed, source, few):
     ours, theirs = (np.random.RandomState(source(seed)) for _ in range(2))
     order, expected = np.arange(n), np.arange(n)
     for random_state in (ours, theirs):  # the first word is any one of those that are made together
         random_state.randint(2**32, size=before, dtype=np.uint32)
-    orders = kernels.shuffle(order, count, ours)
+    with mock.patch.object(kernels, "FEW_SHUFFLED", few):
+        orders = kernels.shuffle(order, count, ours)
     assert orders.shape == (count, n)
     for one in orders:
         theirs.shuffle(expected)
@@ -39,6 +42,7 @@ def test_orders_and_what_is_drawn_after_them_are_numpys(n, count, before, seed, 
 @pytest.mark.parametrize("most", [1, 9, 10])
 def test_more_rows_than_a_word_can_number_are_left_to_numpy(monkeypatch, most):
     monkeypatch.setattr(kernels, "MOST_SHUFFLED", most)
+    monkeypatch.setattr(kernels, "FEW_SHUFFLED", 0)
     order, expected = np.arange(10), np.arange(10)
     orders, theirs = kernels.shuffle(order, 3, np.random.RandomState(0)), np.random.RandomState(0)
     for one in orders:

@@ -65,6 +65,7 @@ SHUFFLE = Kernel("orders", "shuffle", "order:int* orders:int* count n mask next 
 count_marks = Kernel("phases", "count_marks", "sync:int* counters number", marked=True)
 
 MOST_SHUFFLED = 2**32  # rows that a word of 32 bits tells apart; numpy takes longer ones for more
+FEW_SHUFFLED = 1000  # rows, of all orders of a call, which numpy shuffles in the time that a call of the kernel takes
 # Operations of a call for loss and gradient: 50 ms where a core manages 10 GFLOP/s.
 LOSS_GRAD_FLOPS = 5e8
 
@@ -151,7 +152,8 @@ def shuffle(order, count, random_state):
     """
     n = len(order)
     orders, most = np.empty((count, n), np.int64), (1 << (n - 1).bit_length()) - 1
-    if n > MOST_SHUFFLED or type(random_state).shuffle is not np.random.RandomState.shuffle:
+    own = type(random_state).shuffle is not np.random.RandomState.shuffle
+    if own or n * count < FEW_SHUFFLED or n > MOST_SHUFFLED:
         for one in orders:
             random_state.shuffle(order)
             one[:] = order

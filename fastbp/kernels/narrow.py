@@ -273,7 +273,7 @@ def deltas(job, layer, below, block):
 
         choices = [times(lambda d, slope: d * slope)] * len(DERIVATIVES)
         choices[0] = lambda: store_tile(sums, memory, places)
-        choices[RELU] = times(lambda d, a: select(a > 0, d, a))  # what is not positive is 0, or NaN
+        choices[RELU] = times(lambda d, a: select(a > 0, d, a))  # what is not positive is 0, also of an infinite d, or NaN
         switch(below.activation, choices)
 
     weights = job.params, layer.offset, layer.stride, 1
