@@ -39,6 +39,7 @@ from fastbp.kernels.tiles import fold, in_place, load_tile, outer, store_tile, t
 from fastbp.kernels.tracing import Names, outlined
 from fastbp.kernels.vectors import (
     broadcast,
+    first_lanes,
     fma,
     full_like,
     lanes,
@@ -81,11 +82,12 @@ def pack(values, width, row_of, order, place, count, memory, panel, columns):
         def sample(lane):
             number = v * L + lane
             row = row_of(order, place + smaller(number, count - 1))
-            return load_first(values, row * width + i, choose(number < count, width - i, 0))
+            return load_first(values, row * width + i, width - i)
 
+        there = first_lanes(memory, count - v * L)
         for unit, column in enumerate(transposed([sample(lane) for lane in range(L)])):
             at = panel + (i + unit) * columns + v * L
-            when(i + unit < width, lambda at=at, column=column: store(memory, at, column))
+            when(i + unit < width, lambda at=at, column=column: store(memory, at, select(there, column, 0)))
 
     repeat(vector_count(memory, count), lambda v: repeat(vector_count(memory, width), lambda i: square(v, i * L)))
 

@@ -201,6 +201,13 @@ def first_lane(mask):
     return mask.new(builder.cttz(builder.or_(bits, integer(1 << count)), ir.Constant(ir.IntType(1), 1)))
 
 
+@word(lambda like, count: np.arange(lanes(like)) < count)
+def first_lanes(like, count):
+    """Mask of the first `count` lanes, if any."""
+    numbers = ir.Constant(ir.VectorType(INT, lanes(like)), list(range(lanes(like))))
+    return like.new(like.builder.icmp_signed("<", numbers, spread(like.builder, operand(count), lanes(like))))
+
+
 def python_load_first(memory, at, count):
     vector = np.zeros(lanes(memory), memory.dtype)
     count = max(0, min(int(count), len(vector)))
@@ -212,8 +219,7 @@ def python_load_first(memory, at, count):
 def load_first(memory, at, count):
     """As `load`, but for the first `count` elements alone, if any: no others are read, and zeros are in their place."""
     builder, vector = memory.builder, vector_of(memory)
-    numbers = ir.Constant(ir.VectorType(INT, vector.count), list(range(vector.count)))
-    mask = builder.icmp_signed("<", numbers, spread(builder, operand(count), vector.count))
+    mask = first_lanes(memory, count).value
     name, align = f"llvm.masked.load.{type_name(vector)}.p0{type_name(vector)}", ir.Constant(INT32, BYTES[memory.of])
     zero = ir.Constant(vector, [0.0] * vector.count)
     return memory.new(external(builder, name, vector, pointer(memory, at, vector), align, mask, zero))
