@@ -3,12 +3,11 @@
 import types
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import Any
 
 import numpy as np
 
-from fastbp import checks
+from fastbp import background, checks
 from fastbp.history import History
 from fastbp.kernels import jit
 from fastbp.kernels.levels import level
@@ -115,9 +114,7 @@ def train_many(
             for group in together:
                 train_together(group, epochs, threads, results)
                 bar.update(len(results))
-            for task, result in trained_apart(apart, epochs, threads, results):
-                results[task] = result
-                bar.update(len(results))
+            train_apart(apart, epochs, threads, results, lambda: bar.update(len(results)))
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=2)
     found = [results.get(task) or task.history(np.zeros((0, len(RECORD)))) for task in tasks]
@@ -126,24 +123,22 @@ def train_many(
     return found
 
 
-def trained_apart(tasks, epochs, threads, results):
-    """Each task with what became of it, as they end; an interrupt lets those end that run, and adds them to the results."""
-    if threads == 1:
-        for task in tasks:
-            yield task, task.train(epochs)
-            if task.run.interrupted:
-                raise KeyboardInterrupt
+def train_apart(tasks, epochs, threads, results, look):
+    """Add what becomes of each task to the results, and look at them; an interrupt lets those end that run."""
+    halt: list[int] = []
+
+    def train(task):
+        results[task] = task.train(epochs, halt)
+
+    if threads > 1:
+        background.each(train, tasks, threads, halt, look)
+        look()
         return
-    with ThreadPoolExecutor(threads) as pool:
-        running = {pool.submit(task.train, epochs): task for task in tasks}
-        try:
-            for future in as_completed(running):
-                yield running[future], future.result()
-        except BaseException:
-            for task in reversed(tasks):  # those first that have not begun
-                task.stop()
-            results |= {task: future.result() for future, task in running.items() if future.exception() is None}
-            raise
+    for task in tasks:
+        train(task)
+        look()
+        if task.run.interrupted:
+            raise KeyboardInterrupt
 
 
 def one_each(name: str, value: Any, count: int, kind: type = object) -> list:
@@ -167,7 +162,7 @@ class Task:
         self.reduction, self.shuffle, self.callback = reduction, bool(shuffle), callback
         self.codes = net._activation_codes()  # raises an error where these are too many or too few
         self.rule, self.parameters = net._rule(self.learning_rate, reduction), net._parameters()
-        self.run, self.stopped = None, False
+        self.run = None
 
     def member(self):
         """What lanes are given."""
@@ -189,21 +184,15 @@ class Task:
         weight = len(self.X) if self.weights is None else float(self.weights.sum(dtype=np.float64))
         return History(record, len(self.X), weight, self.Y.shape[1], self.rule)
 
-    def train(self, epochs):
-        """Train it by itself, as `NeuralNetwork.train`; its history, or the error of weights that are not finite."""
+    def train(self, epochs, halt):
+        """Train it by itself, until `halt` has an item; its history, or the error of weights that are not finite."""
         rows = Rows(self.X, self.Y, self.weights)
         run = self.run = self.net._begin(rows, self.learning_rate, self.reduction, self.batch_size, self.shuffle)
-        run.stopped = self.stopped
+        run.stopped = halt
         try:
             return self.net._watch(run, epochs, self.callback)
         except NotFiniteError as error:
             return error
-
-    def stop(self):
-        """Let a training in another thread end after its present call, or when it begins."""
-        self.stopped = True
-        if self.run is not None:
-            self.run.stopped = True
 
     def keep(self, lanes, number):
         """Let the network have what it has learnt in lanes; its history."""

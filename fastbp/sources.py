@@ -16,7 +16,6 @@ import struct
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import joblib
 import numpy as np
 
 import fastbp
-from fastbp import datasets, stream
+from fastbp import background, datasets, stream
 from fastbp.arguments import did_you_mean
 from fastbp.columnwise import Csvs, Parquets
 from fastbp.datasets import TableFile, pandas
@@ -394,11 +393,7 @@ class _Conversion:
                 for part in parts:
                     stream.write(part.data)
 
-        pool = ThreadPoolExecutor(min(MOST_THREADS, joblib.cpu_count()) if table.threads else 1)
-        try:
-            found = list(pool.map(one, range(len(names))))
-        finally:
-            pool.shutdown(cancel_futures=True)
+        found = background.each(one, range(len(names)), min(MOST_THREADS, joblib.cpu_count()) if table.threads else 1)
         if self.columns is not None:
             return self.columns
         columns = Columns(self.max_categories)

@@ -5,10 +5,7 @@ the number of the epoch and that of the chunk alone: not on where the rows come 
 read before. No batch has rows of two chunks.
 """
 
-import _thread
-import atexit
 import mmap
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from fastbp import checks
+from fastbp.background import Ahead
 from fastbp.kernels import gate
 from fastbp.layout import CURSOR
 from fastbp.training import Run, UndoneError, is_sparse
@@ -196,75 +194,6 @@ def give_back(array, start, stop):
     start -= start % mmap.PAGESIZE
     if stop > start:
         whole.madvise(mmap.MADV_DONTNEED, start, stop - start)
-
-
-class Ahead:
-    """What a function returns, called in a thread of its own, which ends by itself whatever happens here.
-
-    No `threading.Thread`: it waits for its own start in Python code, and where a signal's handler raises there, the new
-    thread waits as well, for ever.
-    """
-
-    def __init__(self, function, *args):
-        self.call, self.outcome, self.error = (function, args), None, None
-        self.busy: Any = _thread.allocate_lock()  # taken until it is over
-        self.busy.acquire()
-        try:
-            _thread.start_new_thread(self.follow, ())
-        except RuntimeError:  # no more threads
-            self.busy = None
-
-    def run(self):
-        """Call it."""
-        function, args = self.call
-        try:
-            self.outcome = function(*args)
-        except BaseException as error:
-            self.error = error
-
-    def follow(self):
-        """What the thread does."""
-        at_work.add(self)
-        self.run()
-        at_work.discard(self)
-        self.busy.release()
-
-    def wait(self):
-        """Wait until the thread is at its end."""
-        with self.busy:
-            pass
-
-    def result(self):
-        """Wait for it; what it raised is raised here."""
-        if self.busy is None:
-            self.run()
-        else:
-            self.wait()
-        if self.error is not None:
-            raise self.error
-        return self.outcome
-
-
-# What threads are at work on in this process. Its end waits for them: what they call may not be there any more after it.
-at_work: set = set()
-
-
-@atexit.register
-def wait_for_threads():
-    """Wait until no thread is at work."""
-    for one in list(at_work):
-        one.wait()
-
-
-def leave_work():
-    """In a new process, where the threads are not, leave what they were at to whoever asks for it."""
-    for one in at_work:
-        one.busy = None
-    at_work.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=leave_work)
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import random
 import pytest
 from processes import run_python
 
-ROUNDS, SECONDS = 120, 300
+ROUNDS, SECONDS = 180, 400
 
 
 @pytest.mark.compiled

@@ -25,7 +25,7 @@ FLOORS = """
     columnwise datasets estimators files lanes lessons many neural_network sources
     stream training workspace
     kernels
-    fastbp arguments checks history layout reference rule tables
+    fastbp arguments background checks history layout reference rule tables
 """
 # but for these: names of others that are looked up when they are asked for, and methods that save and convert
 LAZY = {

@@ -1,9 +1,6 @@
 """Rows that are read chunk by chunk: the same bits as from memory, whatever the source, and never more than a chunk."""
 
 import io
-import os
-import signal
-import sys
 import threading
 import time
 import warnings
@@ -743,71 +740,3 @@ def test_methods_of_a_source_that_sound_alike_are_left_alone():
     words = np.array(["a", "b", "c"])[y]
     for labels in (pd.Categorical(words), pd.Series(words, dtype="category", index=range(900, 1100))):
         same_fit(clone(est).fit(Source(X), labels, chunk_rows=30), clone(est).fit(X, words, chunk_rows=30))
-
-
-# --- reading ahead ----------------------------------------------------------------------------------------------------
-
-
-def raised_at(number, work):
-    """Do some work, in which an interrupt comes at its instruction of that number; whether it has so many.
-
-    Those of the module and of Python's own threads count, not those of a garbage collection that comes meanwhile.
-    """
-    seen = 0
-
-    def trace(frame, event, arg):
-        nonlocal seen
-        if frame.f_code.co_filename not in (stream.__file__, threading.__file__):
-            return None
-        frame.f_trace_opcodes = True
-        seen += event == "opcode"
-        if seen == number:
-            sys.settrace(None)
-            raise KeyboardInterrupt
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        work()
-    except KeyboardInterrupt:
-        return True
-    finally:
-        sys.settrace(before)
-    return False
-
-
-def test_an_interrupt_at_any_instruction_leaves_no_thread():
-    """A `threading.Thread` whose start is interrupted may wait for ever, and so does the end of the process."""
-    left, number = set(sys._current_frames()), 1
-    while raised_at(number, lambda: stream.Ahead(time.sleep, 1e-3).result()):
-        number += 1
-        deadline = time.monotonic() + 20
-        while set(sys._current_frames()) - left:
-            assert time.monotonic() < deadline, f"a thread is left by an interrupt at instruction {number - 1}"
-            time.sleep(1e-4)
-    assert number > 20
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="needs a fork that is safe")
-@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
-def test_a_process_that_forks_meanwhile_has_a_child_that_reads_by_itself():
-    here, begun, forked = os.getpid(), threading.Event(), threading.Event()
-
-    def read():
-        if os.getpid() == here:
-            begun.set()
-            forked.wait()
-        return os.getpid()
-
-    ahead = stream.Ahead(read)
-    begun.wait()
-    child = os.fork()
-    if not child:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.alarm(10)  # where it waits for a thread that is not there
-        os._exit(ahead.result() != os.getpid())
-    forked.set()
-    _, status = os.waitpid(child, 0)
-    assert status == 0
-    assert ahead.result() == here

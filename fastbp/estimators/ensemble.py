@@ -2,9 +2,7 @@
 
 import contextlib
 import itertools
-import threading
 import warnings
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,9 +13,10 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.multiclass import type_of_target, unique_labels
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
+from fastbp import background
 from fastbp.estimators.mlp import MULTI_OUTPUT, MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import FLOATS, PARAMETERS, fill_in, store
-from fastbp.training import CALL_SECONDS, usable_threads
+from fastbp.training import usable_threads
 
 # What differs from the members' own.
 OWN_PARAMETERS = """
@@ -170,50 +169,41 @@ class Ensemble(BaseEnsemble):
 
     def _train(self, X, y, weights, trained):
         """Train a member for each further seed; an exception ends all threads, and keeps those that had ended in order."""
-        stop, first = threading.Event(), len(trained)
+        first, halt, whole = len(trained), list[int](), dict[int, bool]()
         members = [self._make_estimator(append=False, random_state=seed) for seed in self._seeds[first:]]
         samples = self.estimators_samples_[first:] if self.bootstrap else [None] * len(members)
 
-        def train(number, member, sample):
-            if stop.is_set():
-                raise KeyboardInterrupt
-            drawn = weights
+        def train(number):
+            member, sample, drawn = members[number], samples[number], weights
             if sample is not None:
                 counts = np.bincount(sample, minlength=X.shape[0])
                 drawn = counts if weights is None else counts * weights
-            member._stop = stop
+            member._stop = lambda: halt and number > min(halt)
             try:
                 member.fit(X, y, sample_weight=drawn)
-                whole = not stop.is_set()
+                whole[number] = not member._stop()
             finally:
                 del member._stop
             if self.verbose:
-                print(f"Member {number} of {self.n_estimators}: {member.n_iter_} iterations, loss {member.loss_:.8f}")
-            return whole
+                said = f"{member.n_iter_} iterations, loss {member.loss_:.8f}"
+                print(f"Member {first + number + 1} of {self.n_estimators}: {said}")
 
-        ended, futures = 0, list[Future]()
-        # not in this thread: a member would take an interrupt for its own
-        with ThreadPoolExecutor(usable_threads(self.n_jobs)) as pool:
-            try:
-                futures += map(pool.submit, itertools.repeat(train), itertools.count(first + 1), members, samples)
-                for future in futures:
-                    while not future.done():  # without end, it would not see a signal that another thread is given
-                        wait([future], CALL_SECONDS)
-                    future.result()
-                    ended += 1
-            except BaseException as error:
-                stop.set()
-                pool.shutdown(cancel_futures=True)
-                states = [None if one.cancelled() or one.exception() else one.result() for one in futures]
-                ended = len([*itertools.takewhile(bool, states)])
-                if not (trained or ended) and not isinstance(error, Exception):
-                    members = [member for member, whole in zip(members, states, strict=False) if whole is not None]
-                    ended = len(members)
-                raise
-            finally:
-                if kept := trained + members[:ended]:
-                    self.estimators_, self._seeds = kept, self._seeds[: len(kept)]
-                    self.estimators_features_ = [np.arange(X.shape[1]) for _ in kept]
+        kept = []
+        try:
+            # not in this thread: a member would take an interrupt for its own
+            background.each(train, range(len(members)), usable_threads(self.n_jobs), halt)
+            kept = members
+        except BaseException as error:
+            # no member without those before: a warm start takes seeds by their number
+            kept = members[: len([*itertools.takewhile(whole.get, itertools.count())])]
+            if not (trained or kept) and not isinstance(error, Exception):
+                kept = members[: len([*itertools.takewhile(whole.__contains__, itertools.count())])]
+            raise
+        finally:
+            if kept := trained + kept:
+                features = [np.arange(X.shape[1]) for _ in kept]
+                # in one call, which a signal's handler cannot break
+                self.__dict__.update(estimators_=kept, _seeds=self._seeds[: len(kept)], estimators_features_=features)
 
     def _outputs(self, X):
         """What each member predicts, in order."""
@@ -222,8 +212,7 @@ class Ensemble(BaseEnsemble):
         threads = usable_threads(self.n_jobs)
         if threads == 1:
             return [self._output(member, X) for member in self.estimators_]
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(lambda member: self._output(member, X), self.estimators_))
+        return background.each(lambda member: self._output(member, X), self.estimators_, threads)
 
     def _mean(self, X, return_std):
         """Mean over the members, added up in order, and their standard deviation."""

@@ -36,7 +36,7 @@ AHEAD_SECONDS, AHEAD_GROWTH = 1e-3, 4
 
 def look(est):
     """Raise a KeyboardInterrupt where another thread wishes this fit to end, as the ensemble's of a member."""
-    if est._stop is not None and est._stop.is_set():
+    if est._stop is not None and est._stop():
         raise KeyboardInterrupt
 
 

@@ -194,7 +194,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
     intercepts_: list
     validation_scores_: list | None
     _learning_rate_start: float
-    _stop: Any = None  # the event by which another thread ends a fit
+    _stop: Any = None  # whether another thread wishes a fit to end
     # The parameters that people look up are those of scikit-learn.
     _doc_link_module = "fastbp"
     _doc_link_template = "https://scikit-learn.org/stable/modules/generated/sklearn.neural_network.{estimator_name}.html"

@@ -3,7 +3,6 @@
 import time
 import traceback
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import check_random_state, indexable
 from sklearn.utils.metaestimators import _safe_split
 
-from fastbp import checks
+from fastbp import background, checks
 from fastbp.estimators import fitting
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.kernels import jit
@@ -97,9 +96,8 @@ def search(estimator, grid, X, y, cv=None, n_jobs=None, *, scoring=None) -> dict
     groups, apart = by_kind([fit.member for fit in ready], ROWS_FACTOR)
     for numbers in groups:
         train_together([ready[number] for number in numbers], threads)
-    with ThreadPoolExecutor(threads) as pool:
-        alone = [ready[number] for number in apart]
-        list(pool.map(lambda fit: fit.attempt(fit.alone), alone))
+    # not in this thread: a fit would take an interrupt for its own
+    background.each(lambda fit: fit.attempt(fit.alone), [ready[number] for number in apart], threads)
     found = [fit.scored(scorer) for fit in fits]
     if failed := [fit.error for fit in fits if fit.error]:
         message = f"{len(failed)} of {len(fits)} fits failed, and have no score:\n{failed[0]}"

@@ -10,16 +10,15 @@ import os
 import platform
 import re
 import statistics
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fastbp import background
 from fastbp.kernels import jit, objects
 from fastbp.kernels.ceilings import STREAMS, SUMS
 from fastbp.kernels.levels import level
@@ -149,16 +148,18 @@ def once(calls: list[Callable[[int], Any]], amount: int) -> float:
         start = time.perf_counter()
         calls[0](amount)
         return time.perf_counter() - start
-    together = threading.Barrier(len(calls))
+    arrived: list[Any] = []
+    halt: list[int] = []
 
     def run(call: Callable[[int], Any]) -> tuple[float, float]:
-        together.wait()
+        arrived.append(call)
+        while len(arrived) < len(calls) and not halt:
+            time.sleep(0)
         start = time.perf_counter()
         call(amount)
         return start, time.perf_counter()
 
-    with ThreadPoolExecutor(len(calls)) as pool:
-        starts, ends = zip(*pool.map(run, calls), strict=True)
+    starts, ends = zip(*background.each(run, calls, len(calls), halt), strict=True)
     return max(ends) - min(starts)
 
 
