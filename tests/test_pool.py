@@ -17,7 +17,7 @@ from processes import run_python
 from fastbp import kernels
 from fastbp.kernels import jit, pool
 from fastbp.kernels.pointwise import FUNCTIONS, exp
-from fastbp.layout import FREE, MAILBOX
+from fastbp.layout import FREE, MAILBOX, MOST_THREADS
 from fastbp.profiling.machine import APPLY
 
 pytestmark = pytest.mark.compiled
@@ -184,6 +184,23 @@ def no_more_threads():
     before = threading.stack_size(2**46)
     yield
     threading.stack_size(before)
+
+
+def test_a_worker_whose_start_is_interrupted_has_its_mailbox_alone(workers, monkeypatch):
+    """Also where the handler's exception is of the kind that says that there are no more threads."""
+    start = _thread.start_new_thread
+
+    def interrupted(*arguments):
+        start(*arguments)
+        raise RuntimeError("of a signal's handler")
+
+    monkeypatch.setattr(_thread, "start_new_thread", interrupted)
+    with pytest.raises(RuntimeError, match="handler"):
+        workers.grow(1)
+    monkeypatch.undo()
+    until(lambda: workers.threads)
+    assert len(workers.unused) == MOST_THREADS - 1
+    assert workers.workers == []
 
 
 @pytest.mark.compiled

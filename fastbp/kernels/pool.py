@@ -13,6 +13,7 @@ import sys
 
 import numpy as np
 
+from fastbp.background import started
 from fastbp.kernels.jit import Kernel, native_width
 from fastbp.layout import FREE, LINE, MAILBOX, MOST_THREADS, aligned_zeros
 
@@ -55,9 +56,7 @@ class Pool:
                 return
             box = self.boxes[number]
             box[MAILBOX.lock] = box[MAILBOX.lock] or locked()
-            try:
-                _thread.start_new_thread(self.follow, (box,))
-            except RuntimeError:  # no more threads
+            if not started(self.follow, box):
                 self.unused.append(number)
                 return
             box[MAILBOX.owner] = FREE
