@@ -252,6 +252,7 @@ def interrupt(train, error, delay, again):
     except (*ERRORS, OSError) as one:  # Python closes a folder that it removes twice, where that is interrupted
         out = one
     signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_IGN)  # another thread may have the last one, and tell of it later
     return raised, out
 
 
