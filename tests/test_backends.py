@@ -134,7 +134,7 @@ def test_workers_find_kernels(dask_client):
 
         jit.Kernel.compile = None
 
-    MLPClassifier(12, max_iter=1).fit(X, LABELS)
+    MLPClassifier(12, max_iter=1).fit(X, LABELS).score(X, LABELS)
     dask_client.restart(timeout=60)
     dask_client.run(forbid)
     with joblib.parallel_config("dask"):
