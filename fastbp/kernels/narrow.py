@@ -60,14 +60,14 @@ from fastbp.rule import HEADS
 # Register tiles of a product: rows, by width in vectors.
 TILES = {4: (6, 3, 1), 2: (4, 1), 1: (4, 1)} if registers() == 32 else {2: (4, 2, 1), 1: (4, 1)}
 # Rows and columns of the larger tiles of a gradient, whose every vector is an accumulator.
-GRADIENT_ROWS, QUAD = (4, 4) if registers() == 32 else (2, 4)
+GRADIENT_ROWS, QUAD = ((4, 2, 1), 4) if registers() == 32 else ((2, 1), 4)
 # Of so many samples per row of the weights, or fewer, deltas are transposed: for one that takes half a cycle, summing over
 # the lanes for one weight takes three. Single vectors of units would wait for their own sums.
 TRANSPOSED_SAMPLES, TRANSPOSED_VECTORS = 6, 2
 SUM_TERMS = 4  # multiplications that take as long as one sum over the lanes, where many end together
 HEIGHT, COLS = tile_shape()
 # ReLU, which takes one or two instructions, is taken of a tile while it is in registers. Other activations need so many
-# constants that they stand in loops of their own, over two vectors of samples once these are complete.
+# constants, as some derivatives do, that they stand in loops of their own, over a strip of samples.
 
 
 @outlined
@@ -249,6 +249,8 @@ def activations(job, layer, below, block):
 def deltas(job, layer, below, block):
     """(5): D_{l-1}^T = (W_l D_l^T) * s', in the place of A_{l-1}^T."""
     memory = job.memory
+    # what is taken of a tile while it is in registers: of short vectors only what takes no instruction more
+    cheap = DERIVATIVES[:4] if jit.vector_bytes == jit.native_width() else (DERIVATIVES[0], DERIVATIVES[RELU])
 
     def before(v, cols):
         def derive(function):
@@ -258,9 +260,7 @@ def deltas(job, layer, below, block):
 
             return lambda: repeat(layer.n_in, unit)
 
-        choices = list(map(derive, DERIVATIVES))
-        choices[0] = choices[RELU] = lambda: None
-        switch(below.activation, choices)
+        switch(below.activation, [(lambda: None) if s in cheap else derive(s) for s in DERIVATIVES])
 
     def start(rows, cols):
         return zero_tile(memory, len(rows), cols)
@@ -273,7 +273,8 @@ def deltas(job, layer, below, block):
 
             return tile
 
-        choices = [times(lambda d, slope: d * slope)] * len(DERIVATIVES)
+        slope = times(lambda d, slope: d * slope)
+        choices = [times(lambda d, a, s=s: d * s(a)) if s in cheap else slope for s in DERIVATIVES]
         choices[0] = lambda: store_tile(sums, memory, places)
         choices[RELU] = times(lambda d, a: select(a > 0, d, a))  # what is not positive is 0, also of an infinite d, or NaN
         switch(below.activation, choices)
@@ -346,11 +347,11 @@ def gradients(memory, vectors, columns, a, d, layer, units, grad, fresh):
             first = layer.biased * (i == 0)
             either(first, lambda: tile(height, cols, i, j, 1), lambda: tile(height, cols, i, j, 0))
 
-        in_groups(layer.n_in, (GRADIENT_ROWS, 1), tiles)
+        in_groups(layer.n_in, GRADIENT_ROWS, tiles)
 
     quads, rest = units // QUAD, units % QUAD
     repeat(quads, lambda j: strip(QUAD, j * QUAD))
-    either(rest == 3, lambda: strip(3, quads * QUAD), lambda: repeat(rest, lambda j: strip(1, quads * QUAD + j)))
+    switch(rest, [lambda: None, *[functools.partial(strip, cols, quads * QUAD) for cols in range(1, QUAD)]])
 
 
 @outlined
