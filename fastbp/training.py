@@ -237,8 +237,11 @@ class Run:
         position = int(self.cursor[CURSOR.block])
         begun = position > 0
         count = -(-(position + blocks) // self.work.blocks_per_epoch) - begun
-        order = self.draw(count) if count else self.order[:0]
-        self.order = np.concatenate([self.order[-1:], order]) if begun else order
+        if not count:  # the call ends in the epoch that has begun
+            self.order = self.order[-1:]
+            return
+        orders = self.draw(count)
+        self.order = np.concatenate([self.order[-1:], orders]) if begun else orders
 
     def reach(self, epochs):
         """Blocks that the next call can run before so many more epochs are over, and those of a pass."""

@@ -199,6 +199,8 @@ class Searched(Again):
 class Read(Again):
     """Rows of a table, whose columns are read in threads."""
 
+    comes_out = (*ERRORS, OSError)  # Python closes a folder that it removes twice, where that is interrupted
+
     def work(self, X, Y):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "table.csv"
@@ -232,7 +234,7 @@ OTHERS = [Predicted, Searched, Measured] + [Read] * bool(importlib.util.find_spe
 TRAININGS = {kind.train.__code__ for kind in KINDS + OTHERS}
 
 
-def interrupt(train, error, delay, again):
+def interrupt(train, error, delay, again, errors=ERRORS):
     """Train, and raise errors in the handler of a signal after a delay; how many came, and what came out."""
     signals = raised = 0
 
@@ -249,7 +251,7 @@ def interrupt(train, error, delay, again):
     try:
         train()
         out = None
-    except (*ERRORS, OSError) as one:  # Python closes a folder that it removes twice, where that is interrupted
+    except errors as one:
         out = one
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, signal.SIG_IGN)  # another thread may have the last one, and tell of it later
@@ -304,7 +306,7 @@ def main(rounds, seed):
     for number in range(len(kinds) + int(rounds)):
         in_time = number >= len(kinds)  # before, kernels are compiled or loaded
         (units, n_rows, batch_size), kind, n_jobs = kinds[number % len(kinds)]
-        errors = getattr(kind, "errors", ERRORS)
+        errors, comes_out = getattr(kind, "errors", ERRORS), getattr(kind, "comes_out", ERRORS)
         solver, error, again = ["adam", "momentum"][rng.integers(2)], rng.choice(errors), int(rng.integers(1, 4))
         callback = [None, goes_on][rng.integers(2)]
         delay, epochs = (10 ** rng.uniform(-4, -2), 10**6) if in_time else (SECONDS, 2)
@@ -313,7 +315,7 @@ def main(rounds, seed):
         print(number, kind.__name__, *arguments, error.__name__, again, callback, delay, flush=True)
         faulthandler.dump_traceback_later(4 * SECONDS, exit=True)  # where it hangs
         trained = kind(*arguments)
-        count, out = interrupt(lambda: trained.train(X, Y, epochs, callback), error, delay, again)  # noqa: B023
+        count, out = interrupt(lambda: trained.train(X, Y, epochs, callback), error, delay, again, comes_out)  # noqa: B023
         assert count > 0 or not in_time
         interrupted, came_out = interrupted + (count > 0), came_out + (out is not None)
         check(trained, kind(*arguments), X, Y, batch_size)

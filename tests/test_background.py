@@ -83,6 +83,14 @@ def test_where_no_thread_can_be_had_it_is_called_here(monkeypatch):
         each(lambda item: raised(ValueError("mine")), range(3), 2)
 
 
+def test_cores_are_measured_one_after_the_other_where_no_thread_can_be_had(monkeypatch):
+    monkeypatch.setattr(background, "started", lambda *arguments: False)
+    monkeypatch.setattr(machine, "ARRIVAL_SECONDS", 0.05)
+    calls = []
+    assert machine.once([calls.append] * 3, 7) > 0
+    assert calls == [7] * 3
+
+
 def test_no_thread_of_a_size_that_cannot_be_had():
     before = threading.stack_size(2**46)
     try:

@@ -50,6 +50,12 @@ def test_more_rows_than_a_word_can_number_are_left_to_numpy(monkeypatch, most):
         np.testing.assert_array_equal(one, expected)
 
 
+@pytest.mark.parametrize("order", [np.arange(2000, dtype=np.int32), np.arange(4000)[::2], list(range(2000))], ids=type)
+def test_an_order_that_machine_code_cannot_take_is_refused(order):
+    with pytest.raises(ValueError, match="order must be a writable"):
+        kernels.shuffle(order, 1, np.random.RandomState(0))
+
+
 def test_a_shuffle_of_ones_own_is_called():
     class Reversing(np.random.RandomState):
         def shuffle(self, x):

@@ -214,7 +214,7 @@ class Epochs(Training):
         if est.shuffle and streamed:
             seed = random_state.randint(2**32, dtype=np.uint32).item()
         super().__init__(est, rows, validation, draw, memory, run, seed)
-        self.order, self.task = np.arange(0 if streamed else self.n), task
+        self.order, self.task = np.arange(0 if streamed else self.n, dtype=np.int64), task
         self.ran, self.seconds, self.noted = 0, 0.0, 0
         # orders that were drawn while running ahead, and those that are drawn again
         self.ahead_of: list | None = None

@@ -150,8 +150,9 @@ def shuffle(order, count, random_state):
 
     The orders, and what the RandomState is then, are those of as many calls of its `shuffle`.
     """
+    gate.array("order", order, gate.INT, gate.ANY, written=True)
     n = len(order)
-    orders, most = np.empty((count, n), np.int64), (1 << (n - 1).bit_length()) - 1
+    orders, mask = np.empty((count, n), np.int64), (1 << (n - 1).bit_length()) - 1
     own = type(random_state).shuffle is not np.random.RandomState.shuffle
     if own or n * count < FEW_SHUFFLED or n > MOST_SHUFFLED:
         for one in orders:
@@ -163,7 +164,7 @@ def shuffle(order, count, random_state):
     shuffling.append(source.lock)
     try:
         with source.lock:
-            SHUFFLE(order, orders, count, n, most, function, source.ctypes.state_address)
+            SHUFFLE(order, orders, count, n, mask, function, source.ctypes.state_address)
     finally:
         shuffling.remove(source.lock)
     return orders

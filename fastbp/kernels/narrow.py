@@ -31,7 +31,17 @@ from fastbp.kernels.jit import registers, tile_shape
 from fastbp.kernels.losses import Samples, head_and_hits, predict
 from fastbp.kernels.numbers import choose, either_place, element, from_there, put, smaller, whole, widened
 from fastbp.kernels.phases import mark
-from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, RELU
+from fastbp.kernels.pointwise import (
+    ACTIVATIONS,
+    DERIVATIVES,
+    RELU,
+    identity,
+    identity_derivative,
+    logistic_derivative,
+    relu,
+    relu_derivative,
+    tanh_derivative,
+)
 from fastbp.kernels.solvers import Solver, descend, step_length
 from fastbp.kernels.steps import layer_of, row_at
 from fastbp.kernels.threads import wait_for_all
@@ -174,6 +184,23 @@ def leave(v, cols):
     """Leave a strip as it is."""
 
 
+def replacing(block, at, rows, code, functions):
+    """What replaces rows of a strip by one of several functions of them, as a code says; None leaves them."""
+    memory = block.job.memory
+
+    def strip(v, cols):
+        def by(function):
+            def row(j):
+                place = at + j * block.columns + v
+                store(memory, place, function(load_many(memory, place, cols)))
+
+            return (lambda: repeat(rows, row)) if function else (lambda: None)
+
+        switch(code, list(map(by, functions)))
+
+    return strip
+
+
 def product(start, finish, left, depth, memory, b, c, rows, block, before=leave, after=leave):
     """C[r, :] = start + sum_k A[r, k] B[k, :], a tile of rows x vectors at a time.
 
@@ -230,18 +257,8 @@ def activations(job, layer, below, block):
     def finish(sums, places):
         store_tile([[larger(least, z) for z in row] for row in sums], memory, places)
 
-    def after(v, cols):
-        def activate(function):
-            def unit(j):
-                at = layer.a + j * block.columns + v
-                store(memory, at, function(load_many(memory, at, cols)))
-
-            return lambda: repeat(layer.n_out, unit)
-
-        choices = list(map(activate, ACTIVATIONS))
-        choices[0] = choices[RELU] = lambda: None
-        switch(layer.activation, choices)
-
+    functions = [None if s in (identity, relu) else s for s in ACTIVATIONS]
+    after = replacing(block, layer.a, layer.n_out, layer.activation, functions)
     weights = job.params, layer.offset, 1, layer.stride
     product(start, finish, weights, layer.n_in, memory, below, layer.a, layer.n_out, block, after=after)
 
@@ -250,17 +267,11 @@ def deltas(job, layer, below, block):
     """(5): D_{l-1}^T = (W_l D_l^T) * s', in the place of A_{l-1}^T."""
     memory = job.memory
     # what is taken of a tile while it is in registers: of short vectors only what takes no instruction more
-    cheap = DERIVATIVES[:4] if jit.vector_bytes == jit.native_width() else (DERIVATIVES[0], DERIVATIVES[RELU])
-
-    def before(v, cols):
-        def derive(function):
-            def unit(j):
-                at = below.d + j * block.columns + v
-                store(memory, at, function(load_many(memory, at, cols)))
-
-            return lambda: repeat(layer.n_in, unit)
-
-        switch(below.activation, [(lambda: None) if s in cheap else derive(s) for s in DERIVATIVES])
+    cheap = identity_derivative, relu_derivative
+    if jit.vector_bytes == jit.native_width():
+        cheap += logistic_derivative, tanh_derivative
+    functions = [None if s in cheap else s for s in DERIVATIVES]
+    before = replacing(block, below.d, layer.n_in, below.activation, functions)
 
     def start(rows, cols):
         return zero_tile(memory, len(rows), cols)

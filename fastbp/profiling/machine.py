@@ -32,6 +32,7 @@ APPLY = jit.Kernel("pointwise", "apply", "code x:T* n out:T* times")
 
 # Of one repeat: far longer than starting it, on one core or on several together, and far shorter than a time slice.
 REPEAT_SECONDS, REPEAT_SECONDS_TOGETHER = 1.5e-4, 2e-3
+ARRIVAL_SECONDS = 1.0  # for which a thread waits for the others: where there are too few, they work one after the other
 REPEATS, REPEATS_TOGETHER = 100, 12
 MEMORY_REPEATS = 3
 CALIBRATIONS = 3
@@ -150,10 +151,11 @@ def once(calls: list[Callable[[int], Any]], amount: int) -> float:
         return time.perf_counter() - start
     arrived: list[Any] = []
     halt: list[int] = []
+    latest = time.perf_counter() + ARRIVAL_SECONDS
 
     def run(call: Callable[[int], Any]) -> tuple[float, float]:
         arrived.append(call)
-        while len(arrived) < len(calls) and not halt:
+        while len(arrived) < len(calls) and not halt and time.perf_counter() < latest:
             time.sleep(0)
         start = time.perf_counter()
         call(amount)
