@@ -56,6 +56,9 @@ DEPTH, LONG_DEPTH = 128, 1024
 PACKED_DEPTH = 512  # the same where right factors are copied together
 GRADIENT_DEPTH = 256  # the same for a gradient, whose parts would have to be stored aside
 SQUARE = 16  # rows of the weights that one thread of it takes at least: a multiple of every number of lanes
+# Where it leaves out zeros: vectors of a row that are summed side by side; rows of a batch that have a bit each in one
+# integer; and groups of SQUARE columns whose integers are there at the same time.
+WIDEST, SAMPLES, GROUPS = 8, 32, 32
 GROUP = 8  # rows that one thread of it takes at least, whose losses are summed together
 
 # Entries of what threads tell each other, in cache lines of their own: how many have arrived at a barrier, barriers passed,

@@ -16,7 +16,6 @@ from fastbp.layout import (
     KERNELS,
     LONG_DEPTH,
     MOST_THREADS,
-    PACKED_DEPTH,
     PLACE,
     PLAN,
     SYNC_SIZE,
@@ -162,17 +161,17 @@ class WideWorkspace(Workspace):
 
     def decide(self, plan, layout, n_rows, batch_size, shuffled, sparse):
         """As `Workspace.decide`."""
-        rows, (height, cols), width = round_up(min(batch_size, WIDE_ROWS), GROUP), jit.tile_shape(), jit.native_width()
+        rows, (height, _), width = round_up(min(batch_size, WIDE_ROWS), GROUP), jit.tile_shape(), jit.native_width()
         plan.kernel, plan.width, plan.block_rows = KERNELS.wide, width, rows
         # With multiplications that take twice as long, 256 bytes from the L2 cache for 24 of them never wait: forward passes
         # of 784-128 took 7% less time with all terms at once than with parts of 128.
         plan.depth = LONG_DEPTH if halves_vectors() else DEPTH
-        plan.pack_size = round_up((PACKED_DEPTH + height) * cols * width, ALIGNMENT_BYTES) // layout.dtype.itemsize
+        plan.pack_size = gate.pack_size(width, layout.dtype.itemsize, rows)
         plan.panel_rows = max((layer.n_in for layer in layout.rows[sparse:]), default=0)
         # Of every row of a block, where it stands in X (which the kernel writes) and in each A_l; then, of every row of
         # weights, where its factors stand in panels: rows by `height`, those of a panel side by side.
         panel, row = np.divmod(np.arange(plan.panel_rows), height)
-        strides = [0, *(layer.stride for layer in layout.rows)]
+        strides = [0, *(layer.stride for layer in layout.rows), 0]
         self.table = np.concatenate([*np.outer(strides, np.arange(rows)), panel * height * rows + row])
 
 

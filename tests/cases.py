@@ -66,6 +66,7 @@ class Case:
     weighted: bool = False
     threads: int = 1
     sparse: bool = False
+    zeros: float = 0.0  # the share of zeros in a dense X
     epochs: int = EPOCHS
 
     def __str__(self):
@@ -76,7 +77,8 @@ class Case:
         for word, default in ((hidden, "logistic"), (self.out_activation, "logistic"), (self.loss, "squared_error")):
             words += [word] * (word != default)
         words += [self.solver] * (self.solver != "sgd") + ["weighted"] * self.weighted + ["sparse"] * self.sparse
-        for name, default in (("alpha", 0), ("max_norm", math.inf), ("dropout", 0), ("threads", 1), ("epochs", EPOCHS)):
+        defaults = {"alpha": 0, "max_norm": math.inf, "dropout": 0, "threads": 1, "zeros": 0, "epochs": EPOCHS}
+        for name, default in defaults.items():
             words += [f"{name} {getattr(self, name):g}"] * (getattr(self, name) != default)
         return " ".join(words)
 
@@ -156,6 +158,8 @@ class Case:
             Y = np.floor(3 * Y)
         if self.out_activation == "softmax":
             Y /= Y.sum(axis=1, keepdims=True)
+        if self.zeros:
+            X[rng.random(X.shape) < self.zeros] = 0
         X = self.sparse_rows(rng) if self.sparse else X
         return X.astype(self.dtype), Y.astype(self.dtype)
 

@@ -82,6 +82,7 @@ def draw(rng):
     if flag(0.15):
         return replace(case, sparse=True)
     chosen, _ = choice_for_training(case.layout, batch_size, dropout=case.dropout > 0)
+    case = replace(case, zeros=any_of((0.3, 0.5, 0.8, 1.0), 0.0, 0.6))
     kernel = next(name for name, kind in KERNELS.items() if kind is chosen)
     if flag(0.3):
         kernel = any_of(tuple(KERNELS)) if products <= NARROW_PRODUCTS else "wide"

@@ -281,6 +281,17 @@ def test_every_place_of_a_workspace_is_checked(kernel):
                 assert_refused(kernels.train, given, "layers", (column, wrong))
 
 
+@pytest.mark.parametrize("batch_size", [16, 400])
+def test_a_pack_without_room_is_refused(batch_size):
+    """Factors are copied there, sums and bits stand there."""
+    case = Case((70, 60, 50), 400, batch_size, kernel="wide")
+    right = arguments(case)
+    size = case.workspace().plan.pack_size
+    for wrong in (0, size - 1):
+        given = right | other_work(1, replaced(PLAN.pack_size, wrong))(right)
+        assert_refused(kernels.train, given, "work's plan", wrong)
+
+
 # --- sparse rows ------------------------------------------------------------------------------------------------------
 
 SPARSE = Case((9, 5, 3), 40, 13, kernel="wide", sparse=True)

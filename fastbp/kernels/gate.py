@@ -222,7 +222,8 @@ def network(layers, params, work):
     plan = PLAN._make(numbers)
     require(plan.size == params.size, "params", f"of {plan.size} elements, as the workspace", params.size)
     sound = plan.kernel in KERNELS and plan.width in VECTOR_BYTES and plan.block_rows > 0 <= min(plan)
-    sound = sound and (plan.depth > 0 or plan.kernel != KERNELS.wide)
+    if sound and plan.kernel == KERNELS.wide:
+        sound = plan.depth > 0 and plan.pack_size >= pack_size(plan.width, params.itemsize, plan.block_rows)
     require(sound and 1 <= plan.threads <= layout.MOST_THREADS, "work's plan", "one of a workspace", numbers)
     lanes, n_before, rows = layout.ALIGNMENT_BYTES // params.itemsize, layers[0, LAYER.n_in], layers.tolist()
     for n_in, n_rows, n_out, offset, stride, activation in rows:
@@ -250,7 +251,7 @@ def network(layers, params, work):
         require(0 <= at < memory.size and at + room <= starts[bisect.bisect_right(starts, at)], *words)
     if plan.kernel == KERNELS.narrow:
         require(plan.panel_size >= panel_rows(named) * plan.block_rows, *parts[0][2:])
-    least = (len(layers) + 1) * plan.block_rows * (plan.kernel == KERNELS.wide)
+    least = (len(layers) + 2) * plan.block_rows * (plan.kernel == KERNELS.wide)
     require(table.size >= least, "work's table", f"of {least} numbers at least", table.size)
     work.belong(layers)
     return work
@@ -291,6 +292,14 @@ def rooms(plan, layers, lanes):
     }[plan.kernel] | {"grad": plan.size * max(1, plan.n_partials)}
 
 
+def pack_size(width, itemsize, block_rows):
+    """Elements of the room in which a thread of the wide kernel copies factors together, or adds up without zeros."""
+    height, cols = jit.tile_shape()
+    factors, sums = (layout.PACKED_DEPTH + height) * cols * width, layout.SQUARE * layout.WIDEST * width
+    bits = layout.GROUPS * layout.SQUARE * -(-block_rows // layout.SAMPLES) * itemsize
+    return -(-max(factors, sums + bits) // layout.ALIGNMENT_BYTES) * layout.ALIGNMENT_BYTES // itemsize
+
+
 def blocks_per_epoch(n_rows, batch_size, block_rows):
     """Blocks of all batches, of which each begins one."""
     return n_rows // batch_size * -(-batch_size // block_rows) + -(-(n_rows % batch_size) // block_rows)
@@ -306,7 +315,7 @@ def batches(layers, work, n_rows, batch_size, sparse, drops, marked):
         require(room, "X", "of no more rows than this workspace was made for", n_rows)
     elif plan.kernel == KERNELS.wide:
         most = max(layers[sparse:, LAYER.n_in], default=0)
-        room = most <= plan.panel_rows and (len(layers) + 1) * plan.block_rows + most <= table.size
+        room = most <= plan.panel_rows and (len(layers) + 2) * plan.block_rows + most <= table.size
         require(room, "X", "sparse for this workspace", "a dense one")
     if drops:
         room = plan.kernel != KERNELS.online and (places[:, PLACE.seen] != places[:, PLACE.a]).all()

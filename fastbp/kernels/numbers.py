@@ -54,6 +54,18 @@ def whole(number):
     return number.new(number.builder.fptosi(number.value, INT))
 
 
+@word(lambda bits: (bits & -bits).bit_length() - 1)
+def lowest_bit(bits):
+    """The number of the lowest bit of an integer that has one."""
+    return bits.new(bits.builder.cttz(bits.value, ir.Constant(ir.IntType(1), 1)))
+
+
+@word(lambda bits: bits.bit_count())
+def count_bits(bits):
+    """How many bits of an integer are set."""
+    return bits.new(bits.builder.ctpop(bits.value))
+
+
 @word(min)
 def smaller(a, b):
     """The smaller one of two integers."""

@@ -14,19 +14,21 @@ ran a sixth faster than 8 x 2, which take 10 for 16. What the next tile needs fr
 the delta below a narrow layer). Wide layers make it pay to copy factors together first, without gaps: the left ones of a
 gradient, tile by tile, and the right ones of a strip. Those of a delta always are: that is where they are transposed, so
 W_l^T is never there as a whole.
+
+Where many of the left factors are zero, `zeros` sums without them, row by row; a gradient also where those of D_l are.
 """
 
-from llvmlite import ir
-
+from fastbp.kernels import zeros
 from fastbp.kernels.control import carry, either, in_groups, repeat, switch, when
 from fastbp.kernels.jit import registers, tile_shape
 from fastbp.kernels.numbers import choose, either_place, element, from_on, smaller
 from fastbp.kernels.phases import mark
-from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
+from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, RELU
 from fastbp.kernels.solvers import SGD, update
+from fastbp.kernels.steps import layer_of
 from fastbp.kernels.tiles import flat, in_place, in_rows, load_tile, outer, store_tile, transposed
-from fastbp.kernels.tracing import INT32, Names, external, outlined, word
-from fastbp.kernels.vectors import broadcast, first_lane, fma, lanes, load, load_some, store, vector_count
+from fastbp.kernels.tracing import Names, outlined
+from fastbp.kernels.vectors import broadcast, first_lane, fma, lanes, load, load_some, prefetch, store, vector_count
 from fastbp.layout import GRADIENT_DEPTH, PACKED_DEPTH
 
 HEIGHT, COLS = tile_shape()
@@ -38,6 +40,7 @@ STRIPS = 4  # strips at a time
 # apart: then each is a page of its own, and 5% is saved.
 PACK_ROWS, PACK_VECTORS = 32, 64
 PANEL_VECTORS = 16  # as many vectors of D_l pay for copying the left factors of a gradient together
+LEAST_TERMS = 32
 FAR = 200_000  # of so many elements the first ones have left the L2 cache when they are needed again
 # A gradient of so few vectors and so many left factors takes few samples at a time: each is a stream that is read ahead.
 THIN_VECTORS, THIN_FACTORS, THIN_DEPTH = 2, 50_000, 32
@@ -46,14 +49,6 @@ THIN_VECTORS, THIN_FACTORS, THIN_DEPTH = 2, 50_000, 32
 def copy(source, at, target, to, count):
     """Copy so many elements, a constant."""
     store(target, to, load_some(source, at, count))
-
-
-@word(lambda memory, at: None)
-def prefetch(memory, at):
-    """Ask for the memory around an element, which is about to be read and written."""
-    address = memory.builder.bitcast(from_on(memory, at).value, ir.IntType(8).as_pointer())
-    write, near, data = (ir.Constant(INT32, number) for number in (0, 3, 1))
-    external(memory.builder, "llvm.prefetch.p0i8", ir.VoidType(), address, write, near, data)
 
 
 def ask_for(job, place):
@@ -215,6 +210,72 @@ class Product:
         return packed, parts, part_depth
 
     def run(self):
+        """Compute it, in full or without the left factors that are zero, whichever is the faster."""
+        either(self.is_sparse(), self.without_zeros, self.in_full)
+
+    def may_have_zeros(self):
+        """Whether left factors may be zero for a reason."""
+        raise NotImplementedError
+
+    def is_sparse(self):
+        """Whether so many left factors of the sampled rows are zero that it is faster without them; W_l has to be finite."""
+        a, table = self.left_rows()
+        job, layer, depth, vectors = self.job, self.layer, self.depth, self.vectors
+
+        def sampled():
+            rows = (self.rows + (zeros.SAMPLED - 1)) // zeros.SAMPLED
+            integers, found = rows * ((depth + (zeros.TERMS - 1)) // zeros.TERMS), zeros.nonzeros(a, table, self.rows, depth)
+            return switch(zeros.cost(found, integers, vectors) < 2 * rows * depth * vectors, [lambda: 0, finite])
+
+        def finite():
+            units = vector_count(job.memory, layer.n_out)
+            return zeros.finite(job.params, lambda k: layer.offset + k * layer.stride, layer.n_in, units)
+
+        # nothing is saved by the rows of one vector
+        return switch((self.rows > 0) * (vectors > 1) * self.may_have_zeros(), [lambda: 0, sampled])
+
+    def without_zeros(self):
+        """Compute it, by the left factors that are not zero."""
+        packed, _, _ = self.packed()
+        parts = (self.depth + (zeros.TERMS - 1)) // zeros.TERMS
+        zeros.strips(self.vectors, lambda v, cols: repeat(parts, lambda part: self.sparse_strip(v, cols, part, packed)))
+
+    def sparse_strip(self, v, cols, part, packed):
+        """All rows of some vectors, for one part of the sums."""
+        L, k = lanes(self.job.memory), part * zeros.TERMS
+        terms, last = smaller(self.depth - k, zeros.TERMS), k + zeros.TERMS >= self.depth
+        right, c, start = self.factors(v, cols, k, packed), self.c, self.begun(k == 0)
+        (a, table), ahead = self.left_rows(), self.rows_ahead()
+
+        def rows_of(matrix, r):
+            data, at, step = matrix
+            return from_on(data, at + r * step + v * L), step
+
+        def some(number):
+            r = number * zeros.ROWS
+            count = smaller(self.rows - r, zeros.ROWS)
+            left = from_on(a, k), from_on(table, r), from_on(ahead, r)
+            sums = rows_of(start, r), rows_of(c, r)
+            zeros.of_width(cols, lambda width: zeros.sum_rows(width, count, terms, left, right, *sums))
+            self.after(last, (r, count, v, cols))
+
+        when(packed, lambda: self.fill(k, terms, v, cols))
+        repeat((self.rows + (zeros.ROWS - 1)) // zeros.ROWS, some)
+
+    def factors(self, v, cols, k, packed):
+        """The right factors of some vectors, from term k on: memory, and the distance of rows."""
+        L, pack = lanes(self.job.memory), (from_on(self.job.memory, self.part.pack), cols * lanes(self.job.memory))
+        if self.right is None:
+            return pack
+        data, at, stride = self.right
+        there = from_on(data, at + k * stride + v * L), stride
+        return tuple(choose(packed, *pair) for pair in zip(pack, there, strict=True))
+
+    def begun(self, first):
+        """Pointer, offset and row step of what sums go on from, for the first part and for others."""
+        return [choose(first, *pair) for pair in zip(self.start, self.c, strict=True)]
+
+    def in_full(self):
         """Compute it, strip by strip."""
         layout = self.packed()
         _, parts, _ = layout
@@ -238,14 +299,9 @@ class Product:
 
     def strip(self, v, cols, part, rows, packed, parts, part_depth):
         """All tiles of some rows and vectors, for one part of the sums."""
-        memory, pack, L = self.job.memory, self.part.pack, lanes(self.job.memory)
-        begin, (first_row, count) = part * part_depth, rows
+        L, begin, (first_row, count) = lanes(self.job.memory), part * part_depth, rows
         terms, last = smaller(part_depth, self.depth - begin), part == parts - 1
-        factors, step = from_on(memory, pack), cols * L
-        if self.right is not None:
-            data, at, stride = self.right
-            factors, step = choose(packed, factors, from_on(data, at + begin * stride + v * L)), choose(packed, step, stride)
-        before, before_at, before_step = (choose(part == 0, *pair) for pair in zip(self.start, self.c, strict=True))
+        factors, (before, before_at, before_step) = self.factors(v, cols, begin, packed), self.begun(part == 0)
         c, c_at, c_step = self.c
         tallest = choose(cols > 2, HEIGHTS[1], HEIGHTS[0])
         waits = self.waits(last, tallest * cols, terms)
@@ -263,7 +319,7 @@ class Product:
                 def of_width(width):
                     def add(listed, *left):
                         def sum_up(meanwhile):
-                            sum_tile(height, width, listed, left, (factors, step), (origin, before_step), (goal, to_step),
+                            sum_tile(height, width, listed, left, factors, (origin, before_step), (goal, to_step),
                                      terms, descent, meanwhile)  # fmt: skip
 
                         tall, behind = height == HEIGHTS[width > 2], waits * (number > 0)
@@ -286,6 +342,13 @@ class Product:
 
         when(packed, lambda: self.fill(begin, terms, v, cols))
         repeat((count + (tallest - 1)) // tallest, rows_of_tile)
+
+
+def has_zeros(job, part, level):
+    """Whether what a layer takes in, X or A_{level-1} and D_{level-1}, may be zero for a reason."""
+    below = layer_of(job, choose(level > 0, level - 1, 0))
+    hidden = (level > 0) * (level < job.n_layers)
+    return choose(hidden, (below.activation == RELU) + (part.dropout.drops > 0) > 0, level == 0)
 
 
 class Part(Names):
@@ -318,9 +381,21 @@ class Forward(Product):
             job.plan.depth,
         )  # fmt: skip
 
+    def left_rows(self):
+        """Pointer to A_{l-1}, and a table of where rows begin."""
+        return from_on(*self.a), from_on(self.job.table, self.part.lines(self.job, self.layer.number))
+
+    def rows_ahead(self):
+        """A table of rows that are asked for: the next block's of X."""
+        level = choose(self.hidden, self.layer.number, self.job.n_layers + 1)
+        return from_on(self.job.table, self.part.lines(self.job, level))
+
+    def may_have_zeros(self):
+        return has_zeros(self.job, self.part, self.layer.number)
+
     def left(self, add, height, r, k):
-        a, at = self.a
-        add(False, from_on(a, at + k), from_on(self.job.table, self.part.lines(self.job, self.layer.number) + r), 1)
+        a, table = self.left_rows()
+        add(False, from_on(a, k), from_on(table, r), 1)
 
     def meanwhile(self, tile, k, terms, behind):
         first, height, v, _ = tile
@@ -367,9 +442,20 @@ class Delta(Product):
             (memory, below.d + self.here, below.stride), PACKED_DEPTH,
         )  # fmt: skip
 
+    def left_rows(self):
+        """Pointer to D_l, and a table of where rows begin."""
+        return zeros.deltas_of(self.job, self.part, self.layer)
+
+    def rows_ahead(self):
+        """These again, which are there."""
+        return self.left_rows()[1]
+
+    def may_have_zeros(self):
+        return has_zeros(self.job, self.part, self.layer.number + 1)
+
     def left(self, add, height, r, k):
-        lines = self.part.lines(self.job, self.layer.number + 1)
-        add(False, from_on(self.job.memory, self.layer.d + k), from_on(self.job.table, lines + r), 1)
+        d, table = self.left_rows()
+        add(False, from_on(d, k), from_on(table, r), 1)
 
     def fill(self, k, terms, v, cols):
         """W_l^T, a square of vectors at a time, with zeros below W_l."""
@@ -425,7 +511,7 @@ class Gradient(Product):
 
     def __init__(self, job, part, layer, learning, a, rows):
         memory, stride, zeros = job.memory, layer.stride, job.plan.zeros
-        begin, stop = rows
+        begin, stop = self.span = rows
         count, vectors = stop - begin, vector_count(memory, layer.n_out)
         self.layer, self.learning, self.a, self.many = layer, learning, a, vectors >= PANEL_VECTORS
         self.at = layer.offset + begin * stride
@@ -436,6 +522,53 @@ class Gradient(Product):
             (memory, grad, stride),
             choose((vectors <= THIN_VECTORS) * (count * few > THIN_FACTORS), THIN_DEPTH, GRADIENT_DEPTH),
         )  # fmt: skip
+
+    def run(self):
+        """Compute it, in full or without factors that are zero, whichever is the fastest; then what is no whole vector."""
+        job, part, layer, (begin, stop) = self.job, self.part, self.layer, self.span
+        whole = self.rows // lanes(job.memory)
+        sparse = switch((whole > 0) * (self.depth > 0), [lambda: 0, lambda: self.sparse_side(whole)])
+        done, (a, at) = choose(sparse > 0, whole * lanes(job.memory), 0), self.a
+
+        def without_zeros():
+            factors = self.left_rows()
+            zeros.Gradient(job, part, layer, self.learning, factors, begin, whole, self.depth, sparse > 1).run()
+
+        when(sparse > 0, without_zeros)
+
+        def in_full():
+            rest = Gradient(job, part, layer, self.learning, (a, at + done), (begin + done, stop))
+            when(rest.many, rest.gather_panels)
+            rest.in_full()
+
+        when(stop > begin + done, in_full)
+
+    def sparse_side(self, whole):
+        """1 or 2 where it is the fastest without zeros of A_{l-1}, or of D_l, else 0; the other factors must be finite."""
+        job, layer, depth, units = self.job, self.layer, self.depth, self.vectors
+        samples, L = (depth + (zeros.SAMPLED - 1)) // zeros.SAMPLED, lanes(job.memory)
+        parts = (depth + (zeros.SAMPLES - 1)) // zeros.SAMPLES
+        a, d = self.left_rows(), zeros.deltas_of(job, self.part, layer)
+        full = 2 * whole * L * depth * units
+
+        def cost(level, factors, columns, vectors):
+            def found():
+                nonzeros = zeros.nonzeros(*factors, depth, columns) * depth // samples
+                return zeros.cost(nonzeros, columns * parts, vectors)
+
+            return switch((vectors > 1) * has_zeros(job, self.part, level), [lambda: full, found])
+
+        by_left = cost(layer.number, a, whole * L, units)
+        by_deltas = cost(layer.number + 1, d, layer.n_out, whole)
+
+        def finite(factors, vectors, result):
+            data, table = factors
+            return lambda: zeros.finite(data, lambda k: element(table, k), depth, vectors) * result
+
+        best = choose(by_left < by_deltas, by_left < full, 2 * (by_deltas < full))
+        return switch(best, [lambda: 0, finite(d, units, 1), finite(a, whole, 2)])
+
+    left_rows = Forward.left_rows
 
     def gather_panels(self):
         """The left factors, panel by panel: HEIGHT elements of every A_{l-1}, one after the other."""

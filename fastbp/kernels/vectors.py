@@ -7,13 +7,20 @@ import numpy as np
 from llvmlite import ir
 
 from fastbp.kernels import jit
-from fastbp.kernels.numbers import element
+from fastbp.kernels.numbers import element, from_on
 from fastbp.kernels.tracing import BYTES, INT, INT32, Traced, external, integer, operand, pointer, shuffle, spread, word
+
+
+def itemsize(like):
+    """Bytes of an element of memory or of a vector; a number of Python's."""
+    if not isinstance(like, Traced):
+        return like.dtype.itemsize
+    return BYTES.get(like.of) or like.of.width // 8
 
 
 def lanes(like):
     """Elements per vector for memory or a vector `like`; a number of Python's."""
-    return jit.vector_bytes // (BYTES[like.of] if isinstance(like, Traced) else like.dtype.itemsize)
+    return jit.vector_bytes // itemsize(like)
 
 
 def vector_of(like):
@@ -28,7 +35,7 @@ def vector_count(like, units):
 
 def is_float32(x):
     """Whether these are float32; the same for every lane and call."""
-    return (BYTES[x.of] if isinstance(x, Traced) else x.dtype.itemsize) == 4
+    return itemsize(x) == 4
 
 
 def load_many(memory, at, count):
@@ -63,7 +70,7 @@ def python_store(memory, offset, vector):
 @word(python_store)
 def store(memory, offset, vector):
     """As many elements as the vector has."""
-    memory.builder.store(vector.value, pointer(memory, offset, vector.type), align=BYTES[memory.of])
+    memory.builder.store(vector.value, pointer(memory, offset, vector.type), align=itemsize(memory))
 
 
 @word(lambda memory, offset: np.full(lanes(memory), memory[offset]))
@@ -201,6 +208,47 @@ def first_lane(mask):
     return mask.new(builder.cttz(builder.or_(bits, integer(1 << count)), ir.Constant(ir.IntType(1), 1)))
 
 
+@word(lambda x: sum(1 << int(lane) for lane in np.flatnonzero(x)))
+def nonzero_bits(x):
+    """An integer with a bit for each lane, which is set where x is not zero; NaN is not."""
+    return x.new(x.builder.zext(x.builder.bitcast(nonzero(x), ir.IntType(x.type.count)), INT))
+
+
+def nonzero(x):
+    """LLVM's mask of the lanes that are not zero; those of NaN are not."""
+    compare = x.builder.fcmp_unordered if x.of in BYTES else x.builder.icmp_signed
+    return compare("!=", x.value, x.like(0))
+
+
+@word(lambda memory: memory.view(f"int{memory.itemsize * 8}"))
+def as_integers(memory):
+    """The same memory, of integers of the size of its floats."""
+    return memory.new(memory.builder.bitcast(memory.value, ir.IntType(8 * BYTES[memory.of]).as_pointer()))
+
+
+@word(lambda like: np.zeros(lanes(like), f"int{like.itemsize * 8}"))
+def no_bits(like):
+    """A vector of integers, one for each lane of the memory `like`, without any bit."""
+    return like.new(ir.Constant(ir.VectorType(ir.IntType(8 * BYTES[like.of]), lanes(like)), [0] * lanes(like)))
+
+
+@word(lambda bits, x, number: np.where(x != 0, bits | np.left_shift(1, number, dtype=bits.dtype), bits))
+def with_bit(bits, x, number):
+    """The integers of the lanes, with one more bit, of this number, where x is not zero."""
+    builder, number = bits.builder, operand(number)
+    number = number if bits.of == INT else builder.trunc(number, bits.of)
+    one = spread(builder, builder.shl(ir.Constant(bits.of, 1), number), bits.type.count)
+    return bits.new(builder.select(nonzero(x), builder.or_(bits.value, one), bits.value))
+
+
+@word(lambda integers, at: int(integers[at]) % 2 ** (8 * integers.itemsize))
+def unsigned(integers, at):
+    """An element that is no negative number, whatever its highest bit."""
+    builder, bits = integers.builder, integers.of.width
+    value = builder.load(builder.gep(integers.value, [operand(at)]))
+    return integers.new(value if bits == INT.width else builder.zext(value, INT))
+
+
 @word(lambda like, count: np.arange(lanes(like)) < count)
 def first_lanes(like, count):
     """Mask of the first `count` lanes, if any."""
@@ -223,3 +271,11 @@ def load_first(memory, at, count):
     name, align = f"llvm.masked.load.{type_name(vector)}.p0{type_name(vector)}", ir.Constant(INT32, BYTES[memory.of])
     zero = ir.Constant(vector, [0.0] * vector.count)
     return memory.new(external(builder, name, vector, pointer(memory, at, vector), align, mask, zero))
+
+
+@word(lambda memory, at: None)
+def prefetch(memory, at):
+    """Ask for the memory around an element, which is about to be read and written."""
+    address = memory.builder.bitcast(from_on(memory, at).value, ir.IntType(8).as_pointer())
+    write, near, data = (ir.Constant(INT32, number) for number in (0, 3, 1))
+    external(memory.builder, "llvm.prefetch.p0i8", ir.VoidType(), address, write, near, data)

@@ -123,10 +123,22 @@ def csr_gradients(job, part, layer, learning, rows):
 # --- a block ----------------------------------------------------------------------------------------------------------
 
 
-def list_rows(job, part, first, row_of):
-    """Where the thread's rows of X begin, which are those at places of the order from `first` on, into the table."""
+def list_rows(job, part, first, count, behind, row_of):
+    """Where the thread's rows of X begin, into the table, and those of the next block, which are asked for during this one.
+
+    Rows are at `count` places of the order, from `first` on, and `behind` more, if any; row_of(place) is which.
+    """
     distance = 1 if is_csr(job) else element(job.layers, LAYER.n_in)
-    repeat(part.count, lambda r: put(job.table, part.begin + r, row_of(first + part.begin + r) * distance))
+
+    def at_places(level, first, count):
+        def one(r):
+            row = row_of(first + smaller(part.begin + r, count - 1))
+            put(job.table, part.lines(job, level) + r, row * distance)
+
+        repeat(part.count, one)
+
+    at_places(0, first, count)
+    at_places(job.n_layers + 1, first + choose(behind > 0, count, 0), choose(behind > 0, behind, count))
 
 
 def copy_targets(job, part, last, first):
@@ -244,9 +256,7 @@ def gradient_and_update(job, part, learning, level):
     rows = shares.part(job, layer.n_in, SQUARE)
 
     def dense():
-        product = Gradient(job, part, layer, learning, (a, a_at + rows[0]), rows)
-        when(product.many, product.gather_panels)
-        product.run()
+        Gradient(job, part, layer, learning, (a, a_at + rows[0]), rows).run()
 
     if is_csr(job):
         either(level > 0, dense, lambda: csr_gradients(job, part, layer, learning, rows))
@@ -284,11 +294,7 @@ def propagate_and_back(job, step):
     began, count = clock(job.sync), step.stop - step.row
     begin, stop = shares.part(job, count, GROUP)
     part, first = Part(job, begin, stop - begin, Dropout(job, step)), step.first + step.row
-    either(
-        job.shuffled,
-        lambda: list_rows(job, part, first, lambda place: element(job.order, place)),
-        lambda: list_rows(job, part, first, lambda place: place),
-    )
+    list_rows(job, part, first, count, job.n - step.stop, lambda place: row_at(job, place))
     copy_targets(job, part, layer_of(job, job.n_layers - 1), first)
     mark(job, "gather")
     repeat(job.n_layers, lambda level: activations(job, part, level))
@@ -303,7 +309,7 @@ def train(job):
     """As `fastbp.reference.train`; a block has `block_rows` rows at most, which the threads share, as they do weights."""
     steps.name_numbers(job)
     memory, plan, rule, solver, n_layers = job.memory, job.plan, job.rule, Solver(job), job.n_layers
-    learning = Names(panel_rows=(n_layers + 1) * plan.block_rows,
+    learning = Names(panel_rows=(n_layers + 2) * plan.block_rows,
                      aside=plan.pack + (job.rank + 1) * plan.pack_size - HEIGHT * COLS * lanes(memory))  # fmt: skip
 
     def penalty(step):
@@ -365,7 +371,8 @@ def forward(job):
 
     def rows(start, count):
         part = Part(job, begin, count, dropout)
-        list_rows(job, part, start, lambda place: place)
+        behind = job.n - start - block_rows
+        list_rows(job, part, start, smaller(block_rows, job.n - start), behind, lambda place: place)
         repeat(job.n_layers, lambda level: activations(job, part, level))
 
         def row(r):

@@ -1,0 +1,121 @@
+"""Products without the factors that are zero: the bits of those with them, whatever is zero and why."""
+
+from dataclasses import replace
+
+import draws
+import numpy as np
+import pytest
+from cases import Case, assert_same_bits, assert_same_training, forward, train
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_array
+
+from fastbp import kernels, reference
+from fastbp.kernels import jit, products, zeros
+from fastbp.rule import SOLVERS
+
+# Rows, terms and columns beside and between vectors, integers of bits, and groups.
+SIZES = st.sampled_from([1, 7, 16, 17, 31, 33, 48, 63, 64, 65, 96, 100, 129, 200, 257, 530])
+ROWS = st.sampled_from([1, 8, 31, 32, 33, 64, 100, 256, 300])
+MOST_PRODUCTS = 3e7
+
+
+@st.composite
+def networks(draw, hidden=("relu", "logistic")):
+    """Of the wide kernel, with a dense X many of whose values are zero."""
+    units = (draw(SIZES), draw(SIZES), *draw(st.lists(SIZES, max_size=1)), draw(st.sampled_from([1, 3, 17])))
+    batch_size = draw(ROWS)
+    case = Case(
+        units, batch_size * draw(st.integers(1, 2)) + draw(st.sampled_from([0, 5])), batch_size,
+        bias=draw(st.booleans()), shuffled=draw(st.booleans()), dtype=draw(st.sampled_from(["float32", "float64"])),
+        kernel="wide", activations=draw(st.sampled_from(hidden)), solver=draw(st.sampled_from(SOLVERS[1:])),
+        alpha=draw(st.sampled_from([0.0, 0.1])), max_norm=draw(st.sampled_from([np.inf, 0.1])),
+        dropout=draw(st.sampled_from([0.0, 0.6])), weighted=draw(st.booleans()), threads=draw(st.integers(1, 3)),
+        zeros=draw(st.sampled_from([0.4, 0.7, 0.95, 1.0])), epochs=1,
+    )  # fmt: skip
+    products = sum(n_in * n_out for n_in, n_out in zip(case.units, case.units[1:], strict=False)) * case.n_rows
+    return case if products < MOST_PRODUCTS else replace(case, n_rows=batch_size + 5, units=(units[0], 40, units[-1]))
+
+
+@pytest.mark.compiled
+@settings(max_examples=draws.examples(100, 10), deadline=None)
+@given(networks())
+def test_a_dense_x_gives_the_bits_of_its_values_alone(case):
+    """The kernel adds up what a CSR matrix stores in code of its own, which has no choice."""
+    X, Y = case.rows()
+    trained, outputs, sparse = train(kernels, case, rows=(X, Y)), forward(kernels, case, X), replace(case, sparse=True)
+    assert_same_bits(train(kernels, sparse, rows=(csr_array(X), Y)), trained)
+    assert_same_bits([forward(kernels, sparse, csr_array(X))], [outputs])
+    assert_same_bits([forward(kernels, case, X[:1])], [outputs[:1]])
+
+
+def as_plain_python(monkeypatch, per_integer):
+    """Let the kernels run as Python, where so much is taken for the cost of an integer of bits; how often sums are made."""
+    sums = {"sum_rows": 0, "sum_columns": 0, "in_full": 0}
+
+    def counted(name, function):
+        def call(*args):
+            sums[name] += 1
+            return function(*args)
+
+        return call
+
+    monkeypatch.setattr(jit, "PLAIN_PYTHON", True)
+    monkeypatch.setattr(zeros, "PER_INTEGER", per_integer)
+    for name in ("sum_rows", "sum_columns"):
+        monkeypatch.setattr(zeros, name, counted(name, getattr(zeros, name)))
+    for kind in (products.Forward, products.Delta, products.Gradient):
+        monkeypatch.setattr(kind, "in_full", counted("in_full", kind.in_full))
+    return sums
+
+
+PLAIN = Case((40, 33, 20, 3), 36, 34, kernel="wide", activations="relu", solver="adam", epochs=1)
+
+
+@pytest.mark.no_kernel
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"zeros": 0.7}, {"dropout": 0.5, "activations": "tanh"}, {"zeros": 0.9, "activations": "logistic"},
+     {"max_norm": 0.1, "threads": 1, "batch_size": 36, "zeros": 0.5}],
+    ids=str,
+)  # fmt: skip
+def test_no_bit_depends_on_what_is_left_out(dtype, changes, monkeypatch):
+    case, results, sums = replace(PLAIN, dtype=dtype, **changes), [], []
+    for per_integer in (0, 10**9):
+        with monkeypatch.context() as patched:
+            sums.append(as_plain_python(patched, per_integer))
+            results.append([*train(kernels, case), forward(kernels, case)])
+    assert_same_bits(*results)
+    some, none = sums
+    assert min(some["sum_rows"], some["sum_columns"]) > 0, "nothing was left out"
+    assert none["sum_rows"] == none["sum_columns"] == 0 < some["in_full"] < none["in_full"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("level", [0, 1])
+def test_infinity_times_zero_is_seen(level, bad, dtype):
+    """Of a weight whose input is zero: products with zeros would be NaN."""
+    case = replace(PLAIN, units=(96, 128, 64, 3), n_rows=64, batch_size=64, dtype=dtype, zeros=0.8)
+    params = case.parameters()
+    weights, _ = case.layout.views(params)
+    weights[level][5, 9] = bad
+    X, _ = case.rows()
+    X[:, 5] = 0
+    work, outs = case.workspace().arrays, []
+    for implementation, arrays in ((kernels, work), (reference, ())):
+        out = np.zeros((len(X), 3), dtype)
+        with np.errstate(all="ignore"):
+            implementation.forward(case.layout.layers, params, X, out, case.rule, arrays)
+        outs.append(np.isfinite(out))
+    assert_same_bits(*[[out] for out in outs])
+    assert not outs[0].all()
+
+
+@pytest.mark.compiled
+@settings(max_examples=draws.examples(30, 5), deadline=None)
+@given(networks(hidden=("relu",)))
+def test_what_is_left_out_is_nothing_to_the_reference(case):
+    case = replace(case, dtype="float64", threads=1)
+    assert_same_training(train(kernels, case), train(reference, case), case)
