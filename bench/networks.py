@@ -32,19 +32,19 @@ RULE = Rule(learning_rate=0.5, reduction="mean", epsilon=1e-20)
 IDENTITY_RULE = replace(RULE, out_activation="identity", reduction="row", learning_rate=5e-3)
 
 
-def new_problem(units, batch, rows, dtype, rule=RULE):
+def new_problem(units, batch, rows, dtype, rule=RULE, hidden="logistic"):
     """Normal inputs, uniform targets, weights that keep the layers' sums near 1; rows is a multiple of batch."""
     rng = np.random.default_rng(0)
     weights = [(rng.normal(size=shape) / np.sqrt(shape[0])).astype(dtype) for shape in itertools.pairwise(units)]
     biases = [rng.normal(size=n_out).astype(dtype) for n_out in units[1:]]
     X, Y = rng.normal(size=(rows, units[0])), rng.uniform(size=(rows, units[-1]))
-    hidden = ("logistic",) * (len(units) - 2)
-    return Workload(units, hidden, rule, weights, biases, X.astype(dtype), Y.astype(dtype), batch)
+    return Workload(units, (hidden,) * (len(units) - 2), rule, weights, biases, X.astype(dtype), Y.astype(dtype), batch)
 
 
 def fastbp(problem, threads):
     n_in, *hidden, n_out = problem.units
-    net = NeuralNetwork(n_in, hidden, n_out, dtype=problem.dtype, n_jobs=threads, random_state=0)
+    options = {"activation": list(problem.activations), "dtype": problem.dtype, "n_jobs": threads}
+    net = NeuralNetwork(n_in, hidden, n_out, random_state=0, **options)
     options = {"batch_size": problem.batch_size, "reduction": problem.rule.reduction}
 
     def train(epochs):
@@ -70,22 +70,31 @@ def fastbp_steps(problem, threads):
     return train
 
 
+def logistic(z):
+    return 1 / (1 + np.exp(-z))
+
+
+def relu(z):
+    return np.maximum(z, 0)
+
+
 def numpy_loop(problem, threads):
     batches = rivals.batches_of(problem)
+    functions = [logistic if name == "logistic" else relu for name in (*problem.activations, "logistic")]
 
     def train(epochs):
         weights, biases = rivals.parameters_of(problem)
         for _ in range(epochs):
             for x, y in batches:
                 taken = [x]
-                for w, b in zip(weights, biases, strict=True):
-                    taken.append(1 / (1 + np.exp(-(taken[-1] @ w + b))))
+                for w, b, function in zip(weights, biases, functions, strict=True):
+                    taken.append(function(taken[-1] @ w + b))
                 a = taken.pop()
                 delta = (a - y) * a * (1 - a) * (problem.rule.learning_rate / y.size)
                 for level in reversed(range(len(weights))):
                     a, w, step = taken[level], weights[level], delta
                     if level:
-                        delta = (step @ w.T) * a * (1 - a)
+                        delta = (step @ w.T) * (a * (1 - a) if functions[level - 1] is logistic else a > 0)
                     w -= a.T @ step
                     biases[level] -= step.sum(axis=0)
         return weights + biases
@@ -152,9 +161,9 @@ STEP_BY_STEP = IMPLEMENTATIONS | {"fastbp": fastbp_steps, "scikit-learn": scikit
 
 
 @functools.lru_cache(2)
-def new_case(units, batch, rows, dtype, identity, solver):
+def new_case(units, batch, rows, dtype, identity, solver, hidden):
     """A problem, and the weights and biases after CHECKED_EPOCHS by the reference in float64."""
-    problem = new_problem(units, batch, rows, dtype, replace(IDENTITY_RULE if identity else RULE, solver=solver))
+    problem = new_problem(units, batch, rows, dtype, replace(IDENTITY_RULE if identity else RULE, solver=solver), hidden)
     return problem, rivals.numpy_reference(problem.changed(dtype="float64"), 1)(CHECKED_EPOCHS)
 
 
@@ -171,7 +180,8 @@ def work(case, short):
     single = case.kind == "step"
     solver = case.subject.split()[1] if single else "sgd"
     identity = single or case.implementation == "scikit-learn"
-    problem, expected = new_case(case.units, case.batch, case.rows, case.dtype, identity, solver)
+    hidden = "relu" if case.subject.endswith(" relu") else "logistic"
+    problem, expected = new_case(case.units, case.batch, case.rows, case.dtype, identity, solver, hidden)
     trainer = (STEP_BY_STEP if single else IMPLEMENTATIONS)[case.implementation]
     flops = problem.batch_size * problem.flops_per_sample
     return Work(

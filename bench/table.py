@@ -69,7 +69,7 @@ STEPS = [
     )
 ]  # fmt: skip
 
-# units, batch, rows of the data
+# units and, where it is not logistic, what the hidden ones are; batch, rows of the data
 NETWORKS = [
     ("2-4-1", 4, 4),
     ("20-16-1", 1, 64),
@@ -79,6 +79,8 @@ NETWORKS = [
     ("64-100-10", 200, 2000),
     ("784-128-10", 128, 1280),
     ("784-512-512-10", 256, 1024),
+    ("784-128-10 relu", 128, 1280),
+    ("784-512-512-10 relu", 256, 1024),
 ]
 FOR_TWO_CORES = NETWORKS[3:]
 QUICK_NETWORKS = ("2-4-1", "784-30-10", "64-100-10")
