@@ -39,7 +39,7 @@ RECORD = positions("squares loss hits penalty")
 PLAN = positions(
     "kernel threads width block_rows grad size zeros "
     "resident panel panel_size n_partials private transposed "
-    "depth row_weights pack pack_size panels panel_rows sums targets"
+    "depth per_integer row_weights pack pack_size panels panel_rows sums targets"
 )
 KERNELS = positions("narrow wide online")
 # What differs between networks that train side by side, see `fastbp.kernels.many`.

@@ -35,6 +35,8 @@ RESIDENT_BYTES = 512 * 1024  # panels kept from epoch to epoch: a part of the L2
 THREAD_FLOPS = 4e6
 MOST_PARTIALS = 8  # gradients of one batch that are summed by themselves, and may be summed at the same time
 RENEWED_BYTES = 512 * 1024  # of a workspace that may be used again
+# What the bits of some factors cost beside the multiplications of those that are not zero, in halves of one of a vector.
+PER_INTEGER = 240
 WIDE_ROWS = 256  # rows of a wide block: activations and deltas of a few hundred units stay in the L2 cache
 
 
@@ -165,7 +167,7 @@ class WideWorkspace(Workspace):
         plan.kernel, plan.width, plan.block_rows = KERNELS.wide, width, rows
         # With multiplications that take twice as long, 256 bytes from the L2 cache for 24 of them never wait: forward passes
         # of 784-128 took 7% less time with all terms at once than with parts of 128.
-        plan.depth = LONG_DEPTH if halves_vectors() else DEPTH
+        plan.depth, plan.per_integer = (LONG_DEPTH, PER_INTEGER // 2) if halves_vectors() else (DEPTH, PER_INTEGER)
         plan.pack_size = gate.pack_size(width, layout.dtype.itemsize, rows)
         plan.panel_rows = max((layer.n_in for layer in layout.rows[sparse:]), default=0)
         # Of every row of a block, where it stands in X (which the kernel writes) and in each A_l; then, of every row of

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.sparse import csr_array
 
-from fastbp import kernels, reference
+from fastbp import kernels, reference, workspace
 from fastbp.kernels import jit, products, zeros
 from fastbp.rule import SOLVERS
 
@@ -61,7 +61,7 @@ def as_plain_python(monkeypatch, per_integer):
         return call
 
     monkeypatch.setattr(jit, "PLAIN_PYTHON", True)
-    monkeypatch.setattr(zeros, "PER_INTEGER", per_integer)
+    monkeypatch.setattr(workspace, "PER_INTEGER", per_integer)
     for name in ("sum_rows", "sum_columns"):
         monkeypatch.setattr(zeros, name, counted(name, getattr(zeros, name)))
     for kind in (products.Forward, products.Delta, products.Gradient):

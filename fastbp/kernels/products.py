@@ -225,7 +225,7 @@ class Product:
         def sampled():
             rows = (self.rows + (zeros.SAMPLED - 1)) // zeros.SAMPLED
             integers, found = rows * ((depth + (zeros.TERMS - 1)) // zeros.TERMS), zeros.nonzeros(a, table, self.rows, depth)
-            return switch(zeros.cost(found, integers, vectors) < 2 * rows * depth * vectors, [lambda: 0, finite])
+            return switch(zeros.cost(job.plan, found, integers, vectors) < 2 * rows * depth * vectors, [lambda: 0, finite])
 
         def finite():
             units = vector_count(job.memory, layer.n_out)
@@ -434,11 +434,11 @@ class Delta(Product):
     """(5): D_{l-1} = (D_l W_l^T) * s', times m_{l-1}; the factors are transposed where they are put together."""
 
     def __init__(self, job, part, layer, below):
-        memory, zeros = job.memory, job.plan.zeros
+        memory = job.memory
         self.layer, self.below, self.here = layer, below, part.begin * below.stride
         self.key = part.dropout.layer_key(memory, below.number)
         super().__init__(
-            job, part, part.count, layer.n_out, vector_count(memory, layer.n_in), (memory, zeros, 0),
+            job, part, part.count, layer.n_out, vector_count(memory, layer.n_in), (memory, job.plan.zeros, 0),
             (memory, below.d + self.here, below.stride), PACKED_DEPTH,
         )  # fmt: skip
 
@@ -510,7 +510,7 @@ class Gradient(Product):
     """(6), (7): W_l += step of A_{l-1}^T D_l, for the rows of W_l that belong to a thread."""
 
     def __init__(self, job, part, layer, learning, a, rows):
-        memory, stride, zeros = job.memory, layer.stride, job.plan.zeros
+        memory, stride = job.memory, layer.stride
         begin, stop = self.span = rows
         count, vectors = stop - begin, vector_count(memory, layer.n_out)
         self.layer, self.learning, self.a, self.many = layer, learning, a, vectors >= PANEL_VECTORS
@@ -518,7 +518,7 @@ class Gradient(Product):
         grad, fresh, few = job.plan.grad + self.at, learning.fresh, part.count
         self.right = memory, layer.d, stride
         super().__init__(
-            job, part, count, few, vectors, (memory, choose(fresh, zeros, grad), choose(fresh, 0, stride)),
+            job, part, count, few, vectors, (memory, choose(fresh, job.plan.zeros, grad), choose(fresh, 0, stride)),
             (memory, grad, stride),
             choose((vectors <= THIN_VECTORS) * (count * few > THIN_FACTORS), THIN_DEPTH, GRADIENT_DEPTH),
         )  # fmt: skip
@@ -554,7 +554,7 @@ class Gradient(Product):
         def cost(level, factors, columns, vectors):
             def found():
                 nonzeros = zeros.nonzeros(*factors, depth, columns) * depth // samples
-                return zeros.cost(nonzeros, columns * parts, vectors)
+                return zeros.cost(job.plan, nonzeros, columns * parts, vectors)
 
             return switch((vectors > 1) * has_zeros(job, self.part, level), [lambda: full, found])
 

@@ -16,7 +16,6 @@ out.
 """
 
 from fastbp.kernels.control import carry, either, repeat, switch, until_zero, when
-from fastbp.kernels.levels import halves_vectors
 from fastbp.kernels.numbers import choose, count_bits, element, from_on, lowest_bit, smaller
 from fastbp.kernels.solvers import update
 from fastbp.kernels.tiles import transposed
@@ -43,14 +42,12 @@ from fastbp.layout import ALIGNMENT_BYTES, GROUPS, SAMPLES, SQUARE, WIDEST
 TERMS = 64  # of a row of A, with a bit each
 ROWS = 32  # of A that are summed at a time
 SAMPLED = 16  # of so many rows, one tells how many factors are zero
-# What an integer takes beside its multiplications, in halves of one of a vector.
-PER_INTEGER = 120 if halves_vectors() else 240
 
 
-def cost(nonzeros, integers, vectors):
+def cost(plan, nonzeros, integers, vectors):
     """Of multiplying so many factors with rows of so many vectors, in halves of the multiplication of one vector."""
     strips = (vectors + (WIDEST - 1)) // WIDEST
-    return nonzeros * (2 * vectors + 3 * strips) + integers * strips * PER_INTEGER
+    return nonzeros * (2 * vectors + 3 * strips) + integers * strips * plan.per_integer
 
 
 def strips(vectors, body):
