@@ -13,6 +13,7 @@ from scipy.sparse import csr_array
 from fastbp import kernels, reference, workspace
 from fastbp.kernels import jit, products, zeros
 from fastbp.rule import SOLVERS
+from fastbp.workspace import WideWorkspace
 
 # Rows, terms and columns beside and between vectors, integers of bits, and groups.
 SIZES = st.sampled_from([1, 7, 16, 17, 31, 33, 48, 63, 64, 65, 96, 100, 129, 200, 257, 530])
@@ -90,6 +91,49 @@ def test_no_bit_depends_on_what_is_left_out(dtype, changes, monkeypatch):
     some, none = sums
     assert min(some["sum_rows"], some["sum_columns"]) > 0, "nothing was left out"
     assert none["sum_rows"] == none["sum_columns"] == 0 < some["in_full"] < none["in_full"]
+
+
+@pytest.mark.no_kernel
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_sign_of_a_zero_depends_on_what_is_left_out(dtype, monkeypatch):
+    """A sum may begin with -0.0, a bias, or become it where a product is too small; other zeros may make it 0.0."""
+    case, results = replace(PLAIN, dtype=dtype, out_activation="identity", zeros=0.7), []
+    (X, Y), tiny = case.rows(), np.finfo(dtype).smallest_subnormal
+    X = np.abs(X)
+    X[::2] = 0
+    X[::4, 0] = tiny
+    params = case.parameters()
+    weights, biases = case.layout.views(params)
+    for b in biases:
+        b[:] = -0.0
+    weights[0][0] = -0.1
+    for per_integer in (0, 10**9):
+        with monkeypatch.context() as patched:
+            as_plain_python(patched, per_integer)
+            patched.setattr(Case, "parameters", lambda self, out=None: self.layout.gather(weights, biases, out))
+            results.append([forward(kernels, case, X), forward(kernels, replace(case, sparse=True), csr_array(X))])
+            results[-1] += train(kernels, case, rows=(X, Y))
+    assert_same_bits(*results)
+    assert_same_bits(results[0][:1], results[0][1:2])
+
+
+@pytest.mark.compiled
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_sign_of_a_zero_depends_on_threads_or_other_rows(dtype):
+    """Rows of which some are sampled have no zeros, the rest nothing else."""
+    case = Case((784, 128), 64, 64, dtype=dtype, kernel="wide", out_activation="identity")
+    params, (X, _) = case.parameters(), case.rows()
+    _, (b,) = case.layout.views(params)
+    b[:], X[40:] = -0.0, 0
+    outs = []
+    for threads, first in ((1, 0), (2, 0), (1, 40)):
+        some = X[first:]
+        out = np.empty((len(some), 128), dtype)
+        work = WideWorkspace(case.layout, len(some), len(some), True, threads=threads).arrays
+        kernels.forward(case.layout.layers, params, some, out, case.rule, work)
+        outs.append([out[40 - first :]])
+    assert_same_bits(outs[1], outs[0])
+    assert_same_bits(outs[2], outs[0])
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -26,7 +26,7 @@ from fastbp.kernels.phases import mark
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, RELU
 from fastbp.kernels.solvers import SGD, update
 from fastbp.kernels.steps import layer_of
-from fastbp.kernels.tiles import flat, in_place, in_rows, load_tile, outer, store_tile, transposed
+from fastbp.kernels.tiles import flat, in_place, in_rows, load_tile, outer, store_tile, transposed, unsigned_zeros
 from fastbp.kernels.tracing import Names, outlined
 from fastbp.kernels.vectors import broadcast, first_lane, fma, lanes, load, load_some, prefetch, store, vector_count
 from fastbp.layout import GRADIENT_DEPTH, PACKED_DEPTH
@@ -105,7 +105,7 @@ def sum_tile(height, cols, listed, left, right, start, c, terms, descent, meanwh
             return flat(tile)
 
         sums, done = in_rows(carry(meanwhile.times, flat(sums), turn), cols), each * meanwhile.times
-    sums = add(sums, done, terms - done)
+    sums = unsigned_zeros(add(sums, done, terms - done))
 
     def descend_tile():
         either(descends > 1, lambda: step(lambda g, w: fma(w, decay, g)), lambda: step(lambda g, w: g))

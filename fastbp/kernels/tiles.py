@@ -37,6 +37,11 @@ def store_tile(tile, memory, rows):
         store(memory, at, vector)
 
 
+def unsigned_zeros(tile):
+    """0.0 for -0.0, which a sum may begin with, or become where a product is too small, and another zero changes or not."""
+    return [[vector + 0.0 for vector in row] for row in tile]
+
+
 def flat(tile):
     """The vectors of a tile, row by row, as `carry` takes them."""
     return tuple(itertools.chain(*tile))

@@ -39,7 +39,7 @@ from fastbp.kernels.products import COLS, HEIGHT, Delta, Forward, Gradient, Part
 from fastbp.kernels.solvers import Solver, descend, over_tile, step_length, update
 from fastbp.kernels.steps import layer_of, row_at
 from fastbp.kernels.threads import wait_for_all
-from fastbp.kernels.tiles import load_tile, outer, store_tile
+from fastbp.kernels.tiles import load_tile, outer, store_tile, unsigned_zeros
 from fastbp.kernels.tracing import Names, Traced, outlined
 from fastbp.kernels.vectors import broadcast, fma, lanes, load, splat, store, sum_lanes, vector_count
 from fastbp.layout import GROUP, LAYER, SQUARE
@@ -81,7 +81,8 @@ def csr_activations(job, part, layer, product):
 
                 return outer(start, count, lambda k: [broadcast(job.X, first + k)], right)
 
-            store_tile(switch(count > 0, [lambda: start, add_up]), job.memory, [here + r * stride + v * L])
+            sums = unsigned_zeros(switch(count > 0, [lambda: start, add_up]))
+            store_tile(sums, job.memory, [here + r * stride + v * L])
 
         side_by_side(product.vectors, group)
         product.after(1, (r, 1, 0, product.vectors))

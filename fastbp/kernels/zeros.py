@@ -12,13 +12,13 @@ beside them (the end of its loop, which is not foreseen, and loads and stores of
 
 A term that is left out would have added a zero, and the others are added in the order of the dense product, so that no bit
 depends on which of the two is taken: factors that meet the zeros are `finite` (0 times infinity is NaN), or nothing is left
-out.
+out; and no sum ends as -0.0 (`unsigned_zeros`), which another zero may or may not have made 0.0.
 """
 
 from fastbp.kernels.control import carry, either, repeat, switch, until_zero, when
 from fastbp.kernels.numbers import choose, count_bits, element, from_on, lowest_bit, smaller
 from fastbp.kernels.solvers import update
-from fastbp.kernels.tiles import transposed
+from fastbp.kernels.tiles import load_tile, store_tile, transposed, unsigned_zeros
 from fastbp.kernels.tracing import Names, outlined
 from fastbp.kernels.vectors import (
     as_integers,
@@ -130,9 +130,8 @@ def sum_rows(width, count, terms, left, right, start, c):
 
         for line in range(0, TERMS, ALIGNMENT_BYTES // itemsize(a)):
             prefetch(a, element(ahead, i) + line)
-        sums = [load(start, i * start_step + j * L) for j in range(width)]
-        for j, one in enumerate(until_zero(bits, sums, add)):
-            store(c, i * c_step + j * L, one)
+        (sums,) = load_tile(start, [i * start_step], width)
+        store_tile(unsigned_zeros([until_zero(bits, sums, add)]), c, [i * c_step])
 
     def row(i, bits, following):
         # a row's bits are found two rows before its sums, so that no loop waits for memory
@@ -165,10 +164,9 @@ def sum_columns(width, count, left, right, integers, sums):
             factor = broadcast(a, element(table, k) + i)
             return bits & (bits - 1), *(fma(factor, load(b, k * b_step + j * L), one) for j, one in enumerate(ones))
 
-        places = [(i * width + j) * L for j in range(width)]
-        ones = until_zero(unsigned(integers, i), [load(sums, place) for place in places], add)
-        for place, one in zip(places, ones, strict=True):
-            store(sums, place, one)
+        at = [i * width * L]
+        (start,) = load_tile(sums, at, width)
+        store_tile(unsigned_zeros([until_zero(unsigned(integers, i), start, add)]), sums, at)
 
     repeat(count, column)
 
