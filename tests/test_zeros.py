@@ -1,13 +1,17 @@
 """Products without the factors that are zero: the bits of those with them, whatever is zero and why."""
 
+import random
+import signal
 from dataclasses import replace
 
 import draws
 import numpy as np
 import pytest
 from cases import Case, assert_same_bits, assert_same_training, forward, train
+from guard import needs_mprotect
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_python
 from scipy.sparse import csr_array
 
 from fastbp import kernels, reference, workspace
@@ -155,6 +159,38 @@ def test_infinity_times_zero_is_seen(level, bad, dtype):
         outs.append(np.isfinite(out))
     assert_same_bits(*[[out] for out in outs])
     assert not outs[0].all()
+
+
+@needs_mprotect
+@pytest.mark.compiled
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_no_access_beyond_any_room(side):
+    seeds = [str(random.Random(f"{draws.SEED} {side} {number}").randrange(2**32)) for number in range(draws.examples(60, 5))]
+    result = run_python("-m", "guard", "zeros", side, *seeds)
+    assert result.returncode == 0, result.stdout[-200:] + result.stderr[-2000:]
+    assert len(result.stdout.splitlines()) == len(seeds)
+
+
+@needs_mprotect
+@pytest.mark.compiled
+@pytest.mark.parametrize("room", ["pack", "panels"])
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_an_access_beyond_a_room_is_seen(side, room):
+    beyond = {"before": "begin + size", "after": "begin - 1"}[side]
+    code = (
+        "from cases import Case\n"
+        "from guard import RoomsApart, gate\n"
+        f"RoomsApart.side, layout = {side!r}, Case((40, 33, 3), 32, 32).layout\n"
+        "memory, numbers, *_ = RoomsApart(layout, 32, 32, False).arrays\n"
+        "plan = gate.PLAN._make(numbers)\n"
+        f"begin, size = plan.{room}, gate.rooms(plan, layout.rows, 8)[{room!r}]\n"
+        "memory[begin : begin + size] = 1\n"
+        "print('sound', flush=True)\n"
+        f"memory[{beyond}]"
+    )
+    result = run_python("-c", code)
+    assert result.stdout == "sound\n", result.stderr
+    assert -result.returncode in (signal.SIGSEGV, signal.SIGBUS)
 
 
 @pytest.mark.compiled
