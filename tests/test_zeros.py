@@ -98,6 +98,16 @@ def test_no_bit_depends_on_what_is_left_out(dtype, changes, monkeypatch):
 
 
 @pytest.mark.no_kernel
+def test_a_single_row_is_not_worth_a_look_at_all_weights(monkeypatch):
+    case = replace(PLAIN, units=(256, 128, 3), n_rows=64, batch_size=64, zeros=0.95)
+    sums, (X, _) = as_plain_python(monkeypatch, zeros.PER_INTEGER), case.rows()
+    forward(kernels, case, X[:1])
+    assert sums["sum_rows"] == 0
+    forward(kernels, case, X[:32])
+    assert sums["sum_rows"] > 0
+
+
+@pytest.mark.no_kernel
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_no_sign_of_a_zero_depends_on_what_is_left_out(dtype, monkeypatch):
     """A sum may begin with -0.0, a bias, or become it where a product is too small; other zeros may make it 0.0."""

@@ -221,14 +221,16 @@ class Product:
         """Whether so many left factors of the sampled rows are zero that it is faster without them; W_l has to be finite."""
         a, table = self.left_rows()
         job, layer, depth, vectors = self.job, self.layer, self.depth, self.vectors
+        units = vector_count(job.memory, layer.n_out)
 
         def sampled():
             rows = (self.rows + (zeros.SAMPLED - 1)) // zeros.SAMPLED
             integers, found = rows * ((depth + (zeros.TERMS - 1)) // zeros.TERMS), zeros.nonzeros(a, table, self.rows, depth)
-            return switch(zeros.cost(job.plan, found, integers, vectors) < 2 * rows * depth * vectors, [lambda: 0, finite])
+            saved = 2 * rows * depth * vectors - zeros.cost(job.plan, found, integers, vectors)
+            # to look at all W_l takes about as long as to multiply it with one row: of a few rows, nothing is saved
+            return switch(self.rows * saved > 2 * rows * layer.n_in * units, [lambda: 0, finite])
 
         def finite():
-            units = vector_count(job.memory, layer.n_out)
             return zeros.finite(job.params, lambda k: layer.offset + k * layer.stride, layer.n_in, units)
 
         # nothing is saved by the rows of one vector
