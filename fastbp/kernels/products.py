@@ -105,12 +105,14 @@ def sum_tile(height, cols, listed, left, right, start, c, terms, descent, meanwh
             return flat(tile)
 
         sums, done = in_rows(carry(meanwhile.times, flat(sums), turn), cols), each * meanwhile.times
-    sums = unsigned_zeros(add(sums, done, terms - done))
+    sums = add(sums, done, terms - done)
 
     def descend_tile():
         either(descends > 1, lambda: step(lambda g, w: fma(w, decay, g)), lambda: step(lambda g, w: g))
 
-    either(descends, descend_tile, lambda: store_tile(sums, c, [c_step * i for i in range(height)]))
+    # Gradients of plain SGD keep -0.0, which is seen where a weight is -0.0 as well: there too, it took a register from
+    # the loop, which has none to spare.
+    either(descends, descend_tile, lambda: store_tile(unsigned_zeros(sums), c, [c_step * i for i in range(height)]))
 
 
 class Descending(Names):
