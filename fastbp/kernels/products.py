@@ -213,13 +213,13 @@ class Product:
 
     def run(self):
         """Compute it, in full or without the left factors that are zero, whichever is the faster."""
-        either(self.is_sparse(), self.without_zeros, self.in_full)
+        either(self.zeros_pay(), self.without_zeros, self.in_full)
 
     def may_have_zeros(self):
         """Whether left factors may be zero for a reason."""
         raise NotImplementedError
 
-    def is_sparse(self):
+    def zeros_pay(self):
         """Whether so many left factors of the sampled rows are zero that it is faster without them; W_l has to be finite."""
         a, table = self.left_rows()
         job, layer, depth, vectors = self.job, self.layer, self.depth, self.vectors
@@ -242,9 +242,13 @@ class Product:
         """Compute it, by the left factors that are not zero."""
         packed, _, _ = self.packed()
         parts = (self.depth + (zeros.TERMS - 1)) // zeros.TERMS
-        zeros.strips(self.vectors, lambda v, cols: repeat(parts, lambda part: self.sparse_strip(v, cols, part, packed)))
 
-    def sparse_strip(self, v, cols, part, packed):
+        def strip(v, cols):
+            repeat(parts, lambda part: self.strip_without_zeros(v, cols, part, packed))
+
+        zeros.strips(self.vectors, strip)
+
+    def strip_without_zeros(self, v, cols, part, packed):
         """All rows of some vectors, for one part of the sums."""
         L, k = lanes(self.job.memory), part * zeros.TERMS
         terms, last = smaller(self.depth - k, zeros.TERMS), k + zeros.TERMS >= self.depth
@@ -531,14 +535,14 @@ class Gradient(Product):
         """Compute it, in full or without factors that are zero, whichever is the fastest; then what is no whole vector."""
         job, part, layer, (begin, stop) = self.job, self.part, self.layer, self.span
         whole = self.rows // lanes(job.memory)
-        sparse = switch((whole > 0) * (self.depth > 0), [lambda: 0, lambda: self.sparse_side(whole)])
-        done, (a, at) = choose(sparse > 0, whole * lanes(job.memory), 0), self.a
+        side = switch((whole > 0) * (self.depth > 0), [lambda: 0, lambda: self.side_without_zeros(whole)])
+        done, (a, at) = choose(side > 0, whole * lanes(job.memory), 0), self.a
 
         def without_zeros():
             factors = self.left_rows()
-            zeros.Gradient(job, part, layer, self.learning, factors, begin, whole, self.depth, sparse > 1).run()
+            zeros.Gradient(job, part, layer, self.learning, factors, begin, whole, self.depth, side > 1).run()
 
-        when(sparse > 0, without_zeros)
+        when(side > 0, without_zeros)
 
         def in_full():
             rest = Gradient(job, part, layer, self.learning, (a, at + done), (begin + done, stop))
@@ -547,7 +551,7 @@ class Gradient(Product):
 
         when(stop > begin + done, in_full)
 
-    def sparse_side(self, whole):
+    def side_without_zeros(self, whole):
         """1 or 2 where it is the fastest without zeros of A_{l-1}, or of D_l, else 0; the other factors must be finite."""
         job, layer, depth, units = self.job, self.layer, self.depth, self.vectors
         samples, L = (depth + (zeros.SAMPLED - 1)) // zeros.SAMPLED, lanes(job.memory)

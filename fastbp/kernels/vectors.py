@@ -275,7 +275,7 @@ def load_first(memory, at, count):
 
 @word(lambda memory, at: None)
 def prefetch(memory, at):
-    """Ask for the memory around an element, which is about to be read and written."""
+    """Ask for the memory around an element, which is about to be used."""
     address = memory.builder.bitcast(from_on(memory, at).value, ir.IntType(8).as_pointer())
     write, near, data = (ir.Constant(INT32, number) for number in (0, 3, 1))
     external(memory.builder, "llvm.prefetch.p0i8", ir.VoidType(), address, write, near, data)
