@@ -100,7 +100,7 @@ def test_no_bit_depends_on_what_is_left_out(dtype, changes, monkeypatch):
 @pytest.mark.no_kernel
 def test_a_single_row_is_not_worth_a_look_at_all_weights(monkeypatch):
     case = replace(PLAIN, units=(256, 128, 3), n_rows=64, batch_size=64, zeros=0.95)
-    sums, (X, _) = as_plain_python(monkeypatch, zeros.PER_INTEGER), case.rows()
+    sums, (X, _) = as_plain_python(monkeypatch, workspace.PER_INTEGER), case.rows()
     forward(kernels, case, X[:1])
     assert sums["sum_rows"] == 0
     forward(kernels, case, X[:32])
