@@ -152,6 +152,12 @@ class Product:
     rows, depth, vectors : rows of C, terms of the sums, and vectors of a row of C
     start, c : pointer, offset and row step: what the sums begin with, at the first vector; and C
     most : terms of the sums that are taken at a time
+
+    Attributes
+    ----------
+    layer
+    a : pointer and offset of the left factors
+    level : of the layer that takes in what their rows are of, see `Part.lines`
     """
 
     # pointer, offset and row step of the right factors, whose rows are k; or None where `fill` gives them
@@ -161,9 +167,14 @@ class Product:
         self.job, self.part, self.rows, self.depth, self.vectors = job, part, rows, depth, vectors
         self.start, self.c, self.most = start, c, most
 
+    def left_rows(self):
+        """Pointer to the left factors, and a table of where rows begin."""
+        return from_on(*self.a), from_on(self.job.table, self.part.lines(self.job, self.level))
+
     def left(self, add, height, r, k):
         """Call add(listed, a, table, a_step), of `sum_tile`, for the left factors of rows r ... and of terms k ..."""
-        raise NotImplementedError
+        a, table = self.left_rows()
+        add(False, from_on(a, k), from_on(table, r), 1)
 
     def fill(self, k, terms, v, cols):
         """Put the right factors of some terms, from k on, and vectors, from v on, at `part.pack`, without gaps."""
@@ -215,9 +226,9 @@ class Product:
         """Compute it, in full or without the left factors that are zero, whichever is the faster."""
         either(self.zeros_pay(), self.without_zeros, self.in_full)
 
-    def may_have_zeros(self):
-        """Whether left factors may be zero for a reason."""
-        raise NotImplementedError
+    def rows_ahead(self):
+        """A table of rows of left factors that are asked for meanwhile, and whether they are."""
+        return self.left_rows()[1], 0
 
     def zeros_pay(self):
         """Whether so many left factors of the sampled rows are zero that it is faster without them; W_l has to be finite."""
@@ -236,7 +247,7 @@ class Product:
             return zeros.finite(job.params, lambda k: layer.offset + k * layer.stride, layer.n_in, units)
 
         # nothing is saved by the rows of one vector
-        return switch((self.rows > 0) * (vectors > 1) * self.may_have_zeros(), [lambda: 0, sampled])
+        return switch((self.rows > 0) * (vectors > 1) * has_zeros(job, self.part, self.level), [lambda: 0, sampled])
 
     def without_zeros(self):
         """Compute it, by the left factors that are not zero."""
@@ -253,7 +264,7 @@ class Product:
         L, k = lanes(self.job.memory), part * zeros.TERMS
         terms, last = smaller(self.depth - k, zeros.TERMS), k + zeros.TERMS >= self.depth
         right, c, start = self.factors(v, cols, k, packed), self.c, self.begun(k == 0)
-        (a, table), ahead = self.left_rows(), self.rows_ahead()
+        (a, table), (ahead, asks) = self.left_rows(), self.rows_ahead()
 
         def rows_of(matrix, r):
             data, at, step = matrix
@@ -262,7 +273,7 @@ class Product:
         def some(number):
             r = number * zeros.ROWS
             count = smaller(self.rows - r, zeros.ROWS)
-            left = from_on(a, k), from_on(table, r), from_on(ahead, r)
+            left = from_on(a, k), from_on(table, r), from_on(ahead, r), asks
             sums = rows_of(start, r), rows_of(c, r)
             zeros.of_width(cols, lambda width: zeros.sum_rows(width, count, terms, left, right, *sums))
             self.after(last, (r, count, v, cols))
@@ -380,7 +391,7 @@ class Forward(Product):
     def __init__(self, job, part, layer, a, hidden):
         memory, stride = job.memory, layer.stride
         bias = job.params, layer.offset + layer.n_in * stride
-        self.layer, self.a, self.hidden, self.here = layer, a, hidden, part.begin * stride
+        self.layer, self.a, self.level, self.hidden, self.here = layer, a, layer.number, hidden, part.begin * stride
         self.key = part.dropout.layer_key(memory, layer.number)
         self.right = job.params, layer.offset, stride
         super().__init__(
@@ -389,21 +400,9 @@ class Forward(Product):
             job.plan.depth,
         )  # fmt: skip
 
-    def left_rows(self):
-        """Pointer to A_{l-1}, and a table of where rows begin."""
-        return from_on(*self.a), from_on(self.job.table, self.part.lines(self.job, self.layer.number))
-
     def rows_ahead(self):
-        """A table of rows that are asked for: the next block's of X."""
-        level = choose(self.hidden, self.layer.number, self.job.n_layers + 1)
-        return from_on(self.job.table, self.part.lines(self.job, level))
-
-    def may_have_zeros(self):
-        return has_zeros(self.job, self.part, self.layer.number)
-
-    def left(self, add, height, r, k):
-        a, table = self.left_rows()
-        add(False, from_on(a, k), from_on(table, r), 1)
+        """The next block's rows of X."""
+        return from_on(self.job.table, self.part.lines(self.job, self.job.n_layers + 1)), 1 - self.hidden
 
     def meanwhile(self, tile, k, terms, behind):
         first, height, v, _ = tile
@@ -444,26 +443,12 @@ class Delta(Product):
     def __init__(self, job, part, layer, below):
         memory = job.memory
         self.layer, self.below, self.here = layer, below, part.begin * below.stride
+        self.a, self.level = (memory, layer.d), layer.number + 1
         self.key = part.dropout.layer_key(memory, below.number)
         super().__init__(
             job, part, part.count, layer.n_out, vector_count(memory, layer.n_in), (memory, job.plan.zeros, 0),
             (memory, below.d + self.here, below.stride), PACKED_DEPTH,
         )  # fmt: skip
-
-    def left_rows(self):
-        """Pointer to D_l, and a table of where rows begin."""
-        return zeros.deltas_of(self.job, self.part, self.layer)
-
-    def rows_ahead(self):
-        """These again, which are there."""
-        return self.left_rows()[1]
-
-    def may_have_zeros(self):
-        return has_zeros(self.job, self.part, self.layer.number + 1)
-
-    def left(self, add, height, r, k):
-        d, table = self.left_rows()
-        add(False, from_on(d, k), from_on(table, r), 1)
 
     def fill(self, k, terms, v, cols):
         """W_l^T, a square of vectors at a time, with zeros below W_l."""
@@ -522,7 +507,7 @@ class Gradient(Product):
         begin, stop = self.span = rows
         count, vectors = stop - begin, vector_count(memory, layer.n_out)
         self.layer, self.learning, self.a, self.many = layer, learning, a, vectors >= PANEL_VECTORS
-        self.at = layer.offset + begin * stride
+        self.level, self.at = layer.number, layer.offset + begin * stride
         grad, fresh, few = job.plan.grad + self.at, learning.fresh, part.count
         self.right = memory, layer.d, stride
         super().__init__(
@@ -566,8 +551,8 @@ class Gradient(Product):
 
             return switch((vectors > 1) * has_zeros(job, self.part, level), [lambda: full, found])
 
-        by_left = cost(layer.number, a, whole * L, units)
-        by_deltas = cost(layer.number + 1, d, layer.n_out, whole)
+        by_left = cost(self.level, a, whole * L, units)
+        by_deltas = cost(self.level + 1, d, layer.n_out, whole)
 
         def finite(factors, vectors, result):
             data, table = factors
@@ -575,8 +560,6 @@ class Gradient(Product):
 
         best = choose(by_left < by_deltas, by_left < full, 2 * (by_deltas < full))
         return switch(best, [lambda: 0, finite(d, units, 1), finite(a, whole, 2)])
-
-    left_rows = Forward.left_rows
 
     def gather_panels(self):
         """The left factors, panel by panel: HEIGHT elements of every A_{l-1}, one after the other."""

@@ -7,8 +7,8 @@ import numpy as np
 from llvmlite import ir
 
 from fastbp.kernels import jit
-from fastbp.kernels.numbers import element, from_on
-from fastbp.kernels.tracing import BYTES, INT, INT32, Traced, external, integer, operand, pointer, shuffle, spread, word
+from fastbp.kernels.numbers import element, from_on, lowest_bit
+from fastbp.kernels.tracing import BYTES, INT, INT32, Traced, external, operand, pointer, shuffle, spread, word
 
 
 def itemsize(like):
@@ -200,24 +200,23 @@ def across(vector, combine):
     return vector
 
 
-@word(lambda mask: int(np.argmax(mask)) if mask.any() else len(mask))
+@word(lambda mask: sum(1 << int(lane) for lane in np.flatnonzero(mask)))
+def mask_bits(mask):
+    """An integer with a bit for each lane, which is set where the mask is."""
+    builder = mask.builder
+    return mask.new(builder.zext(builder.bitcast(mask.value, ir.IntType(mask.type.count)), INT))
+
+
 def first_lane(mask):
-    """The number of the first lane that is set, or a number not below LANES."""
-    builder, count = mask.builder, mask.type.count
-    bits = builder.zext(builder.bitcast(mask.value, ir.IntType(count)), INT)
-    return mask.new(builder.cttz(builder.or_(bits, integer(1 << count)), ir.Constant(ir.IntType(1), 1)))
+    """The number of the first lane that is set, or LANES."""
+    return lowest_bit(mask_bits(mask) | 1 << (mask.type.count if isinstance(mask, Traced) else len(mask)))
 
 
-@word(lambda x: sum(1 << int(lane) for lane in np.flatnonzero(x)))
-def nonzero_bits(x):
-    """An integer with a bit for each lane, which is set where x is not zero; NaN is not."""
-    return x.new(x.builder.zext(x.builder.bitcast(nonzero(x), ir.IntType(x.type.count)), INT))
-
-
+@word(lambda x: x != 0)
 def nonzero(x):
-    """LLVM's mask of the lanes that are not zero; those of NaN are not."""
+    """Mask of the lanes that are not zero; NaN is not, though compiled x != 0 leaves it out."""
     compare = x.builder.fcmp_unordered if x.of in BYTES else x.builder.icmp_signed
-    return compare("!=", x.value, x.like(0))
+    return x.new(compare("!=", x.value, x.like(0)))
 
 
 @word(lambda memory: memory.view(f"int{memory.itemsize * 8}"))
@@ -238,7 +237,7 @@ def with_bit(bits, x, number):
     builder, number = bits.builder, operand(number)
     number = number if bits.of == INT else builder.trunc(number, bits.of)
     one = spread(builder, builder.shl(ir.Constant(bits.of, 1), number), bits.type.count)
-    return bits.new(builder.select(nonzero(x), builder.or_(bits.value, one), bits.value))
+    return bits.new(builder.select(nonzero(x).value, builder.or_(bits.value, one), bits.value))
 
 
 @word(lambda integers, at: int(integers[at]) % 2 ** (8 * integers.itemsize))

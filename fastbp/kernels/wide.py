@@ -125,7 +125,7 @@ def csr_gradients(job, part, layer, learning, rows):
 
 
 def list_rows(job, part, first, count, behind, row_of):
-    """Where the thread's rows of X begin, into the table, and those of the next block, which are asked for during this one.
+    """Where the thread's rows of X begin, into the table, and of a dense X the next block's, which this one asks for.
 
     Rows are at `count` places of the order, from `first` on, and `behind` more, if any; row_of(place) is which.
     """
@@ -139,7 +139,8 @@ def list_rows(job, part, first, count, behind, row_of):
         repeat(part.count, one)
 
     at_places(0, first, count)
-    at_places(job.n_layers + 1, first + choose(behind > 0, count, 0), choose(behind > 0, behind, count))
+    if not is_csr(job):
+        at_places(job.n_layers + 1, first + choose(behind > 0, count, 0), choose(behind > 0, behind, count))
 
 
 def copy_targets(job, part, last, first):

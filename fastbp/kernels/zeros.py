@@ -28,8 +28,9 @@ from fastbp.kernels.vectors import (
     lanes,
     load,
     load_first,
+    mask_bits,
     no_bits,
-    nonzero_bits,
+    nonzero,
     prefetch,
     splat,
     store,
@@ -46,8 +47,8 @@ SAMPLED = 16  # of so many rows, one tells how many factors are zero
 
 def cost(plan, nonzeros, integers, vectors):
     """Of multiplying so many factors with rows of so many vectors, in halves of the multiplication of one vector."""
-    strips = (vectors + (WIDEST - 1)) // WIDEST
-    return nonzeros * (2 * vectors + 3 * strips) + integers * strips * plan.per_integer
+    count = (vectors + (WIDEST - 1)) // WIDEST
+    return nonzeros * (2 * vectors + 3 * count) + integers * count * plan.per_integer
 
 
 def strips(vectors, body):
@@ -71,13 +72,13 @@ def row_bits(a, at, count):
     L = lanes(a)
 
     def all_terms():
-        bits = nonzero_bits(load(a, at))
+        bits = mask_bits(nonzero(load(a, at)))
         for i in range(L, TERMS, L):
-            bits = bits | nonzero_bits(load(a, at + i)) << i
+            bits = bits | mask_bits(nonzero(load(a, at + i))) << i
         return bits
 
     def some(v, bits):
-        return (bits | nonzero_bits(load_first(a, at + v * L, count - v * L)) << v * L,)
+        return (bits | mask_bits(nonzero(load_first(a, at + v * L, count - v * L))) << v * L,)
 
     return switch(count >= TERMS, [lambda: carry((count + (L - 1)) // L, (0,), some)[0], all_terms])
 
@@ -107,17 +108,17 @@ def finite(b, row_at, rows, vectors):
         at = row_at(k)
         return carry(vectors, (found,), lambda v, found: (with_bit(found, vector(at + v * lanes(b)), 0),))
 
-    return nonzero_bits(carry(rows, (no_bits(b),), row)[0]) == 0
+    return mask_bits(nonzero(carry(rows, (no_bits(b),), row)[0])) == 0
 
 
 @outlined
 def sum_rows(width, count, terms, left, right, start, c):
     """C[i, :] = start[i, :] + sum over k of left[i, k] right[k, :], for rows, `width` vectors, and TERMS terms at most.
 
-    Left is memory, a table of where its rows begin in there, and one of rows that are asked for; the others are memory and
-    the distance of their rows.
+    Left is memory, a table of where its rows begin in there, one of rows to ask for, and whether they are; the others are
+    memory and the distance of their rows.
     """
-    (a, table, ahead), (b, b_step), (start, start_step), (c, c_step) = left, right, start, c
+    (a, table, ahead, asks), (b, b_step), (start, start_step), (c, c_step) = left, right, start, c
     L = lanes(c)
 
     def sum_row(i, bits):
@@ -128,8 +129,11 @@ def sum_rows(width, count, terms, left, right, start, c):
             factor = broadcast(here, k)
             return bits & (bits - 1), *(fma(factor, load(b, k * b_step + j * L), one) for j, one in enumerate(sums))
 
-        for line in range(0, TERMS, ALIGNMENT_BYTES // itemsize(a)):
-            prefetch(a, element(ahead, i) + line)
+        def ask():
+            for line in range(0, TERMS, ALIGNMENT_BYTES // itemsize(a)):
+                prefetch(a, element(ahead, i) + line)
+
+        when(asks, ask)
         (sums,) = load_tile(start, [i * start_step], width)
         store_tile(unsigned_zeros([until_zero(bits, sums, add)]), c, [i * c_step])
 
