@@ -104,6 +104,14 @@ def aligned_zeros(size, dtype):
     return buffer[start : start + size * itemsize].view(dtype)
 
 
+def side_by_side(*rooms):
+    """A buffer, and in it arrays of zeros, of a size and a dtype each, that start at multiples of 64 bytes."""
+    sizes = [size * np.dtype(dtype).itemsize for size, dtype in rooms]
+    *starts, end = itertools.accumulate([-(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES for size in sizes], initial=0)
+    whole = aligned_zeros(end, np.uint8)
+    return whole, [whole[at : at + n].view(dtype) for at, n, (_, dtype) in zip(starts, sizes, rooms, strict=True)]
+
+
 class Layout:
     """Offsets of the parameters of a network with the given layer sizes.
 

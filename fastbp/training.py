@@ -126,11 +126,11 @@ class Run:
         self.rule, self.batch_size, self.draw = rule, batch_size, draw
         self.row_weights = np.empty(0, X.dtype) if row_weights is None else row_weights
         self.weight = self.n_rows if row_weights is None else float(row_weights.sum(dtype=np.float64))
-        units = X.shape[1], *[w.shape[1] for w in weights]
+        units, sparse = (X.shape[1], *[w.shape[1] for w in weights]), is_sparse(X)
         # all that a workspace depends on, but for the threads of sparse rows, whose number depends on their values
         self.key = (
             workspace, units, X.dtype, bool(biases), *activations, self.n_rows, batch_size, draw is not None, rule.moments,
-            rule.dropout > 0, n_jobs, None if is_sparse(X) else usable_threads(n_jobs),
+            rule.dropout > 0, n_jobs, None if sparse else usable_threads(n_jobs),
         )  # fmt: skip
         self.layout, self.work = resting.pop(self.key, (None, None))
         if self.work is None:
@@ -139,7 +139,7 @@ class Run:
                 self.layout,
                 self.n_rows,
                 batch_size,
-                sparse=is_sparse(X),
+                sparse=sparse,
                 shuffled=draw is not None,
                 moments=rule.moments,
                 dropout=rule.dropout > 0,
@@ -265,9 +265,10 @@ class Run:
         while (done := self.epochs_done) < epochs and not self.stopped:
             left, per_pass = self.reach(1 if each_epoch or self.due() else epochs - done)
             blocks = min(self.blocks, left)
-            reached = self.passes - (-(int(self.cursor[CURSOR.block]) + blocks) // per_pass)
-            if reached > len(self.record):
-                self.make_room(min(epochs * self.chunks, max(reached, 2 * len(self.record))))
+            if len(self.record) < epochs * self.chunks:
+                reached = self.passes - (-(int(self.cursor[CURSOR.block]) + blocks) // per_pass)
+                if reached > len(self.record):
+                    self.make_room(min(epochs * self.chunks, max(reached, 2 * len(self.record))))
             start = time.perf_counter()
             self.advance(blocks)
             seconds = time.perf_counter() - start

@@ -19,7 +19,7 @@ from fastbp.layout import (
     PLACE,
     PLAN,
     SYNC_SIZE,
-    aligned_zeros,
+    side_by_side,
 )
 from fastbp.rule import RULE
 
@@ -84,10 +84,9 @@ class Workspace(abc.ABC):
 
     def __init__(self, layout, n_rows, batch_size, shuffled, moments=0, dropout=False, threads=1, sparse=False):
         layers, lanes, size = layout.rows, ALIGNMENT_BYTES // layout.dtype.itemsize, 0
-        self.table, self.totals = np.zeros(0, np.int64), np.zeros(0)
         plan = types.SimpleNamespace(**dict.fromkeys(PLAN._fields, 0))
         plan.threads, plan.size = min(threads, MOST_THREADS), layout.size
-        self.decide(plan, layout, n_rows, batch_size, shuffled, sparse)
+        table, n_totals = self.decide(plan, layout, n_rows, batch_size, shuffled, sparse)
 
         def take(room):
             """Offset of so many elements, a multiple of 64 bytes."""
@@ -110,29 +109,29 @@ class Workspace(abc.ABC):
         self.blocks_per_epoch = gate.blocks_per_epoch(n_rows, batch_size, plan.block_rows)
         # Parameters and memory side by side: in two allocations, a small network's could lie a multiple of 4 KiB apart,
         # where the processor takes a load for one that depends on an earlier store.
-        both = aligned_zeros((1 + moments) * layout.size + size, layout.dtype)
+        counts = (1 + moments) * layout.size + size, n_totals, len(table), len(CURSOR), SYNC_SIZE
+        kinds = layout.dtype, np.float64, np.int64, np.int64, np.int64
+        self.whole, (both, totals, rows, self.cursor, sync) = side_by_side(*zip(counts, kinds, strict=True))
+        rows[:] = table
         self.params, state, scratch = np.split(both, [layout.size, (1 + moments) * layout.size])
         self.state, self.grad = state.reshape(moments, layout.size), scratch[plan.grad : plan.grad + layout.size]
         for place, layer in zip(places, layers, strict=True):
             if plan.kernel != KERNELS.narrow:
                 scratch[place.valid : place.valid + layer.n_out] = 1
         numbers = np.array(plan, np.int64), np.array(places, np.int64)
-        self.cursor, self.rule = np.zeros(len(CURSOR), np.int64), np.zeros(len(RULE))
-        self.arrays = gate.Arrays((scratch, *numbers, self.table, self.totals, np.zeros(SYNC_SIZE, np.int64)))
+        self.rule = np.zeros(len(RULE))
+        self.arrays = gate.Arrays((scratch, *numbers, rows, totals, sync))
         self.arrays.belong(layout.layers, self.params, self.state, self.cursor, self.rule)
         self.network, *self.memory = (layout.views(flat) for flat in (self.params, *self.state))
-        written = both, self.cursor, self.table, self.totals, self.arrays[-1]
-        self.written = [array for array in written if array.size]
-        self.new: Any = [array.copy() for array in self.written] if both.nbytes <= RENEWED_BYTES else None
+        self.new: Any = self.whole.copy() if self.whole.nbytes <= RENEWED_BYTES else None
 
     def renew(self):
         """Let all memory be what it was when it was new, which takes a fraction of the time of making it."""
-        for array, new in zip(self.written, self.new, strict=True):
-            array[:] = new
+        self.whole[:] = self.new
 
     @abc.abstractmethod
     def decide(self, plan, layout, n_rows, batch_size, shuffled, sparse):
-        """Write into the plan what is no place, and make `table` and `totals`, where the kernel has them."""
+        """Write into the plan what is no place; returns the table, and a number of totals, for a kernel that has them."""
 
 
 class NarrowWorkspace(Workspace):
@@ -155,7 +154,7 @@ class NarrowWorkspace(Workspace):
         panels = gate.blocks_per_epoch(n_rows, batch_size, plan.block_rows)
         if not shuffled and panels * plan.panel_size * itemsize <= RESIDENT_BYTES:
             plan.resident = panels
-        self.totals = np.zeros(3 * per_batch)
+        return (), 3 * per_batch
 
 
 class WideWorkspace(Workspace):
@@ -174,7 +173,7 @@ class WideWorkspace(Workspace):
         # weights, where its factors stand in panels: rows by `height`, those of a panel side by side.
         panel, row = np.divmod(np.arange(plan.panel_rows), height)
         strides = [0, *(layer.stride for layer in layout.rows), 0]
-        self.table = np.concatenate([*np.outer(strides, np.arange(rows)), panel * height * rows + row])
+        return np.concatenate([*np.outer(strides, np.arange(rows)), panel * height * rows + row]), 0
 
 
 class OnlineWorkspace(Workspace):
@@ -183,6 +182,7 @@ class OnlineWorkspace(Workspace):
     def decide(self, plan, layout, n_rows, batch_size, shuffled, sparse):
         """As `Workspace.decide`."""
         plan.kernel, plan.width, plan.block_rows, plan.threads = KERNELS.online, jit.native_width(), 1, 1
+        return (), 0
 
 
 def narrow_width(batch_size, itemsize):

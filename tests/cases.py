@@ -26,7 +26,7 @@ class ShortBlocks(NarrowWorkspace):
 
     def decide(self, *args):
         with mock.patch("fastbp.workspace.BLOCK_BYTES", 32 * 1024):
-            super().decide(*args)
+            return super().decide(*args)
 
 
 WORKSPACES = {"narrow": ShortBlocks, "wide": WideWorkspace}  # of kernels for batches of any length, and for prediction

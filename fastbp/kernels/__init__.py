@@ -40,15 +40,15 @@ from fastbp.kernels.jit import PLAIN_PYTHON, Kernel
 from fastbp.layout import CURSOR, KERNELS, LAYER, PLACE, PLAN, RECORD, ROWS_AT_ONCE, SETTINGS, aligned_zeros
 from fastbp.rule import RULE
 
-# What a job has: first what says which network, then what a call is about, in the end the arrays of a workspace. A dense X
-# has no `indices` and `starts`.
-_NETWORK = "layers:int* n_layers params:T* "
+# What a job has: first X, whose types are the call's, and the network, then what a call is about, in the end the arrays of a
+# workspace. A dense X has no `indices` and `starts`.
+_NETWORK = "X:T* indices:I* starts:I* layers:int* n_layers params:T* "
 _WORK = " memory:T* plan:int* places:int* table:int* totals:double* sync:int*"
 _TRAIN = (
-    _NETWORK + "state:T* X:T* indices:I* starts:I* Y:T* weights:T* weighted n order:int* shuffled batch_size rule:double* "
-    "blocks cursor:int* record:double*" + _WORK
+    _NETWORK + "state:T* Y:T* weights:T* weighted n order:int* shuffled batch_size rule:double* blocks cursor:int* "
+    "record:double*" + _WORK
 )
-_FORWARD = _NETWORK + "X:T* indices:I* starts:I* n out:T* rule:double*" + _WORK
+_FORWARD = _NETWORK + "n out:T* rule:double*" + _WORK
 TRAIN = tuple(Kernel(module, "train", _TRAIN) for module in KERNELS._fields)
 MARKED = tuple(kernel.with_marks() for kernel in TRAIN)  # that count the time of their phases
 FORWARD = tuple(Kernel(module, "forward", _FORWARD) for module in ("narrow", "wide"))
@@ -79,7 +79,7 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
     work, arrays = gate.training(
         layers, params, state, X, Y, weights, order, batch_size, rule, blocks, cursor, record, work, marked
     )
-    together(MARKED if marked else TRAIN, work, layers, len(layers), params, work.packed(state), *arrays, Y,
+    together(MARKED if marked else TRAIN, work, arrays, layers, params, work.packed(state), Y,
              weights, weights.size > 0, X.shape[0], order, order.size > 0, batch_size, work.packed(rule), blocks,
              work.packed(cursor), record)  # fmt: skip
 
@@ -87,7 +87,7 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
 def forward(layers, params, X, out, rule, work):
     """As `fastbp.reference.forward`; `work` says which kernel, and how many threads."""
     work, arrays = gate.prediction(layers, params, X, out, rule, work)
-    together(FORWARD, work, layers, len(layers), params, *arrays, X.shape[0], out, rule)
+    together(FORWARD, work, arrays, layers, params, X.shape[0], out, rule)
 
 
 def loss_grad(layers, params, X, Y, weights, rule, grad, work):
@@ -184,10 +184,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=free_generators)
 
 
-def together(kernels, work, layers, *args):
+def together(kernels, work, arrays, layers, params, *args):
     """Call a kernel once in each thread of the workspace."""
-    plan = work.plan
-    call(kernels[plan.kernel], (work.packed(layers), *args, *work.all_packed), plan.threads, plan.width)
+    plan, network = work.plan, (work.packed(layers), len(layers), work.packed(params))
+    call(kernels[plan.kernel], (*arrays, *network, *args, *work.all_packed), plan.threads, plan.width)
 
 
 def call(kernel, args, size, width):
