@@ -1,6 +1,7 @@
 """The kernels, held to the reference."""
 
 import platform
+import random
 import re
 import signal
 import sys
@@ -520,6 +521,17 @@ def test_no_access_beyond_any_array(side):
     result = run_python("-m", "guard", side, *numbers)
     assert result.returncode == 0, result.stdout[-200:] + result.stderr[-2000:]
     assert result.stdout.splitlines() == [str(CASES[number]) for number in numbers]
+
+
+@needs_mprotect
+@pytest.mark.compiled
+@pytest.mark.parametrize("kind", ["many", "zeros"])
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_no_access_beyond_any_room_of_drawn_networks(side, kind):
+    seeds = [str(random.Random(f"{draws.SEED} {side} {number}").randrange(2**32)) for number in range(draws.examples(60, 5))]
+    result = run_python("-m", "guard", kind, side, *seeds)
+    assert result.returncode == 0, result.stdout[-200:] + result.stderr[-2000:]
+    assert len(result.stdout.splitlines()) == len(seeds)
 
 
 @needs_mprotect

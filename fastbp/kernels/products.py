@@ -318,49 +318,57 @@ class Product:
 
     def strip(self, v, cols, part, rows, packed, parts, part_depth):
         """All tiles of some rows and vectors, for one part of the sums."""
-        L, begin, (first_row, count) = lanes(self.job.memory), part * part_depth, rows
+        begin, (first, count) = part * part_depth, rows
         terms, last = smaller(part_depth, self.depth - begin), part == parts - 1
-        factors, (before, before_at, before_step) = self.factors(v, cols, begin, packed), self.begun(part == 0)
-        c, c_at, c_step = self.c
+        factors, start = self.factors(v, cols, begin, packed), self.begun(part == 0)
         tallest = choose(cols > 2, HEIGHTS[1], HEIGHTS[0])
-        waits = self.waits(last, tallest * cols, terms)
-
-        def rows_of_tile(number):
-            r = first_row + number * tallest
-            tile = r, smaller(count - number * tallest, tallest), v, cols
-            (here, to, to_step), descent = self.target(last, tile, (c, c_at + r * c_step + v * L, c_step))
-            when(1 - waits, lambda: self.ahead(tile, begin, terms))
-
-            def some(height, first):
-                origin = from_on(before, before_at + (r + first) * before_step + v * L)
-                goal = from_on(here, to + first * to_step)
-
-                def of_width(width):
-                    def add(listed, *left):
-                        def sum_up(meanwhile):
-                            sum_tile(height, width, listed, left, factors, (origin, before_step), (goal, to_step),
-                                     terms, descent, meanwhile)  # fmt: skip
-
-                        tall, behind = height == HEIGHTS[width > 2], waits * (number > 0)
-                        turns = self.meanwhile((r, height, v, width), begin, terms, behind) if tall else None
-                        if turns:
-                            either(turns.wanted, lambda: sum_up(turns), lambda: sum_up(None))
-                        else:
-                            sum_up(None)
-
-                    return lambda: self.left(add, height, r + first, begin)
-
-                widths = [of_width(1), of_width(2), *[of_width(COLS)] * (COLS - 2)]
-                switch(cols - 1, widths if height < HEIGHTS[0] else widths[:2])
-
-            def one():
-                either(cols > 2, lambda: some(HEIGHTS[1], 0), lambda: some(HEIGHTS[0], 0))
-
-            either(tile[1] == tallest, one, lambda: in_groups(tile[1], HEIGHTS[1:], some))
-            self.after(last * (1 - waits * (first_row + count - r >= 2 * tallest)), tile)
-
+        strip = Names(
+            v=v, cols=cols, begin=begin, terms=terms, last=last, factors=factors, start=start, tallest=tallest, first=first,
+            count=count, waits=self.waits(last, tallest * cols, terms),
+        )  # fmt: skip
         when(packed, lambda: self.fill(begin, terms, v, cols))
-        repeat((count + (tallest - 1)) // tallest, rows_of_tile)
+        repeat((count + (tallest - 1)) // tallest, lambda number: self.tile(strip, number))
+
+    def tile(self, strip, number):
+        """One tile of a strip, or of the rows that are left for the last one, several."""
+        r, (c, c_at, c_step) = strip.first + number * strip.tallest, self.c
+        rows = smaller(strip.count - number * strip.tallest, strip.tallest)
+        tile, behind = (r, rows, strip.v, strip.cols), strip.waits * (number > 0)
+        c, descent = self.target(strip.last, tile, (c, c_at + r * c_step + strip.v * lanes(self.job.memory), c_step))
+        when(1 - strip.waits, lambda: self.ahead(tile, strip.begin, strip.terms))
+
+        def some(height, first):
+            def of_width(width):
+                return lambda: self.sums(strip, (r, first, height, width), c, descent, behind)
+
+            widths = [of_width(1), of_width(2), *[of_width(COLS)] * (COLS - 2)]
+            switch(strip.cols - 1, widths if height < HEIGHTS[0] else widths[:2])
+
+        def one():
+            either(strip.cols > 2, lambda: some(HEIGHTS[1], 0), lambda: some(HEIGHTS[0], 0))
+
+        either(rows == strip.tallest, one, lambda: in_groups(rows, HEIGHTS[1:], some))
+        follows = strip.first + strip.count - r >= 2 * strip.tallest  # a tile as tall, which does it
+        self.after(strip.last * (1 - strip.waits * follows), tile)
+
+    def sums(self, strip, rows, c, descent, behind):
+        """`sum_tile` for `height` rows from r + first on; meanwhile, what the tile before left `behind`, or others need."""
+        (r, first, height, width), (start, start_at, start_step), (c, c_at, c_step) = rows, strip.start, c
+        origin = from_on(start, start_at + (r + first) * start_step + strip.v * lanes(self.job.memory)), start_step
+        goal = from_on(c, c_at + first * c_step), c_step
+
+        def add(listed, *left):
+            def sum_up(meanwhile):
+                sum_tile(height, width, listed, left, strip.factors, origin, goal, strip.terms, descent, meanwhile)
+
+            tall, tile = height == HEIGHTS[width > 2], (r, height, strip.v, width)
+            turns = self.meanwhile(tile, strip.begin, strip.terms, behind) if tall else None
+            if turns:
+                either(turns.wanted, lambda: sum_up(turns), lambda: sum_up(None))
+            else:
+                sum_up(None)
+
+        self.left(add, height, r + first, strip.begin)
 
 
 def has_zeros(job, part, level):

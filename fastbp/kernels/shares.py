@@ -67,34 +67,40 @@ def note(job, rows, ticks):
     put(job.sync, at, choose(pace == 0, now, pace - pace // STEPS + smaller(now, pace * 2) // STEPS))
 
 
+def pace(job, rank):
+    """A thread's, and one tick, by which can be divided."""
+    return widened(element(job.sync, place_of(rank, "pace")) + 1)
+
+
+def time(job, rank, units, begin, end):
+    """What a thread would take for a share, half of which is of rows, in units, and half of weights, in smaller ones."""
+    rows = (rounded(units, end) - rounded(units, begin)) * WHOLE // units
+    return pace(job, rank) * widened(rows + end - begin)
+
+
+def by_pace(job, values, body):
+    """values = body(rank, begin, end, *values) for every thread, with the share that would go with its pace."""
+    (speed,) = carry(job.size, (0.0,), lambda rank, speed: (speed + 1.0 / pace(job, rank),))
+
+    def one(rank, begin, before, *values):
+        before = before + 1.0 / pace(job, rank)
+        end = choose(rank == job.size - 1, WHOLE, whole(before / speed * WHOLE))
+        return end, before, *body(rank, begin, end, *values)
+
+    return carry(job.size, (0, 0.0, *values), one)[2:]
+
+
 def adapt(job, step, units):
     """Now and then, let shares follow the paces where the slowest thread gains by it; a block has so many units of rows."""
 
-    def pace(rank):
-        return widened(element(job.sync, place_of(rank, "pace")) + 1)
-
-    def time(rank, begin, end):
-        # one half in units, of rows, the other one, of weights, in smaller ones
-        return pace(rank) * widened((rounded(units, end) - rounded(units, begin)) * WHOLE // units + end - begin)
-
-    def each(values, body):
-        (speed,) = carry(job.size, (0.0,), lambda rank, speed: (speed + 1.0 / pace(rank),))
-
-        def one(rank, begin, before, *values):
-            before = before + 1.0 / pace(rank)
-            end = choose(rank == job.size - 1, WHOLE, whole(before / speed * WHOLE))
-            return end, before, *body(rank, begin, end, *values)
-
-        return carry(job.size, (0, 0.0, *values), one)[2:]
-
-    def slowest(rank, begin, end, *slowest):
-        times = [time(rank, *share) for share in (equal(job, rank), of(job, rank), (begin, end))]
-        return tuple(choose(time > most, time, most) for time, most in zip(times, slowest, strict=True))
+    def slowest(rank, begin, end, *most):
+        times = [time(job, rank, units, *share) for share in (equal(job, rank), of(job, rank), (begin, end))]
+        return tuple(choose(one > before, one, before) for one, before in zip(times, most, strict=True))
 
     def compare():
-        alike, now, new = each((0.0, 0.0, 0.0), slowest)
+        alike, now, new = by_pace(job, (0.0, 0.0, 0.0), slowest)
         most = new * (1 + LEAST_GAIN)
-        follow = functools.partial(each, (), lambda *share: change(job, *share) or ())
+        follow = functools.partial(by_pace, job, (), lambda *share: change(job, *share) or ())
         either(alike > most, lambda: when(now > most, follow), lambda: equalise(job))
 
     when((job.rank == 0) * (job.size > 1) * (step % STEPS == STEPS - 1), compare)
