@@ -306,7 +306,7 @@ class Objective(fitting.Objective):
 
     run: Any
 
-    def __init__(self, est, rows, rounds, weight):
+    def __init__(self, est, rounds, weight):
         self.est, self.run, self.weight = est, rounds, weight
         self.outputs_of_loss = fitting.losses_averaged(est)
 
@@ -462,7 +462,7 @@ class Distributed(Perceptron):
         """Train by rounds, or by evaluations of the loss of all rows."""
         view = fitting.Task(self, None, None, None, None, single=True)  # which no callback has
         if self.solver == "lbfgs":
-            fitting.fit_lbfgs(self, rows, view, Objective(self, rows, rounds, weight))
+            fitting.fit_lbfgs(self, rows, view, Objective(self, rounds, weight))
             return
         epochs, stop, before = fitting.begun(self, rows, None, random_state, None, view, rounds), False, 0
         try:

@@ -227,3 +227,29 @@ class Lanes:
             weights.append(np.array(block[: row.n_in]))
             biases.extend(np.array(block[row.n_in :]))
         return weights, biases
+
+
+class LaneRun:
+    """A network in lanes, as a `Run` from which one takes what was learnt, and the record of the latest epochs."""
+
+    def __init__(self):
+        self.level = jit.level_name()
+        self.lanes: Any = None
+        self.number, self.epochs_done, self.record = 0, 0, np.zeros((0, 0))
+
+    def take(self, lanes, number, epochs):
+        """So many epochs are over."""
+        self.lanes, self.number, self.epochs_done = lanes, number, epochs
+        self.record = lanes.recorded(number)[lanes.done - epochs :]
+
+    def recorded(self, first):
+        """The record, from the `first` of these epochs on."""
+        return self.record[first:]
+
+    def parameters(self):
+        """Weights and biases."""
+        return self.lanes.parameters(self.number)
+
+    def memory(self):
+        """What the solver remembers, and its steps."""
+        return self.lanes.memory(self.number)

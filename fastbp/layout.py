@@ -82,7 +82,6 @@ FREE = 0
 # has to be known first; the update where it is a pass of its own, L2's sum, the norm, and sums over the blocks of a batch; a
 # layer's weights are transposed for its delta, a strip at a time; threads wait for each other; and everything between.
 PHASES = positions("gather forward loss delta gradient update transpose wait overhead")
-OF_LAYERS = "forward", "delta", "gradient", "transpose"
 
 # Counters stand behind what threads tell each other: for each thread a group per layer, in which every phase has a pair,
 # time and number of marks. Phases of no layer count as the first layer's; behind those is the clock at the last mark.

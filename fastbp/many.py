@@ -1,6 +1,5 @@
 """Many networks trained in one call: small ones that are alike share vectors, the others run one in each thread."""
 
-import types
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -9,9 +8,7 @@ import numpy as np
 
 from fastbp import background, checks
 from fastbp.history import History
-from fastbp.kernels import jit
-from fastbp.kernels.levels import level
-from fastbp.lanes import Lanes, Member, by_kind
+from fastbp.lanes import LaneRun, Lanes, Member, by_kind
 from fastbp.layout import RECORD
 from fastbp.neural_network import NeuralNetwork, checked_steps
 from fastbp.stream import Rows
@@ -196,10 +193,10 @@ class Task:
 
     def keep(self, lanes, number):
         """Let the network have what it has learnt in lanes; its history."""
-        trained = types.SimpleNamespace(level=None if jit.PLAIN_PYTHON else level().name)
-        trained.parameters, trained.memory = lambda: lanes.parameters(number), lambda: lanes.memory(number)
-        self.net._keep(trained)
-        return self.history(lanes.recorded(number))
+        run = LaneRun()
+        run.take(lanes, number, lanes.done)
+        self.net._keep(run)
+        return self.history(run.record)
 
 
 def parted(tasks: list[Task]) -> tuple[list[list[Task]], list[Task]]:

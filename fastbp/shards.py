@@ -15,9 +15,8 @@ from sklearn.utils.validation import _get_feature_names
 
 from fastbp.estimators.streams import contiguous, required
 from fastbp.kernels import jit
-from fastbp.kernels.levels import level
 from fastbp.layout import CURSOR, RECORD, Layout
-from fastbp.stream import Rows, row_order, whole
+from fastbp.stream import Rows, joined, row_order, whole
 from fastbp.training import Run
 
 
@@ -32,11 +31,6 @@ class Facts(NamedTuple):
     labels: Any
     counts: Any
     level: str | None
-
-
-def present_level():
-    """The level of the kernels that this process runs."""
-    return None if jit.PLAIN_PYTHON else level().name
 
 
 def targets(y):
@@ -59,9 +53,8 @@ def facts_of(X, y, sample_weight, classifies):
     types = set(X.dtypes) if hasattr(X, "dtypes") else {X.dtype}
     dtype = np.dtype(np.float32 if types == {np.dtype(np.float32)} else np.float64)
     labels, counts = np.unique(y, return_counts=True) if classifies else (None, None)
-    return Facts(
-        X.shape[0], X.shape[1], names if names is None else tuple(names), dtype, y.shape[1:], labels, counts, present_level()
-    )
+    names = names if names is None else tuple(names)
+    return Facts(X.shape[0], X.shape[1], names, dtype, y.shape[1:], labels, counts, jit.level_name())
 
 
 @dataclass
@@ -101,8 +94,8 @@ class Shard:
     def run(self, params, rule, batch_rows, draw=None):
         """A training of these rows that begins with weights laid out flat."""
         task, rows = self.task, self.rows
-        if present_level() != task.level:
-            raise ValueError(about_levels([task.level, present_level()]))
+        if jit.level_name() != task.level:
+            raise ValueError(about_levels([task.level, jit.level_name()]))
         weights, biases = Layout(task.units, task.dtype, True, task.codes).views(params)
         return Run(
             weights, biases, rows.X, rows.Y, rule=rule, activations=task.codes, batch_size=batch_rows,
@@ -165,13 +158,6 @@ def cut(array, start, stop):
     return array.iloc[start:stop] if hasattr(array, "iloc") else array[start:stop]
 
 
-def stacked(arrays):
-    """Rows of several arrays as one; of one, itself."""
-    if len(arrays) == 1:
-        return arrays[0]
-    return sparse.vstack(arrays, "csr") if sparse.issparse(arrays[0]) else np.concatenate(arrays)
-
-
 def piece_of(task, X, y, sample_weight):
     """Rows of a partition, checked and coded."""
     est = task.est
@@ -191,7 +177,7 @@ def shard_of(task, number, cuts, *parts):
     for place, (start, stop) in enumerate(cuts):
         pieces.append(piece_of(task, *(cut(one, start, stop) for one in parts[3 * place : 3 * place + 3])))
     X, Y, weights = zip(*pieces, strict=True)
-    return Shard(task, number, Rows(contiguous(stacked(X)), stacked(Y), None if weights[0] is None else stacked(weights)))
+    return Shard(task, number, Rows(contiguous(joined(X)), joined(Y), None if weights[0] is None else joined(weights)))
 
 
 def weight_of(shard):

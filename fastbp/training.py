@@ -17,7 +17,6 @@ import numpy as np
 from fastbp import checks, kernels
 from fastbp.history import History
 from fastbp.kernels import jit
-from fastbp.kernels.levels import level
 from fastbp.layout import CURSOR, RECORD, Layout, fill
 from fastbp.rule import RULE, Rule
 from fastbp.workspace import THREAD_FLOPS, workspace_for_prediction, workspace_for_training
@@ -157,7 +156,7 @@ class Run:
         self.order = np.empty((0, self.n_rows), np.int64)
         rows = min(batch_size, self.work.plan.block_rows)
         self.blocks = max(1, int(FIRST_CALL_FLOPS / (6 * self.layout.size * rows)))  # of the next call
-        self.level = None if jit.PLAIN_PYTHON else level().name  # of the instructions that it runs
+        self.level = jit.level_name()  # of the instructions that it runs
 
     def end(self):
         """Leave the workspace to a later run of the same kind: making one takes longer than a small training.

@@ -17,9 +17,7 @@ from sklearn.utils.metaestimators import _safe_split
 from fastbp import background, checks
 from fastbp.estimators import fitting
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
-from fastbp.kernels import jit
-from fastbp.kernels.levels import level
-from fastbp.lanes import Lanes, Member, by_kind
+from fastbp.lanes import LaneRun, Lanes, Member, by_kind
 from fastbp.training import usable_threads
 
 # A fit by itself costs as much as the steps of so many times larger batches do.
@@ -193,32 +191,6 @@ class Alone:
 
     def kind(self, rows_factor):
         """None: it shares no lanes."""
-
-
-class LaneRun:
-    """A run as `fitting.Epochs` knows it, of a network in lanes: its record of the latest epochs, and its parameters."""
-
-    def __init__(self):
-        self.level = None if jit.PLAIN_PYTHON else level().name
-        self.lanes: Any = None
-        self.number, self.epochs_done, self.record = 0, 0, np.zeros((0, 0))
-
-    def take(self, lanes, number, epochs):
-        """So many epochs are over."""
-        self.lanes, self.number, self.epochs_done = lanes, number, epochs
-        self.record = lanes.recorded(number)[lanes.done - epochs :]
-
-    def recorded(self, first):
-        """The record, from the `first` of these epochs on."""
-        return self.record[first:]
-
-    def parameters(self):
-        """Weights and biases."""
-        return self.lanes.parameters(self.number)
-
-    def memory(self):
-        """What the solver remembers, and its steps."""
-        return self.lanes.memory(self.number)
 
 
 def train_together(fits, threads):

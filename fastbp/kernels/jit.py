@@ -65,6 +65,11 @@ def native_width():
     return 64 if PLAIN_PYTHON else level().vector_bytes
 
 
+def level_name():
+    """Of the level whose code runs here; None for plain Python."""
+    return None if PLAIN_PYTHON else level().name
+
+
 def has_avx512():
     """Whether lanes pick numbers from a table in registers: with AVX-512."""
     return native_width() == 64 and (PLAIN_PYTHON or level().vector_bytes == 64)

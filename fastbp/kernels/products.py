@@ -40,7 +40,6 @@ STRIPS = 4  # strips at a time
 # apart: then each is a page of its own, and 5% is saved.
 PACK_ROWS, PACK_VECTORS = 32, 64
 PANEL_VECTORS = 16  # as many vectors of D_l pay for copying the left factors of a gradient together
-LEAST_TERMS = 32
 FAR = 200_000  # of so many elements the first ones have left the L2 cache when they are needed again
 # A gradient of so few vectors and so many left factors takes few samples at a time: each is a stream that is read ahead.
 THIN_VECTORS, THIN_FACTORS, THIN_DEPTH = 2, 50_000, 32
@@ -171,7 +170,7 @@ class Product:
         """Pointer to the left factors, and a table of where rows begin."""
         return from_on(*self.a), from_on(self.job.table, self.part.lines(self.job, self.level))
 
-    def left(self, add, height, r, k):
+    def left(self, add, r, k):
         """Call add(listed, a, table, a_step), of `sum_tile`, for the left factors of rows r ... and of terms k ..."""
         a, table = self.left_rows()
         add(False, from_on(a, k), from_on(table, r), 1)
@@ -186,7 +185,7 @@ class Product:
 
         repeat(terms, row)
 
-    def ahead(self, tile, k, terms):
+    def ahead(self, tile):
         """Ask for memory that the tile after this one needs."""
 
     def waits(self, last, vectors, terms):
@@ -335,7 +334,7 @@ class Product:
         rows = smaller(strip.count - number * strip.tallest, strip.tallest)
         tile, behind = (r, rows, strip.v, strip.cols), strip.waits * (number > 0)
         c, descent = self.target(strip.last, tile, (c, c_at + r * c_step + strip.v * lanes(self.job.memory), c_step))
-        when(1 - strip.waits, lambda: self.ahead(tile, strip.begin, strip.terms))
+        when(1 - strip.waits, lambda: self.ahead(tile))
 
         def some(height, first):
             def of_width(width):
@@ -368,7 +367,7 @@ class Product:
             else:
                 sum_up(None)
 
-        self.left(add, height, r + first, strip.begin)
+        self.left(add, r + first, strip.begin)
 
 
 def has_zeros(job, part, level):
@@ -476,7 +475,7 @@ class Delta(Product):
         repeat(cols, lambda j: repeat((terms + (L - 1)) // L, lambda i: square(i, j)))
         mark(job, "transpose", layer.number)
 
-    def ahead(self, tile, k, terms):
+    def ahead(self, tile):
         memory, (first, height, v, cols) = self.job.memory, tile
 
         def ask(at, v):
@@ -583,7 +582,7 @@ class Gradient(Product):
         # the last panel is not read beyond its rows: behind those of X there may be nothing
         in_groups(self.rows, HEIGHTS[1:], panel)
 
-    def left(self, add, height, i, k):
+    def left(self, add, i, k):
         job, (a, at), learning = self.job, self.a, self.learning
         lines = self.part.lines(job, self.layer.number)
 
@@ -593,7 +592,7 @@ class Gradient(Product):
 
         either(self.many, together, lambda: add(True, from_on(a, at + i), from_on(job.table, lines + k), 0))
 
-    def ahead(self, tile, k, terms):
+    def ahead(self, tile):
         (first, height, v, cols), stride = tile, self.layer.stride
         following, moments = (first + height, height, v, cols), self.learning.solver.code > SGD
 

@@ -5,11 +5,11 @@ The equations are (7) in `fastbp.reference`. A solver is a function of the gradi
 
 from fastbp.kernels.control import in_groups, switch, until_zero
 from fastbp.kernels.numbers import choose, whole
-from fastbp.kernels.tiles import in_place
 from fastbp.kernels.tracing import Names
 from fastbp.kernels.vectors import fma, is_float32, lanes, load, select, splat, square_root, store
+from fastbp.rule import SOLVERS
 
-SGD, ADAM = 1, 4
+SGD, ADAM = map(SOLVERS.index, ("sgd", "adam"))
 NOTHING = 2.0**-60  # adding it to 1 changes nothing
 # The least epsilon of Adam: the root of the smallest normal number. A second moment below that one is taken for 0, so that a
 # smaller epsilon would divide by next to nothing where gradients are tiny, and by 0 in the padding.
@@ -49,16 +49,6 @@ class Solver(Names):
         result = Solver.__new__(Solver)
         vars(result).update(vars(self), **changes)
         return result
-
-
-def over_tile(tile, at, stride):
-    """`over` of `update` for a tile of gradients whose weights begin at `at`."""
-
-    def over(step):
-        for g, place in in_place(tile, [at + r * stride for r in range(len(tile))]):
-            step(g, place)
-
-    return over
 
 
 def update(job, solver, over, decays=True):

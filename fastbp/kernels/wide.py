@@ -36,7 +36,7 @@ from fastbp.kernels.losses import Row, head_of, hit, predict
 from fastbp.kernels.numbers import choose, either_place, element, put, smaller, whole, widened
 from fastbp.kernels.phases import clock, mark
 from fastbp.kernels.products import COLS, HEIGHT, Delta, Forward, Gradient, Part
-from fastbp.kernels.solvers import Solver, descend, over_tile, step_length, update
+from fastbp.kernels.solvers import Solver, descend, step_length, update
 from fastbp.kernels.steps import layer_of, row_at
 from fastbp.kernels.threads import wait_for_all
 from fastbp.kernels.tiles import load_tile, outer, store_tile, unsigned_zeros
@@ -234,11 +234,16 @@ def bias_gradients(job, part, layer, learning):
     start = choose(learning.fresh, job.plan.zeros, job.plan.grad + at)
 
     def some(cols, v):
-        sums = outer(
+        (sums,) = outer(
             load_tile(memory, [start + v * L], cols), part.count, lambda _: [one],
             lambda k: [load(memory, layer.d + k * stride + (v + c) * L) for c in range(cols)],
         )  # fmt: skip
-        update(job, learning.solver, over_tile(sums, at + v * L, stride), decays=False)
+
+        def over(step):
+            for c, gradient in enumerate(sums):
+                step(gradient, at + (v + c) * L)
+
+        update(job, learning.solver, over, decays=False)
 
     in_groups(vector_count(memory, layer.n_out), (BIAS_VECTORS, 1), some)
 
@@ -322,7 +327,7 @@ def train(job):
         when((job.rank == 0) * step.ended, add)
         wait_for_all(job)  # the weights change now
 
-    def take_step(step, solver):
+    def take_step(solver):
         wait_for_all(job)
 
         def shrunk():
@@ -349,7 +354,7 @@ def train(job):
                      solver=now.at(code=choose(at_once, now.code, 0)))  # fmt: skip
         mark(job, "overhead")
         repeat(n_layers, lambda level: gradient_and_update(job, part, this, level))
-        when((at_once == 0) * step.ended, lambda: take_step(step, now))
+        when((at_once == 0) * step.ended, lambda: take_step(now))
 
     def block(step):
         job.share = shares.of(job, job.rank)

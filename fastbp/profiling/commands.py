@@ -194,8 +194,6 @@ def _of_data(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
 
     given = _given(arguments, *SETTINGS)
     if arguments.data in PRESETS:  # a founding network, with all rows in a batch
-        from fastbp.lessons import new_model
-
         model = new_model(data, PRESETS[arguments.data] | _given(arguments, "hidden"), random_state=0, **given)
         rows = model.inputs(data.X_train), model.targets(data.y_train)
         return (model.net, *rows), {"batch_size": batch_size or len(data.X_train)}

@@ -168,11 +168,10 @@ def work_of(workload: Workload, run: Run, functions: dict[str, float]) -> dict[t
     if isinstance(run.work, NarrowWorkspace):  # whose rows may stay in their panel
         copied = 0 if run.work.plan.resident else units[0] + units[-1]
     exponential = functions["exp" if output == "softmax" else output]
-    weights = sum(row.n_in * row.n_out for row in run.layout.rows)
     work: dict[tuple[str, int | None], tuple] = {
         ("gather", None): (0, 2 * size * n * copied, 0),
         ("loss", None): (0, 3 * size * n * units[-1], n * units[-1] * exponential),
-        ("update", None): (0, size * weights * (3 + 2 * moments) * steps, 0),
+        ("update", None): (0, size * run.layout.n_weights * (3 + 2 * moments) * steps, 0),
     }
     online = isinstance(run.work, OnlineWorkspace)
     for layer, (row, products) in enumerate(zip(run.layout.rows, workload.products, strict=True)):
