@@ -5,14 +5,12 @@ import pytest
 from work import Work, assert_close
 
 from fastbp import reference
-from fastbp.kernels import pointwise
-from fastbp.kernels.jit import Kernel
+from fastbp.kernels import APPLY, pointwise
 from fastbp.rule import ACTIVATIONS
 
 CODES = [function.__name__ for function in pointwise.FUNCTIONS]
 # Of the result: what polynomials of a few roundings cost, and the peers' shortcuts in float32. Another function is far off.
 TOLERANCE = {"float32": 1e-5, "float64": 1e-13}
-apply = Kernel("pointwise", "apply", "code x:T* n out:T* times")
 
 
 def numpy_function(name):
@@ -34,7 +32,7 @@ def fastbp(name, z):
     code, out = CODES.index(name), np.full_like(z, np.nan)
 
     def run(times):
-        apply(code, z, len(z), out, times)
+        APPLY(code, z, len(z), out, times)
         return out
 
     return run

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 
-from fastbp.rule import ACTIVATIONS, check_sum
+from fastbp.rule import ACTIVATIONS
 
 DTYPES = ("float32", "float64")
 # How far targets may be beyond what an output can give: a few roundings of float32 at 1.
@@ -136,6 +136,16 @@ def matrix(name, array, columns, dtype=None):
     if not len(array):
         raise ValueError(f"{name} must have at least one row, got 0")
     return finite(name, array)
+
+
+def check_sum(name, weights):
+    """Raise a ValueError for row weights by whose sum gradients cannot be divided: 1 / sum has to keep its digits."""
+    info = np.finfo(weights.dtype)
+    least = float(info.tiny) / float(info.eps)
+    with np.errstate(over="ignore"):
+        total = weights.sum(dtype=np.float64)
+    if not least <= total <= 1 / least:
+        raise ValueError(f"{name} must have a sum from {least:.0e} to {1 / least:.0e}, got {total:g}")
 
 
 def row_weights(weights, n_rows, dtype, some=False):

@@ -267,8 +267,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
 
 def _train_lesson(data: "Dataset", arguments: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """A report, and curves by name with the epoch first."""
-    from fastbp.files import save_model
-    from fastbp.lessons import PRESETS, new_model, restarts_of, trained
+    from fastbp.lessons import PRESETS, new_model, restarts_of, save_model, trained
 
     if arguments.checkpoint is not None:
         raise ValueError(f"--checkpoint is for tables, got it with {arguments.data}")
@@ -525,11 +524,11 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _model(path: str) -> tuple[Any, dict[str, Any], list[str], list[str], list[str]]:
     """A model, what it knows of its table, the columns that it reads, which of them as text, and its classes."""
     import fastbp
-    from fastbp import files
+    from fastbp import files, lessons
 
     with files.reading(path) as contents:
         is_network = contents.header.get("format") == files.NETWORK
-    model: Any = (files.load_model if is_network else fastbp.load)(path)
+    model: Any = (lessons.load_model if is_network else fastbp.load)(path)
     if is_network and model.feature_names:
         return model, {"target": model.target_name}, list(model.feature_names), [], list(model.class_names)
     if getattr(model, "table_", None):

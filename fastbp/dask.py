@@ -23,11 +23,11 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.validation import check_is_fitted
 
+from fastbp import checks
 from fastbp.estimators import fitting
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import PARAMETERS, Perceptron, fill_in, store
 from fastbp.layout import RECORD, Layout
-from fastbp.rule import check_sum
 from fastbp.shards import (
     LOSS,
     PENALTY,
@@ -421,7 +421,7 @@ class Distributed(Perceptron):
             for number, cuts in enumerate(cuts_of([one.rows for one in facts], self.n_shards))
         ]
         weights = cluster.values(cluster.map(weight_of, shards))
-        check_sum("sample_weight", np.array(weights))
+        checks.check_sum("sample_weight", np.array(weights))
         del parts  # the shards have them
         self.level_ = task.level
         layout = Layout(task.units, task.dtype, True, task.codes)

@@ -45,7 +45,7 @@ class History:
 
         Summed over the rows ("sum"), divided by their weight and the number of outputs ("mean"), or the mean over the
         batches of what each batch's gradient is the gradient of, where a batch counts with its number of rows ("row"). The
-        squared error counts half, as in the gradient.
+        squared error counts half, as in the gradient. With "sum" the L2 term counts once for each batch.
         """
         rows, penalty = self._record[:, RECORD.loss], self._rule.alpha / 2 * self._record[:, RECORD.penalty]
         if self._rule.reduction == "sum":

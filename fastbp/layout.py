@@ -54,7 +54,6 @@ PLACE = positions("a d seen valid")
 # fast enough for the processor. Sums go on from where they stood, so that no bit depends on it.
 DEPTH, LONG_DEPTH = 128, 1024
 PACKED_DEPTH = 512  # the same where right factors are copied together
-GRADIENT_DEPTH = 256  # the same for a gradient, whose parts would have to be stored aside
 SQUARE = 16  # rows of the weights that one thread of it takes at least: a multiple of every number of lanes
 # Where it leaves out zeros: vectors of a row that are summed side by side; rows of a batch that have a bit each in one
 # integer; and groups of SQUARE columns whose integers are there at the same time.

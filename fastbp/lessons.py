@@ -1,11 +1,16 @@
-"""Networks of the founding lessons, `fastbp train iris` and `xor`: how they are trained, and what rows are to them."""
+"""Networks of the founding lessons, `fastbp train iris` and `xor`: their training, what rows are to them, their files."""
 
+import itertools
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastbp.datasets import Dataset, numbers
+from fastbp.files import NETWORK, VERSIONS, Archive, check_parts, count, fits, kinds_of, reading, require, write
 from fastbp.history import History
 from fastbp.many import train_many
 from fastbp.neural_network import NeuralNetwork
@@ -106,3 +111,91 @@ def restarts_of(models: list[Model], data: Dataset, histories: list[Any]) -> lis
              for share, losses in sorted(ends.items(), reverse=True)]  # fmt: skip
     diverged = sum(history is None for history in histories)
     return found + ([{"diverged": diverged}] if diverged else [])
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+# A network's header is flat; its arrays are weights_0, ..., biases_0, ..., input_mean, input_scale and the solver's moments,
+# moments_0_0, ... Words of NeuralNetwork in it; OPTIONS from version 4 on, so that it trains on as it would have.
+NAMED = ("units", "activation", "out_activation", "loss", "bias")
+OPTIONS = ("solver", "momentum", "beta_1", "beta_2", "epsilon", "alpha", "max_norm", "dropout", "n_jobs", "init_scale")
+# Files of version 1 do not say this.
+VERSION_1 = {"out_activation": "logistic", "loss": "squared_error"}
+NETWORK_STATE = kinds_of({
+    "units": lambda value: fits(value, [count]) and len(value) >= 2 and min(value) > 0,
+    "feature_names class_names": [str],
+    "target_name": str,
+    "target_low target_span": lambda value: type(value) is float and math.isfinite(value),
+    "moments": lambda value: count(value) and value <= 2,
+    "level": (None, str),
+    "steps": count,
+})  # fmt: skip
+
+
+def _numbered(name: str, arrays: Iterable[np.ndarray]) -> dict[str, Any]:
+    return {f"{name}_{number}": array for number, array in enumerate(arrays)}
+
+
+def save_model(path: str | Path, model: Model) -> None:
+    """Write a model as `save` writes estimators; a TypeError for a random_state that is not numpy's default Generator."""
+    net = model.net
+    rng = dict(net._rng.bit_generator.state)
+    if (kind := rng["bit_generator"]) != "PCG64":
+        raise TypeError(f"random_state must be an int or numpy's default Generator to be saved, got {kind}")
+    header = {"format": NETWORK, "format_version": VERSIONS[NETWORK][0], **{name: getattr(net, name) for name in NAMED}}
+    header |= {"dtype": net.dtype.name, "feature_names": list(model.feature_names), "target_name": model.target_name}
+    header |= {"class_names": list(model.class_names)}
+    header |= {name: float(getattr(model, name)) for name in ("target_low", "target_span")}
+    header |= {"options": {name: getattr(net, name) for name in OPTIONS}, "dropout_seed": net._seed, "rng": rng}
+    header["level"] = net.level
+    arrays = _numbered("weights", net.weights) | _numbered("biases", net.biases)
+    arrays |= {"input_mean": model.input_mean, "input_scale": model.input_scale}
+    if net._moments is not None:
+        moments, header["steps"] = net._moments
+        header["moments"] = len(moments)
+        for place, pair in enumerate(moments):
+            arrays |= _numbered(f"moments_{place}", itertools.chain(*pair))
+    write(path, header, arrays)
+
+
+def load_model(path: str | Path) -> Model:
+    """Read a model that `save_model` wrote; an OSError or a ModelFileError as of `load`."""
+    with reading(path) as contents:
+        return read_model(contents)
+
+
+def read_model(contents: Archive) -> Model:
+    """The model in an open file."""
+
+    def arrays(name: str, shapes: list[tuple[int, ...]], finite: bool = True) -> list[np.ndarray]:
+        return [contents.shaped(f"{name}_{number}", shape, dtype, finite) for number, shape in enumerate(shapes)]
+
+    header = contents.header
+    require("class" not in header, f"holds an estimator, {header.get('class')}, which fastbp.load reads")
+    contents.check_format(NETWORK)
+    if header["format_version"] == 1:
+        header |= VERSION_1
+    check_parts(NETWORK_STATE, NETWORK_STATE.keys() - {"moments", "steps", "level"}, header)
+    units, dtype = header["units"], np.dtype(header["dtype"])
+    # every array is read before a network is built, so that no header can ask for more memory than the file has
+    shapes: list[tuple[int, ...]] = list(itertools.pairwise(units))
+    bias_shapes = [shape[1:] for shape in shapes] if header["bias"] else []
+    weights, biases = arrays("weights", shapes), arrays("biases", bias_shapes)
+    mean, scale = (contents.shaped(name, units[:1], np.float64) for name in ("input_mean", "input_scale"))
+    options = {name: header["options"][name] for name in OPTIONS if "options" in header}
+    options |= {name: header[name] for name in (*NAMED[1:], "dtype")}
+    net = NeuralNetwork(units[0], units[1:-1], units[-1], **options)
+    net.weights, net.biases = weights, biases
+    net.level = header.get("level")
+    if "rng" in header:
+        net._seed, net._rng.bit_generator.state = header["dropout_seed"], header["rng"]
+    if "moments" in header:
+        # squares of gradients may be beyond float32, which makes steps 0
+        memory = [arrays(f"moments_{place}", shapes + bias_shapes, finite=False) for place in range(header["moments"])]
+        net._memory = [(one[: len(shapes)], one[len(shapes) :]) for one in memory], header["steps"]
+    features, classes = tuple(header["feature_names"]), tuple(header["class_names"])
+    require(len(features) in (0, units[0]), f"feature_names must be {units[0]}, got {features}")
+    sound = len(classes) != 1 and units[-1] == (len(classes) if len(classes) > 2 else 1)
+    require(sound or not (classes or features), f"class_names must go with {units[-1]} outputs, got {classes}")
+    require(bool(np.all(scale > 0)), f"input_scale must be > 0, got {scale}")
+    return Model(net, features, header["target_name"], classes, mean, scale, header["target_low"], header["target_span"])

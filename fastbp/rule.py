@@ -1,6 +1,6 @@
 """What one optimiser step computes, as the numbers that a kernel is given.
 
-Codes are places in the tuples below; `fastbp.kernels.pointwise` and `fastbp.kernels.solvers` hold the functions in the same
+Codes are places in the tuples below; `pointwise`, `losses` and `solvers` in `fastbp.kernels` hold the functions in the same
 order.
 """
 
@@ -33,16 +33,6 @@ MOMENTS = (0, 0, 1, 1, 2)  # values that a solver remembers per weight
 
 # Entries of a rule's numbers.
 RULE = positions("head solver learning_rate momentum beta_2 epsilon alpha max_norm dropout seed per_row by_rows")
-
-
-def check_sum(name, weights):
-    """Raise a ValueError for row weights by whose sum gradients cannot be divided: 1 / sum has to keep its digits."""
-    info = np.finfo(weights.dtype)
-    least = float(info.tiny) / float(info.eps)
-    with np.errstate(over="ignore"):
-        total = weights.sum(dtype=np.float64)
-    if not least <= total <= 1 / least:
-        raise ValueError(f"{name} must have a sum from {least:.0e} to {1 / least:.0e}, got {total:g}")
 
 
 @dataclass

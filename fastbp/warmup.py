@@ -8,7 +8,6 @@ from joblib import Parallel, delayed
 
 from fastbp import kernels
 from fastbp.kernels import jit, objects
-from fastbp.profiling import machine
 from fastbp.training import usable_threads
 from fastbp.workspace import SMALL_WIDTH
 
@@ -36,10 +35,10 @@ def kernels_for(dtypes: Sequence[str]) -> list[One]:
             if kernel.module == "wide":  # which reads sparse matrices
                 types += [f"{dtype}-{indices}" for indices in ("int32", "int64")]
             result += [(kernel, one, bytes_) for one in types for bytes_ in widths]
-        result += [(kernel, dtype, width) for kernel in (*kernels.MANY, machine.SPIN, machine.APPLY)]
+        result += [(kernel, dtype, width) for kernel in (*kernels.MANY, kernels.SPIN, kernels.APPLY)]
     untyped = kernels.pool.LEAD, kernels.pool.FOLLOW, kernels.SHUFFLE, kernels.count_marks
     result += [(kernel, "", width) for kernel in untyped]
-    return [*result, (machine.READ, "float32", width)]
+    return [*result, (kernels.READ, "float32", width)]
 
 
 def warm(some: Sequence[One], progress: Callable[[int], Any] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The table of networks and batches that tests and benches run, and how two results are compared.
+"""The table of networks and batches that tests run, and how two results are compared.
 
 An implementation is a module that offers `forward` and `train` as `fastbp.reference` defines them.
 """

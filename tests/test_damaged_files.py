@@ -12,7 +12,7 @@ from test_estimator_file import MODELS
 from test_model_file import make_model
 
 import fastbp
-from fastbp import files
+from fastbp import files, lessons
 from fastbp.files import DIGITS, ModelFileError
 
 KINDS = ("a network", "multiclass", "frame", "columns of text", "class weights", "validation", "lbfgs", "adaptive")
@@ -30,7 +30,7 @@ def whole(tmp_path_factory):
 
     def saved(kind):
         if kind == "a network":
-            files.save_model(path, make_model())
+            lessons.save_model(path, make_model())
         else:
             MODELS[kind]().save(path)
         return path.read_bytes()
@@ -43,7 +43,7 @@ def is_refused(path, kind):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy on headers of arrays that are none
-            loaded = files.load_model(path) if kind == "a network" else fastbp.load(path)
+            loaded = lessons.load_model(path) if kind == "a network" else fastbp.load(path)
     except ModelFileError as error:
         return str(path) in str(error)
     features = len(loaded.feature_names) if kind == "a network" else loaded.n_features_in_

@@ -7,9 +7,9 @@ import pytest
 
 from fastbp import NeuralNetwork, files
 from fastbp.files import ModelFileError
-from fastbp.files import load_model as load
-from fastbp.files import save_model as save
 from fastbp.lessons import Model
+from fastbp.lessons import load_model as load
+from fastbp.lessons import save_model as save
 
 
 def make_model(*, units=(3, 4, 3), bias=True, dtype="float64", classes=("a", "b", "c")):

@@ -22,10 +22,10 @@ PACKAGE = Path(fastbp.__file__).parent
 FLOORS = """
     __main__ cli
     dask profiling shards warmup
-    columnwise datasets estimators files lanes lessons many neural_network sources
+    columnwise datasets estimators lanes lessons many neural_network sources
     stream training workspace
     kernels
-    fastbp arguments background checks history layout reference rule tables
+    fastbp arguments background checks files history layout reference rule tables
 """
 # but for these: names of others that are looked up when they are asked for, and methods that save and convert
 LAZY = {
@@ -47,13 +47,16 @@ LAZY = {
     "fastbp.estimators.perceptron": {"fastbp.estimators.interchange"},
     "fastbp.neural_network": {"fastbp.estimators.fitted"},
     "fastbp.kernels.jit": {
+        "fastbp.kernels.building",
         "fastbp.kernels.ceilings",
         "fastbp.kernels.many",
         "fastbp.kernels.narrow",
         "fastbp.kernels.online",
+        "fastbp.kernels.orders",
         "fastbp.kernels.phases",
         "fastbp.kernels.pointwise",
         "fastbp.kernels.threads",
+        "fastbp.kernels.tracing",
         "fastbp.kernels.wide",
     },
 }

@@ -9,13 +9,12 @@ import draws
 import numpy as np
 import pytest
 
-from fastbp.kernels import pointwise
-from fastbp.kernels.jit import PLAIN_PYTHON, Kernel, has_avx512
+from fastbp.kernels import APPLY, pointwise
+from fastbp.kernels.jit import PLAIN_PYTHON, has_avx512
 
 DTYPES = ("float32", "float64")
 NAMES = [function.__name__ for function in pointwise.FUNCTIONS]
 LANES = 16
-apply = Kernel("pointwise", "apply", "code x:T* n out:T* times")
 
 # ULP, wherever the exact result is a normal number.
 LARGEST_ERROR = {
@@ -55,7 +54,7 @@ def values(name, z, width=None):
     padded = np.zeros(-(-len(z) // LANES) * LANES, z.dtype)
     padded[: len(z)] = z
     out = np.full_like(padded, np.nan)
-    apply(NAMES.index(name), padded, len(padded), out, 1, width=width)
+    APPLY(NAMES.index(name), padded, len(padded), out, 1, width=width)
     return out[: len(z)]
 
 

@@ -15,10 +15,9 @@ from cases import WORKSPACES, Case, assert_same_bits, train
 from processes import run_python
 
 from fastbp import kernels
-from fastbp.kernels import jit, pool
+from fastbp.kernels import APPLY, jit, pool
 from fastbp.kernels.pointwise import FUNCTIONS, exp
 from fastbp.layout import FREE, MAILBOX, MOST_THREADS
-from fastbp.profiling.machine import APPLY
 
 pytestmark = pytest.mark.compiled
 CASE = Case((21, 26, 19), 400, 300, threads=3)

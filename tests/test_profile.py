@@ -16,7 +16,7 @@ import scipy.sparse
 
 import fastbp
 from fastbp import MLPClassifier, MLPRegressor, NeuralNetwork, TabularClassifier, cli
-from fastbp.kernels import pointwise
+from fastbp.kernels import READ, pointwise
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import RECORD
 from fastbp.profiling import report
@@ -670,7 +670,6 @@ def test_the_command_info(run):
 @pytest.mark.compiled
 def test_the_command_warmup(run, monkeypatch, tmp_path):
     from fastbp import warmup
-    from fastbp.profiling import machine
 
     everything = warmup.kernels_for(["float32", "float64"])
     files = {kernel.file(types, width) for kernel, types, width in everything}
@@ -678,14 +677,14 @@ def test_the_command_warmup(run, monkeypatch, tmp_path):
     for name in ("narrow.train.float32.", "wide.forward.float64-int32.", "narrow.train.marked.float64."):
         assert any(file.startswith(name) for file in files)
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    some = [(machine.READ, "float32", width) for width in (16, 32, 64)]
+    some = [(READ, "float32", width) for width in (16, 32, 64)]
     monkeypatch.setattr(warmup, "kernels_for", lambda dtypes: some)
     for compiled in (3, 0):
         status, out, err = run("warmup", "--json")
         assert (status, err) == (0, "")
         shown = json.loads(out)
         assert (shown["kernels"], shown["compiled"], shown["folder"]) == (3, compiled, str(tmp_path / "fastbp"))
-    fresh = type(machine.READ)("ceilings", "read", machine.READ.fields)
+    fresh = type(READ)("ceilings", "read", READ.fields)
     fresh.loaded("float32", 64)
     assert fresh.load_seconds("float32", 64) < fresh.compile_seconds["float32", 64]
 

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from test_packaging import MODULES, PACKAGE, module_name, own_imports
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -27,18 +28,30 @@ def test_ci_runs_the_test_command_of_readme():
     assert printed.stdout == shell_blocks()[1]
 
 
-def test_the_map_is_the_tree():
-    text = README.read_text(encoding="utf-8")
-    drawn = re.search(r"^```text\nfastbp/\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[1]
-    folder, modules = "", []
-    for line in drawn.splitlines():
+def lines_of_the_map():
+    """Lines of README's map by module."""
+    drawn = re.search(r"^```text\nfastbp/\n(.*?)^```$", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)[1]
+    folder, found = "", {}
+    for number, line in enumerate(drawn.splitlines()):
         indent, names = re.match(r"( +)(\S+(?: \S+)*)", line).groups()
         if names.endswith("/"):
-            folder = names
+            folder = names.replace("/", ".")
         else:
-            modules += [f"{folder if len(indent) == 4 else ''}{name}.py" for name in names.split()]
-    files = {path.relative_to(ROOT / "fastbp").as_posix() for path in (ROOT / "fastbp").rglob("*.py")}
+            found |= {f"fastbp.{folder if len(indent) == 4 else ''}{name}": number for name in names.split()}
+    return found
+
+
+def test_the_map_is_the_tree():
     # a package's own file needs no line: its modules have them
-    assert sorted(modules) == sorted(path for path in files if not path.endswith(("__init__.py", "__main__.py")))
-    for path in re.findall(r"`((?:fastbp|bench|tests|\.ci)/[\w/.]*|tox\.ini)`", text):
+    packages = {module_name(path) for path in PACKAGE.rglob("__init__.py")}
+    assert lines_of_the_map().keys() == {*map(module_name, PACKAGE.rglob("*.py"))} - packages - {"fastbp.__main__"}
+    for path in re.findall(r"`((?:fastbp|bench|tests|\.ci)/[\w/.]*|tox\.ini)`", README.read_text(encoding="utf-8")):
         assert (ROOT / path).exists(), path
+
+
+def test_a_module_imports_what_stands_below_it():
+    lines = lines_of_the_map()
+    for path in MODULES:
+        module = module_name(path)
+        for name in own_imports(path, module) & lines.keys():
+            assert lines.get(module, -1) <= lines[name], (module, name)

@@ -8,12 +8,11 @@ import numpy as np
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
-from fastbp import files
+from fastbp import files, lessons
 from fastbp.estimators.mlp import KINDS, MULTI_OUTPUT, MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import FLOATS
 from fastbp.estimators.tabular import Tabular, TabularClassifier, TabularRegressor
 from fastbp.files import count, fits, require
-from fastbp.lessons import Model
 from fastbp.neural_network import NeuralNetwork, Saved
 
 CLASSES: dict[str, Any] = {
@@ -177,7 +176,7 @@ def save(path: str | Path, estimator: Saved) -> None:
     True
     """
     if isinstance(estimator, NeuralNetwork):
-        files.save_model(path, Model(estimator))
+        lessons.save_model(path, lessons.Model(estimator))
         return
     arrays: dict[str, np.ndarray] = {}
     header = {"format": files.ESTIMATOR, "format_version": files.VERSIONS[files.ESTIMATOR][0]}
@@ -213,8 +212,8 @@ def load(path: str | Path, kind: type | None = None) -> Any:
             return _built(contents.header, contents, kind)
         what = "a network, which NeuralNetwork.load and fastbp predict read"
         require(kind in (None, NeuralNetwork), f"must hold {_a(kind)}, got {what}")
-        model = files.read_model(contents)
-        require(model.is_bare, "holds a network for scaled rows: fastbp predict reads it, or fastbp.files.load_model")
+        model = lessons.read_model(contents)
+        require(model.is_bare, "holds a network for scaled rows: fastbp predict reads it, or fastbp.lessons.load_model")
         return model.net
 
 

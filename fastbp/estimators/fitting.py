@@ -20,9 +20,8 @@ from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
 from sklearn.utils.optimize import _check_optimize_result
 
-from fastbp import kernels
+from fastbp import checks, kernels
 from fastbp.layout import RECORD
-from fastbp.rule import check_sum
 from fastbp.stream import Rows, Stream, StreamRun
 from fastbp.training import Predictor, Run
 
@@ -63,8 +62,8 @@ def check_held(weighted, training, validation, n_training, n_held):
     if not n_training:
         raise ValueError("validation_fraction must leave rows for training, got none")
     if weighted:
-        check_sum("weights of the rows that early stopping leaves for training", training.all_weights())
-        check_sum("weights of the rows that early stopping holds back", validation.all_weights())
+        checks.check_sum("weights of the rows that early stopping leaves for training", training.all_weights())
+        checks.check_sum("weights of the rows that early stopping holds back", validation.all_weights())
 
 
 def clipped_batch_size(est, n):

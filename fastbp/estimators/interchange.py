@@ -1,6 +1,6 @@
 """Models from and for scikit-learn, and fastbp in its place where code cannot be edited.
 
-This is the one module that knows what scikit-learn's own estimators keep under private names: the label binarizer that a
+This is the one module that knows what scikit-learn's MLP estimators keep under private names: the label binarizer that a
 classifier decodes outputs with, and the optimiser that partial_fit goes on with.
 """
 

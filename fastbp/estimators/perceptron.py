@@ -21,12 +21,12 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from fastbp.checks import is_finite
+from fastbp import checks
 from fastbp.estimators import checkpoint as checkpoints
 from fastbp.estimators import fitting
 from fastbp.estimators.streams import SPARSE, contiguous, required, stream_of
 from fastbp.neural_network import Saved
-from fastbp.rule import ACTIVATIONS, Rule, check_sum
+from fastbp.rule import ACTIVATIONS, Rule
 from fastbp.stream import Rows, RowsError, chunks_of, is_source, joined, slices_of, whole
 from fastbp.training import predict, usable_threads
 
@@ -434,7 +434,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         return self
 
     def _check_finite(self):
-        if not all(map(is_finite, self.coefs_ + self.intercepts_)):
+        if not all(map(checks.is_finite, self.coefs_ + self.intercepts_)):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may"
                 " contain large values and need to be preprocessed."
@@ -483,7 +483,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
                 weights = required(weights, X.dtype)
             names = ["sample_weight"] * (sample_weight is not None)
             names += ["the rows' class_weight"] * (getattr(self, "class_weight", None) is not None)
-            check_sum(" times ".join(names), weights)
+            checks.check_sum(" times ".join(names), weights)
         return Rows(contiguous(X), required(self._encoded(y, fresh), X.dtype), weights)
 
     def _validation_rows(self, X_val, y_val, dtype):

@@ -15,8 +15,8 @@ import warnings
 import numpy as np
 from sklearn.base import is_classifier
 
+from fastbp import checks
 from fastbp.estimators.fitting import Training
-from fastbp.rule import check_sum
 from fastbp.stream import Rows
 from fastbp.training import ProgressBar, permutations
 
@@ -194,7 +194,7 @@ class Recipe(Training):
             weights = est._weights(y_val, weights, False)
             if weights is not None:
                 validation.weights = weights.astype(X.dtype)
-                check_sum("weights of the rows that early stopping holds back", validation.weights)
+                checks.check_sum("weights of the rows that early stopping holds back", validation.weights)
             # for the scores of every epoch
             self.targets = est._decoded(validation.Y) if self.classifies else validation.Y.astype(float)
             if not self.classifies:

@@ -8,7 +8,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite
 
-from fastbp.rule import check_sum
+from fastbp import checks
 from fastbp.stream import OnFile, Rows, Stream, is_array, length_of, ranges_of, slice_of
 
 SPARSE = ("csr", "csc")
@@ -149,5 +149,5 @@ def stream_of(est, X, y, sample_weight, chunk_rows, fresh=False, incremental=Fal
     if weighted:
         if stream.weight == 0:
             raise ValueError("Sample weights must contain at least one non-zero number.")
-        check_sum("weights of the rows", stream.all_weights())
+        checks.check_sum("weights of the rows", stream.all_weights())
     return stream

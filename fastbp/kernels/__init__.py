@@ -20,10 +20,10 @@ L1 cache::
                   v                                                  v
         W_1 += solver's step                               W_2 += solver's step
 
-so that a gradient never goes to memory where one block of rows is the whole batch, and nothing is computed that is not
-needed: the first layer has no D_0. A batch of more rows than fit the caches is cut into blocks, whose gradients are added up
-before the solver sees them. A call runs as many steps, and epochs, as it is told; it never allocates, checks or raises. What
-it relies on is checked before, in `gate`.
+so that in the wide and the online kernel a gradient never goes to memory where one block of rows is the whole batch, and
+nothing is computed that is not needed: the first layer has no D_0. A batch of more rows than fit the caches is cut into
+blocks, whose gradients are added up before the solver sees them. A call runs as many steps, and epochs, as it is told; it
+never allocates, checks or raises. What it relies on is checked before, in `gate`.
 
 `narrow` fills the vectors with samples, for layers too narrow to fill them with units; `wide` fills them with units. Both
 compute the equations of `fastbp.reference`, whose functions have the same arguments. All code is written in the words of
@@ -63,6 +63,10 @@ MANY = tuple(Kernel("many", name, _MANY) for name in ("train_by_row", "train_by_
 SHUFFLE = Kernel("orders", "shuffle", "order:int* orders:int* count n mask next state")
 # Memory of counters, where they begin there, and a number of marks.
 count_marks = Kernel("phases", "count_marks", "sync:int* counters number", marked=True)
+# Loops that only measure: chains of multiplications and additions, reading an array, a pointwise function.
+SPIN = Kernel("ceilings", "multiply_add", "memory:T* terms")
+READ = Kernel("ceilings", "read", "x:T* groups out:T* times")
+APPLY = Kernel("pointwise", "apply", "code x:T* n out:T* times")
 
 MOST_SHUFFLED = 2**32  # rows that a word of 32 bits tells apart; numpy takes longer ones for more
 FEW_SHUFFLED = 1000  # rows, of all orders of a call, which numpy shuffles in the time that a call of the kernel takes

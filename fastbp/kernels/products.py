@@ -29,7 +29,7 @@ from fastbp.kernels.steps import layer_of
 from fastbp.kernels.tiles import flat, in_place, in_rows, load_tile, outer, store_tile, transposed, unsigned_zeros
 from fastbp.kernels.tracing import Names, outlined
 from fastbp.kernels.vectors import broadcast, first_lane, fma, lanes, load, load_some, prefetch, store, vector_count
-from fastbp.layout import GRADIENT_DEPTH, PACKED_DEPTH
+from fastbp.layout import PACKED_DEPTH
 
 HEIGHT, COLS = tile_shape()
 # Heights of tiles, the first one for those of one or two vectors.
@@ -41,6 +41,7 @@ STRIPS = 4  # strips at a time
 PACK_ROWS, PACK_VECTORS = 32, 64
 PANEL_VECTORS = 16  # as many vectors of D_l pay for copying the left factors of a gradient together
 FAR = 200_000  # of so many elements the first ones have left the L2 cache when they are needed again
+GRADIENT_DEPTH = 256  # terms of a gradient at a time, whose parts would have to be stored aside
 # A gradient of so few vectors and so many left factors takes few samples at a time: each is a stream that is read ahead.
 THIN_VECTORS, THIN_FACTORS, THIN_DEPTH = 2, 50_000, 32
 

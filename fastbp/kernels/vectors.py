@@ -1,6 +1,6 @@
-"""Vectors: LANES elements of one float type, 64 (or 32, or 16) bytes.
+"""Vectors: LANES elements of one float type, as many as a register holds: 64, 32 or 16 bytes.
 
-A machine with narrower registers (AVX2, NEON) gets each vector split by LLVM.
+A vector that is wider than the processor's registers is split by LLVM, as where vectors of other sizes are tested.
 """
 
 import numpy as np

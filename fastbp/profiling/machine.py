@@ -19,16 +19,12 @@ from typing import Any
 import numpy as np
 
 from fastbp import background
-from fastbp.kernels import jit, objects
+from fastbp.kernels import APPLY, READ, SPIN, jit, objects
 from fastbp.kernels.ceilings import STREAMS, SUMS
 from fastbp.kernels.levels import level
 from fastbp.kernels.pointwise import FUNCTIONS
 from fastbp.layout import ALIGNMENT_BYTES, aligned_zeros
 from fastbp.training import usable_threads
-
-SPIN = jit.Kernel("ceilings", "multiply_add", "memory:T* terms")
-READ = jit.Kernel("ceilings", "read", "x:T* groups out:T* times")
-APPLY = jit.Kernel("pointwise", "apply", "code x:T* n out:T* times")
 
 # Of one repeat: far longer than starting it, on one core or on several together, and far shorter than a time slice.
 REPEAT_SECONDS, REPEAT_SECONDS_TOGETHER = 1.5e-4, 2e-3
