@@ -26,7 +26,7 @@ import numpy as np
 from sklearn.model_selection import GridSearchCV
 
 from fastbp import MLPClassifier
-from fastbp.dask import GROUP, DaskMLPClassifier
+from fastbp.dask import FAN_IN, DaskMLPClassifier
 
 SHARDS, UNITS, BATCH = 8, 128, 50
 # From one machine to another: 1 and 10 Gbit/s.
@@ -144,9 +144,9 @@ def seconds_of_plain(X, y, epochs):
 
 def formula(s, w, t, c, length, transfer):
     """Seconds of a round, as the docstring of `fastbp.dask` has them."""
-    levels = math.log(s, GROUP)
-    sent = 1 + math.log2(w) + (GROUP - 1) * levels
-    return max(math.ceil(s / w) * t, s * c) + s * c / (GROUP - 1) + (2 + levels) * length + sent * transfer
+    levels = math.log(s, FAN_IN)
+    sent = 1 + math.log2(w) + (FAN_IN - 1) * levels
+    return max(math.ceil(s / w) * t, s * c) + s * c / (FAN_IN - 1) + (2 + levels) * length + sent * transfer
 
 
 def simulated(s, w, t, c, length, transfer):
@@ -185,15 +185,15 @@ def simulated(s, w, t, c, length, transfer):
 
     def ended(depth, place, moment):
         nonlocal last
-        last, group, width = moment, place // GROUP, -(-s // GROUP**depth)
+        last, group, width = moment, place // FAN_IN, -(-s // FAN_IN**depth)
         if width == 1:
             return
-        size = min(GROUP, width - group * GROUP)
+        size = min(FAN_IN, width - group * FAN_IN)
         done[depth, group] += 1
         if done[depth, group] == size:
 
             def add(now):
-                worker = place * GROUP**depth % w
+                worker = place * FAN_IN**depth % w
                 free[worker] = max(now, free[worker]) + (size - 1) * transfer
                 at(free[worker] + length / 2, lambda now: scheduled(now, lambda now: ended(depth + 1, group, now)))
 

@@ -115,10 +115,10 @@ def peak_bytes(work):
     """The most that doing it once takes at a time beside X, y and one set of weights, in a run that is not timed.
 
     Counted are arrays, workspaces among them, and objects of Python, by what tracemalloc hears of them: no machine code, and
-    no compiler, as all of this has run before. No workspace is at rest from an earlier run.
+    no compiler, as all of this has run before. No workspace is idle from an earlier run.
     """
-    for rooms in (training.resting, training.rooms):
-        rooms.clear()
+    for idle in (training.idle_workspaces, training.idle_predictors):
+        idle.clear()
     gc.collect()
     tracemalloc.start()
     try:

@@ -41,7 +41,7 @@ def side_by_side(implementations, quick=(), **case):
     return [Case(implementation=name, quick=name in quick, **case) for name in implementations]
 
 
-PEERS = ("torch", "jax")
+COMPILED = ("torch", "jax")
 
 FUNCTIONS = ("logistic", "tanh", "relu", "leaky_relu", "elu", "softplus", "selu", "exp", "log")
 ELEMENTS = 65_536  # in and out stay in the L2 cache, and a call's own cost is a tenth
@@ -50,7 +50,7 @@ POINTWISE = [
     for dtype in DTYPES
     for name in FUNCTIONS
     for case in side_by_side(
-        ("fastbp", "reference", *PEERS),
+        ("fastbp", "reference", *COMPILED),
         ("fastbp", "reference") if name in ("logistic", "tanh") else (),
         kind="pointwise", subject=name, dtype=dtype, rows=ELEMENTS,
     )
@@ -63,7 +63,7 @@ STEPS = [
     for subject, batch in (("4-8-3", 16), ("64-100-10", 200))
     for solver in ("sgd", "momentum", "nesterov", "adam")
     for case in side_by_side(
-        ("fastbp", "reference", "scikit-learn", *PEERS),
+        ("fastbp", "reference", "scikit-learn", *COMPILED),
         ("fastbp", "scikit-learn") if solver == "adam" else (),
         kind="step", subject=f"{subject} {solver}", dtype=dtype, batch=batch, rows=batch,
     )
@@ -88,7 +88,7 @@ EPOCHS = [
     case
     for dtype in DTYPES
     for subject, batch, rows in NETWORKS
-    for two, names in ((False, ("fastbp", "numpy", "reference", "scikit-learn", *PEERS)), (True, ("fastbp n_jobs=2",)))
+    for two, names in ((False, ("fastbp", "numpy", "reference", "scikit-learn", *COMPILED)), (True, ("fastbp n_jobs=2",)))
     if not two or (subject, batch, rows) in FOR_TWO_CORES
     for case in side_by_side(
         names,
@@ -130,7 +130,7 @@ FITS = [
 ]  # fmt: skip
 
 FASHION = side_by_side(
-    ("fastbp", "scikit-learn", *PEERS), ("fastbp",),
+    ("fastbp", "scikit-learn", *COMPILED), ("fastbp",),
     kind="fashion", subject="784-128-10", dtype="float32", batch=128, rows=60_000,
 )  # fmt: skip
 
@@ -139,7 +139,7 @@ PREDICTIONS = [
     for dtype in DTYPES
     for rows in (1, 100_000)
     for case in side_by_side(
-        ("fastbp", "reference", "scikit-learn", *PEERS),
+        ("fastbp", "reference", "scikit-learn", *COMPILED),
         ("fastbp", "scikit-learn"),
         kind="predict", subject="64-100-10", dtype=dtype, rows=rows,
     )
@@ -147,7 +147,7 @@ PREDICTIONS = [
 
 # A whole process each, from start to end.
 START_UP = [
-    *side_by_side(("python", "fastbp", "numpy", "scikit-learn", *PEERS), ("fastbp",), kind="start-up", subject="import"),
+    *side_by_side(("python", "fastbp", "numpy", "scikit-learn", *COMPILED), ("fastbp",), kind="start-up", subject="import"),
     *side_by_side(("fastbp", "scikit-learn"), kind="start-up", subject="first fit"),
     *side_by_side(("fastbp",), kind="start-up", subject="first fit, empty cache"),
 ]

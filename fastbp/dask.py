@@ -62,7 +62,7 @@ PATIENCE_SECONDS = 60.0
 # Most seconds that a result may take from a worker to the driver, before it is asked for again.
 TRANSFER_SECONDS = 600.0
 # Shares that a task sums: a task costs more than sending it the weights of a small network.
-GROUP = 8
+FAN_IN = 8
 # Rows of a step of all shards together, and the fewest of a shard, where batch_size is "auto".
 BATCH_ROWS, LEAST_BATCH_ROWS = 200, 50
 
@@ -153,7 +153,7 @@ class Cluster:
     def tree(self, function, futures):
         """What is left of tasks when neighbours are put together, two and two; a task does three levels of the tree."""
         while len(futures) > 1:
-            groups = [futures[place : place + GROUP] for place in range(0, len(futures), GROUP)]
+            groups = [futures[place : place + FAN_IN] for place in range(0, len(futures), FAN_IN)]
             futures = [self.submit(paired, function, *group) if len(group) > 1 else group[0] for group in groups]
         return futures[0]
 

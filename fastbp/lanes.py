@@ -20,7 +20,7 @@ from fastbp.training import CALL_SECONDS, FIRST_CALL_FLOPS
 # with 936 parameters 1.6, 2.1, 1.0 (1.0, 1.0, 0.9).
 ROWS_PER_LANE, HALVED_BY, MOST_PARAMETERS = 4, 200, 2000
 # Of records there is room at first, and then for twice as many epochs each time.
-ROOM_BYTES = 2**30
+RECORD_BYTES = 2**30
 # Operations of a call in which starting threads, half a millisecond, no longer counts.
 THREADS_FLOPS = 2e7
 
@@ -186,7 +186,7 @@ class Lanes:
         """Run some epochs, at most so many, in one call of about CALL_SECONDS, which an interrupt lets come to its end."""
         room = sum(record.shape[2] for record in self.records)
         if room == self.done:
-            most = max(1, ROOM_BYTES // self.new_record(1).nbytes, room)
+            most = max(1, RECORD_BYTES // self.new_record(1).nbytes, room)
             self.records.append(self.new_record(min(epochs, most)))
             room += self.records[-1].shape[2]
         some, start = max(1, min(self.some, room - self.done, epochs)), time.perf_counter()

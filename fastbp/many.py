@@ -12,7 +12,7 @@ from fastbp.lanes import LaneRun, Lanes, Member, by_kind
 from fastbp.layout import RECORD
 from fastbp.neural_network import NeuralNetwork, checked_steps
 from fastbp.stream import Rows
-from fastbp.training import NotFiniteError, ProgressBar, first_wild_epoch, usable_threads
+from fastbp.training import NotFiniteError, ProgressBar, first_wild_epoch, remembers, usable_threads
 
 
 def train_many(
@@ -164,10 +164,10 @@ class Task:
     def member(self):
         """What lanes are given."""
         net, memory = self.net, self.net._moments
-        # what another solver remembers is of no use
-        moments, steps = memory if memory and len(memory[0]) == self.rule.moments else ([], 0)
-        order = (lambda number: net._rng.permutation(len(self.X))) if self.shuffle else None
         weights, biases = self.parameters
+        # what another solver remembers is of no use
+        moments, steps = memory if remembers(memory, self.rule.moments, biases) else ([], 0)
+        order = (lambda number: net._rng.permutation(len(self.X))) if self.shuffle else None
         return Member(
             self.rule, weights, biases, self.codes, self.X, self.Y, self.batch_size, self.weights, order, moments, steps
         )

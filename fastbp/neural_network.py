@@ -236,7 +236,7 @@ class NeuralNetwork(Saved):
         self._weights[:], self._biases[:], (mine["_memory"], mine["level"], mine["_ahead"]) = weights, biases, rest
 
     def __getstate__(self):
-        return self._caught_up().copy()
+        return self._caught_up() | {"_weights": list(self._weights), "_biases": list(self._biases)}
 
     def _shapes(self, name):
         """Shapes of the "weights", or the "biases"."""
@@ -443,7 +443,10 @@ class NeuralNetwork(Saved):
             self._ahead = run
             stop = callback(epoch, history)
             if self._ahead is None:  # the callback has copies, which it may have changed
-                run.take(*self._parameters())
+                try:
+                    run.take(*self._parameters())
+                except ValueError as error:
+                    raise UndoneError(error) from None
             self._ahead = None
             return stop
 

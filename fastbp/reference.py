@@ -116,7 +116,7 @@ def hits(A, Y):
     return int(np.sum(A.argmax(axis=1) == Y.argmax(axis=1)))
 
 
-def compare(Z, Y, head):
+def loss_and_delta(Z, Y, head):
     """A_L, the loss of every row, and the derivative of its sum by Z: equations (3) and (4) without weights and c."""
     activation, loss = head
     A, classes = OUT_ACTIVATIONS[activation](Z), activation == "softmax"
@@ -177,7 +177,7 @@ def loss_grad(layers, params, X, Y, weights, rule, grad, work, step=0):
     if rule.dropout > 0:
         masks = [mask.astype(X.dtype) for mask in dropout_masks(layers, X.shape[0], rule, step)]
     taken, hidden, Z = activations(layers, params, X, masks)
-    A, losses, D = compare(Z, Y, HEADS[int(rule.head)])
+    A, losses, D = loss_and_delta(Z, Y, HEADS[int(rule.head)])
     w = weights if len(weights) else np.ones(X.shape[0], X.dtype)
     total = w.sum(dtype=np.float64)
     scale = 1 / (total * rule.per_row) if rule.per_row else 1

@@ -36,7 +36,7 @@ MAGIC = b"fastbp rows\n"
 FOOTER = struct.Struct(f"<Q32s{len(MAGIC)}s")
 ALIGNED = 64
 # Bytes of inputs at a time, and threads at most, each of which has a column in memory.
-BLOCK_BYTES, MOST_THREADS = 1 << 20, 4
+BLOCK_BYTES, MOST_READERS = 1 << 20, 4
 COLUMNS_STATE = ("kinds_", "left_out_", "words_", "categories_", "center_", "factor_")
 # Whole numbers below it have fewer digits than codes.
 CODES_FROM = 1e15
@@ -393,7 +393,7 @@ class _Conversion:
                 for part in parts:
                     stream.write(part.data)
 
-        found = background.each(one, range(len(names)), min(MOST_THREADS, joblib.cpu_count()) if table.threads else 1)
+        found = background.each(one, range(len(names)), min(MOST_READERS, joblib.cpu_count()) if table.threads else 1)
         if self.columns is not None:
             return self.columns
         columns = Columns(self.max_categories)

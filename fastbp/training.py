@@ -26,7 +26,7 @@ CALL_SECONDS = 0.05
 # Length of the first call, before anything is known: no longer than the others on a core that manages 1 GFLOP/s.
 FIRST_CALL_FLOPS = 4e7
 # Epochs that the record has room for at first: 32 MiB that cost nothing until they are written. Then twice as many.
-ROOM_EPOCHS = 2**20
+RECORD_EPOCHS = 2**20
 
 
 def usable_threads(n_jobs):
@@ -71,6 +71,11 @@ def threads_for(layout, rows, n_jobs, X=None):
     return min(usable_threads(n_jobs), worth) if worth > 1 else 1
 
 
+def remembers(memory, moments, biases):
+    """Whether what `Run.memory` returned is of a solver that remembers so much, of a network with biases or without."""
+    return memory is not None and len(memory[0]) == moments and all(len(one[1]) == len(biases) for one in memory[0])
+
+
 def copied(network):
     """Two lists of new arrays: weights and biases."""
     weights, biases = network
@@ -97,7 +102,7 @@ class Run:
     draw : callable or None
         draw(count) returns orders of the rows for the next epochs, (count, n) int64; None visits them as they stand.
     memory : pair of list and int, or None
-        What `memory` returned of an earlier run; that of a solver that remembers more or less is left out.
+        What `memory` returned of an earlier run; that of another solver, or of other biases, is left out.
     workspace : callable
         What gives the workspace, and with it the kernel.
 
@@ -131,7 +136,7 @@ class Run:
             workspace, units, X.dtype, bool(biases), *activations, self.n_rows, batch_size, draw is not None, rule.moments,
             rule.dropout > 0, n_jobs, None if sparse else usable_threads(n_jobs),
         )  # fmt: skip
-        self.layout, self.work = resting.pop(self.key, (None, None))
+        self.layout, self.work = idle_workspaces.pop(self.key, (None, None))
         if self.work is None:
             self.layout = Layout(units, X.dtype, bool(biases), activations)
             self.work = workspace(
@@ -148,7 +153,7 @@ class Run:
         self.numbers = self.work.rule
         self.numbers[:] = rule.values(Y.shape[1])
         fill(self.work.network, (weights, biases))
-        if memory is not None and len(memory[0]) == len(self.moments):
+        if remembers(memory, len(self.moments), biases):
             pairs, self.cursor[CURSOR.step] = memory
             for moment, pair in zip(self.work.memory, pairs, strict=True):
                 fill(moment, pair)
@@ -165,7 +170,7 @@ class Run:
         """
         if self.work.new is not None and not is_sparse(self.X):
             self.work.renew()
-            put_to_rest(resting, self.key, (self.layout, self.work))
+            keep_idle(idle_workspaces, self.key, (self.layout, self.work))
 
     def take(self, weights, biases):
         """Take other parameters: all of them or, where an exception comes from a signal, none."""
@@ -260,14 +265,14 @@ class Run:
     def calls(self, epochs, each_epoch=False):
         """Run some epochs, yielding after every call: each about CALL_SECONDS long, and no longer than an epoch if asked."""
         self.restart()
-        self.make_room(min(epochs * self.chunks, ROOM_EPOCHS))
+        self.grow_record(min(epochs * self.chunks, RECORD_EPOCHS))
         while (done := self.epochs_done) < epochs and not self.stopped:
             left, per_pass = self.reach(1 if each_epoch or self.due() else epochs - done)
             blocks = min(self.blocks, left)
             if len(self.record) < epochs * self.chunks:
                 reached = self.passes - (-(int(self.cursor[CURSOR.block]) + blocks) // per_pass)
                 if reached > len(self.record):
-                    self.make_room(min(epochs * self.chunks, max(reached, 2 * len(self.record))))
+                    self.grow_record(min(epochs * self.chunks, max(reached, 2 * len(self.record))))
             start = time.perf_counter()
             self.advance(blocks)
             seconds = time.perf_counter() - start
@@ -280,8 +285,8 @@ class Run:
         """How fast rows are read, in words; nothing of rows in memory."""
         return ""
 
-    def make_room(self, passes):
-        """Let the record have room for so many passes."""
+    def grow_record(self, passes):
+        """Let the record have rows for so many passes."""
         if passes > len(self.record):
             record = np.zeros((passes, len(RECORD)))
             if len(self.record):
@@ -310,34 +315,34 @@ class Predictor:
         return out
 
 
-def put_to_rest(rooms, key, room):
-    """Add a room to those at rest, of which there are only so many."""
-    while len(rooms) >= MOST_ROOMS:
+def keep_idle(idle, key, one):
+    """Add one to those that are idle, of which there are only so many."""
+    while len(idle) >= MOST_IDLE:
         with contextlib.suppress(StopIteration, KeyError, RuntimeError):  # another thread may be at it
-            del rooms[next(iter(rooms))]
-    rooms[key] = room
+            del idle[next(iter(idle))]
+    idle[key] = one
 
 
-# Layouts and workspaces of recent small trainings, at rest, as new. A training takes one out, so that no two share one.
-resting: dict = {}
-# Predictors of recent small predictions, at rest. A prediction takes one out and puts it back, so that no two threads share
-# one; for a single row, making a new one would take longer than everything else.
-rooms: dict = {}
-MOST_ROOMS = 16
-ROOM_BYTES = 2**20
+# Layouts and workspaces of recent small trainings, as new. A training takes one out, so that no two share one.
+idle_workspaces: dict = {}
+# Predictors of recent small predictions. A prediction takes one out and puts it back, so that no two threads share one; for
+# a single row, making a new one would take longer than everything else.
+idle_predictors: dict = {}
+MOST_IDLE = 16
+IDLE_BYTES = 2**20
 
 
 def predict(weights, biases, X, out_activation, activations, n_jobs=None):
     """Outputs (n, n_out) of a network for the rows of X; other arguments as of `Run`."""
     units = X.shape[1], *[w.shape[1] for w in weights]
     key = X.shape[0], units, X.dtype, bool(biases), *activations, out_activation, n_jobs, is_sparse(X)
-    predictor = rooms.pop(key, None)
+    predictor = idle_predictors.pop(key, None)
     if predictor is None:
         predictor = Predictor(Layout(units, X.dtype, bool(biases), activations), X, out_activation, n_jobs)
     fill(predictor.work.network, (weights, biases))
     out = predictor(predictor.work.params, X)
-    if predictor.work.arrays[0].nbytes < ROOM_BYTES:
-        put_to_rest(rooms, key, predictor)
+    if predictor.work.arrays[0].nbytes < IDLE_BYTES:
+        keep_idle(idle_predictors, key, predictor)
     return out
 
 

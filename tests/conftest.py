@@ -60,11 +60,11 @@ def came_compiled():
 
 
 @pytest.fixture(autouse=True)
-def nothing_at_rest():
+def nothing_idle():
     """What a test changes of how workspaces are made is seen by all of its trainings, and by no other's."""
     training = sys.modules.get("fastbp.training")
-    for rooms in (training.resting, training.rooms) if training else ():
-        rooms.clear()
+    for idle in (training.idle_workspaces, training.idle_predictors) if training else ():
+        idle.clear()
 
 
 def pytest_report_header():

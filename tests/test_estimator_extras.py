@@ -376,10 +376,10 @@ def test_an_interrupt_before_a_call_has_no_epoch_noted_twice(growth, monkeypatch
 def test_a_random_state_at_rest_is_as_new():
     used = np.random.RandomState(1)
     used.normal()  # which leaves a number for later
-    perceptron.resting[:] = [used]
+    perceptron.idle_random_states[:] = [used]
     assert perceptron.random_state_of(7) is used
     for mine, its in zip(used.get_state(), np.random.RandomState(7).get_state(), strict=True):
         np.testing.assert_array_equal(mine, its)
-    assert not perceptron.resting
+    assert not perceptron.idle_random_states
     used.seed(1)
     assert perceptron.random_state_of(used) is used

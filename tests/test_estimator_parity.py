@@ -542,6 +542,33 @@ def test_fit_and_partial_fit_in_turn(data, solver):
     assert_same_model(ours, theirs, X)
 
 
+@pytest.mark.parametrize(("low", "high"), [(0, 2), (0, 255), (-1, 1)])
+@pytest.mark.parametrize("options", [ADAM, ADAM | EARLY, {"solver": "lbfgs"}], ids=["adam", "early stopping", "lbfgs"])
+def test_labels_that_are_not_0_and_1(options, low, high):
+    X, y = rows("multilabel")
+    y = np.where(y, high, low)
+    ours, theirs = fit(pair("multilabel", **options), X, y)
+    assert_same_model(ours, theirs, X)
+    assert pair("multilabel", **ADAM | {"batch_size": 20})[0].fit(X, y, chunk_rows=40).loss_ > 0
+    for estimator in (first := pair("multilabel", **ADAM)):
+        estimator.partial_fit(X, y, classes=np.arange(4)).partial_fit(X, y)
+    assert_same_model(*first, X)
+
+
+@pytest.mark.parametrize("later", ["partial_fit", "warm start"])
+@pytest.mark.parametrize("dtypes", [DTYPES, DTYPES[::-1]])
+def test_a_fit_goes_on_in_its_own_float_type(dtypes, later):
+    X, y = rows("multiclass")
+    first, second = (X.astype(dtype) for dtype in dtypes)
+    ours, theirs = fit(pair("multiclass", **ADAM | {"max_iter": 3, "batch_size": 20}, warm_start=True), first, y)
+    for estimator in (ours, theirs):
+        estimator.partial_fit(second, y) if later == "partial_fit" else estimator.fit(second, y)
+    assert {array.dtype for array in ours.coefs_ + ours.intercepts_} == {first.dtype}
+    assert_same_model(ours, theirs, first, same=SAME_SINGLE, same_parameters=SAME_SINGLE)
+    chunked = pair("multiclass", **ADAM | {"max_iter": 3, "batch_size": 20}, warm_start=True)[0].fit(first, y, chunk_rows=40)
+    assert chunked.partial_fit(second, y, chunk_rows=40).coefs_[0].dtype == first.dtype
+
+
 def test_partial_fit_of_classes_that_come_later():
     X, y = rows("multiclass")
     ours, theirs = pair("multiclass", **ADAM)

@@ -21,6 +21,7 @@ import pytest
 from cases import assert_same_bits
 from joblib.externals.loky import get_reusable_executor
 from processes import run_python
+from scipy import sparse
 from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_iris
@@ -182,6 +183,39 @@ def test_only_arrays_and_scalars_live_on_an_estimator(name, stage):
         # no buffer of the training hides behind a parameter
         arrays += estimator.coefs_ + estimator.intercepts_
         assert all(array.base is None or array.base.nbytes <= 2 * array.nbytes + 64 for array in arrays)
+
+
+def test_a_loss_that_does_not_go_with_the_fit_before():
+    X, y = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30.0)
+    est = MLPRegressor(hidden_layer_sizes=(4,), max_iter=3, warm_start=True, random_state=0).fit(X, y).set_params(loss="poisson")
+    with pytest.raises(ValueError, match="loss must go with the outputs of the fit before, 'identity', got 'poisson'"):
+        est.fit(X, y)
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("given", ["y", "y_val"])
+def test_targets_beyond_float32(solver, given):
+    X, y = np.random.default_rng(0).normal(size=(30, 4)).astype("float32"), np.arange(30.0)
+    est, large = MLPRegressor(hidden_layer_sizes=(4,), solver=solver, random_state=0), y * 1e38
+    if given == "y":
+        with pytest.raises(ValueError, match=r"y must be numbers that float32 can hold, as X is float32, got 2.9e\+39"):
+            est.fit(X, large)
+        with pytest.raises(ValueError, match="y must be numbers that float32 can hold"):
+            est.set_params(batch_size=5).fit(X, large, chunk_rows=10)
+    elif solver == "adam":
+        with pytest.raises(ValueError, match="y_val must be numbers that float32 can hold"):
+            est.fit(X, y, X_val=X, y_val=large)
+    est.fit(X.astype("float64"), large / 1e10)
+
+
+@pytest.mark.parametrize("form", ["csc", "csr"])
+def test_sparse_matrices_that_lead_beyond_their_arrays(form):
+    X = sparse.random_array((30, 4), density=0.5, rng=np.random.default_rng(0), format=form)
+    est = MLPClassifier(max_iter=2, random_state=0).fit(X, np.arange(30) % 2)
+    X.indices[3] = 10**6
+    for call in (lambda: est.fit(X, np.arange(30) % 2), lambda: est.predict(X)):
+        with pytest.raises(ValueError, match="1000000|column index|row index|indices|index"):
+            call()
 
 
 def test_a_random_state_stays_on_the_estimator_alone():

@@ -323,7 +323,7 @@ def test_a_network_that_diverges_is_as_it_was(how):
 def test_records_grow_with_the_epochs(monkeypatch):
     ours, others = networks(3, alpha=0.01), networks(3, alpha=0.01)
     expected = train_many(others, *XOR, 100, 0.2, batch_size=2)
-    monkeypatch.setattr(lanes_module, "ROOM_BYTES", 2**14)
+    monkeypatch.setattr(lanes_module, "RECORD_BYTES", 2**14)
     monkeypatch.setattr(lanes_module, "FIRST_CALL_FLOPS", 2e4)  # a few epochs
     histories = train_many(ours, *XOR, 100, 0.2, batch_size=2)
     assert list(map(bits, ours)) == list(map(bits, others))

@@ -18,7 +18,7 @@ import pytest
 from cases import assert_close, assert_same_bits
 
 import fastbp
-from fastbp import MLPClassifier, NeuralNetwork, training
+from fastbp import MLPClassifier, NeuralNetwork, train_many, training
 from fastbp.kernels import jit, pool
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.rule import Rule
@@ -454,6 +454,51 @@ def test_every_loss_falls_with_every_solver(setting, solver):
     assert history.accuracy[-1] > history.accuracy[0]
     if setting == "softmax":
         np.testing.assert_allclose(net.feedforward(X).sum(axis=1), 1, rtol=1e-14)
+
+
+@pytest.mark.parametrize("solver", ["sgd", "momentum", "nesterov", "adam"])
+@pytest.mark.parametrize("biased", [True, False])
+def test_biases_that_come_or_go_begin_with_no_memory(biased, solver):
+    X, y = digits()
+    net = NeuralNetwork(8, 5, 3, solver=solver, bias=biased, random_state=0)
+    net.train(X, y, 3, 0.01)
+    net.bias, net.biases = not biased, [] if biased else [np.zeros(5), np.zeros(3)]
+    fresh = NeuralNetwork(8, 5, 3, solver=solver, bias=not biased)
+    fresh.weights, fresh.biases = net.weights, net.biases
+    together = copy.deepcopy(net)
+    net.train(X, y, 3, 0.01)
+    fresh.train(X, y, 3, 0.01)
+    train_many([together, copy.deepcopy(together)], X, y, 3, 0.01)
+    assert_same_bits(parameters(net), parameters(fresh))
+    for ours, theirs in zip(parameters(together), parameters(net), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_a_copy_does_not_train_with_the_network():
+    X, y = digits()
+    net = NeuralNetwork(8, 5, 3, solver="adam", random_state=0)
+    net.train(X, y, 1)
+    other, before = copy.copy(net), parameters(net)
+    net.train(X, y, 5)
+    assert_same_bits(parameters(other), before)
+    assert other._moments[1] == 1
+
+
+@pytest.mark.parametrize("wild", [np.inf, np.nan])
+def test_weights_that_a_callback_makes_wild_are_undone(wild):
+    X, y = digits()
+    net = NeuralNetwork(8, 5, 3, solver="adam", random_state=0)
+    net.train(X, y, 2)
+    before, steps = parameters(net), net._moments[1]
+
+    def callback(epoch, history):
+        if epoch == 2:
+            net.weights[0][0, 0] = wild
+
+    with pytest.raises(ValueError, match=r"weights\[0\] must be finite"):
+        net.train(X, y, 5, callback=callback)
+    assert_same_bits(parameters(net), before)
+    assert net._moments[1] == steps
 
 
 def test_solvers_remember_from_one_call_to_the_next():
@@ -1191,7 +1236,7 @@ def test_the_record_grows_with_the_epochs(monkeypatch):
     """A thousand million of them are no reason to run out of memory before the first."""
     net, other = network(), network()
     with monkeypatch.context() as patched:
-        patched.setattr(training, "ROOM_EPOCHS", 100)
+        patched.setattr(training, "RECORD_EPOCHS", 100)
         history = net.train(*XOR, 10**9, 0.1, callback=lambda epoch, history: epoch == 3000)
     expected = other.train(*XOR, 3000, 0.1)
     assert len(history) == 3000
@@ -1335,9 +1380,9 @@ def test_a_workspace_that_is_used_again_is_as_new(number):
     def interrupt(epoch, history):
         raise KeyboardInterrupt
 
-    training.resting.clear()
+    training.idle_workspaces.clear()
     expected = train(0)
-    assert len(training.resting) <= 1
+    assert len(training.idle_workspaces) <= 1
     for seed in range(1, 4):
         train(seed, scale=float(rng.choice([1, 1e20, 1e-20])), callback=[None, interrupt][rng.integers(2)])
         assert train(0) == expected

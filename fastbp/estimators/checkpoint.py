@@ -181,7 +181,7 @@ def add(found, name, array):
         found.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def begun(est, checkpoint, every):
+def checkpoint_for(est, checkpoint, every):
     """The checkpoint that a fit is asked for, or None."""
     if checkpoint is None:
         return None

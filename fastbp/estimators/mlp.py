@@ -185,7 +185,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         if self._y_type == MULTI_OUTPUT:
             return np.hstack([column[:, None] == known for column, known in zip(y.T, classes, strict=True)])
         if self._y_type.startswith("multilabel"):
-            return label_binarize(y, classes=classes)
+            return label_binarize(y, classes=classes) != 0  # as scikit-learn has it: 0 and 255, say, are not 0 and 1
         if self._y_type == "multiclass":
             return y[:, None] == classes
         return (y == classes[-1] if len(classes) > 1 else np.zeros(len(y)))[:, None]
@@ -194,7 +194,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         """Whether targets whose outputs are these have known labels only."""
         classes = self.classes_ if classes is None else classes
         if self._y_type.startswith("multilabel"):
-            return bool(((y == 0) | (y == 1)).all())
+            return len(np.unique(y)) <= 2
         if self._y_type == "binary":
             return bool(((y == classes[0]) | (y == classes[-1])).all())
         columns = len(classes) if self._y_type == MULTI_OUTPUT else 1

@@ -24,9 +24,9 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from fastbp import checks
 from fastbp.estimators import checkpoint as checkpoints
 from fastbp.estimators import fitting
-from fastbp.estimators.streams import SPARSE, contiguous, required, stream_of
+from fastbp.estimators.streams import SPARSE, contiguous, outputs_of, required, stream_of
 from fastbp.neural_network import Saved
-from fastbp.rule import ACTIVATIONS, Rule
+from fastbp.rule import ACTIVATIONS, HEADS, Rule
 from fastbp.stream import Rows, RowsError, chunks_of, is_source, joined, slices_of, whole
 from fastbp.training import predict, usable_threads
 
@@ -48,7 +48,7 @@ except ImportError:
 
 FLOATS = (np.float64, np.float32)
 # Rows that are predicted at a time where each leaves less behind than the outputs it came from.
-PREDICTED_ROWS = 8192
+DECODED_ROWS = 8192
 
 # Parameters that have been found valid: a search has the same ones for every split, and looking takes longer than an epoch.
 valid: set = set()
@@ -157,14 +157,14 @@ def has_epochs(est):
 
 
 # RandomStates that fits had for themselves: making one takes longer than a few epochs.
-resting: list = []
+idle_random_states: list = []
 
 
 def random_state_of(seed):
     """As `check_random_state`; a fit with an int for a seed may leave its RandomState at rest in the end."""
     if type(seed) is int:
         with contextlib.suppress(IndexError):
-            random_state = resting.pop()
+            random_state = idle_random_states.pop()
             random_state.seed(seed)
             return random_state
     return check_random_state(seed)
@@ -264,6 +264,14 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             )
         if n_outputs != n_before:
             raise ValueError(f"y must stand for {n_before} output(s), as in the fit before, got {n_outputs}")
+        loss = self._rule().loss
+        if (self.out_activation_, loss) not in HEADS:
+            raise ValueError(f"loss must go with the outputs of the fit before, {self.out_activation_!r}, got {loss!r}")
+
+    def _dtype(self, X, first=False):
+        """Float type of a fit: that of X or, where it goes on, of the weights that there are."""
+        known = X if first else self.coefs_[0]
+        return np.dtype(np.float32 if known.dtype == np.float32 else np.float64)
 
     def _activation_codes(self):
         """Codes of the hidden layers' activations."""
@@ -391,7 +399,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         same rows in memory give the same bits. Early stopping holds back the last rows of every chunk, and keeps outputs of
         all of them in memory; 'lbfgs' adds up the chunks. A single chunk is treated as rows in memory.
         """
-        kept = checkpoints.begun(self, checkpoint, every)
+        kept = checkpoints.checkpoint_for(self, checkpoint, every)
         return self._fit(X, y, sample_weight, X_val=X_val, y_val=y_val, checkpoint=kept, chunk_rows=chunk_rows)
 
     def _fit(
@@ -402,7 +410,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         if chunk_rows is None and not is_source(X):
             self._fitted(X, y, sample_weight, random_state, incremental, X_val, y_val, checkpoint, chunk_rows)
             if type(seed) is int:
-                resting.append(random_state)
+                idle_random_states.append(random_state)
             return self
         # what is wrong with rows is found out when they are read; a source that fails later has been learnt from
         before = {name: copy.copy(value) if isinstance(value, list) else value for name, value in vars(self).items()}
@@ -449,15 +457,15 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             if chunk_rows is None or not is_source(X):
                 y, sample_weight = whole(y), whole(sample_weight)
                 X, y = self._validated(X, y, reset=first)
+                X = X if first else X.astype(self._dtype(X), copy=False)
             elif y is None:
                 raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
             else:
                 validate_data(self, X, skip_check_array=True, reset=first)
-            fresh = first and not incremental
             if chunk_rows is None:
-                rows = self._rows(X, y, sample_weight, incremental, fresh)
+                rows = self._rows(X, y, sample_weight, incremental, first and not incremental)
             else:
-                rows = stream_of(self, X, y, sample_weight, chunk_rows, fresh, incremental)
+                rows = stream_of(self, X, y, sample_weight, chunk_rows, first, incremental)
         validation = None if X_val is None and y_val is None else self._validation_rows(X_val, y_val, rows.dtype)
         if validation is not None and validation.n_out != rows.n_out:
             raise ValueError(f"y_val must have as many columns as y, {rows.n_out}, got {validation.n_out}")
@@ -484,7 +492,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             names = ["sample_weight"] * (sample_weight is not None)
             names += ["the rows' class_weight"] * (getattr(self, "class_weight", None) is not None)
             checks.check_sum(" times ".join(names), weights)
-        return Rows(contiguous(X), required(self._encoded(y, fresh), X.dtype), weights)
+        return Rows(contiguous(X), outputs_of(self._encoded(y, fresh), X.dtype), weights)
 
     def _validation_rows(self, X_val, y_val, dtype):
         """The rows given for validation."""
@@ -494,7 +502,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             raise ValueError("X_val and y_val must be left out for solver 'lbfgs', which does not stop by a score")
         with within_floats("X_val and y_val"):
             X, y = self._validated(whole(X_val), whole(y_val), reset=False)
-        return Rows(contiguous(X).astype(dtype, copy=False), required(self._encoded(y, False, "y_val"), dtype))
+        return Rows(contiguous(X).astype(dtype, copy=False), outputs_of(self._encoded(y, False, "y_val"), dtype, "y_val"))
 
     def _validated(self, X, y, reset):
         plain = type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "biuf" and self._plain(X, reset)
@@ -571,7 +579,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         ndarray of shape (n,) or (n, n_outputs)
             A row's result does not depend on the other rows.
         """
-        return joined([self._decoded(self._outputs(part)) for part in self._parts(X, PREDICTED_ROWS)])
+        return joined([self._decoded(self._outputs(part)) for part in self._parts(X, DECODED_ROWS)])
 
     def transform(self, X):
         """Activations of the last hidden layer.

@@ -21,6 +21,15 @@ def required(array, dtype):
     return np.require(array, dtype, ["C", "A"])
 
 
+def outputs_of(Y, dtype, name="y"):
+    """Outputs to learn, as kernels read them; a ValueError where some are beyond the float type."""
+    with np.errstate(over="ignore"):
+        outputs = required(Y, dtype)
+    if dtype == np.float32 and not checks.is_finite(outputs):
+        raise ValueError(f"{name} must be numbers that float32 can hold, as X is float32, got {np.abs(Y).max():g}")
+    return outputs
+
+
 def contiguous(X):
     """X row by row: as an array, or as a CSR matrix that is sound, whose arrays kernels read as they stand."""
     if not scipy.sparse.issparse(X):
@@ -30,9 +39,8 @@ def contiguous(X):
     plain = [required(array, dtype) for array, dtype in zip(arrays, (X.dtype, index, index), strict=True)]
     if any(one is not other for one, other in zip(plain, arrays, strict=True)):
         X = type(X)(tuple(plain), X.shape)
-    X = X.tocsr()
-    X.check_format(full_check=True)
-    return X
+    X.check_format(full_check=True)  # before scipy follows what may lead beyond arrays
+    return X.tocsr()
 
 
 def targets_of(y, start, stop):
@@ -90,10 +98,10 @@ def weights_by_class(class_weight, counted, n):
     return found if len(found) > 1 else found[0]
 
 
-def stream_of(est, X, y, sample_weight, chunk_rows, fresh=False, incremental=False, name="y"):
-    """Rows of an estimator as a stream, by a first pass over y and the weights; a fresh fit learns the classes from it."""
-    n, classifies = length_of("X", X), is_classifier(est)
-    dtype = np.dtype(np.float32 if X.dtype == np.float32 else np.float64)
+def stream_of(est, X, y, sample_weight, chunk_rows, first=False, incremental=False, name="y"):
+    """Rows of an estimator as a stream, by a first pass over y and the weights; a first fit learns the classes from it."""
+    n, classifies, fresh = length_of("X", X), is_classifier(est), first and not incremental
+    dtype = est._dtype(X, first)
     y, sample_weight = (one if one is None or is_array(one) else np.asarray(one) for one in (y, sample_weight))
     if sample_weight is not None and sample_weight.shape == ():
         sample_weight = np.full(n, sample_weight)
@@ -139,7 +147,7 @@ def stream_of(est, X, y, sample_weight, chunk_rows, fresh=False, incremental=Fal
         X_part, part = check_X_y(
             slice_of(X, start, stop), part, accept_sparse=SPARSE, dtype=dtype, multi_output=True, y_numeric=not classifies
         )
-        Y = required(est._coded(part, name, None if names is None else labels), dtype)
+        Y = outputs_of(est._coded(part, name, None if names is None else labels), dtype, name)
         if classifies and not est._has_labels(part, Y, None if names is None else labels):
             raise ValueError(f"{name} must have the labels that it had when they were counted, got others")
         return Rows(contiguous(X_part), Y, weights_of(part, start, stop))

@@ -22,7 +22,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from fastbp import datasets
 from fastbp.datasets import pandas
 from fastbp.estimators import recipe
-from fastbp.estimators.checkpoint import begun
+from fastbp.estimators.checkpoint import checkpoint_for
 from fastbp.estimators.columns import Columns
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import PARAMETERS, fill_in, store
@@ -179,7 +179,7 @@ class Tabular(Saved, BaseEstimator):
         start = time.perf_counter()
         if self.solver == "lbfgs" and self.max_seconds is not None:
             raise ValueError(f"max_seconds needs solver 'sgd' or 'adam', got {self.max_seconds} with solver='lbfgs'")
-        kept = begun(self, checkpoint, every)
+        kept = checkpoint_for(self, checkpoint, every)
         random_state, networks = check_random_state(self.random_state), []
         if kept is not None:
             random_state = kept.begin(self, random_state)

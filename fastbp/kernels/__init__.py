@@ -83,7 +83,7 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
     work, arrays = gate.training(
         layers, params, state, X, Y, weights, order, batch_size, rule, blocks, cursor, record, work, marked
     )
-    together(MARKED if marked else TRAIN, work, arrays, layers, params, work.packed(state), Y,
+    call_in_threads(MARKED if marked else TRAIN, work, arrays, layers, params, work.packed(state), Y,
              weights, weights.size > 0, X.shape[0], order, order.size > 0, batch_size, work.packed(rule), blocks,
              work.packed(cursor), record)  # fmt: skip
 
@@ -91,7 +91,7 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
 def forward(layers, params, X, out, rule, work):
     """As `fastbp.reference.forward`; `work` says which kernel, and how many threads."""
     work, arrays = gate.prediction(layers, params, X, out, rule, work)
-    together(FORWARD, work, arrays, layers, params, X.shape[0], out, rule)
+    call_in_threads(FORWARD, work, arrays, layers, params, X.shape[0], out, rule)
 
 
 def loss_grad(layers, params, X, Y, weights, rule, grad, work):
@@ -188,7 +188,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=free_generators)
 
 
-def together(kernels, work, arrays, layers, params, *args):
+def call_in_threads(kernels, work, arrays, layers, params, *args):
     """Call a kernel once in each thread of the workspace."""
     plan, network = work.plan, (work.packed(layers), len(layers), work.packed(params))
     call(kernels[plan.kernel], (*arrays, *network, *args, *work.all_packed), plan.threads, plan.width)

@@ -115,11 +115,11 @@ def pack_classes(memory, targets, n_out, count, columns):
     def samples(v):
         first = load(memory, targets + v * L)
 
-        def compare(j, best, winner):
+        def larger(j, best, winner):
             y = load(memory, targets + j * columns + v * L)
             return select(y > best, y, best), select(y > best, splat(memory, j), winner)
 
-        _, winner = carry(n_out, (first, full_like(first, 0)), compare)
+        _, winner = carry(n_out, (first, full_like(first, 0)), larger)
         single = select(first >= 0.5, full_like(first, 1), 0)
         store(memory, targets + n_out * columns + v * L, switch(n_out == 1, [lambda: winner, lambda: single]))
 

@@ -58,13 +58,13 @@ def ask_for(job, place):
 
 
 @outlined
-def sum_tile(height, cols, listed, left, right, start, c, terms, descent, meanwhile):
+def sum_tile(height, cols, by_columns, left, right, start, c, terms, descent, meanwhile):
     """C[i, :] = start[i, :] + sum over k of left(i, k) x right[k, :], for the vectors of one tile.
 
     A matrix is a pointer to its first element and the distance of its rows. With a, table, step = left, left(i, k) is the
     element of `a` at
 
-        table[i] + k * step   or, where `listed`,
+        table[i] + k * step   or, where `by_columns`,
         i + table[k]
 
     With descends, rate, decay = descent: where it `descends`, the sum is a gradient, C holds weights, and plain SGD takes
@@ -75,15 +75,15 @@ def sum_tile(height, cols, listed, left, right, start, c, terms, descent, meanwh
     (a, table, a_step), (b, b_step), (start, start_step), (c, c_step) = left, right, start, c
     descends, rate, decay = descent
     L = lanes(c)
-    rows = [] if listed else [element(table, i) for i in range(height)]
+    rows = [] if by_columns else [element(table, i) for i in range(height)]
 
     def add(tile, first, count):
         """Some of the terms."""
         factors, lefts, places = from_on(b, first * b_step), from_on(a, first * a_step), from_on(table, first)
 
         def of_rows(k):
-            sample = from_on(a, element(places, k)) if listed else None
-            return [broadcast(sample, i) if listed else broadcast(lefts, rows[i] + k * a_step) for i in range(height)]
+            sample = from_on(a, element(places, k)) if by_columns else None
+            return [broadcast(sample, i) if by_columns else broadcast(lefts, rows[i] + k * a_step) for i in range(height)]
 
         def of_columns(k):
             return [load(factors, k * b_step + j * L) for j in range(cols)]
@@ -172,7 +172,7 @@ class Product:
         return from_on(*self.a), from_on(self.job.table, self.part.lines(self.job, self.level))
 
     def left(self, add, r, k):
-        """Call add(listed, a, table, a_step), of `sum_tile`, for the left factors of rows r ... and of terms k ..."""
+        """Call add(by_columns, a, table, a_step), of `sum_tile`, for the left factors of rows r ... and of terms k ..."""
         a, table = self.left_rows()
         add(False, from_on(a, k), from_on(table, r), 1)
 
@@ -357,9 +357,9 @@ class Product:
         origin = from_on(start, start_at + (r + first) * start_step + strip.v * lanes(self.job.memory)), start_step
         goal = from_on(c, c_at + first * c_step), c_step
 
-        def add(listed, *left):
+        def add(by_columns, *left):
             def sum_up(meanwhile):
-                sum_tile(height, width, listed, left, strip.factors, origin, goal, strip.terms, descent, meanwhile)
+                sum_tile(height, width, by_columns, left, strip.factors, origin, goal, strip.terms, descent, meanwhile)
 
             tall, tile = height == HEIGHTS[width > 2], (r, height, strip.v, width)
             turns = self.meanwhile(tile, strip.begin, strip.terms, behind) if tall else None

@@ -266,9 +266,9 @@ class Tile:
 
     def __init__(self, gradient, column, count, v, width):
         self.gradient, self.count, self.width = gradient, count, width
-        L, stride, turned = lanes(gradient.sums), gradient.stride, gradient.by_deltas
-        self.start = gradient.at + choose(turned, v * L * stride + column, column * stride + v * L)
-        self.far, self.step = choose(turned, L, stride * L), choose(turned, stride * L, L)
+        L, stride, by_deltas = lanes(gradient.sums), gradient.stride, gradient.by_deltas
+        self.start = gradient.at + choose(by_deltas, v * L * stride + column, column * stride + v * L)
+        self.far, self.step = choose(by_deltas, L, stride * L), choose(by_deltas, stride * L, L)
 
     def each(self, body):
         """body(k, place) for every vector: where it stands among the sums, and its weights among the parameters."""

@@ -24,7 +24,7 @@ SOLVERS: dict[str, dict[str, Any]] = {
     "nesterov": {"solver": "sgd"},
     "adam": {"solver": "adam"},
 }
-SETTINGS = ("dtype", "solver", "activation", "n_jobs")
+OPTIONS = ("dtype", "solver", "activation", "n_jobs")
 READING = ("target", "task", "header", "decimal", "ignore")
 
 
@@ -97,7 +97,7 @@ def add_reading(add: Callable) -> None:
 
 
 def _add_network(add: Callable, seconds: float, of_data: str = "") -> None:
-    """Add `--units`, `SETTINGS` and `--seconds`; `of_data` says which defaults there are with DATA."""
+    """Add `--units`, `OPTIONS` and `--seconds`; `of_data` says which defaults there are with DATA."""
     shown = f"layer sizes, both ends included (default: {','.join(map(str, UNITS))})"
     add("--units", type=units, metavar="N,N[,N...]", help=shown)
     add("--dtype", choices=DTYPES, help=f"default: float32{of_data}")
@@ -155,7 +155,7 @@ def _profile(arguments: argparse.Namespace) -> int:
     if arguments.data is None:
         for option, value in _given(arguments, "hidden", *READING).items():
             raise ValueError(f"--{option} is for DATA, got {value!r} without it")
-        what, options, title = (arguments.units or UNITS,), _given(arguments, "batch_size", "rows", *SETTINGS), ""
+        what, options, title = (arguments.units or UNITS,), _given(arguments, "batch_size", "rows", *OPTIONS), ""
     else:
         what, options = _of_data(arguments)
         title = f"What fastbp train {arguments.data} trains, with the settings that are shown"
@@ -192,7 +192,7 @@ def _of_data(arguments: argparse.Namespace) -> tuple[tuple, dict[str, Any]]:
         raise ValueError(f"--batch-size must be at most the number of rows, {len(data.X_train)}, got {batch_size}")
     from fastbp.lessons import PRESETS, new_model
 
-    given = _given(arguments, *SETTINGS)
+    given = _given(arguments, *OPTIONS)
     if arguments.data in PRESETS:  # a founding network, with all rows in a batch
         model = new_model(data, PRESETS[arguments.data] | _given(arguments, "hidden"), random_state=0, **given)
         rows = model.inputs(data.X_train), model.targets(data.y_train)
@@ -230,7 +230,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from fastbp.profiling.report import sweep
 
     what = arguments.units or UNITS, arguments.batch_sizes, arguments.widths
-    return _report(arguments, sweep, *what, **_given(arguments, *SETTINGS))
+    return _report(arguments, sweep, *what, **_given(arguments, *OPTIONS))
 
 
 def _info(arguments: argparse.Namespace) -> int:

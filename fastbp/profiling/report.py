@@ -393,7 +393,7 @@ def sweep(
     for name, values in (("batch_sizes", batch_sizes), ("widths", widths)):
         if not len(values):
             raise ValueError(f"{name} must not be empty, got {values!r}")
-    settings, widths, batch_sizes = workload.SETTINGS | settings, [*dict.fromkeys(widths)], [*dict.fromkeys(batch_sizes)]
+    settings, widths, batch_sizes = workload.DEFAULTS | settings, [*dict.fromkeys(widths)], [*dict.fromkeys(batch_sizes)]
     cells, each = [], seconds / len(batch_sizes) / len(widths)
     for width, size in itertools.product(widths, batch_sizes):
         tell(f"width {width}, batch size {size}")

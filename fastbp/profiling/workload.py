@@ -29,7 +29,7 @@ from fastbp.workspace import NarrowWorkspace, OnlineWorkspace, WideWorkspace, wo
 
 BATCH_SIZE = 200  # scikit-learn's
 LEARNING_RATE = 1e-3
-SETTINGS: dict[str, Any] = {"solver": "adam", "activation": "relu", "dtype": "float32", "n_jobs": None}
+DEFAULTS: dict[str, Any] = {"solver": "adam", "activation": "relu", "dtype": "float32", "n_jobs": None}
 KERNELS = {"narrow": NarrowWorkspace, "wide": WideWorkspace, "online": OnlineWorkspace}
 # Synthetic data: enough batches that caches see new rows, as in a training, and little enough to be made in no time.
 BATCHES, MOST_BYTES = 20, 64 * 1024**2
@@ -126,14 +126,14 @@ class Workload:
 def network_of(
     units: Sequence[int], *, batch_size: int | None = None, rows: int | None = None, **settings: Any
 ) -> tuple[NeuralNetwork, np.ndarray, np.ndarray, int]:
-    """A classifier, or a regressor where there is a single output, with random rows; settings beyond `SETTINGS` as given."""
+    """A classifier, or a regressor where there is a single output, with random rows; settings beyond `DEFAULTS` as given."""
     units = checked_units(units)
     batch_size = BATCH_SIZE if batch_size is None else at_least(1, "batch_size", batch_size)
     classes = units[-1] > 1
     net = NeuralNetwork(
         units[0], units[1:-1], units[-1], random_state=0, init_scale=units[0] ** -0.5,
         out_activation="softmax" if classes else "identity", loss="log_loss" if classes else "squared_error",
-        **SETTINGS | settings,
+        **DEFAULTS | settings,
     )  # fmt: skip
     row_bytes = (units[0] + units[-1]) * net.dtype.itemsize
     if rows is None:
