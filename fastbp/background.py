@@ -36,6 +36,10 @@ class Ahead:
         self.busy.acquire()
         if not started(self.follow):
             self.busy = None
+            return
+        at_work.add(self)  # here as well: a process that is forked now has not seen the thread begin
+        if self.over:
+            at_work.discard(self)
 
     def run(self):
         """Call it."""
@@ -49,9 +53,9 @@ class Ahead:
         """What the thread does."""
         at_work.add(self)
         self.run()
-        at_work.discard(self)
         self.over = True
         self.busy.release()
+        at_work.discard(self)
 
     def wait(self, seconds=-1):
         """Wait until the thread is at its end, or for so many seconds; whether it is, or there is none."""
@@ -63,7 +67,7 @@ class Ahead:
 
     def result(self):
         """Wait for it; what it raised is raised here."""
-        if self.busy is None:
+        if self.busy is None and not self.over:
             self.run()
         else:
             self.wait()

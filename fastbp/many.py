@@ -114,7 +114,7 @@ def train_many(
             train_apart(apart, epochs, threads, results, lambda: bar.update(len(results)))
         except KeyboardInterrupt:
             warnings.warn("Training interrupted by user.", stacklevel=2)
-    found = [results.get(task) or task.history(np.zeros((0, len(RECORD)))) for task in tasks]
+    found = [results.get(task) or task.left() for task in tasks]
     if wild := [number for number, one in enumerate(found) if isinstance(one, ValueError)]:
         warnings.warn(f"weights of {len(wild)} of {len(networks)} networks stopped being finite: {wild}", RuntimeWarning, 2)
     return found
@@ -159,7 +159,8 @@ class Task:
         self.reduction, self.shuffle, self.callback = reduction, bool(shuffle), callback
         self.codes = net._activation_codes()  # raises an error where these are too many or too few
         self.rule, self.parameters = net._rule(self.learning_rate, reduction), net._parameters()
-        self.run = None
+        self.run: Any = None
+        self.before = vars(net)["_memory"]
 
     def member(self):
         """What lanes are given."""
@@ -180,6 +181,11 @@ class Task:
         """The record as a history."""
         weight = len(self.X) if self.weights is None else float(self.weights.sum(dtype=np.float64))
         return History(record, len(self.X), weight, self.Y.shape[1], self.rule)
+
+    def left(self):
+        """The history of what an interrupt has left."""
+        kept = self.run is not None and vars(self.net)["_memory"] is not self.before
+        return self.run.history() if kept else self.history(np.zeros((0, len(RECORD))))
 
     def train(self, epochs, halt):
         """Train it by itself, until `halt` has an item; its history, or the error of weights that are not finite."""

@@ -169,6 +169,7 @@ class Run:
         Parameters and memory are nobody's any more.
         """
         if self.work.new is not None and not is_sparse(self.X):
+            self.cursor = self.cursor.copy()  # which the record goes with
             self.work.renew()
             keep_idle(idle_workspaces, self.key, (self.layout, self.work))
 

@@ -78,4 +78,5 @@ def compile_one(one: One) -> tuple[One, bytes, float]:
 def ship(folder: str) -> None:
     """Put every kernel's object file for the level into a folder, as it comes with the package."""
     for (kernel, *types), code, seconds in compiled(kernels_for(("float32", "float64"))):
-        Path(folder, f"{kernel.file(*types)}.o").write_bytes(objects.packed(jit.digest(), code, seconds))
+        name = kernel.file(*types)
+        Path(folder, f"{name}.o").write_bytes(objects.packed(name, jit.digest(), code, seconds))

@@ -9,12 +9,16 @@ import sys
 import threading
 import time
 
+import draws
 import numpy as np
 import pytest
+from cases import Case, train
 from interrupts import goes_on, only_parked_threads
+from processes import run_python
 
-from fastbp import MLPEnsembleRegressor, MLPRegressor, NeuralNetwork, background, search, train_many
+from fastbp import MLPEnsembleRegressor, MLPRegressor, NeuralNetwork, background, kernels, search, train_many
 from fastbp.background import Ahead, each
+from fastbp.kernels import pool
 from fastbp.profiling import machine
 
 WAIT = 600  # longer than a process is ever stopped for
@@ -209,3 +213,64 @@ def test_a_process_that_forks_meanwhile_has_a_child_that_reads_by_itself():
     _, status = os.waitpid(child, 0)
     assert status == 0
     assert ahead.result() == here
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a fork that is safe")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_fork_right_after_a_thread_has_begun_or_ended():
+    for _ in range(30):
+        ahead = Ahead(os.getpid)
+        child = os.fork()  # mostly before the new thread runs
+        if not child:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(10)
+            os._exit(ahead.result() not in (os.getpid(), os.getppid()))
+        _, status = os.waitpid(child, 0)
+        assert status == 0
+        assert ahead.result() == os.getpid()
+    assert ahead.wait()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a fork that is safe")
+def test_a_new_process_has_no_workers_whatever_its_number():
+    train(kernels, Case((40, 33, 3), 64, 64, threads=2))
+    child = os.fork()
+    if not child:
+        os._exit(bool(pool.pools))
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    assert pool.pools
+
+
+INTERRUPTED_FORKS = """
+import os, random, signal, sys, threading
+from fastbp.kernels import levels
+
+def raises(*_):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, raises)
+sys.unraisablehook = lambda *_: None  # who is told of what a hook raises
+drawn = random.Random(sys.argv[1])
+for _ in range(300):
+    try:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, drawn.uniform(1e-6, 1.5e-3))
+            if os.fork() == 0:  # where there is no timer
+                os._exit(0)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        pass
+free = []
+thread = threading.Thread(target=lambda: free.append(levels.BUILDING.acquire(timeout=5)))
+thread.start()
+thread.join()
+print(free)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a fork that is safe")
+def test_an_interrupt_near_a_fork_leaves_no_lock():
+    result = run_python("-c", INTERRUPTED_FORKS, draws.SEED)
+    assert result.stdout == "[True]\n", result.stderr[-2000:]

@@ -456,3 +456,19 @@ def test_an_interrupt_of_the_first_members_keeps_what_they_have(kind):
     assert model.estimators_ in (begun, begun[::-1])
     assert min(member.n_iter_ for member in begun) > 0
     assert np.isfinite(model.predict_proba(X) if is_classifier(model) else model.predict(X)).all()
+
+
+def test_two_fits_at_a_time_leave_warnings_as_they_were():
+    def state():
+        return warnings.showwarning, warnings._showwarnmsg_impl, warnings.filters
+
+    def fit(max_iter):
+        MLPEnsembleClassifier(8, n_estimators=3, max_iter=max_iter, random_state=0, tol=0).fit(X, LABELS)
+
+    before, threads = state(), [threading.Thread(target=fit, args=(max_iter,)) for max_iter in (30, 90)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.005)
+    for thread in threads:
+        thread.join()
+    assert all(one is other for one, other in zip(before, state(), strict=True))

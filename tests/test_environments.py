@@ -106,7 +106,7 @@ def code():
         if kernel.module == "narrow" and not kernel.marked:
             kernel.loaded(types, width)
             name = kernel.file(types, width)
-            result[name] = objects.packed(jit.digest(), *objects.read_object(name, jit.digest()))
+            result[name] = objects.packed(name, jit.digest(), *objects.read_object(name, jit.digest()))
     return result
 
 

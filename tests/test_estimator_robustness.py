@@ -32,6 +32,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fastbp import MLPClassifier, MLPRegressor
+from fastbp.training import Run
 
 try:
     import cloudpickle
@@ -187,7 +188,8 @@ def test_only_arrays_and_scalars_live_on_an_estimator(name, stage):
 
 def test_a_loss_that_does_not_go_with_the_fit_before():
     X, y = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30.0)
-    est = MLPRegressor(hidden_layer_sizes=(4,), max_iter=3, warm_start=True, random_state=0).fit(X, y).set_params(loss="poisson")
+    est = MLPRegressor(hidden_layer_sizes=(4,), max_iter=3, warm_start=True, random_state=0).fit(X, y)
+    est.set_params(loss="poisson")
     with pytest.raises(ValueError, match="loss must go with the outputs of the fit before, 'identity', got 'poisson'"):
         est.fit(X, y)
 
@@ -416,6 +418,26 @@ def test_interrupt_of_lbfgs():
     print(f"stopped {delay:.3f} s after the signal")
     assert delay < INTERRUPT_SECONDS
     assert np.isfinite(estimator.predict(X[:5])).all()
+
+
+def test_an_interrupt_while_the_best_weights_are_kept_leaves_them_with_their_score(monkeypatch):
+    X, y = load_iris(return_X_y=True)
+    est, best, left = MLPClassifier((9,), early_stopping=True, random_state=0, learning_rate_init=0.02), [], [5]
+    parameters = Run.parameters
+
+    def interrupted(run):
+        found = parameters(run)
+        left[0] -= 1
+        if not left[0]:
+            best.append(est.best_validation_score_)
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(Run, "parameters", interrupted)
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        est.fit(X, y, X_val=X, y_val=y)
+    assert best
+    assert est.best_validation_score_ == est.score(X, y)
 
 
 def test_training_goes_on_after_an_interrupt():

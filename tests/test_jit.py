@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -103,6 +104,16 @@ def test_a_changed_digest_means_compiling_again(folder, monkeypatch):
     assert times_compiled() == 1
     assert times_compiled() == 0
     assert len(list(folder.iterdir())) == 2
+
+
+def test_a_file_under_another_name_is_not_run(folder):
+    assert times_compiled() == 1
+    (file,) = folder.iterdir()
+    other = folder / file.name.replace("float64", "float32")
+    assert other != file
+    shutil.copy(file, other)
+    assert times_compiled("float32") == 1
+    assert times_compiled() == 0
 
 
 @pytest.fixture
@@ -531,3 +542,34 @@ print("same")
 def test_a_process_that_forks_while_a_thread_compiles_has_a_child_that_goes_on(moment, folder):
     result = run_python("-c", FORK, moment)
     assert result.stdout == "same\n", result.stderr[-2000:]
+
+
+FIRST = """
+import os, signal, sys, threading, time, warnings
+import numpy as np
+from fastbp import NeuralNetwork
+
+warnings.simplefilter("ignore")  # that a process with threads should not fork
+
+def go():
+    return NeuralNetwork(3, 4, 1, random_state=0).train(np.ones((4, 3)), np.ones((4, 1)), 2)
+
+thread = threading.Thread(target=go)
+thread.start()
+time.sleep(float(sys.argv[1]))
+child = os.fork()
+if not child:
+    signal.alarm(20)  # where it waits for a thread that is not there
+    go()
+    os._exit(0)
+thread.join()
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a fork that is safe")
+@pytest.mark.parametrize("place", range(4))
+def test_a_process_that_forks_while_a_thread_trains_first_thing_has_a_child_that_trains(place):
+    delay = random.Random(f"{draws.SEED} {place}").uniform(0, 0.03)  # of which most pass within imports
+    result = run_python("-c", FIRST, delay)
+    assert result.stdout == "0\n", (delay, result.stderr[-2000:])

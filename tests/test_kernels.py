@@ -1,5 +1,7 @@
 """The kernels, held to the reference."""
 
+import ctypes
+import functools
 import platform
 import random
 import re
@@ -243,9 +245,9 @@ def test_fewer_threads_than_there_is_room_for_change_no_bit(started, kernel, dty
     monkeypatch.setattr(pool, "started", start_some)
     for _ in range(3):
         left[:] = [True] * started
-        monkeypatch.setattr(pool, "pool", pool.Pool())
+        monkeypatch.setattr(pool, "pools", [pool.Pool()])
         assert_same_bits(train(kernels, replace(case, threads=5)), once)
-        assert len(pool.pool.workers) == started
+        assert len(pool.pools[0].workers) == started
 
 
 @pytest.mark.draw(3)
@@ -577,6 +579,34 @@ def test_no_moment_stays_below_the_normal_numbers(kind, dtype):
     assert not np.any((sizes > 0) & (sizes < tiny))
     # and whoever called counts with them as before
     assert np.array([tiny], dtype) / 4 > 0
+
+
+# What fenv.h calls downward, upward and toward zero, which is set for a thread.
+ROUNDINGS = (0x400, 0x800, 0xC00) if platform.machine() in ("x86_64", "AMD64") else (1 << 23, 1 << 22, 3 << 22)
+
+
+@pytest.mark.compiled
+@pytest.mark.skipif(sys.platform != "linux", reason="needs the C library's words")
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_bit_depends_on_how_the_caller_rounds(rounding, dtype, monkeypatch):
+    library, plain = ctypes.CDLL("libm.so.6"), {name: getattr(kernels, name) for name in ("train", "forward")}
+
+    def rounded(function, *arguments):
+        library.fesetround(rounding)
+        try:
+            function(*arguments)
+        finally:
+            library.fesetround(0)
+
+    for case in (Case((40, 33, 3), 64, 64, dtype=dtype), Case((8, 6, 2), 40, 20, dtype=dtype, kernel="narrow")):
+        for one in (case, replace(case, threads=2)):
+            expected, outputs = train(kernels, one), forward(kernels, one)  # which bring the workers
+            with monkeypatch.context() as patched:
+                for name, function in plain.items():
+                    patched.setattr(kernels, name, functools.partial(rounded, function))
+                assert_same_bits(train(kernels, one), expected)
+                assert_same_bits([forward(kernels, one)], [outputs])
 
 
 # --- machine code -----------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from fastbp.kernels import jit
 from fastbp.kernels import many as many_kernel
 from fastbp.layout import CURSOR, RECORD, SETTINGS, Layout, aligned_zeros
 from fastbp.rule import ACTIVATIONS, HEADS, MOMENTS, RULE, SOLVERS, Rule
+from fastbp.training import Run
 
 XOR = np.array([[0, 0], [0, 1], [1, 0], [1, 1]]), np.array([0, 1, 1, 0])
 # Relative to the change, after a few steps; single ones are rounded to 1e-16 and 6e-8.
@@ -393,6 +394,28 @@ def test_an_interrupt_in_a_callback_ends_all(last):
     with pytest.warns(UserWarning, match="interrupted by user"):
         histories = train_many(networks(3), *XOR, 5, callback=[None, callback, lambda epoch, history: False])
     assert [len(history) for history in histories] == [5, last, 0]
+
+
+@pytest.mark.parametrize(("place", "call"), [("history", 6), ("end", 1), ("end", 2)])
+def test_an_interrupt_after_a_network_has_its_weights_leaves_its_history(place, call, monkeypatch):
+    nets = [NeuralNetwork(2, [3, 3], 1, solver="adam", random_state=seed) for seed in range(3)]
+    left, method = [call], getattr(Run, place)
+
+    def interrupted(run):
+        result = method(run)
+        left[0] -= 1
+        if not left[0]:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(Run, place, interrupted)
+    with pytest.warns(UserWarning, match="interrupted by user"):
+        histories = train_many(nets, *XOR, 5, callback=[lambda epoch, history: False] * 3)
+    monkeypatch.undo()
+    steps = [net._moments[1] if net._moments else 0 for net in nets]
+    assert [len(history) for history in histories] == steps
+    assert 5 in steps
+    assert 0 in steps
 
 
 def test_networks_of_all_kinds_in_one_call():

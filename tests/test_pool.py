@@ -27,8 +27,8 @@ SECONDS = 60
 @pytest.fixture
 def workers(monkeypatch):
     """A pool of its own, without workers at first."""
-    monkeypatch.setattr(pool, "pool", pool.Pool())
-    return pool.pool
+    monkeypatch.setattr(pool, "pools", [pool.Pool()])
+    return pool.pools[0]
 
 
 def until(condition):
@@ -81,7 +81,7 @@ def test_an_exception_at_any_place_stops_a_training_whole_or_not_at_all(monkeypa
     alone = train(kernels, replace(case, threads=1))
     while raised:
         workers = pool.Pool()
-        monkeypatch.setattr(pool, "pool", workers)
+        monkeypatch.setattr(pool, "pools", [workers])
         outcome, raised = interrupted_at(place, lambda: train(kernels, case), ("run", "grow", "move"))
         if not isinstance(outcome, Interrupt):
             assert_same_bits(outcome, alone)

@@ -1,6 +1,5 @@
 """MLPEnsembleClassifier and MLPEnsembleRegressor: many networks that differ by their seeds, and their mean and spread."""
 
-import contextlib
 import itertools
 import warnings
 from typing import Any, ClassVar
@@ -14,6 +13,7 @@ from sklearn.utils.multiclass import type_of_target, unique_labels
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from fastbp import background
+from fastbp.estimators import fitting
 from fastbp.estimators.mlp import MULTI_OUTPUT, MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import FLOATS, PARAMETERS, fill_in, store
 from fastbp.training import usable_threads
@@ -49,16 +49,6 @@ ATTRIBUTES = """\
 
 # What an interrupted member says; the ensemble says it for all.
 INTERRUPTED = "Training interrupted by user."
-
-
-@contextlib.contextmanager
-def saying_once():
-    """Let what many members warn of come once, when all are done."""
-    with warnings.catch_warnings(record=True) as said:
-        yield
-    for category, text in dict.fromkeys((one.category, str(one.message)) for one in said):
-        if text != INTERRUPTED:
-            warnings.warn(text, category, stacklevel=5)
 
 
 class Ensemble(BaseEnsemble):
@@ -142,12 +132,14 @@ class Ensemble(BaseEnsemble):
             warnings.warn("warm_start trains no member, as n_estimators is not larger than before", stacklevel=3)
             return self
         self._draw(X, members)
-        interrupt = None
-        with saying_once():
-            try:
-                self._train(X, y, weights, members)
-            except KeyboardInterrupt as error:
-                interrupt = error
+        interrupt, said = None, list[tuple]()  # what members warn of comes once, when all are done
+        try:
+            self._train(X, y, weights, members, said)
+        except KeyboardInterrupt as error:
+            interrupt = error
+        for text, category in dict.fromkeys(said):
+            if text != INTERRUPTED:
+                warnings.warn(text, category, stacklevel=3)
         if interrupt is not None:
             kept = len(getattr(self, "estimators_", []))
             if not kept:
@@ -167,7 +159,7 @@ class Ensemble(BaseEnsemble):
         self._n_samples, self._max_features = X.shape
         self._max_samples, self._sample_weight, self.estimator_ = self._n_samples, None, self.estimator
 
-    def _train(self, X, y, weights, trained):
+    def _train(self, X, y, weights, trained, said):
         """Train a member for each further seed; an exception ends all threads, and keeps those that had ended in order."""
         first, halt, whole = len(trained), list[int](), dict[int, bool]()
         members = [self._make_estimator(append=False, random_state=seed) for seed in self._seeds[first:]]
@@ -180,13 +172,14 @@ class Ensemble(BaseEnsemble):
                 drawn = counts if weights is None else counts * weights
             member._stop = lambda: halt and number > min(halt)
             try:
-                member.fit(X, y, sample_weight=drawn)
+                with fitting.hearing(said):
+                    member.fit(X, y, sample_weight=drawn)
                 whole[number] = not member._stop()
             finally:
                 del member._stop
             if self.verbose:
-                said = f"{member.n_iter_} iterations, loss {member.loss_:.8f}"
-                print(f"Member {first + number + 1} of {self.n_estimators}: {said}")
+                reached = f"{member.n_iter_} iterations, loss {member.loss_:.8f}"
+                print(f"Member {first + number + 1} of {self.n_estimators}: {reached}")
 
         kept = []
         try:

@@ -4,8 +4,10 @@ Every function takes the estimator and leaves its findings there, under scikit-l
 rules for stopping and the lines that are printed are scikit-learn's, so that the same seed gives the same model.
 """
 
+import contextlib
 import copy
 import math
+import threading
 import time
 import warnings
 from dataclasses import replace
@@ -18,7 +20,6 @@ from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
-from sklearn.utils.optimize import _check_optimize_result
 
 from fastbp import checks, kernels
 from fastbp.layout import RECORD
@@ -66,12 +67,34 @@ def check_held(weighted, training, validation, n_training, n_held):
         checks.check_sum("weights of the rows that early stopping holds back", validation.all_weights())
 
 
+heard = threading.local()  # of this thread: where what its fits warn of is noted instead
+
+
+def warn(text, category=UserWarning, stacklevel=1):
+    """Warn, or let `hearing` note it: what the module `warnings` can record is of all threads."""
+    said = getattr(heard, "said", None)
+    if said is None:
+        warnings.warn(text, category, stacklevel + 1)
+    else:
+        said.append((text, category))
+
+
+@contextlib.contextmanager
+def hearing(said):
+    """Note in a list, as pairs of text and category, what fits of this thread warn of."""
+    before, heard.said = getattr(heard, "said", None), said
+    try:
+        yield
+    finally:
+        heard.said = before
+
+
 def clipped_batch_size(est, n):
     """Rows per step."""
     if isinstance(est.batch_size, str):
         return min(200, n)
     if est.batch_size > n:
-        warnings.warn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2)
+        warn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2)
     return min(int(est.batch_size), n)
 
 
@@ -387,8 +410,9 @@ class Epochs(Training):
         stalled = score < est.best_validation_score_ + est.tol
         est._no_improvement_count = est._no_improvement_count + 1 if stalled else 0
         if score > est.best_validation_score_:
-            est.best_validation_score_ = score
-            est._best_coefs, est._best_intercepts = self.run.parameters()
+            coefs, intercepts = self.run.parameters()
+            # in one call, as in `keep`
+            vars(est).update(best_validation_score_=score, _best_coefs=coefs, _best_intercepts=intercepts)
 
     def score(self, outputs):
         """What early stopping compares."""
@@ -430,7 +454,7 @@ def begun(est, rows, validation, random_state, memory, task, run=None):
 def warn_of_the_end(est, stacklevel=2):
     """Warn that training ended before it converged."""
     message = f"Stochastic Optimizer: Maximum iterations ({est.max_iter}) reached and the optimization hasn't converged yet."
-    warnings.warn(message, ConvergenceWarning, stacklevel)
+    warn(message, ConvergenceWarning, stacklevel + 1)
 
 
 def fit_stochastic(est, rows, validation, random_state, incremental, task, checkpoint=None):
@@ -457,7 +481,7 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task, check
         epochs.keep()
         if not isinstance(error, KeyboardInterrupt):
             raise
-        warnings.warn("Training interrupted by user.", stacklevel=2)
+        warn("Training interrupted by user.", stacklevel=2)
     else:
         epochs.run.end()
     if est.early_stopping:
@@ -551,10 +575,13 @@ def fit_lbfgs(est, rows, task, objective=None):
             options={"maxfun": est.max_fun, "maxiter": est.max_iter, "gtol": est.tol},
         )
     except KeyboardInterrupt:
-        warnings.warn("Training interrupted by user.", stacklevel=2)
+        warn("Training interrupted by user.", stacklevel=2)
         est.loss_ = float(least)
         keep(best)
         return
-    est.n_iter_ = _check_optimize_result("lbfgs", result, est.max_iter)
+    est.n_iter_ = min(result.nit, est.max_iter)
+    if result.status != 0:
+        message = f"lbfgs failed to converge after {est.n_iter_} of at most {est.max_iter} iterations: {result.message}"
+        warn(message, ConvergenceWarning, stacklevel=2)
     est.loss_ = float(result.fun)
     keep(result.x)

@@ -21,7 +21,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from fastbp import datasets
 from fastbp.datasets import pandas
-from fastbp.estimators import recipe
+from fastbp.estimators import fitting, recipe
 from fastbp.estimators.checkpoint import checkpoint_for
 from fastbp.estimators.columns import Columns
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
@@ -211,10 +211,12 @@ class Tabular(Saved, BaseEstimator):
             training.train()
             whole = not training.interrupted
         else:
-            with warnings.catch_warnings():
-                # the number of iterations is a choice here, not a failure
-                warnings.simplefilter("ignore", ConvergenceWarning)
+            said: list[tuple] = []
+            with fitting.hearing(said):
                 network.fit(*rows)
+            for text, category in said:
+                if category is not ConvergenceWarning:  # the number of iterations is a choice here, not a failure
+                    warnings.warn(text, category, stacklevel=4)
             whole = network.n_iter_ > 0
         network.random_state = self.random_state  # a RandomState could not be saved
         return network, whole

@@ -9,6 +9,7 @@ fastmath      never: ``nnan`` and ``ninf`` would hide a diverging network, ``rea
 
 import llvmlite.binding as llvm
 
+from fastbp.background import Ahead
 from fastbp.kernels.levels import Level, machine
 from fastbp.kernels.objects import SYMBOL
 
@@ -17,12 +18,24 @@ OPTIONS = {"error_model": "numpy"}
 SPEED = 3
 
 
+def load_numba():
+    """Import all that compiling takes."""
+    import numba.core.compiler
+    import numba.extending  # noqa: F401
+    from numba.core.registry import cpu_target
+
+    cpu_target.typing_context.refresh()
+    cpu_target.target_context.refresh()
+
+
 def traced(function, kinds, types):
     """A kernel in LLVM's language, as the function SYMBOL; arguments as `fastbp.kernels.tracing.traced_job`."""
     try:
-        import numba.core.compiler
+        # in another thread: imports that a signal's handler has broken off in the middle cannot be had again
+        Ahead(load_numba).result()
     except ModuleNotFoundError as error:
         raise ImportError("numba compiles what does not come compiled with fastbp: pip install numba") from error
+    import numba.core.compiler
     from numba.core import types as numba_types
     from numba.extending import intrinsic
 

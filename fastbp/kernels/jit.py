@@ -15,12 +15,11 @@ import os
 import re
 import struct
 import sys
-import threading
 import time
 
 import numpy as np
 
-from fastbp.kernels.levels import lacking, level
+from fastbp.kernels.levels import BUILDING, lacking, level
 from fastbp.kernels.objects import SYMBOL, read_object, write_object
 
 # Numba's own switch: the kernels run as plain Python on numpy arrays.
@@ -29,9 +28,6 @@ PLAIN_PYTHON = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 vector_bytes = 64
 # Whether marks count time meanwhile (`fastbp.kernels.phases`); otherwise they are no instructions at all.
 marks = False
-# Whoever compiles, links or speaks of vectors holds it: LLVM and the two words above are one for all threads. Whoever waits
-# for numba's own lock holds this one already.
-BUILDING = threading.RLock()
 # A fork goes on after so long where whoever compiles waits for the one that forks.
 FORK_SECONDS = 60
 engines: list = []  # what owns machine code, and lives as long as the process
@@ -144,37 +140,26 @@ def with_vectors_of(width, marked, work):
             vector_bytes, marks = before
 
 
-held: list = []  # what a fork holds
-
-
-def before_fork():
-    """Wait for the threads that compile: what they are changing would stay half changed in the new process, and locked."""
-    numba_s = getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None)
-    if BUILDING.acquire(timeout=FORK_SECONDS):
-        held.append(BUILDING)
-        if numba_s is not None:
-            numba_s.acquire()
-            held.append(numba_s)
-
-
-def after_fork():
-    """Let both processes go on."""
-    locks = held[::-1]
-    held.clear()  # before another thread that forks may come here
-    for lock in locks:
-        lock.release()
-
-
 def after_fork_in_child():
-    """The same, whatever became of the lock: nobody else is here."""
-    global BUILDING
-    after_fork()
-    BUILDING = threading.RLock()
+    """Let the new process go on, whatever became of the locks: nobody but the thread that has forked is here."""
+    if BUILDING._is_owned():
+        BUILDING.release()
+    else:
+        BUILDING._at_fork_reinit()
+    numba_s = getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None)
+    if numba_s is not None and not numba_s._lock._is_owned():
+        numba_s._lock._at_fork_reinit()
 
 
 if hasattr(os, "register_at_fork"):
-    # Before a fork, what was registered last is called first: logging takes its lock, which numba's imports need, later.
-    os.register_at_fork(before=before_fork, after_in_parent=after_fork, after_in_child=after_fork_in_child)
+    # A fork waits for the threads that compile: what they are changing would stay half changed in the new process, and
+    # locked. These are no functions of Python's, in which a signal's handler could raise once the lock is taken. Before a
+    # fork, what was registered last is called first: logging takes its lock, which numba's imports need, later.
+    os.register_at_fork(
+        before=functools.partial(BUILDING.acquire, timeout=FORK_SECONDS),
+        after_in_parent=BUILDING.release,
+        after_in_child=after_fork_in_child,
+    )
 
 
 addressof, from_buffer = ctypes.addressof, ctypes.c_char.from_buffer

@@ -8,7 +8,12 @@ it, the base of its kind is left, which nothing comes compiled for.
 import functools
 import os
 import platform
+import threading
 from typing import NamedTuple
+
+# Whoever asks LLVM, compiles, links or speaks of vectors holds it: LLVM and the words of `fastbp.kernels.jit` are one for
+# all threads. Whoever waits for numba's own lock holds this one already.
+BUILDING = threading.RLock()
 
 
 class Level(NamedTuple):
@@ -69,14 +74,18 @@ def lacking(one: Level) -> str:
 
 def host_features() -> set[str]:
     """What this processor offers, in LLVM's words."""
-    import llvmlite.binding as llvm
+    with BUILDING:
+        import llvmlite.binding as llvm
 
-    return {name for name, has in llvm.get_host_cpu_features().items() if has}
+        return {name for name, has in llvm.get_host_cpu_features().items() if has}
 
 
 @functools.cache
 def halves_vectors() -> bool:
     """Whether this processor takes each operation on 64 bytes in two halves, as Zen 4 does."""
-    import llvmlite.binding as llvm
+    if level().vector_bytes < 64:
+        return False
+    with BUILDING:
+        import llvmlite.binding as llvm
 
-    return level().vector_bytes == 64 and llvm.get_host_cpu_name() == "znver4"
+        return llvm.get_host_cpu_name() == "znver4"

@@ -26,7 +26,7 @@ from fastbp.kernels.losses import Samples, head_and_hits
 from fastbp.kernels.numbers import choose, element, from_on, named, smaller, whole
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
 from fastbp.kernels.solvers import ADAM, Solver, descend, no_less, update
-from fastbp.kernels.steps import flush_subnormals, layer_of, loss_factor, loss_scale, restore_subnormals, weight_of
+from fastbp.kernels.steps import layer_of, loss_factor, loss_scale, weight_of, with_own_floats
 from fastbp.kernels.threads import add_atomically
 from fastbp.kernels.tracing import (
     BYTES,
@@ -486,11 +486,13 @@ def learn_block(group, step, first, rows, learn):
         note(group, column, total)
 
 
+@with_own_floats(flushes=True)
 def train_by_row(job):
     """`train` for batches of one row."""
     train(job, 1)
 
 
+@with_own_floats(flushes=True)
 def train_by_rows(job):
     """`train` for larger batches."""
     train(job, ROWS_AT_ONCE)
@@ -498,7 +500,6 @@ def train_by_rows(job):
 
 def train(job, rows):
     """As `fastbp.reference.train`, for every network of `job.groups` groups, `job.epochs` whole epochs."""
-    control = flush_subnormals(job.memory)
     job.rule, job.memory = named(job.rule, RULE._fields), from_on(job.memory, job.rank * job.room)
     job.sums = from_on(job.sums, job.rank * (len(RECORD) * v.lanes(job.memory)))
     batches = (job.n + (job.batch_size - 1)) // job.batch_size
@@ -536,4 +537,3 @@ def train(job, rows):
         when(number < job.groups, lambda: one(number))
 
     when(job.epochs > 0, lambda: repeat(job.groups, take))
-    restore_subnormals(job.memory, control)

@@ -462,6 +462,7 @@ def finish_gradient(job, step, n_partials):
     when(job.rule.max_norm < np.inf, shorten)
 
 
+@steps.with_own_floats(flushes=True)
 def train(job):
     """As `fastbp.reference.train`; a block is what one panel holds."""
     steps.name_numbers(job)
@@ -515,6 +516,7 @@ def train(job):
     steps.run(job, block, plan.resident)
 
 
+@steps.with_own_floats(flushes=False)
 def forward(job):
     """As `fastbp.reference.forward`; a row's result does not depend on the other rows. Threads take blocks in turn."""
     steps.name_numbers(job)

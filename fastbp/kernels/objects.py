@@ -76,11 +76,11 @@ def read_object(name, digest):
     with contextlib.suppress(Exception):  # loaders of all kinds fail in all kinds of ways
         package = importlib.resources.files("fastbp")
         made_of = digest if (package / "kernels" / "jit.py").is_file() else None  # else they came without sources
-        return unpacked((package / COMPILED / f"{name}.o").read_bytes(), made_of)
+        return unpacked((package / COMPILED / f"{name}.o").read_bytes(), name, made_of)
     for folder in cache_folders() if digest else ():
         with contextlib.suppress(OSError, ValueError), (trusted(folder) / f"{name}.{digest}.o").open("rb") as file:
             if private(os.fstat(file.fileno())):
-                return unpacked(file.read(), digest)
+                return unpacked(file.read(), name, digest)
     return None
 
 
@@ -91,20 +91,20 @@ def shipped():
     return []
 
 
-def unpacked(stored, digest):
-    """Code and seconds that `packed` was given; a ValueError where it was something else, or another digest."""
+def unpacked(stored, name, digest):
+    """Code and seconds that `packed` was given; a ValueError where it was something else, another kernel or digest."""
     payload = stored[CHECKSUM_BYTES:]
     if hashlib.sha256(payload).digest() != stored[:CHECKSUM_BYTES]:
         raise ValueError("the checksum does not fit")
     head, code = payload.split(b"\0", 1)
-    made_of, seconds = head.decode().split()
-    if digest not in (made_of, None):
-        raise ValueError("other sources")
+    called, made_of, seconds = head.decode().split()
+    if called != name or digest not in (made_of, None):
+        raise ValueError("another kernel, or other sources")
     return code, float(seconds)
 
 
-def packed(digest, code, seconds):
-    payload = f"{digest} {seconds:.3f}".encode() + b"\0" + code
+def packed(name, digest, code, seconds):
+    payload = f"{name} {digest} {seconds:.3f}".encode() + b"\0" + code
     return hashlib.sha256(payload).digest() + payload
 
 
@@ -124,7 +124,7 @@ def write_object(name, digest, code, seconds):
             continue
         try:
             with os.fdopen(handle, "wb") as file:
-                file.write(packed(digest, code, seconds))
+                file.write(packed(name, digest, code, seconds))
             os.chmod(temporary, 0o644)  # what root has compiled is for everybody
             os.replace(temporary, real / f"{name}.{digest}.o")
             return

@@ -162,6 +162,7 @@ def backpropagate(job, x_at, solver):
     repeat(job.n_layers, one)
 
 
+@steps.with_own_floats(flushes=True)
 def train(job):
     """As `fastbp.reference.train`, for batches of one row; a block is a row."""
     steps.name_numbers(job)

@@ -34,12 +34,9 @@ class Pool:
         Numbers of the mailboxes that have no worker.
     workers : list of int
         Numbers of those that have one. Where a signal's handler raises while a worker comes, its mailbox is in neither list.
-    process : int
-        Whose workers they are: one that was forked has none of the other's threads.
     """
 
     def __init__(self):
-        self.process = os.getpid()
         self.boxes = aligned_zeros(MOST_THREADS * LINE, np.int64).reshape(MOST_THREADS, LINE)
         self.boxes[:, MAILBOX.owner] = NOBODY
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.boxes))  # workers look into them until the process has ended
@@ -103,12 +100,17 @@ def locked():
     return lock
 
 
-pool = Pool()
+pools = [Pool()]  # that of this process
 
 
 def run(function, job, size):
     """As `Pool.run`, with the workers of this process."""
-    global pool
-    if pool.process != os.getpid():
-        pool = Pool()
-    pool.run(function, job, size)
+    if not pools:
+        pools.append(Pool())
+    pools[0].run(function, job, size)
+
+
+if hasattr(os, "register_at_fork"):
+    # a new process has none of the other's threads, also where it has the other's number; no function of Python's, which a
+    # signal's handler could break off
+    os.register_at_fork(after_in_child=pools.clear)

@@ -13,6 +13,8 @@ steps         steps of the solver so far
 weight        the sum of the weights of the batch's rows; without any, no step is taken
 """
 
+import functools
+
 from llvmlite import ir
 
 from fastbp.kernels.control import carry, switch, when
@@ -31,7 +33,6 @@ def run(job, block, resident=0, single=False):
 
     Where that is known to be `single`, every batch is a row, and every row a block.
     """
-    control = flush_subnormals(job.memory)
     start_clock(job)
     start = named(job.cursor, CURSOR._fields)
     mark(job, "overhead")
@@ -66,7 +67,6 @@ def run(job, block, resident=0, single=False):
 
     when(job.blocks > 0, blocks)
     mark(job, "overhead")
-    restore_subnormals(job.memory, control)
 
 
 def name_numbers(job):
@@ -144,9 +144,30 @@ def shrink_of(job):
     return choose(norm > most, most / norm, 1.0)
 
 
-# --- subnormal numbers ------------------------------------------------------------------------------------------------
+# --- how processors compute with floats ---------------------------------------------------------------------------------
 
-X86_FLUSHES, ARM_FLUSHES = 0x8040, 1 << 24  # bits by which subnormal operands and results are 0
+# Control words: with the bits of both exceptions are masked, and numbers rounded to the nearest; with those of the others,
+# subnormal operands and results are 0.
+X86_DEFAULT, X86_FLUSHES, ARM_FLUSHES = 0x1F80, 0x8040, 1 << 24
+
+
+def with_own_floats(flushes):
+    """A decorator: whatever its caller has set, a kernel rounds to the nearest, and takes subnormals for 0 if it `flushes`.
+
+    Other libraries set it for a thread, and workers do not see that: bits would depend on threads. Processors need 10 to 100
+    times as long for numbers below the normal ones, and the moments of a weight whose gradient stays 0 become such numbers.
+    """
+
+    def of(kernel):
+        @functools.wraps(kernel)
+        def entry(job):
+            before = set_floats(job.memory, flushes)
+            kernel(job)
+            restore_floats(job.memory, before)
+
+        return entry
+
+    return of
 
 
 def room(builder):
@@ -156,29 +177,26 @@ def room(builder):
         return stored, builder.bitcast(stored, ir.IntType(8).as_pointer())
 
 
-@word(lambda like: 0)
-def flush_subnormals(like):
-    """From now on this thread takes numbers below the normal ones for 0; gives what `restore_subnormals` wants.
-
-    Processors need 10 to 100 times as long for them, and the moments of a weight whose gradient stays 0 become such numbers.
-    """
+@word(lambda like, flushes: 0)
+def set_floats(like, flushes):
+    """Set this thread's control word; gives what `restore_floats` wants."""
     builder = like.builder
     if level().machine == "x86_64":
         stored, address = room(builder)
         external(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), address)
         before = builder.zext(builder.load(stored), INT)
-        restore_subnormals(like, like.new(before) | X86_FLUSHES)
+        restore_floats(like, like.new(integer(X86_DEFAULT | X86_FLUSHES * flushes)))
     elif level().machine == "aarch64":
         before = external(builder, "llvm.aarch64.get.fpcr", INT)
-        restore_subnormals(like, like.new(before) | ARM_FLUSHES)
+        restore_floats(like, like.new(integer(ARM_FLUSHES * flushes)))
     else:
         before = integer(0)
     return like.new(before)
 
 
 @word(lambda like, before: None)
-def restore_subnormals(like, before):
-    """Undo `flush_subnormals`."""
+def restore_floats(like, before):
+    """Undo `set_floats`."""
     builder = like.builder
     if level().machine == "x86_64":
         stored, address = room(builder)

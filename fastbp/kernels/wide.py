@@ -312,6 +312,7 @@ def propagate_and_back(job, step):
     when((job.size > 1) * (count >= GROUP * job.size), lambda: shares.note(job, part.count, clock(job.sync) - began))
 
 
+@steps.with_own_floats(flushes=True)
 def train(job):
     """As `fastbp.reference.train`; a block has `block_rows` rows at most, which the threads share, as they do weights."""
     steps.name_numbers(job)
@@ -367,6 +368,7 @@ def train(job):
     steps.run(job, block)
 
 
+@steps.with_own_floats(flushes=False)
 def forward(job):
     """As `fastbp.reference.forward`; a row's result does not depend on the other rows. Each thread takes its own rows."""
     steps.name_numbers(job)
