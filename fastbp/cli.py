@@ -9,6 +9,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import os
 import sys
 import warnings
@@ -533,7 +534,9 @@ def _model(path: str) -> tuple[Any, dict[str, Any], list[str], list[str], list[s
         return model, {"target": model.target_name}, list(model.feature_names), [], list(model.class_names)
     if getattr(model, "table_", None):
         columns = model.preprocessing_
-        return model, model.table_, list(columns.kinds_), list(columns.categories_), list(getattr(model, "classes_", ()))
+        # those of numbers with words, too: what pandas makes of a column depends on all of its cells
+        text = [*columns.categories_, *columns.words_]
+        return model, model.table_, list(columns.kinds_), text, list(getattr(model, "classes_", ()))
     raise ValueError(f"{path} holds a model that was trained in Python: fastbp.load reads it there")
 
 
@@ -550,9 +553,11 @@ def _scores(truth: Any, predicted: Any, chances: Any = None, classes: Sequence[s
     from sklearn import metrics
 
     if truth.dtype != object:
-        found = {"rmse": float(metrics.root_mean_squared_error(truth, predicted)),
-                 "mae": float(metrics.mean_absolute_error(truth, predicted))}  # fmt: skip
-        return {"r2": None if np.ptp(truth) == 0 else float(metrics.r2_score(truth, predicted))} | found
+        with np.errstate(over="ignore", invalid="ignore"):  # of answers whose squares are beyond floats
+            found = {"r2": metrics.r2_score(truth, predicted) if np.ptp(truth) > 0 else math.nan,
+                     "rmse": metrics.root_mean_squared_error(truth, predicted),
+                     "mae": metrics.mean_absolute_error(truth, predicted)}  # fmt: skip
+        return {name: float(value) if math.isfinite(value) else None for name, value in found.items()}
     scores: dict[str, float | None] = {"accuracy": float(np.mean(truth == predicted))}
     if chances is not None and set(truth) <= set(classes):
         scores["log_loss"] = float(metrics.log_loss(truth, chances, labels=list(classes)))

@@ -31,8 +31,8 @@ class Table:
         """Number of rows."""
         return sum(n for _, n in self.files)
 
-    def column(self, name: str) -> Any:
-        """The cells, as pandas has them of the whole table."""
+    def column(self, name: str, labels: bool = False) -> Any:
+        """The cells, as pandas has them of the whole table, but that `labels` stay whole numbers where some are missing."""
         raise NotImplementedError
 
     def head(self) -> Any:
@@ -107,7 +107,7 @@ class Parquets(Table):
                          for index in indices if isinstance(index, dict) and index["name"] is not None}  # fmt: skip
         self.names = [*self.numbered, *self.names]
 
-    def column(self, name: str) -> Any:
+    def column(self, name: str, labels: bool = False) -> Any:
         """See `Table`; a column of numbers stands where the thread's last one did."""
         import pyarrow as pa
 
@@ -123,7 +123,8 @@ class Parquets(Table):
         except (ValueError, OSError) as error:
             raise ValueError(f"{self.path} is not a Parquet file: {error}") from None
         cells = pa.chunked_array([chunk for part in parts for chunk in part.chunks], field.type)
-        frame = pa.Table.from_arrays([cells], schema=pa.schema([field], self.schema.metadata)).to_pandas()
+        frame: Any = pa.Table.from_arrays([cells], schema=pa.schema([field], self.schema.metadata))
+        frame = frame.to_pandas(integer_object_nulls=labels)
         return (frame if frame.shape[1] else frame.reset_index()).iloc[:, 0].reset_index(drop=True).rename(name)
 
     def numbers(self, field: Any) -> np.ndarray | None:
@@ -170,9 +171,11 @@ class Csvs(Table):
         """Append the cells of another file to the columns."""
         from pyarrow import csv, lib
 
+        if not self.files:  # another encoding may have been tried before
+            self.names, self.end = [], []
         self.check_names(table.path, table.names)
         self.end = self.end or [0] * len(self.names)
-        for place, end in enumerate(self.end):  # another encoding may have been tried before
+        for place, end in enumerate(self.end):  # nor is what it has left wanted
             with self.place(place).open("ab") as stream:
                 stream.truncate(end)
         n, missing, options = 0, False, csv.WriteOptions(include_header=False)
@@ -191,7 +194,7 @@ class Csvs(Table):
         """File of a column."""
         return self.room / f"{number}.csv"
 
-    def column(self, name):
+    def column(self, name, labels=False):
         """See `Table`."""
         pd = pandas()
         place, kind = self.place(self.names.index(name)), str if name in self.text else None
@@ -201,4 +204,4 @@ class Csvs(Table):
                 frame = pd.read_csv(place, sep="\t", header=None, names=[name], skip_blank_lines=False, dtype=kind,
                                     decimal=self.decimal, low_memory=low_memory)  # fmt: skip
                 break
-        return datasets.stripped(frame, self.text)[name]
+        return datasets.stripped(frame, self.text, self.decimal)[name]

@@ -33,6 +33,8 @@ ENCODINGS = {b"\xef\xbb\xbf": ["utf-8-sig"], b"\xff\xfe": ["utf-16"], b"\xfe\xff
 # The words that pandas takes for a missing value.
 MISSING = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
            "NULL", "NaN", "None", "n/a", "nan", "null"}  # fmt: skip
+# The words that pandas takes for booleans.
+TRUTHS = {word: word[0] in "tT" for word in ("True", "TRUE", "true", "False", "FALSE", "false")}
 # Squares of larger numbers, and their sum, could overflow.
 LARGEST = 1e150
 
@@ -41,9 +43,11 @@ NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 # find out grows with the square of the length.
 NUMBER_LIKE = re.compile(r"(?=.{1,40}\Z)[$€£¥<>~≤≥\s]*[+-]?[\d.,_'\s]*\d[\d.,_']*([eE][+-]?\d+)?[\s$€£¥%]*")
 MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
+CLOCK = r"\d\d?:\d\d(:\d\d([.,]\d+)?)?( ?[ap]\.?m\.?)?( ?(z|utc|gmt|[+-]\d\d(:?\d\d)?))?"
 DATE = re.compile(
-    rf"\s*(\d{{4}}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.](\d{{4}}|\d\d)|(\d\d?[ -])?{MONTH}[ .,-]+(\d\d?,? ?)?\d{{2,4}})"
-    r"([ T].*)?|\d\d?:\d\d(:\d\d(\.\d+)?)?",
+    rf"\s*((mon|tue|wed|thu|fri|sat|sun)[a-z]*[., ]+)?(\d{{4}}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.](\d{{4}}|\d\d)"
+    rf"|(\d\d?[. -]+)?{MONTH}[ .,-]+(\d\d?,? ?)?\d{{2,4}}|(19|20)\d\d-(0[1-9]|1[0-2])|\d{{4}}年\d\d?月(\d\d?日)?)([ T].*)?"
+    rf"|\d{{8}}T\d{{4,6}}z?|{CLOCK}\s*",
     re.IGNORECASE,
 )
 
@@ -74,6 +78,8 @@ def numbers(column, name, words=(), hint=""):
         raise ValueError(f"Complex data not supported, got it in column {name!r}")
     values = pandas().to_numeric(column, errors="coerce").astype(float).to_numpy(float, na_value=np.nan)
     filled = (column.notna() & ~column.isin(list(words)) if words else column.notna()).to_numpy()
+    if words:  # "inf" may be one
+        values = np.where(filled, values, np.nan)
     bad = np.flatnonzero(filled & ~(np.abs(values) <= LARGEST))
     if bad.size:
         found = np.array(column.iloc[bad[0]]).item()
@@ -91,7 +97,7 @@ def spelling_advice(text):
 def held_out(size, n, classes=None, random_state=None):
     """Which of n rows are held out, as booleans: a share `size` of them, and of every class; always the same by default.
 
-    A class is only held out with rows to spare: of one or two rows, all are kept.
+    A class is only held out with rows to spare: of one or two rows, all are kept, and of others one at least.
     """
     order = (random_state or np.random.RandomState(0)).permutation(n)
     labels = np.zeros(n, int) if classes is None else pandas().factorize(classes)[0][order]
@@ -99,7 +105,8 @@ def held_out(size, n, classes=None, random_state=None):
     counts = np.bincount(labels)
     rank = np.arange(n) - (np.cumsum(counts) - counts)[labels[by_class]]
     out = np.zeros(n, bool)
-    out[order[by_class]] = (rank + 0.5) / counts[labels[by_class]] > 1 - size
+    many = counts[labels[by_class]]
+    out[order[by_class]] = ((rank + 0.5) / many > 1 - size) & (rank > 0) & (many > 2)
     return out
 
 
@@ -184,7 +191,7 @@ class TableFile:
     def read(self, expected: Sequence[str] = (), header: bool | None = None, text: Sequence[str] = (),
              orders: Sequence[Sequence[str]] = (),
              by: Callable[["TableFile"], Any] | None = None) -> "TableFile":  # fmt: skip
-        """Read the table into `frame`, the columns `text` as they stand.
+        """Read the table into `frame`, the columns `text` as they stand, the first of which is the target, or None.
 
         Whether there is a `header` is inferred where it is None, with the help of names that are `expected` in one. Without
         it, columns are called as in the first of `orders`, of a table like this one, that has as many, or 0, 1, ... A table
@@ -205,7 +212,7 @@ class TableFile:
                         by(self)
                     return self
         except (csv.Error, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-            if isinstance(error, OSError) and error.filename:
+            if isinstance(error, OSError) and error.errno:  # the system's, and not that of what reads compressed files
                 raise
             raise ValueError(f"{self.path} is not a CSV file: {error}") from None
         raise ValueError(f"{self.path} is not a CSV file in {' or '.join(self.encodings)}")
@@ -260,7 +267,7 @@ class TableFile:
             with contextlib.suppress(pandas().errors.DtypeWarning), self.parsed(dtype=known, low_memory=low_memory) as frame:
                 break
         self.check_last(len(frame), frame[self.names[-1]].isna().any())
-        self.frame = stripped(frame, text)
+        self.frame = stripped(frame, text, self.decimal)
 
     @contextlib.contextmanager
     def parsed(self, **options: Any) -> Iterator[Any]:
@@ -310,8 +317,11 @@ class TableFile:
 
     def _parquet(self, text: Sequence[str]) -> Any:
         try:
+            from pyarrow import parquet
+
             with self.binary() as stream:
-                frame = pandas().read_parquet(stream)
+                table = parquet.read_table(stream)
+            frame = table.to_pandas()
         except ImportError:
             raise ValueError(f"{self.path} is a Parquet file, which needs pyarrow: pip install pyarrow") from None
         except (ValueError, OSError) as error:
@@ -319,9 +329,12 @@ class TableFile:
         if frame.index.names != [None]:
             frame = frame.reset_index()
         frame.columns = names_of(self.path, list(map(str, frame.columns)))
+        frame = frame.reset_index(drop=True)
         for name in frame.columns.intersection(list(text)):
+            if name in table.column_names:  # whole numbers, of which some are missing, would become floats
+                frame[name] = table.column(name).to_pandas(integer_object_nulls=True).to_numpy()
             frame[name] = frame[name].map(str, na_action="ignore")
-        return frame.reset_index(drop=True)
+        return frame
 
     def spelled(self, words: Any) -> Any:
         """Words with a point where numbers have one here."""
@@ -400,18 +413,31 @@ def names_of(path: str, cells: list[str]) -> list[str]:
     return names
 
 
-def stripped(frame: Any, text: Sequence[str]) -> Any:
-    """A table without spaces around its words, which may then be numbers or missing."""
+def stripped(frame: Any, text: Sequence[str | None], decimal: str = ".") -> Any:
+    """A table without spaces around its words, which may then be numbers, booleans or missing.
+
+    But in a target, the first of `text` if it is not None, numbers among words have a point where the file has `decimal`.
+    """
     pd = pandas()
     for name in frame.columns:
         column = frame[name]
         words = column.dropna().unique() if pd.api.types.is_string_dtype(column) else []
-        if not any(word != word.strip() for word in words):
+        spelled = {word: word.strip() for word in words}
+        if decimal != "." and name not in text[:1]:
+            pointed = {word: one.replace(decimal, ".") for word, one in spelled.items()}
+            spelled |= {word: one for word, one in pointed.items() if NUMBER.fullmatch(one)}
+        changed = any(word != one for word, one in spelled.items())
+        if not changed and MISSING.isdisjoint(words):  # which pandas leaves beside numbers that are too large for it
             continue
-        stripped = column.map({word: word.strip() for word in words})
+        stripped = column.map(spelled)
         stripped = stripped.mask(stripped.isin(MISSING))
         values = pd.to_numeric(stripped, errors="coerce")
-        frame[name] = values if name not in text and (values.notna() == stripped.notna()).all() else stripped
+        if changed and name not in text and (values.notna() == stripped.notna()).all():
+            frame[name] = values
+        elif changed and name not in text and {*stripped.dropna()} <= TRUTHS.keys():
+            frame[name] = stripped.map(TRUTHS)
+        else:
+            frame[name] = stripped
     return frame
 
 
@@ -490,6 +516,9 @@ def targets(table: Any, cells: Any, task: str) -> tuple[np.ndarray, np.ndarray, 
                 numbers(table.spelled(cells), cells.name, hint=hint)  # which some cell is not
             return codes, values, ()
     elif task == "auto":
+        if all(map(DATE.fullmatch, labels)):
+            raise ValueError(f"{where} holds dates or times such as {labels[0]!r}: put numbers in their place (a year, days "
+                             "since a day); --task classification, if they are names of classes")  # fmt: skip
         alike = all(map(NUMBER_LIKE.fullmatch, labels))
         if len(labels) > len(codes) / 2 or (alike and len(labels) > MAX_DETECTED_CLASSES):
             what = spelling_advice(labels[0]) if alike and not NUMBER.fullmatch(labels[0]) else "it looks like ids"

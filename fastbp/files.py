@@ -72,8 +72,10 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
                 os.chown(temporary, before.st_uid, before.st_gid)
             temporary.chmod(stat.S_IMODE(before.st_mode))
         temporary.replace(target)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and error.filename is None:  # of a full disk, say
+            error.filename = str(path)
         raise
     with contextlib.suppress(OSError):  # makes the name durable, too, where the system lets a folder be opened
         descriptor = os.open(target.parent, os.O_RDONLY)

@@ -114,6 +114,13 @@ def rows(source: str | os.PathLike[str], target: str | None = None, *, columns: 
     if type(max_categories) is not int or max_categories < 1:
         raise ValueError(f"max_categories must be a whole number > 0, got {max_categories!r}")
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
+    for name, value in [("target", target), *(("ignore", one) for one in ignore)]:
+        if value is not None and not isinstance(value, str):
+            raise ValueError(f"{name} must be the name of a column, got {value!r}")
+    if header not in (None, True, False):
+        raise ValueError(f"header must be True, False or None, got {header!r}")
+    if not isinstance(decimal, str) or len(decimal) != 1 or decimal.isalnum():
+        raise ValueError(f"decimal must be one character that marks decimals, got {decimal!r}")
     paths = _files(source)
     if cache is not None and any(Path(cache).resolve() == path.resolve() for path in paths):
         raise ValueError(f"cache must not be a file of the source, got {cache}")
@@ -337,9 +344,9 @@ class _Conversion:
             text, expected, orders = [self.target], [self.target, *self.ignore], []
         else:
             expected = list(self.columns.kinds_)
-            text, orders = [self.target, *self.columns.categories_], [expected]
+            text, orders = [self.target, *self.columns.categories_, *self.columns.words_], [expected]
         with_header = {"expected": [one for one in expected if one is not None], "header": self.header, "orders": orders}
-        return Csvs(self.source, self.paths, self.decimal, [one for one in text if one is not None], with_header, room)
+        return Csvs(self.source, self.paths, self.decimal, text, with_header, room)
 
     def look(self, table):
         """Names of the columns to read; which rows have a target, or None for all; what the file keeps of these; classes."""
@@ -355,7 +362,7 @@ class _Conversion:
                 raise ValueError(f"{table.path} must have the columns {needed}, got none called {missing[0]!r}{hint}")
         if target is None:
             return names, None, None, ()
-        cells = table.column(target)
+        cells = table.column(target, labels=True)
         known = cells.notna().to_numpy()
         if known.sum() < 2:
             raise ValueError(f"{table.path} must have at least 2 rows whose {target!r} is known, got {known.sum()}")

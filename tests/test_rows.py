@@ -311,15 +311,27 @@ def test_a_failure_leaves_nothing(monkeypatch, error, where):
         assert not kept or Path("t.parquet.fastbp").read_bytes() == whole
 
 
+def test_a_full_disk_is_no_fault_of_the_file(monkeypatch):
+    Path("t.csv").write_text("x,y\n" + "".join(f"{i},{i}\n" for i in range(50)))
+    full = OSError(errno.ENOSPC, "No space left on device")
+
+    def split(self, table):
+        raise full
+
+    monkeypatch.setattr(sources.Csvs, "split", split)
+    with pytest.raises(OSError, match="No space left for the cache, which cache= puts elsewhere"):
+        fastbp.rows("t.csv", "y")
+
+
 def test_an_interrupt_in_the_middle_of_columns(monkeypatch):
     pd.DataFrame({f"x{i}": np.arange(50.0) for i in range(30)} | {"y": np.arange(50.0)}).to_parquet("t.parquet")
     read, column = [], sources.Parquets.column
 
-    def interrupted(self, name):
+    def interrupted(self, name, **options):
         read.append(name)
         if name == "x3":
             raise KeyboardInterrupt
-        return column(self, name)
+        return column(self, name, **options)
 
     monkeypatch.setattr(sources.Parquets, "column", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -381,6 +393,11 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
         ({"target": None}, "target must be the name of a column, or columns those of other rows, got None for both"),
         ({"columns": "x"}, "columns must be those of other rows, got 'x'"),
         ({"task": "guess"}, "task must be 'auto', 'classification' or 'regression', got 'guess'"),
+        ({"target": 1}, "target must be the name of a column, got 1"),
+        ({"ignore": [1]}, "ignore must be the name of a column, got 1"),
+        ({"header": "yes"}, "header must be True, False or None, got 'yes'"),
+        ({"decimal": None}, "decimal must be one character that marks decimals, got None"),
+        ({"decimal": "x1"}, "decimal must be one character that marks decimals, got 'x1'"),
         ({"dtype": "int8"}, "dtype must be 'float32' or 'float64', got 'int8'"),
         ({"max_categories": 0}, "max_categories must be a whole number > 0, got 0"),
         ({"target": "z"}, r"target must be a column of t.parquet \(x, c, y\), got 'z'"),

@@ -15,6 +15,7 @@ import draws
 import numpy as np
 import pytest
 
+import fastbp
 from fastbp import cli
 from fastbp.datasets import TableFile, load_table
 
@@ -682,3 +683,115 @@ def test_files_of_another_kind_say_who_reads_them(run, train):
         fastbp.NeuralNetwork.load("m.npz")
     fastbp.MLPClassifier(max_iter=300, solver="lbfgs").fit([[0.0], [1.0]], ["a", "b"]).save("mlp.npz")
     assert "fastbp.load reads it" in run("predict", "mlp.npz", "xor")[2]
+
+
+# --- what stands in columns -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["inf", "-inf", "Infinity"])
+def test_a_word_for_infinity_is_missing_where_words_are(train, word):
+    rows = [f"{'?' if i == 3 else word if i == 50 else i},{i * 2 + 0.5}" for i in range(200)]
+    report = train("x,y\n" + "\n".join(rows), "y", epochs=40)
+    assert report["test_r2"] > 0.9
+    with pytest.warns(UserWarning, match="taken for missing"):
+        x = fastbp.rows("table.csv", "y")
+    assert len(np.unique(x[:])) > 150
+
+
+def test_whole_numbers_with_a_gap_are_labels_as_they_stand(run, train, predict):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    for first, apart in ((0, 1), (10**17, 8)):
+        labels = pandas.array([None if i == 7 else first + i % 3 * apart for i in range(120)], "Int64")
+        text = "x,y\n" + "\n".join(f"{i},{'' if label is pandas.NA else label}" for i, label in enumerate(labels))
+        train(text, "y")
+        expected = [*fastbp.load("m.npz").classes_]
+        table = pandas.DataFrame({"x": range(120), "y": labels})
+        table.to_parquet("t.parquet")
+        status, _, err = run("train", "t.parquet", "--target", "y", "--epochs", 1, "--save", "p.npz")
+        assert status == 0, err
+        assert [*fastbp.load("p.npz").classes_] == expected == [str(first + i * apart) for i in range(3)]
+        with pytest.warns(UserWarning, match="1 of 120 rows are left out"):
+            assert [*fastbp.rows("t.parquet", "y").y.classes] == expected
+
+
+@pytest.mark.parametrize("categorical", [False, True])
+def test_bytes_are_categories_like_others(run, categorical):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    letters = pandas.Series([b"a", b"b"] * 60)
+    table = pandas.DataFrame({"c": letters.astype("category") if categorical else letters, "y": ["no", "yes"] * 60})
+    table.to_parquet("t.parquet")
+    status, out, err = run("train", "t.parquet", "--target", "y", "--epochs", 30, "--json")
+    assert status == 0, err
+    assert json.loads(out)["test_accuracy"] == 1
+    assert (fastbp.rows("t.parquet", "y")[:].sum(axis=1) == 1).all()
+
+
+@pytest.mark.parametrize("large", ["18446744073709551615", "99999999999999999999999"])
+def test_a_gap_beside_numbers_that_are_too_large_is_a_gap(train, predict, large):
+    cells = [large, "none", "NA"]
+    text = "c,x,y\n" + "\n".join(f"{cells[i % 3]},{i * 7 % 13},{['no', 'yes'][i % 3 == 2]}" for i in range(201))
+    train(text, "y", epochs=30)
+    model = fastbp.load("m.npz")
+    assert model.preprocessing_.categories_["c"] == sorted(cells[:2])
+    assert not fastbp.rows("table.csv", "y")[:][2, 1:].any()
+    answers = [line.split(",")[-1] for line in text.splitlines()[1:]]
+    assert np.mean([a == b for a, b in zip(predict(text), answers, strict=True)]) > 0.95
+
+
+@pytest.mark.parametrize("word", ["?", "TRUE", "unknown"])
+def test_words_among_numbers_with_decimal_commas(train, predict, word):
+    rows = [f"{word if i % 25 == 3 else f'{i},5'};{i * 2}" for i in range(150)]
+    report = train("x;y\n" + "\n".join(rows), "y", "--decimal", ",", epochs=40)
+    assert report["test_r2"] > 0.9
+    alone, together = predict(f"x;y\n{word};\n"), predict(f"x;y\n{word};\n5,5;\n")
+    assert alone == together[:1]
+    (other,) = predict("x;y\n5,5;\n")
+    assert other == together[1]
+    with pytest.warns(UserWarning, match="taken for missing"):
+        x = fastbp.rows("table.csv", "y", decimal=",")
+    assert len(np.unique(x[:])) > 100
+
+
+def test_a_prediction_does_not_depend_on_what_other_rows_hold(train, predict):
+    rows = [f"{'TRUE' if i % 25 == 3 else i},{i % 5},{i * 2}" for i in range(150)]
+    train("x,z,y\n" + "\n".join(rows), "y", epochs=20)
+    assert predict("x,z\nTRUE,3\n") == predict("x,z\nTRUE,3\n5,1\n")[:1]
+
+
+def test_spaces_around_booleans(train, predict):
+    rows = [f"{['TRUE', 'FALSE '][i % 2]},{['yes', 'no'][i % 2]}" for i in range(100)]
+    report = train("b,y\n" + "\n".join(rows), "y", epochs=30)
+    assert report["used"] == {"b": "boolean"}
+    assert predict("b\nTRUE\n FALSE\n") == ["yes", "no"]
+
+
+@pytest.mark.parametrize("spell", [
+    "1:{0:02d} PM", "10:{0:02d}:00+02:00", "10:{0:02d}Z", "202401{1:02d}T1015{0:02d}Z", "{1}. Januar 2024",
+    "Mon, {1:02d} Jan 2024 10:{0:02d}", "20{1:02d}-05", "2024年1月{1}日",
+])  # fmt: skip
+def test_clocks_and_dates_of_all_kinds_are_refused(refused, spell):
+    cells = [spell.format(i % 60, i % 28 + 1) for i in range(60)]
+    assert "holds dates or times such as" in refused("t;y\n" + "\n".join(f"{cell};{i}" for i, cell in enumerate(cells)), "y")
+
+
+def test_dates_are_no_target(refused, train):
+    text = "x,y\n" + "\n".join(f"{i},2024-01-{i % 28 + 1:02d}" for i in range(280))
+    assert "holds dates or times such as" in refused(text, "y")
+    train(text, "y", "--task", "classification")
+
+
+def test_scores_beyond_floats_are_none(train, run):
+    train("x,y\n" + "\n".join(f"{i},{i * 2 + 0.5}" for i in range(60)), "y")
+    Path("rows.csv").write_text("x,y\n1,1e200\n2,3\n", encoding="utf-8")
+    status, out, err = run("predict", "m.npz", "rows.csv", "--json")
+    assert status == 0, err
+    found = json.loads(out)
+    assert len(found["predictions"]) == 2
+    assert None in found.values()
+
+
+def test_an_encoding_that_proves_wrong_late():
+    Path("late.csv").write_bytes("prénom,y\n".encode() + b"a,1.5\nb,2.5\n" * 100_000 + b"\xe9,3.5\n")
+    assert fastbp.rows("late.csv", "y").shape[0] == 200_001

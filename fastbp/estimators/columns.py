@@ -15,6 +15,8 @@ from fastbp.estimators import recipe
 MOST = 0.9
 # From this many rows on, a column of text whose cells mostly differ is taken for names or prose.
 ENOUGH_ROWS = 20
+# What pandas calls kinds of objects that tell the time.
+TIMES = {"date", "datetime", "datetime64", "time", "timedelta", "timedelta64", "period"}
 # Names of columns that number the rows: pandas' and R's, and what people write.
 INDEX = re.compile(r"(unnamed: ?\d+|index|row\.?names|row|no\.?|nr\.?|obs\.?|#|(.*[_ .-])?id)|.*[a-z]I[dD]", re.IGNORECASE)
 
@@ -80,9 +82,9 @@ class Columns(TransformerMixin, BaseEstimator):
     def _decide(self, name, column):
         if not column[:1000].notna().any() and not column.notna().any():
             self.left_out_[name] = "has no values"
-        elif column.dtype.kind in "mM":
+        elif column.dtype.kind in "mM" or (kind := pandas().api.types.infer_dtype(column, skipna=True)) in TIMES:
             raise ValueError(_about_dates(name, str(column.dropna().iloc[0])))
-        elif pandas().api.types.infer_dtype(column, skipna=True) == "boolean":
+        elif kind == "boolean":
             self.kinds_[name] = "boolean"
         elif pandas().api.types.is_numeric_dtype(column):
             numbers_rows = INDEX.fullmatch(str(name)) and _are_different_and_whole(column.dropna())
@@ -92,7 +94,7 @@ class Columns(TransformerMixin, BaseEstimator):
                 self.kinds_[name] = "number"
         else:
             is_category = isinstance(column.dtype, pandas().CategoricalDtype)
-            self._decide_text(name, column.dropna().astype(str), is_category)
+            self._decide_text(name, as_text(column.dropna()), is_category)
 
     def _decide_text(self, name, text, is_category):
         counts = text.value_counts()
@@ -124,7 +126,7 @@ class Columns(TransformerMixin, BaseEstimator):
 
     def _learn_words(self, name, column):
         """What there is to say about new words, or None."""
-        known, counts = self.words_[name], column.dropna().astype(str).value_counts()
+        known, counts = self.words_[name], as_text(column.dropna()).value_counts()
         new = [cell for cell in counts.index if not NUMBER.fullmatch(cell) and cell not in known]
         self.words_[name] = sorted([*known, *new])
         if not new:
@@ -171,6 +173,11 @@ class Columns(TransformerMixin, BaseEstimator):
         for name, known in self.categories_.items():
             parts.append(one_hot(known)[self._codes(name, X[name])])
         return np.hstack(parts)
+
+
+def as_text(column):
+    """The text by which cells are known."""
+    return column.astype(str) if column.dtype.kind in "biuf" else column.astype(object).map(str)
 
 
 def one_hot(known):

@@ -58,6 +58,14 @@ NEEDED = {"n_features_in_", "n_layers_", "n_outputs_", "out_activation_", "coefs
 NOT_KEPT = {
     "_metadata_request", "_skl_callbacks", "_callback_fit_ctx", "_parent_callback_ctx", "_skl_callbacks_to_teardown"
 }  # fmt: skip
+
+
+def _table(value: Any) -> bool:
+    """Whether it is how a file was read, as `Dataset` describes it, or nothing."""
+    sound = fits(value, {str: (None, bool, str, [str])})
+    return value == {} or (sound and type(value.get("target")) is str and len(value.get("decimal", ".")) == 1)
+
+
 # Every part of the state of a table's estimator.
 TABLE_STATE = files.kinds_of({
     "kinds_": {object: lambda value: value in ("number", "boolean", "category")},
@@ -66,7 +74,7 @@ TABLE_STATE = files.kinds_of({
     "centers": np.ndarray,
     "factors": lambda value: isinstance(value, np.ndarray) and bool((value >= 0).all()),
     "target": lambda value: fits(value, [NUMBER]) and len(value) == 2 and value[1] > 0,
-    "table": {str: (None, bool, str, [str])},
+    "table": _table,
     "n_features_in_": count,
     "feature_names_in_": _names,
 })  # fmt: skip
@@ -129,6 +137,10 @@ def _check_columns(state: dict[str, Any], network: Any) -> None:
     kinds, categories = state["kinds_"], state["categories_"]
     alike = {name for name, kind in kinds.items() if kind == "category"} == categories.keys() and kinds
     require(alike, f"categories_ must go with kinds_, got {list(categories)}")
+    alike = all(len({*known}) == len(known) for known in categories.values())
+    require(alike, f"categories_ must be different in each column, got {categories}")
+    columns = len(kinds) + len(state["left_out_"])
+    require(columns == state["n_features_in_"], f"n_features_in_ must be {columns}, got {state['n_features_in_']}")
     n_numbers = len(kinds) - len(categories)
     for name in ("centers", "factors"):
         array = state[name]
