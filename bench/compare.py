@@ -39,9 +39,18 @@ NOISY = 0.1
 ENOUGH = 5
 
 
+class NothingToSayError(ValueError):
+    """Two runs cannot be compared."""
+
+
 def benches(results):
     """What is compared of a run, by name."""
-    return {one["name"]: one["extra_info"] for one in results["benchmarks"] if "kind" in one["extra_info"]}
+    found = {one["name"]: one["extra_info"] for one in results["benchmarks"] if "kind" in one["extra_info"]}
+    for name, bench in found.items():
+        for figure in [bench["seconds"], *bench["rounds"], bench.get("peak_bytes", 1)]:
+            if not 0 < figure < math.inf:
+                raise NothingToSayError(f"{name} must have figures above 0, got {figure}")
+    return found
 
 
 def is_ours(bench):
@@ -62,7 +71,7 @@ def machine(saved, new):
     """Median and spread of the logarithms of the ratios of unchanged code."""
     unchanged = [name for name, one in saved.items() if name in new and not is_ours(one)]
     if len(unchanged) < ENOUGH:
-        raise SystemExit(f"a comparison needs {ENOUGH} benches of other code in both runs, got {len(unchanged)}")
+        raise NothingToSayError(f"a comparison needs {ENOUGH} benches of other code in both runs, got {len(unchanged)}")
     logs = [log_ratio(saved[name], new[name]) for name in unchanged]
     middle = statistics.median(logs)
     return middle, 1.4826 * statistics.median(abs(one - middle) for one in logs)
@@ -85,7 +94,10 @@ def compare(saved, new):
 
 
 def read(file):
-    return benches(json.loads(file.read_text(encoding="utf-8")))
+    try:
+        return benches(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NothingToSayError(f"{file} is no run of bench/report.py: {error!r}") from None
 
 
 def measured_now(quick):
@@ -105,10 +117,16 @@ def main(argv=None):
     parser.add_argument("new", type=Path, nargs="?", help="another one; measured now if it is left out")
     parser.add_argument("--quick", action="store_true", help="measure the quick cases only")
     arguments = parser.parse_args(argv)
-    saved = read(arguments.saved)
-    new = read(arguments.new or measured_now(arguments.quick))
-    middle, between = machine(saved, new)
-    rows = compare(saved, new)
+    try:
+        saved = read(arguments.saved)
+        new = read(arguments.new or measured_now(arguments.quick))
+        middle, between = machine(saved, new)
+        rows = compare(saved, new)
+        if not rows:
+            raise NothingToSayError("a comparison needs benches of fastbp in both runs, got none")
+    except NothingToSayError as error:
+        print(f"not compared: {error}", file=sys.stderr)
+        return 2
     print(f"unchanged code takes {math.exp(middle):.3f} times as long as then, with a spread of {between:.1%}")
     lost = sum(name not in new for name in saved)
     print(f"{len(rows)} times and sizes of fastbp's benches compared; benches that the new run has not: {lost}")

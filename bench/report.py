@@ -93,9 +93,11 @@ def store(figures):
     """Keep the figures, and put them into README."""
     if missing := set(PUBLISHED) - {row["kind"] for row in figures["rows"]}:
         raise SystemExit(f"README also shows {', '.join(sorted(missing))}, which was not measured")
-    STORED.write_text(dumped(figures), encoding="utf-8")
-    PICTURE.write_text(plots.lead(figures), encoding="utf-8")
-    README.write_text(with_figures(README.read_text(encoding="utf-8"), figures), encoding="utf-8")
+    # all of it is there before any of it is kept
+    texts = {STORED: dumped(figures), PICTURE: plots.lead(figures)}
+    texts[README] = with_figures(README.read_text(encoding="utf-8"), figures)
+    for file, text in texts.items():
+        file.write_text(text, encoding="utf-8")
 
 
 def parse(argv):

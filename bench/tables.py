@@ -84,6 +84,8 @@ def founding(figures):
     """One row for each network and implementation, compared with the numpy loop on the same network."""
     rows, baseline = [], {}
     for (subject, _, _, _), group in grouped(figures, "founding").items():
+        if BASELINE not in group and subject not in baseline:
+            raise SystemExit(f"{subject} is compared with {BASELINE}, which was not measured")
         baseline.setdefault(subject, group.get(BASELINE))
         for name, row in sorted(group.items(), key=lambda pair: -pair[1]["seconds"]):
             words = f"{name.replace('numpy', 'numpy loop')} {row['dtype']}"

@@ -3,9 +3,10 @@
 import argparse
 import difflib
 import importlib.util
+import itertools
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -85,3 +86,10 @@ def check_output(option: str, path: str, source: str | None = None) -> None:
         tempfile.TemporaryFile(dir=file.parent).close()  # nothing comes to be or goes that others might see
     except OSError as error:
         raise ValueError(f"{option} must name a file that can be written, got {path!r}: {error.strerror}") from None
+
+
+def check_different(outputs: Mapping[str, str]) -> None:
+    """Raise a ValueError where two options name one file."""
+    for (one, path), (other, same) in itertools.combinations(outputs.items(), 2):
+        if os.path.realpath(path) == os.path.realpath(same):
+            raise ValueError(f"--{other} and --{one} must name two files, got {path!r} twice")

@@ -7,7 +7,6 @@ import argparse
 import contextlib
 import csv
 import io
-import itertools
 import json
 import math
 import os
@@ -256,9 +255,7 @@ def _check_outputs(arguments: argparse.Namespace) -> None:
     outputs = {option: vars(arguments)[option] for option in names if vars(arguments).get(option) is not None}
     for option, path in outputs.items():
         options.check_output(f"--{option}", path, arguments.data)
-    for (one, path), (other, same) in itertools.combinations(outputs.items(), 2):
-        if os.path.realpath(path) == os.path.realpath(same):
-            raise ValueError(f"--{other} and --{one} must name two files, got {path!r} twice")
+    options.check_different(outputs)
     if arguments.resume and arguments.checkpoint is None:
         raise ValueError("--resume goes on from the file of --checkpoint, got it alone")
     if arguments.checkpoint is not None and os.path.exists(arguments.checkpoint) != arguments.resume:

@@ -421,7 +421,10 @@ class Distributed(Perceptron):
             for number, cuts in enumerate(cuts_of([one.rows for one in facts], self.n_shards))
         ]
         weights = cluster.values(cluster.map(weight_of, shards))
-        checks.check_sum("sample_weight", np.array(weights))
+        with np.errstate(over="ignore"):  # of the float type in which shards have them
+            given = {"sample_weight": sample_weight, "class_weight": getattr(self, "class_weight", None)}
+            names = " times ".join(name for name, value in given.items() if value is not None)
+            checks.check_sum(names or "rows", np.array(weights).astype(task.dtype))
         del parts  # the shards have them
         self.level_ = task.level
         layout = Layout(task.units, task.dtype, True, task.codes)
@@ -496,7 +499,8 @@ class Distributed(Perceptron):
             return X.map_blocks(work, model, dtype=meta.dtype, meta=meta, **how)
         import pandas
 
-        meta = pandas.Series(meta) if meta.ndim == 1 else pandas.DataFrame(meta, columns=getattr(self, "classes_", None))
+        names = getattr(self, "classes_", None) if method.startswith("predict") else None
+        meta = pandas.Series(meta) if meta.ndim == 1 else pandas.DataFrame(meta, columns=names)
         return X.map_partitions(predicted, model, method, meta, meta=meta)
 
     def predict(self, X):
@@ -540,7 +544,7 @@ class Distributed(Perceptron):
         if not found.weight:
             raise ValueError("X must have rows, and weights above 0, to be scored by, got none")
         if is_classifier(self):
-            return float(1 - found.errors / found.weight)
+            return float((found.weight - found.errors) / found.weight)
         spread, errors = np.atleast_1d(found.spread), np.atleast_1d(found.errors)
         constant = spread == 0
         return float(np.mean(np.where(constant, 1.0 * (errors == 0), 1 - errors / np.where(constant, 1.0, spread))))

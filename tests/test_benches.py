@@ -276,8 +276,37 @@ def test_memory_that_one_run_does_not_tell_is_not_compared():
 
 def test_without_unchanged_code_nothing_is_compared():
     ours = {name: one for name, one in run_of().items() if one["implementation"] == "fastbp"}
-    with pytest.raises(SystemExit, match="needs 5 benches of other code in both runs, got 0"):
+    with pytest.raises(compare.NothingToSayError, match="needs 5 benches of other code in both runs, got 0"):
         compare.compare(ours, ours)
+
+
+def results_of(run):
+    return {"benchmarks": [{"name": name, "extra_info": one | {"kind": "epoch"}} for name, one in run.items()]}
+
+
+def others_of(results):
+    return {"benchmarks": [one for one in results["benchmarks"] if one["extra_info"]["implementation"] != "fastbp"]}
+
+
+NO_RUNS = {
+    "an empty file": (lambda results: "", "is no run of bench/report.py"),
+    "half a file": (lambda results: json.dumps(results)[:99], "is no run of bench/report.py"),
+    "something else": (lambda results: "{}", "is no run of bench/report.py"),
+    "no benches": (lambda results: '{"benchmarks": []}', "needs 5 benches of other code in both runs, got 0"),
+    "no time": (lambda results: json.dumps(results).replace('"seconds": ', '"seconds": NaN, "was": '), "above 0, got nan"),
+    "no size": (lambda results: json.dumps(results).replace('"peak_bytes": ', '"peak_bytes": 0, "was": '), "above 0, got 0"),
+    "no bench of fastbp": (lambda results: json.dumps(others_of(results)), "benches of fastbp in both runs"),
+}
+
+
+@pytest.mark.parametrize("other", NO_RUNS)
+def test_what_is_no_run_is_not_compared(other, tmp_path, capsys):
+    (change, message), saved = NO_RUNS[other], results_of(run_of())
+    files = [tmp_path / "saved.json", tmp_path / "new.json"]
+    for file, text in zip(files, (json.dumps(saved), change(saved)), strict=True):
+        file.write_text(text)
+    assert compare.main([str(file) for file in files]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -286,9 +315,8 @@ def test_without_unchanged_code_nothing_is_compared():
 def test_the_status_tells(change, status, tmp_path, capsys):
     files = []
     for number, run in enumerate([run_of(), run_of(**change)]):
-        results = {"benchmarks": [{"name": name, "extra_info": one | {"kind": "epoch"}} for name, one in run.items()]}
         files.append(tmp_path / f"{number}.json")
-        files[-1].write_text(json.dumps(results))
+        files[-1].write_text(json.dumps(results_of(run)))
     assert compare.main([str(file) for file in files]) == status
     printed = capsys.readouterr().out
     assert ("SLOWER" in printed) == ("ours" in change)

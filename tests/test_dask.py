@@ -321,6 +321,32 @@ def test_dataframes(client):
         DaskMLPClassifier(client=client).fit(wrong, labels)
 
 
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("weight", [2.0**126, 2.0**-126])
+def test_weights_beyond_the_float_type_of_the_rows_are_refused(solver, weight, client):
+    est = DaskMLPClassifier(9, solver=solver, max_iter=2, client=client, random_state=0)
+    with pytest.raises(ValueError, match="sample_weight must have a sum from"):
+        est.fit(*spread_out(SINGLE, LABELS, np.full(len(X), weight)))
+    with pytest.raises(ValueError, match="class_weight must have a sum from"):
+        est.set_params(class_weight=dict.fromkeys("abc", weight)).fit(*spread_out(SINGLE, LABELS))
+
+
+@pytest.mark.parametrize("units", [3, 9])
+def test_hidden_units_of_dataframes_have_no_names_of_classes(units, client):
+    dd, pd = pytest.importorskip("dask.dataframe"), pytest.importorskip("pandas")
+    frame = dd.from_pandas(pd.DataFrame(X, columns=list("vwxyz")), npartitions=3)
+    est = DaskMLPClassifier(units, max_iter=2, client=client, random_state=0)
+    found = est.fit(frame, dd.from_pandas(pd.Series(LABELS), npartitions=3)).transform(frame).compute()
+    assert [*found.columns] == [*range(units)]
+    np.testing.assert_array_equal(found.to_numpy(), est.to_local().transform(pd.DataFrame(X, columns=list("vwxyz"))))
+
+
+def test_the_share_of_right_rows_is_that_of_the_local_estimator(client):
+    est = DaskMLPClassifier(4, max_iter=3, client=client, random_state=0).fit(*spread_out(X, LABELS))
+    for n in range(3, 40):
+        assert est.score(*spread_out(X[:n], LABELS[:n], chunks=(2, n - 2))) == est.to_local().score(X[:n], LABELS[:n])
+
+
 def test_it_is_an_estimator(client):
     est = DaskMLPClassifier(4, client=client, sync_steps=2, max_iter=3, random_state=0)
     copied = clone(est)

@@ -731,6 +731,22 @@ def test_a_file_that_cannot_be_written(run):
     assert "--trace must name a file that can be written, got '/proc/self/t.json'" in err
 
 
+@pytest.mark.parametrize("same", ["same.svg", "./same.svg"])
+def test_two_files_are_two(run, same, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run("profile", "--units", "2,4,1", "--plot", "same.svg", "--trace", same)
+    assert status == 2
+    assert "--trace and --plot must name two files, got 'same.svg' twice" in err
+    assert not [*tmp_path.iterdir()]
+
+
+def test_targets_of_one_output_may_be_a_vector():
+    X = np.random.default_rng(0).normal(size=(60, 5))
+    net = NeuralNetwork(5, 4, 1, random_state=0)
+    vector, column = (of_anything(net, X, y) for y in ((X[:, 0] > 0) * 1.0, (X[:, :1] > 0) * 1.0))
+    np.testing.assert_array_equal(vector.Y, column.Y, strict=True)
+
+
 def test_the_file_that_is_read_stays(run, tmp_path):
     table = tmp_path / "table.csv"
     table.write_text("a,b\n1,2\n")

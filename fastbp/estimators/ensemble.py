@@ -236,8 +236,8 @@ class MLPEnsembleClassifier(Ensemble, BaggingClassifier):
     """Networks that differ by their seeds, and the mean and spread of their probabilities.
 
     It is scikit-learn's BaggingClassifier of `MLPClassifier`, with the same bits from the same seeds, but for this: members
-    are trained in threads and know the labels themselves, bootstrap is off by default, and weights of rows are factors of
-    their losses.
+    are trained in threads and know the labels themselves, bootstrap is off by default, weights of rows are factors of their
+    losses, and logarithms, and what is out of bag, are rounded otherwise.
 
     Parameters
     ----------
@@ -369,8 +369,8 @@ class MLPEnsembleRegressor(Ensemble, BaggingRegressor):
     """Networks that differ by their seeds, and the mean and spread of their predictions.
 
     It is scikit-learn's BaggingRegressor of `MLPRegressor`, with the same bits from the same seeds, but for this: members
-    are trained in threads, bootstrap is off by default, targets may have columns, and weights of rows are factors of their
-    losses.
+    are trained in threads, bootstrap is off by default, targets may have columns, weights of rows are factors of their
+    losses, and what is out of bag is rounded otherwise.
 
     Parameters
     ----------

@@ -11,7 +11,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from fastbp.arguments import PICTURE_FORMATS, check_output, check_picture, did_you_mean, names, positive, sizes, units
+from fastbp.arguments import (
+    PICTURE_FORMATS,
+    check_different,
+    check_output,
+    check_picture,
+    did_you_mean,
+    names,
+    positive,
+    sizes,
+    units,
+)
 from fastbp.tables import Table
 
 UNITS = (784, 128, 10)
@@ -119,6 +129,7 @@ def _check_files(arguments: argparse.Namespace, formats: tuple[str, ...]) -> Non
         if option == "plot":
             check_picture("--plot", path, formats)
         check_output(f"--{option}", path, vars(arguments).get("data"))
+    check_different(_given(arguments, "plot", "trace"))
 
 
 def _report(arguments: argparse.Namespace, measure: Callable, *what: Any, title: str = "", **options: Any) -> int:

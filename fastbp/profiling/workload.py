@@ -171,7 +171,7 @@ def of_network(
     rows = np.shape(X)[0] if np.ndim(X) else 0
     batch_size = max(1, min(BATCH_SIZE, rows)) if batch_size is None else batch_size
     net.train(X, y, 0, learning_rate, batch_size=batch_size, reduction=reduction)  # checks all of them
-    X, y = (np.ascontiguousarray(one, net.dtype) for one in (X, y))
+    X, y, _ = net._checked_rows(X, y, None)
     words, rule = [ACTIVATIONS[code] for code in net._activation_codes()], net._rule(learning_rate, reduction)
     return Workload(tuple(net.units), tuple(words), rule, net.weights, net.biases, X, y, batch_size, net.n_jobs, shuffle)
 
