@@ -443,6 +443,7 @@ class NeuralNetwork(Saved):
             self._ahead = run
             stop = callback(epoch, history)
             if self._ahead is None:  # the callback has copies, which it may have changed
+                self._parameters(finite=False)
                 try:
                     run.take(*self._parameters())
                 except ValueError as error:

@@ -554,6 +554,7 @@ warnings.simplefilter("ignore")  # that a process with threads should not fork
 def go():
     return NeuralNetwork(3, 4, 1, random_state=0).train(np.ones((4, 3)), np.ones((4, 1)), 2)
 
+NeuralNetwork(3, 4, 1, random_state=0)  # imports what draws random numbers
 thread = threading.Thread(target=go)
 thread.start()
 time.sleep(float(sys.argv[1]))

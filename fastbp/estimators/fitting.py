@@ -20,6 +20,7 @@ from sklearn.base import is_classifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import check_scoring
 from sklearn.model_selection import train_test_split
+from sklearn.utils.optimize import _check_optimize_result
 
 from fastbp import checks, kernels
 from fastbp.layout import RECORD
@@ -580,8 +581,9 @@ def fit_lbfgs(est, rows, task, objective=None):
         keep(best)
         return
     est.n_iter_ = min(result.nit, est.max_iter)
-    if result.status != 0:
-        message = f"lbfgs failed to converge after {est.n_iter_} of at most {est.max_iter} iterations: {result.message}"
-        warn(message, ConvergenceWarning, stacklevel=2)
+    if getattr(heard, "said", None) is None:
+        _check_optimize_result("lbfgs", result, est.max_iter)  # warns as scikit-learn does
+    elif result.status != 0:
+        warn(f"lbfgs failed to converge after {est.n_iter_} iterations: {result.message}", ConvergenceWarning)
     est.loss_ = float(result.fun)
     keep(result.x)
