@@ -23,7 +23,7 @@ from fastbp.kernels.control import carry, in_groups, repeat, switch, when
 from fastbp.kernels.dropout import Dropout, counters, scrambled
 from fastbp.kernels.jit import registers
 from fastbp.kernels.losses import Samples, head_and_hits
-from fastbp.kernels.numbers import choose, element, from_on, named, smaller, whole
+from fastbp.kernels.numbers import ceil_div, choose, element, from_on, named, smaller, whole
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
 from fastbp.kernels.solvers import ADAM, Solver, descend, no_less, update
 from fastbp.kernels.steps import layer_of, loss_factor, loss_scale, weight_of, with_own_floats
@@ -434,7 +434,7 @@ def learn_batch(group, step, solver, rows):
     if rows == 1:
         learn_block(group, step, 0, rows, at_once)
     else:
-        repeat((step.count + (rows - 1)) // rows, block)
+        repeat(ceil_div(step.count, rows), block)
 
     def add_decay(level):
         layer = layer_of(group, level)
@@ -502,7 +502,7 @@ def train(job, rows):
     """As `fastbp.reference.train`, for every network of `job.groups` groups, `job.epochs` whole epochs."""
     job.rule, job.memory = named(job.rule, RULE._fields), from_on(job.memory, job.rank * job.room)
     job.sums = from_on(job.sums, job.rank * (len(RECORD) * v.lanes(job.memory)))
-    batches = (job.n + (job.batch_size - 1)) // job.batch_size
+    batches = ceil_div(job.n, job.batch_size)
 
     def one(number):
         group = Group(job, number)

@@ -29,7 +29,7 @@ from fastbp.kernels.control import carry, either, in_groups, repeat, switch, whe
 from fastbp.kernels.dropout import Dropout
 from fastbp.kernels.jit import registers, tile_shape
 from fastbp.kernels.losses import Samples, head_and_hits, predict
-from fastbp.kernels.numbers import choose, either_place, element, from_there, put, smaller, whole, widened
+from fastbp.kernels.numbers import ceil_div, choose, either_place, element, from_there, put, smaller, whole, widened
 from fastbp.kernels.phases import mark
 from fastbp.kernels.pointwise import (
     ACTIVATIONS,
@@ -541,5 +541,5 @@ def forward(job):
 
         repeat(count, row)
 
-    blocks = (job.n + (columns - 1)) // columns
+    blocks = ceil_div(job.n, columns)
     repeat((blocks + (job.size - 1) - job.rank) // job.size, one)

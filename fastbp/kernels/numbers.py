@@ -66,6 +66,11 @@ def count_bits(bits):
     return bits.new(bits.builder.ctpop(bits.value))
 
 
+def ceil_div(count, size):
+    """How many groups of so many there are, where the last one may be smaller."""
+    return (count + (size - 1)) // size
+
+
 @word(min)
 def smaller(a, b):
     """The smaller one of two integers."""

@@ -21,7 +21,7 @@ Where many of the left factors are zero, `zeros` sums without them, row by row; 
 from fastbp.kernels import zeros
 from fastbp.kernels.control import carry, either, in_groups, repeat, switch, when
 from fastbp.kernels.jit import registers, tile_shape
-from fastbp.kernels.numbers import choose, either_place, element, from_on, smaller
+from fastbp.kernels.numbers import ceil_div, choose, either_place, element, from_on, smaller
 from fastbp.kernels.phases import mark
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES, RELU
 from fastbp.kernels.solvers import SGD, update
@@ -215,11 +215,11 @@ class Product:
         filled = self.right is None
         packed = self.rows > 0 if filled else (self.rows >= PACK_ROWS) * (self.right[2] >= PACK_VECTORS * L)
         # factors that only one tile uses, where they stand, need not stay in the L1 cache
-        apart = choose((self.vectors < 3) * (self.rows <= HEIGHTS[0]), self.rows > 0, (depth + (self.most - 1)) // self.most)
-        parts = choose(packed, (depth + (PACKED_DEPTH - 1)) // PACKED_DEPTH, apart)
+        apart = choose((self.vectors < 3) * (self.rows <= HEIGHTS[0]), self.rows > 0, ceil_div(depth, self.most))
+        parts = choose(packed, ceil_div(depth, PACKED_DEPTH), apart)
         # whole vectors of terms
-        part_depth = switch(parts > 1, [lambda: depth, lambda: ((depth + (parts - 1)) // parts + (L - 1)) // L * L])
-        parts = switch(parts > 1, [lambda: parts, lambda: (depth + (part_depth - 1)) // part_depth])
+        part_depth = switch(parts > 1, [lambda: depth, lambda: ceil_div(ceil_div(depth, parts), L) * L])
+        parts = switch(parts > 1, [lambda: parts, lambda: ceil_div(depth, part_depth)])
         return packed, parts, part_depth
 
     def run(self):
@@ -237,8 +237,8 @@ class Product:
         units = vector_count(job.memory, layer.n_out)
 
         def sampled():
-            rows = (self.rows + (zeros.SAMPLED - 1)) // zeros.SAMPLED
-            integers, found = rows * ((depth + (zeros.TERMS - 1)) // zeros.TERMS), zeros.nonzeros(a, table, self.rows, depth)
+            rows = ceil_div(self.rows, zeros.SAMPLED)
+            integers, found = rows * (ceil_div(depth, zeros.TERMS)), zeros.nonzeros(a, table, self.rows, depth)
             saved = 2 * rows * depth * vectors - zeros.cost(job.plan, found, integers, vectors)
             # to look at all W_l takes about as long as to multiply it with one row: of a few rows, nothing is saved
             return switch(self.rows * saved > 2 * rows * layer.n_in * units, [lambda: 0, finite])
@@ -252,7 +252,7 @@ class Product:
     def without_zeros(self):
         """Compute it, by the left factors that are not zero."""
         packed, _, _ = self.packed()
-        parts = (self.depth + (zeros.TERMS - 1)) // zeros.TERMS
+        parts = ceil_div(self.depth, zeros.TERMS)
 
         def strip(v, cols):
             repeat(parts, lambda part: self.strip_without_zeros(v, cols, part, packed))
@@ -279,7 +279,7 @@ class Product:
             self.after(last, (r, count, v, cols))
 
         when(packed, lambda: self.fill(k, terms, v, cols))
-        repeat((self.rows + (zeros.ROWS - 1)) // zeros.ROWS, some)
+        repeat(ceil_div(self.rows, zeros.ROWS), some)
 
     def factors(self, v, cols, k, packed):
         """The right factors of some vectors, from term k on: memory, and the distance of rows."""
@@ -312,9 +312,9 @@ class Product:
                 some = smaller(STRIPS, strips - first * STRIPS)
                 repeat(parts, lambda part: repeat(some, lambda i: strip(first * STRIPS + i, part, rows)))
 
-            repeat((strips + (STRIPS - 1)) // STRIPS, group)
+            repeat(ceil_div(strips, STRIPS), group)
 
-        repeat((self.rows + (ROWS - 1)) // ROWS, block)
+        repeat(ceil_div(self.rows, ROWS), block)
 
     def strip(self, v, cols, part, rows, packed, parts, part_depth):
         """All tiles of some rows and vectors, for one part of the sums."""
@@ -327,7 +327,7 @@ class Product:
             count=count, waits=self.waits(last, tallest * cols, terms),
         )  # fmt: skip
         when(packed, lambda: self.fill(begin, terms, v, cols))
-        repeat((count + (tallest - 1)) // tallest, lambda number: self.tile(strip, number))
+        repeat(ceil_div(count, tallest), lambda number: self.tile(strip, number))
 
     def tile(self, strip, number):
         """One tile of a strip, or of the rows that are left for the last one, several."""
@@ -416,7 +416,7 @@ class Forward(Product):
         first, height, v, _ = tile
         a, at = self.a
         lines, L = self.part.lines(self.job, self.layer.number), lanes(self.job.memory)
-        return Asking(wanted=(v == 0) * (self.hidden == 0) * (terms > L), times=(terms + (L - 1)) // L, a=a, at=at + k,
+        return Asking(wanted=(v == 0) * (self.hidden == 0) * (terms > L), times=ceil_div(terms, L), a=a, at=at + k,
                       table=self.job.table, first=lines + first + height, height=height)  # fmt: skip
 
     def after(self, last, tile):
@@ -473,7 +473,7 @@ class Delta(Product):
                 store(job.memory, pack + ((i * L + lane) * cols + j) * L, column)
 
         mark(job, "delta", layer.number)
-        repeat(cols, lambda j: repeat((terms + (L - 1)) // L, lambda i: square(i, j)))
+        repeat(cols, lambda j: repeat(ceil_div(terms, L), lambda i: square(i, j)))
         mark(job, "transpose", layer.number)
 
     def ahead(self, tile):
@@ -547,8 +547,8 @@ class Gradient(Product):
     def side_without_zeros(self, whole):
         """1 or 2 where it is the fastest without zeros of A_{l-1}, or of D_l, else 0; the other factors must be finite."""
         job, layer, depth, units = self.job, self.layer, self.depth, self.vectors
-        samples, L = (depth + (zeros.SAMPLED - 1)) // zeros.SAMPLED, lanes(job.memory)
-        parts = (depth + (zeros.SAMPLES - 1)) // zeros.SAMPLES
+        samples, L = ceil_div(depth, zeros.SAMPLED), lanes(job.memory)
+        parts = ceil_div(depth, zeros.SAMPLES)
         a, d = self.left_rows(), zeros.deltas_of(job, self.part, layer)
         full = 2 * whole * L * depth * units
 

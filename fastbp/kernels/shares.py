@@ -12,7 +12,7 @@ to its weights, until all have finished it. Measured with two threads, of which 
 import functools
 
 from fastbp.kernels.control import carry, either, repeat, switch, when
-from fastbp.kernels.numbers import choose, element, put, smaller, whole, widened
+from fastbp.kernels.numbers import ceil_div, choose, element, put, smaller, whole, widened
 from fastbp.layout import LINE, LINES, OF_THREAD, SHARED, WHOLE
 
 STEPS = 16  # over so many a thread's pace is averaged, and so often shares may change
@@ -113,5 +113,5 @@ def rounded(count, at):
 
 def part(job, count, unit):
     """Where the part of `count` things begins and ends that is `job.share`, `unit` of which stay together."""
-    units = (count + (unit - 1)) // unit
+    units = ceil_div(count, unit)
     return tuple(smaller(count, rounded(units, at) * unit) for at in job.share)

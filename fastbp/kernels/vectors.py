@@ -7,7 +7,7 @@ import numpy as np
 from llvmlite import ir
 
 from fastbp.kernels import jit
-from fastbp.kernels.numbers import element, from_on, lowest_bit
+from fastbp.kernels.numbers import ceil_div, element, from_on, lowest_bit
 from fastbp.kernels.tracing import BYTES, INT, INT32, Traced, external, operand, pointer, shuffle, spread, word
 
 
@@ -30,7 +30,7 @@ def vector_of(like):
 
 def vector_count(like, units):
     """Vectors that hold so many units."""
-    return (units + (lanes(like) - 1)) // lanes(like)
+    return ceil_div(units, lanes(like))
 
 
 def is_float32(x):

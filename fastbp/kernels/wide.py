@@ -33,7 +33,7 @@ from fastbp.kernels import shares, steps
 from fastbp.kernels.control import carry, either, in_groups, repeat, side_by_side, switch, when
 from fastbp.kernels.dropout import Dropout
 from fastbp.kernels.losses import Row, head_of, hit, predict
-from fastbp.kernels.numbers import choose, either_place, element, put, smaller, whole, widened
+from fastbp.kernels.numbers import ceil_div, choose, either_place, element, put, smaller, whole, widened
 from fastbp.kernels.phases import clock, mark
 from fastbp.kernels.products import COLS, HEIGHT, Delta, Forward, Gradient, Part
 from fastbp.kernels.solvers import Solver, descend, step_length, update
@@ -208,7 +208,7 @@ def loss_and_delta(job, part, scale):
             store(memory, plan.sums + ((part.begin + first) // GROUP * 2 + place) * L, one)
         return (hits,)
 
-    hits = switch(part.count > 0, [lambda: 0, lambda: carry((part.count + (GROUP - 1)) // GROUP, (0,), group)[0]])
+    hits = switch(part.count > 0, [lambda: 0, lambda: carry(ceil_div(part.count, GROUP), (0,), group)[0]])
     put(job.sync, shares.place_of(job.rank, "hits"), hits)
 
 
@@ -220,7 +220,7 @@ def total(job, step):
         at = job.plan.sums + number * 2 * L
         return tuple(one + load(memory, at + place * L) for place, one in enumerate(sums))
 
-    groups = (step.stop - step.row + (GROUP - 1)) // GROUP
+    groups = ceil_div(step.stop - step.row, GROUP)
     loss, squares = carry(groups, (splat(memory, 0.0),) * 2, add)
     steps.note(job, step, "loss", widened(sum_lanes(loss)) * steps.loss_factor(job, step))
     steps.note(job, step, "squares", widened(sum_lanes(squares)))
@@ -343,7 +343,7 @@ def train(job):
 
     def gradients_and_update(step):
         when(job.rank == 0, lambda: total(job, step))
-        shares.adapt(job, step.steps, (smaller(plan.block_rows, job.batch_size) + (GROUP - 1)) // GROUP)
+        shares.adapt(job, step.steps, ceil_div(smaller(plan.block_rows, job.batch_size), GROUP))
         when(rule.alpha != 0.0, lambda: penalty(step))
         at_once = (step.stop - step.row == step.count) * (rule.max_norm == np.inf)
         now = solver.at(
@@ -396,4 +396,4 @@ def forward(job):
         count = smaller(stop, job.n - start) - begin
         when(count > 0, lambda: rows(start, count))
 
-    repeat((job.n + (block_rows - 1)) // block_rows, block)
+    repeat(ceil_div(job.n, block_rows), block)

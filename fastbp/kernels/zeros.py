@@ -16,7 +16,7 @@ out; and no sum ends as -0.0 (`unsigned_zeros`), which another zero may or may n
 """
 
 from fastbp.kernels.control import carry, either, repeat, switch, until_zero, when
-from fastbp.kernels.numbers import choose, count_bits, element, from_on, lowest_bit, smaller
+from fastbp.kernels.numbers import ceil_div, choose, count_bits, element, from_on, lowest_bit, smaller
 from fastbp.kernels.solvers import update
 from fastbp.kernels.tiles import load_tile, store_tile, transposed, unsigned_zeros
 from fastbp.kernels.tracing import Names, outlined
@@ -47,16 +47,16 @@ SAMPLED = 16  # of so many rows, one tells how many factors are zero
 
 def cost(plan, nonzeros, integers, vectors):
     """Of multiplying so many factors with rows of so many vectors, in halves of the multiplication of one vector."""
-    count = (vectors + (WIDEST - 1)) // WIDEST
+    count = ceil_div(vectors, WIDEST)
     return nonzeros * (2 * vectors + 3 * count) + integers * count * plan.per_integer
 
 
 def strips(vectors, body):
     """body(first, count) for groups of vectors that are about as large."""
-    count = (vectors + (WIDEST - 1)) // WIDEST
+    count = ceil_div(vectors, WIDEST)
 
     def strip(number):
-        width = (vectors + (count - 1)) // count
+        width = ceil_div(vectors, count)
         body(number * width, smaller(width, vectors - number * width))
 
     repeat(count, strip)
@@ -80,7 +80,7 @@ def row_bits(a, at, count):
     def some(v, bits):
         return (bits | mask_bits(nonzero(load_first(a, at + v * L, count - v * L))) << v * L,)
 
-    return switch(count >= TERMS, [lambda: carry((count + (L - 1)) // L, (0,), some)[0], all_terms])
+    return switch(count >= TERMS, [lambda: carry(ceil_div(count, L), (0,), some)[0], all_terms])
 
 
 def nonzeros(a, table, rows, depth):
@@ -92,9 +92,9 @@ def nonzeros(a, table, rows, depth):
         def some(k, total):
             return (total + count_bits(row_bits(a, at + k * TERMS, depth - k * TERMS)),)
 
-        return carry((depth + (TERMS - 1)) // TERMS, (total,), some)
+        return carry(ceil_div(depth, TERMS), (total,), some)
 
-    return carry((rows + (SAMPLED - 1)) // SAMPLED, (0,), row)[0]
+    return carry(ceil_div(rows, SAMPLED), (0,), row)[0]
 
 
 def finite(b, row_at, rows, vectors):
@@ -196,7 +196,7 @@ class Gradient:
         self.at = layer.offset + begin * layer.stride
         units = vector_count(job.memory, layer.n_out)
         self.columns, self.vectors = choose(by_deltas, units, count) * lanes(job.memory), choose(by_deltas, count, units)
-        self.parts = (depth + (SAMPLES - 1)) // SAMPLES
+        self.parts = ceil_div(depth, SAMPLES)
         self.sums = from_on(job.memory, part.pack)
         self.bits = from_on(self.sums, SQUARE * WIDEST * lanes(job.memory))
 
@@ -211,7 +211,7 @@ class Gradient:
             repeat(columns.count // L, lambda v: self.find_bits(columns, v * L))
             strips(self.vectors, lambda v, width: self.strip(columns, v, width))
 
-        repeat((self.columns + (most - 1)) // most, some)
+        repeat(ceil_div(self.columns, most), some)
 
     def bits_of(self, column, part):
         """Where those of some columns and SAMPLES rows stand: as many integers as columns in a group, part by part."""
@@ -258,7 +258,7 @@ class Gradient:
             repeat(self.parts, part)
             tile.finish()
 
-        repeat((columns.count + (SQUARE - 1)) // SQUARE, group)
+        repeat(ceil_div(columns.count, SQUARE), group)
 
 
 class Tile:
