@@ -1,5 +1,7 @@
 """Loops and branches that depend on what is only known later; bodies are functions, which emit at once."""
 
+import functools
+
 from fastbp.kernels.tracing import Traced, bit, integer, loop, value_of
 
 
@@ -98,6 +100,11 @@ def switch(code, cases):
         builder.branch(after)
     builder.position_at_end(after)
     return joined(builder, results, ends)
+
+
+def by_code(code, functions, run):
+    """run(function), for the function that a code stands for; nothing where that is None."""
+    switch(code, [(lambda: None) if function is None else functools.partial(run, function) for function in functions])
 
 
 def joined(builder, results, ends):

@@ -19,7 +19,7 @@ from llvmlite import ir
 
 from fastbp.kernels import jit
 from fastbp.kernels import vectors as v
-from fastbp.kernels.control import carry, in_groups, repeat, switch, when
+from fastbp.kernels.control import by_code, carry, in_groups, repeat, switch, when
 from fastbp.kernels.dropout import Dropout, counters, scrambled
 from fastbp.kernels.jit import registers
 from fastbp.kernels.losses import Samples, head_and_hits
@@ -298,9 +298,9 @@ def propagate(group, dropout, rows):
             def unit(j):
                 v.store(memory, layer.a + j * L, function(v.load(memory, layer.a + j * L)))
 
-            return lambda: repeat(layer.n_out, unit)
+            repeat(layer.n_out, unit)
 
-        switch(layer.activation, [lambda: None, *map(activate, ACTIVATIONS[1:])])
+        by_code(layer.activation, (None, *ACTIVATIONS[1:]), activate)
 
         def drop():
             masked_units(group, layer, dropout, layer.a, layer.seen)
@@ -343,9 +343,9 @@ def delta_below(group, layer, below, dropout, rows):
             at = below.d + i * L
             v.store(memory, at, v.load(memory, at) * function(v.load(memory, below.a + i * L)))
 
-        return lambda: repeat(layer.n_in, unit)
+        repeat(layer.n_in, unit)
 
-    switch(below.activation, list(map(derive, DERIVATIVES)))
+    by_code(below.activation, DERIVATIVES, derive)
     when(dropout.drops > 0, lambda: masked_units(group, below, dropout, below.d, below.d))
 
 

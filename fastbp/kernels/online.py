@@ -18,7 +18,7 @@ A row of X is read where it stands. There are no threads: a step is too short fo
 import numpy as np
 
 from fastbp.kernels import steps
-from fastbp.kernels.control import SIDE_BY_SIDE, carry, either, in_groups, repeat, side_by_side, switch, when
+from fastbp.kernels.control import SIDE_BY_SIDE, by_code, carry, either, in_groups, repeat, side_by_side, switch, when
 from fastbp.kernels.jit import registers
 from fastbp.kernels.losses import Row, head_of, hit
 from fastbp.kernels.numbers import choose, either_place, element, put, whole, widened
@@ -87,9 +87,9 @@ def propagate(job, x_at):
             def vector(v):
                 store(memory, layer.a + v * L, function(load(memory, layer.a + v * L)))
 
-            return lambda: repeat(vectors, vector)
+            repeat(vectors, vector)
 
-        switch(layer.activation, [lambda: None, *map(activate, ACTIVATIONS[1:])])
+        by_code(layer.activation, (None, *ACTIVATIONS[1:]), activate)
         mark(job, "forward", level)
 
     repeat(job.n_layers, one)
@@ -149,11 +149,11 @@ def backpropagate(job, x_at, solver):
                 # no weight of the padding, whatever has become of the others, is anything but 0
                 store(memory, below.d + v * L, select(load(memory, below.valid + v * L) > 0, delta, 0))
 
-            return lambda: repeat(vector_count(memory, layer.n_in), vector)
+            repeat(vector_count(memory, layer.n_in), vector)
 
         def learn_hidden():
             learn(memory, below.a, below.d)
-            switch(below.activation, list(map(derive, DERIVATIVES)))
+            by_code(below.activation, DERIVATIVES, derive)
 
         either(hidden, learn_hidden, lambda: learn(job.X, x_at, None))
         when(layer.biased, learn_biases)

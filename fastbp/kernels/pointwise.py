@@ -17,7 +17,7 @@ from fractions import Fraction
 import numpy as np
 from llvmlite import ir
 
-from fastbp.kernels.control import repeat, switch
+from fastbp.kernels.control import by_code, repeat
 from fastbp.kernels.jit import has_avx512
 from fastbp.kernels.tracing import word
 from fastbp.kernels.vectors import fma, full_like, is_float32, lanes, load, picked, select, store
@@ -413,6 +413,6 @@ def apply(job):
             at = v * lanes(job.x)
             store(job.out, at, function(load(job.x, at)))
 
-        return lambda: repeat(job.times, lambda _: repeat(job.n // lanes(job.x), vector))
+        repeat(job.times, lambda _: repeat(job.n // lanes(job.x), vector))
 
-    switch(job.code, list(map(over, FUNCTIONS)))
+    by_code(job.code, FUNCTIONS, over)

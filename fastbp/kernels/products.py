@@ -19,7 +19,7 @@ Where many of the left factors are zero, `zeros` sums without them, row by row; 
 """
 
 from fastbp.kernels import zeros
-from fastbp.kernels.control import carry, either, in_groups, repeat, switch, when
+from fastbp.kernels.control import by_code, carry, either, in_groups, repeat, switch, when
 from fastbp.kernels.jit import registers, tile_shape
 from fastbp.kernels.numbers import ceil_div, choose, either_place, element, from_on, smaller
 from fastbp.kernels.phases import mark
@@ -428,7 +428,7 @@ class Forward(Product):
                 at = layer.a + self.here + at
                 store(memory, at, function(load(memory, at)) * load(memory, layer.valid + v * L))
 
-            return lambda: self.each_vector(tile, stride, one)
+            self.each_vector(tile, stride, one)
 
         def drop(at, v):
             at, number = self.here + at, dropout.first * stride + self.here + at
@@ -436,7 +436,7 @@ class Forward(Product):
 
         def complete():
             # the identity leaves zeros in the padding
-            switch(layer.activation, [lambda: None, *map(activate, ACTIVATIONS[1:])])
+            by_code(layer.activation, (None, *ACTIVATIONS[1:]), activate)
             when(dropout.drops, lambda: when(layer.number < self.job.n_layers - 1, drop_all))
 
         def drop_all():
@@ -494,14 +494,14 @@ class Delta(Product):
                 at = self.here + at
                 store(memory, below.d + at, load(memory, below.d + at) * function(load(memory, below.a + at)))
 
-            return lambda: self.each_vector(tile, stride, one)
+            self.each_vector(tile, stride, one)
 
         def drop(at, v):
             at, number = below.d + self.here + at, dropout.first * stride + self.here + at
             store(memory, at, dropout.masked(load(memory, at), memory, number, 1, self.key))
 
         def complete():
-            switch(below.activation, [lambda: None, *map(derive, DERIVATIVES[1:])])
+            by_code(below.activation, (None, *DERIVATIVES[1:]), derive)
             when(dropout.drops, lambda: self.each_vector(tile, stride, drop))
 
         when(last, complete)
