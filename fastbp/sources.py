@@ -16,6 +16,7 @@ import struct
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from fastbp.estimators.columns import Columns, one_hot
 from fastbp.files import replacing
 from fastbp.kernels import objects
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # of caches; larger, too, where columns are made into inputs in another way
 MAGIC = b"fastbp rows\n"
 FOOTER = struct.Struct(f"<Q32s{len(MAGIC)}s")
 ALIGNED = 64
@@ -307,13 +308,21 @@ def _aligned(size: int) -> int:
 # ---- making it -------------------------------------------------------------------------------------------------------
 
 
+@dataclass
 class _Conversion:
-    """What is to be made of a table; `said` is what there is to say about it."""
+    """What is to be made of a table, as `rows` is told; `said` is what there is to say about it."""
 
-    def __init__(self, source, paths, target, columns, task, header, decimal, ignore, dtype, max_categories):
-        self.source, self.paths, self.target, self.columns = source, paths, target, columns
-        self.task, self.header, self.decimal, self.ignore = task, header, decimal, ignore
-        self.dtype, self.max_categories, self.said = dtype, max_categories, []
+    source: Path
+    paths: list[Path]
+    target: str | None
+    columns: Columns | None
+    task: str
+    header: bool | None
+    decimal: str
+    ignore: tuple[str, ...]
+    dtype: np.dtype
+    max_categories: int
+    said: list[str] = field(default_factory=list)
 
     def __call__(self, stream, folder):
         """Write inputs and targets; returns what the header says about them."""

@@ -353,6 +353,14 @@ def forward(implementation, case, X=None, place=lambda array: array):
     return out
 
 
+def unaligned(array, folder=None):
+    """The same numbers, a byte beside where they should begin."""
+    raw = np.zeros(array.nbytes + 1, np.uint8)
+    view = raw[1:].view(array.dtype).reshape(array.shape)
+    view[...] = array
+    return view
+
+
 def assert_close(name, ours, theirs, tolerance):
     assert ours.dtype == theirs.dtype
     assert ours.shape == theirs.shape

@@ -67,6 +67,24 @@ def nothing_idle():
         idle.clear()
 
 
+@pytest.fixture
+def run(capsys, tmp_path, monkeypatch):
+    """Run a command in an empty folder; its status, and what it prints on both streams."""
+    from fastbp import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        try:
+            status = cli.main([str(argument) for argument in arguments])
+        except SystemExit as exit:
+            status = exit.code
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
 def pytest_report_header():
     return f"random networks, and cases that are drawn: FASTBP_SEED={os.environ['FASTBP_SEED']}"
 

@@ -8,6 +8,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import draws
 import numpy as np
 import pytest
 
@@ -285,7 +286,7 @@ def finalizing(frame):
 def test_an_interrupt_at_any_line_comes_out_as_it_is_and_leaves_a_whole_file(path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # which is slow
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: None)  # zipfile on archives that were not even made
-    old, found, line = path.read_bytes(), set(), random.randrange(-2, 1)
+    old, found, line = path.read_bytes(), set(), random.Random(f"{draws.SEED} lines").randrange(-2, 1)
     while stopped_at(line := line + 3, lambda: files.write(path, {"new": True}, {"x": np.ones(3)})):  # others next time
         with files.reading(path) as contents:
             found.add("new" in contents.header)

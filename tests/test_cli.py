@@ -35,19 +35,6 @@ def small_and_tidy(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def run(capsys):
-    def run(*arguments):
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as exit:
-            status = exit.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def report(run):
     def report(*arguments):
         status, out, err = run("train", *arguments, "--json")

@@ -18,7 +18,7 @@ import joblib
 import numpy as np
 import pandas
 import pytest
-from cases import assert_same_bits
+from cases import assert_same_bits, unaligned
 from joblib.externals.loky import get_reusable_executor
 from processes import run_python
 from scipy import sparse
@@ -30,6 +30,7 @@ from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from test_estimator_parity import all_classes
 
 from fastbp import MLPClassifier, MLPRegressor
 from fastbp.training import Run
@@ -65,12 +66,6 @@ def new(name, **options):
     if estimator.solver == "lbfgs":
         options["batch_size"] = "auto"
     return clone(estimator).set_params(**options), y
-
-
-def all_classes(estimator, y):
-    if not is_classifier(estimator):
-        return {}
-    return {"classes": np.unique(y) if y.ndim == 1 else np.arange(y.shape[1])}
 
 
 def goes_by_epochs(estimator):
@@ -526,13 +521,6 @@ def strided(array, folder):
     part = wide[tuple(slice(None, None, 2) for _ in array.shape)]
     part[...] = array
     return part
-
-
-def unaligned(array, folder):
-    raw = np.zeros(array.nbytes + 1, np.uint8)
-    view = raw[1:].view(array.dtype).reshape(array.shape)
-    view[...] = array
-    return view
 
 
 def memmap(array, folder):

@@ -15,7 +15,7 @@ import draws
 import joblib
 import numpy as np
 import pytest
-from cases import assert_close, assert_same_bits
+from cases import assert_close, assert_same_bits, unaligned
 
 import fastbp
 from fastbp import MLPClassifier, NeuralNetwork, train_many, training
@@ -356,13 +356,6 @@ def strided(array, folder):
     wide = np.full((2 * array.shape[0], 3 * array.shape[1]), np.nan)
     wide[::2, ::3] = array
     return wide[::2, ::3]
-
-
-def unaligned(array, folder):
-    raw = np.zeros(array.nbytes + 1, np.uint8)
-    view = raw[1:].view(array.dtype).reshape(array.shape)
-    view[...] = array
-    return view
 
 
 def memmap(array, folder):

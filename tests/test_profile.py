@@ -15,7 +15,7 @@ import pytest
 import scipy.sparse
 
 import fastbp
-from fastbp import MLPClassifier, MLPRegressor, NeuralNetwork, TabularClassifier, cli
+from fastbp import MLPClassifier, MLPRegressor, NeuralNetwork, TabularClassifier
 from fastbp.kernels import READ, pointwise
 from fastbp.kernels.jit import PLAIN_PYTHON
 from fastbp.layout import RECORD
@@ -57,21 +57,6 @@ def profiled(request):
     )
     with mock.patch("fastbp.profiling.machine.ceilings", return_value=made_up):
         return profile(UNITS, batch_size=BATCH, rows=2 * BATCH, seconds=SECONDS)
-
-
-@pytest.fixture
-def run(capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as exit:
-            status = exit.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
 
 
 def some_rows(n=60, classes=3):

@@ -26,19 +26,6 @@ def folder(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def run(capsys):
-    def run(*arguments):
-        try:
-            status = cli.main([str(argument) for argument in arguments])
-        except SystemExit as exit:
-            status = exit.code
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def train(run):
     """Train on a text for an epoch; the report, with what was said on standard error."""
 
