@@ -177,6 +177,8 @@ class Columns(TransformerMixin, BaseEstimator):
 
 def as_text(column):
     """The text by which cells are known."""
+    if isinstance(column.dtype, pandas().StringDtype):
+        return column
     return column.astype(str) if column.dtype.kind in "biuf" else column.astype(object).map(str)
 
 
