@@ -492,10 +492,10 @@ def _shown(score: float | None) -> str:
 def _predict(arguments: argparse.Namespace) -> int:
     from fastbp.datasets import load_rows
 
-    model, known, features, text, classes = _model(arguments.model)
+    model, known, features, (text, mixed), classes = _model(arguments.model)
     if arguments.proba and not hasattr(model, "predict_proba"):
         raise ValueError(f"--proba needs a classifier of tables, got {arguments.model}")
-    table, X, truth = load_rows(arguments.data, known, features, text, arguments.header, classes)
+    table, X, truth = load_rows(arguments.data, known, features, text, arguments.header, classes, mixed)
     with table.naming_lines() if table else contextlib.nullcontext():
         predictions, *chances = _predicted(model, X)
     found = {"target": known["target"], "predictions": predictions.tolist()}
@@ -519,8 +519,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _model(path: str) -> tuple[Any, dict[str, Any], list[str], list[str], list[str]]:
-    """A model, what it knows of its table, the columns that it reads, which of them as text, and its classes."""
+def _model(path: str) -> tuple[Any, dict[str, Any], list[str], tuple[list[str], list[str]], list[str]]:
+    """A model, what it knows of its table, columns that it reads, which of them as text or as mixed, and its classes."""
     import fastbp
     from fastbp import files, lessons
 
@@ -528,11 +528,11 @@ def _model(path: str) -> tuple[Any, dict[str, Any], list[str], list[str], list[s
         is_network = contents.header.get("format") == files.NETWORK
     model: Any = (lessons.load_model if is_network else fastbp.load)(path)
     if is_network and model.feature_names:
-        return model, {"target": model.target_name}, list(model.feature_names), [], list(model.class_names)
+        return model, {"target": model.target_name}, list(model.feature_names), ([], []), list(model.class_names)
     if getattr(model, "table_", None):
         columns = model.preprocessing_
-        # those of numbers with words, too: what pandas makes of a column depends on all of its cells
-        text = [*columns.categories_, *columns.words_]
+        # those of numbers with words are read as text, too: what pandas makes of a column depends on all of its cells
+        text = list(columns.categories_), list(columns.words_)
         return model, model.table_, list(columns.kinds_), text, list(getattr(model, "classes_", ()))
     raise ValueError(f"{path} holds a model that was trained in Python: fastbp.load reads it there")
 

@@ -123,7 +123,9 @@ class Parquets(Table):
         except (ValueError, OSError) as error:
             raise ValueError(f"{self.path} is not a Parquet file: {error}") from None
         cells = pa.chunked_array([chunk for part in parts for chunk in part.chunks], field.type)
-        frame: Any = pa.Table.from_arrays([cells], schema=pa.schema([field], self.schema.metadata))
+        # of which pandas' own would make floats of labels that were its index
+        metadata = None if labels and pa.types.is_integer(field.type) else self.schema.metadata
+        frame: Any = pa.Table.from_arrays([cells], schema=pa.schema([field], metadata))
         frame = frame.to_pandas(integer_object_nulls=labels)
         return (frame if frame.shape[1] else frame.reset_index()).iloc[:, 0].reset_index(drop=True).rename(name)
 
@@ -159,9 +161,9 @@ class Csvs(Table):
 
     is_parquet = threads = False  # pandas sets filters of warnings, which are those of all threads
 
-    def __init__(self, source, paths, decimal, text, with_header, room):
+    def __init__(self, source, paths, decimal, text, mixed, with_header, room):
         super().__init__(source)
-        self.decimal, self.text, self.room, self.end = decimal, text, Path(room), []
+        self.decimal, self.text, self.mixed, self.room, self.end = decimal, text, mixed, Path(room), []
         for path in paths:
             table = TableFile(path, decimal)
             table.read(text=text, by=self.split, **with_header)
@@ -197,11 +199,11 @@ class Csvs(Table):
     def column(self, name, labels=False):
         """See `Table`."""
         pd = pandas()
-        place, kind = self.place(self.names.index(name)), str if name in self.text else None
+        place, kind = self.place(self.names.index(name)), str if name in (*self.text, *self.mixed) else None
         for low_memory in (True, False):
             with contextlib.suppress(pd.errors.DtypeWarning), warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.DtypeWarning)
                 frame = pd.read_csv(place, sep="\t", header=None, names=[name], skip_blank_lines=False, dtype=kind,
                                     decimal=self.decimal, low_memory=low_memory)  # fmt: skip
                 break
-        return datasets.stripped(frame, self.text, self.decimal)[name]
+        return datasets.stripped(frame, self.text, self.decimal, self.mixed)[name]

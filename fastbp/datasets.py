@@ -33,6 +33,8 @@ ENCODINGS = {b"\xef\xbb\xbf": ["utf-8-sig"], b"\xff\xfe": ["utf-16"], b"\xfe\xff
 # The words that pandas takes for a missing value.
 MISSING = {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
            "NULL", "NaN", "None", "n/a", "nan", "null"}  # fmt: skip
+# A column of text is of one kind when this share of its filled cells is.
+MOST = 0.9
 # The words that pandas takes for booleans.
 TRUTHS = {word: word[0] in "tT" for word in ("True", "TRUE", "true", "False", "FALSE", "false")}
 # Squares of larger numbers, and their sum, could overflow.
@@ -42,12 +44,15 @@ NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 # Numbers with commas, currencies, signs of percent or of bounds, or digits that are not ASCII's; short ones, as the time to
 # find out grows with the square of the length.
 NUMBER_LIKE = re.compile(r"(?=.{1,40}\Z)[$€£¥<>~≤≥\s]*[+-]?[\d.,_'\s]*\d[\d.,_']*([eE][+-]?\d+)?[\s$€£¥%]*")
-MONTH = r"(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
-CLOCK = r"\d\d?:\d\d(:\d\d([.,]\d+)?)?( ?[ap]\.?m\.?)?( ?(z|utc|gmt|[+-]\d\d(:?\d\d)?))?"
+MONTH = (
+    r"(jan(uary?)?|feb(ruary?)?|mar(ch)?|märz?|apr(il)?|ma[yi]|jun[ei]?|jul[yi]?|aug(ust)?|sept?(ember)?|o[ck]t(ober)?"
+    r"|nov(ember)?|de[cz](ember)?)"
+)
+CLOCK = r"[0-2]?\d:[0-5]\d(:[0-5]\d([.,]\d+)?)?( ?[ap]\.?m\.?)?( ?(z|utc|gmt|[+-]\d\d(:?\d\d)?))?"
 DATE = re.compile(
     rf"\s*((mon|tue|wed|thu|fri|sat|sun)[a-z]*[., ]+)?(\d{{4}}[-/.]\d\d?[-/.]\d\d?|\d\d?[-/.]\d\d?[-/.](\d{{4}}|\d\d)"
     rf"|(\d\d?[. -]+)?{MONTH}[ .,-]+(\d\d?,? ?)?\d{{2,4}}|(19|20)\d\d-(0[1-9]|1[0-2])|\d{{4}}年\d\d?月(\d\d?日)?)([ T].*)?"
-    rf"|\d{{8}}T\d{{4,6}}z?|{CLOCK}\s*",
+    rf"|(19|20)\d{{6}}T\d{{4,6}}z?|{CLOCK}\s*",
     re.IGNORECASE,
 )
 
@@ -77,7 +82,8 @@ def numbers(column, name, words=(), hint=""):
     if column.dtype.kind == "c":
         raise ValueError(f"Complex data not supported, got it in column {name!r}")
     values = pandas().to_numeric(column, errors="coerce").astype(float).to_numpy(float, na_value=np.nan)
-    filled = (column.notna() & ~column.isin(list(words)) if words else column.notna()).to_numpy()
+    cells = column.map(str, na_action="ignore") if words and column.dtype == object else column
+    filled = (column.notna() & ~cells.isin(list(words))).to_numpy() if words else column.notna().to_numpy()
     if words:  # "inf" may be one
         values = np.where(filled, values, np.nan)
     bad = np.flatnonzero(filled & ~(np.abs(values) <= LARGEST))
@@ -188,10 +194,10 @@ class TableFile:
         stream = io.BytesIO(self.content)
         return self.opener(stream) if self.opener else stream
 
-    def read(self, expected: Sequence[str] = (), header: bool | None = None, text: Sequence[str] = (),
-             orders: Sequence[Sequence[str]] = (),
-             by: Callable[["TableFile"], Any] | None = None) -> "TableFile":  # fmt: skip
-        """Read the table into `frame`, the columns `text` as they stand, the first of which is the target, or None.
+    def read(self, expected: Sequence[str] = (), header: bool | None = None, text: Sequence[str | None] = (),
+             orders: Sequence[Sequence[str]] = (), by: Callable[["TableFile"], Any] | None = None,
+             mixed: Sequence[str] = ()) -> "TableFile":  # fmt: skip
+        """Read the table into `frame`, the columns `text` as they stand, those that are `mixed` as numbers and words.
 
         Whether there is a `header` is inferred where it is None, with the help of names that are `expected` in one. Without
         it, columns are called as in the first of `orders`, of a table like this one, that has as many, or 0, 1, ... A table
@@ -207,7 +213,7 @@ class TableFile:
                 with contextlib.suppress(UnicodeDecodeError):
                     self._look(expected, header, orders)
                     if by is None:
-                        self._read(text)
+                        self._read(text, mixed)
                     else:
                         by(self)
                     return self
@@ -260,14 +266,14 @@ class TableFile:
         for line, row in itertools.islice(_filled_rows(stream, self.separator), int(self.has_header), None):
             yield line + self.skipped, row
 
-    def _read(self, text: Sequence[str]) -> None:
-        known = {name: str for name in text if name in self.names}
+    def _read(self, text: Sequence[str | None], mixed: Sequence[str]) -> None:
+        known = {name: str for name in (*text, *mixed) if name in self.names}
         # the first way takes less memory, but not columns that are numbers here and text there
         for low_memory in (True, False):
             with contextlib.suppress(pandas().errors.DtypeWarning), self.parsed(dtype=known, low_memory=low_memory) as frame:
                 break
         self.check_last(len(frame), frame[self.names[-1]].isna().any())
-        self.frame = stripped(frame, text, self.decimal)
+        self.frame = stripped(frame, text, self.decimal, mixed)
 
     @contextlib.contextmanager
     def parsed(self, **options: Any) -> Iterator[Any]:
@@ -315,9 +321,9 @@ class TableFile:
                 if len(row) != width and not (len(row) == width + 1 and not row[-1]):
                     raise ValueError(f"{self.path} line {line} has {len(row)} cells, expected {width}")
 
-    def _parquet(self, text: Sequence[str]) -> Any:
+    def _parquet(self, text: Sequence[str | None]) -> Any:
         try:
-            from pyarrow import parquet
+            from pyarrow import parquet, types
 
             with self.binary() as stream:
                 table = parquet.read_table(stream)
@@ -331,7 +337,8 @@ class TableFile:
         frame.columns = names_of(self.path, list(map(str, frame.columns)))
         frame = frame.reset_index(drop=True)
         for name in frame.columns.intersection(list(text)):
-            if name in table.column_names:  # whole numbers, of which some are missing, would become floats
+            if name in table.column_names and types.is_integer(table.schema.field(name).type):
+                # which would become floats, where some are missing
                 frame[name] = table.column(name).to_pandas(integer_object_nulls=True).to_numpy()
             frame[name] = frame[name].map(str, na_action="ignore")
         return frame
@@ -413,19 +420,21 @@ def names_of(path: str, cells: list[str]) -> list[str]:
     return names
 
 
-def stripped(frame: Any, text: Sequence[str | None], decimal: str = ".") -> Any:
+def stripped(frame: Any, text: Sequence[str | None], decimal: str = ".", mixed: Sequence[str] = ()) -> Any:
     """A table without spaces around its words, which may then be numbers, booleans or missing.
 
-    But in a target, the first of `text` if it is not None, numbers among words have a point where the file has `decimal`.
+    In columns that are `mixed`, or mostly numbers, these have a point where the file has `decimal`, but not in `text`.
     """
     pd = pandas()
     for name in frame.columns:
         column = frame[name]
         words = column.dropna().unique() if pd.api.types.is_string_dtype(column) else []
         spelled = {word: word.strip() for word in words}
-        if decimal != "." and name not in text[:1]:
+        if decimal != "." and len(words) and name not in text:
             pointed = {word: one.replace(decimal, ".") for word, one in spelled.items()}
-            spelled |= {word: one for word, one in pointed.items() if NUMBER.fullmatch(one)}
+            numbers = {word: one for word, one in pointed.items() if NUMBER.fullmatch(one)}
+            if name in mixed or column.isin([*numbers]).sum() >= MOST * column.count():
+                spelled |= numbers
         changed = any(word != one for word, one in spelled.items())
         if not changed and MISSING.isdisjoint(words):  # which pandas leaves beside numbers that are too large for it
             continue
@@ -434,7 +443,7 @@ def stripped(frame: Any, text: Sequence[str | None], decimal: str = ".") -> Any:
         values = pd.to_numeric(stripped, errors="coerce")
         if changed and name not in text and (values.notna() == stripped.notna()).all():
             frame[name] = values
-        elif changed and name not in text and {*stripped.dropna()} <= TRUTHS.keys():
+        elif changed and name not in (*text, *mixed) and {*stripped.dropna()} <= TRUTHS.keys():
             frame[name] = stripped.map(TRUTHS)
         else:
             frame[name] = stripped
@@ -516,7 +525,7 @@ def targets(table: Any, cells: Any, task: str) -> tuple[np.ndarray, np.ndarray, 
                 numbers(table.spelled(cells), cells.name, hint=hint)  # which some cell is not
             return codes, values, ()
     elif task == "auto":
-        if all(map(DATE.fullmatch, labels)):
+        if len(labels) > MAX_DETECTED_CLASSES and all(map(DATE.fullmatch, labels)):
             raise ValueError(f"{where} holds dates or times such as {labels[0]!r}: put numbers in their place (a year, days "
                              "since a day); --task classification, if they are names of classes")  # fmt: skip
         alike = all(map(NUMBER_LIKE.fullmatch, labels))
@@ -548,13 +557,15 @@ def _numbers_first(label: str) -> tuple[bool, float, str]:
 
 
 def load_rows(data: str | Path, table: dict[str, Any], features: Sequence[str], text: Sequence[str] = (),
-              header: bool | None = None, classes: Sequence[str] = ()) -> tuple[TableFile | None, Any, Any]:  # fmt: skip
+              header: bool | None = None, classes: Sequence[str] = (),
+              mixed: Sequence[str] = ()) -> tuple[TableFile | None, Any, Any]:  # fmt: skip
     """The file, if it is one, rows to predict, and the right answers: `classes` or values, nan where unknown, or None.
 
     Of a named data set the held-out rows are taken, if it has any. Of a file with a header the columns called `features` are
-    read, of which those of `text` stay as they stand; of one without it all columns, if there are as many as features, as
-    columns of the table that the model was trained on, or as these less the target. A `header` of None is inferred, but
-    there is none where the model's table had none. `table` is that of a `Dataset`, or its "target" alone.
+    read, of which those of `text` stay as they stand, and `mixed` ones hold words beside numbers; of one without it all
+    columns, if there are as many as features, as columns of the table that the model was trained on, or as these less the
+    target. A `header` of None is inferred, but there is none where the model's table had none. `table` is that of a
+    `Dataset`, or its "target" alone.
     """
     target, y = table["target"], None
     if data in NAMES:
@@ -565,7 +576,7 @@ def load_rows(data: str | Path, table: dict[str, Any], features: Sequence[str], 
         header = False if header is None and table.get("header") is False else header
         columns = table.get("columns", [])
         orders = [features, columns, [name for name in columns if name != target]]
-        found = TableFile(data, table.get("decimal", ".")).read(features, header, (target, *text), orders)
+        found = TableFile(data, table.get("decimal", ".")).read(features, header, (target, *text), orders, mixed=mixed)
         frame = found.frame
         if target in frame and target not in features:
             y = _answers(found, frame[target], classes)

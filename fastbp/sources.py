@@ -350,12 +350,12 @@ class _Conversion:
         if first.is_parquet:
             return Parquets(self.source, self.paths)
         if self.columns is None:
-            text, expected, orders = [self.target], [self.target, *self.ignore], []
+            text, mixed, expected, orders = [self.target], [], [self.target, *self.ignore], []
         else:
             expected = list(self.columns.kinds_)
-            text, orders = [self.target, *self.columns.categories_, *self.columns.words_], [expected]
+            text, mixed, orders = [self.target, *self.columns.categories_], [*self.columns.words_], [expected]
         with_header = {"expected": [one for one in expected if one is not None], "header": self.header, "orders": orders}
-        return Csvs(self.source, self.paths, self.decimal, text, with_header, room)
+        return Csvs(self.source, self.paths, self.decimal, text, mixed, with_header, room)
 
     def look(self, table):
         """Names of the columns to read; which rows have a target, or None for all; what the file keeps of these; classes."""

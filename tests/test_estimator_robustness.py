@@ -205,6 +205,24 @@ def test_targets_beyond_float32(solver, given):
     est.fit(X.astype("float64"), large / 1e10)
 
 
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+@pytest.mark.parametrize("form", [np.array, sparse.csr_array])
+def test_inputs_beyond_the_float_type_of_a_fit_are_refused(solver, form):
+    X, y = np.random.default_rng(0).normal(size=(30, 4)), np.arange(30.0)
+    est = MLPRegressor(hidden_layer_sizes=(4,), solver=solver, max_iter=3, warm_start=True, random_state=0)
+    est.fit(form(X.astype("float32")), y)
+    before = [array.copy() for array in est.coefs_ + est.intercepts_]
+    X[3, 2] = 1e39
+    calls = [lambda: est.fit(form(X), y)] + [lambda: est.partial_fit(form(X), y)] * (solver == "adam")
+    for call in calls:
+        with pytest.raises(ValueError, match="X must be numbers that float32 can hold, as the fit so far"):
+            call()
+    assert_same_bits(est.coefs_ + est.intercepts_, before)
+    if solver == "adam":
+        with pytest.raises(ValueError, match="X_val must be numbers that float32 can hold"):
+            est.fit(form(X.astype("float64") * 0).astype("float32"), y, X_val=form(X), y_val=y)
+
+
 @pytest.mark.parametrize("form", ["csc", "csr"])
 def test_sparse_matrices_that_lead_beyond_their_arrays(form):
     X = sparse.random_array((30, 4), density=0.5, rng=np.random.default_rng(0), format=form)

@@ -574,3 +574,38 @@ def test_a_process_that_forks_while_a_thread_trains_first_thing_has_a_child_that
     delay = random.Random(f"{draws.SEED} {place}").uniform(0, 0.03)  # of which most pass within imports
     result = run_python("-c", FIRST, delay)
     assert result.stdout == "0\n", (delay, result.stderr[-2000:])
+
+
+OTHERS = """
+import os, signal, sys, threading, time, warnings
+import numba, numpy as np
+from fastbp import NeuralNetwork
+
+warnings.simplefilter("ignore")
+X = np.eye(2)
+NeuralNetwork(2, 4, 1, random_state=0).train(X, X[:, :1], 2)
+
+def compiling():
+    while True:
+        numba.njit("f8(f8[:])")(lambda x: x.sum() * 2)
+
+threading.Thread(target=compiling, daemon=True).start()
+time.sleep(1)
+for number in range(3):
+    time.sleep(0.017 * number)
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        NeuralNetwork(2, 9, 1, dtype="float32").train(X, X[:, :1], 2)
+        numba.njit("f8(f8)")(lambda x: x * 2)
+        os._exit(0)
+    print(os.waitpid(child, 0)[1])
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a fork that is safe")
+def test_a_process_that_forks_while_a_thread_compiles_functions_of_its_own_has_a_child_that_goes_on():
+    result = run_python("-c", OTHERS)
+    assert result.stdout == "0\n" * 3, result.stderr[-2000:]

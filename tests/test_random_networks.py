@@ -42,8 +42,8 @@ def test_rounding_errors_that_numpy_makes_by_chance_alone_are_allowed(seed, numb
 MUTANTS = {
     "panels begin a row late": ("element(job.table, lines + k) + first, job.memory, to",
                                 "element(job.table, lines + k) + first + (first > 5), job.memory, to"),
-    "a strip's last tile is dropped": ("repeat((count + (tallest - 1)) // tallest, rows_of_tile)",
-                                       "repeat(count // tallest, rows_of_tile)"),
+    "a strip's last tile is dropped": ("repeat(ceil_div(count, tallest), lambda number: self.tile",
+                                       "repeat(count // tallest, lambda number: self.tile"),
     "rows are read from the middle of a panel": ("from_on(job.table, learning.panel_rows + i), HEIGHT)",
                                                  "from_on(job.table, learning.panel_rows + i // HEIGHT * HEIGHT), HEIGHT)"),
 }  # fmt: skip

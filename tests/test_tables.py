@@ -741,6 +741,36 @@ def test_words_among_numbers_with_decimal_commas(train, predict, word):
     assert len(np.unique(x[:])) > 100
 
 
+def test_categories_stay_as_they_stand_where_decimals_have_commas(train, predict):
+    sizes = ["1,5", "2,5", "small", "large"]
+    text = "num;size;t\n" + "\n".join(f"{i},5;{sizes[i % 4]};{['yes', 'no'][i % 2]}" for i in range(200))
+    train(text, "t", "--decimal", ",", epochs=40)
+    assert fastbp.load("m.npz").preprocessing_.categories_["size"] == sorted(sizes)
+    assert predict(text) == ["yes", "no"] * 100
+    assert predict("num;size\n3,5;1,5\n") == ["yes"]
+
+
+def test_labels_that_were_an_index_are_whole(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow")
+    for first in (1, 2**60 + 1):
+        labels = pandas.array([first, first + 1, None, first + 2] * 50, dtype="Int64")
+        pandas.DataFrame({"x": np.arange(200.0), "t": labels}).set_index("t").to_parquet("ix.parquet")
+        with pytest.warns(UserWarning, match="50 of 200 rows are left out"):
+            expected = load_table("ix.parquet", target="t", task="classification").class_names
+        with pytest.warns(UserWarning, match="50 of 200 rows are left out"):
+            rows = fastbp.rows("ix.parquet", "t", task="classification")
+        assert tuple(rows.y.classes) == expected == tuple(str(first + i) for i in range(3))
+
+
+@pytest.mark.parametrize(
+    "labels", [["Market 10", "Mar 30", "x 2"], ["16:09", "16:10", "21:09"], ["1.2.34", "1.2.35", "2.0.10"]]
+)
+def test_few_labels_that_look_like_dates_are_classes(train, labels):
+    train("x,y\n" + "\n".join(f"{i},{labels[i % 3]}" for i in range(90)), "y")
+    assert [*fastbp.load("m.npz").classes_] == sorted(labels)
+
+
 def test_a_prediction_does_not_depend_on_what_other_rows_hold(train, predict):
     rows = [f"{'TRUE' if i % 25 == 3 else i},{i % 5},{i * 2}" for i in range(150)]
     train("x,z,y\n" + "\n".join(rows), "y", epochs=20)

@@ -18,6 +18,7 @@ import fastbp
 from fastbp import ModelFileError, NeuralNetwork, TabularClassifier, TabularRegressor, files
 from fastbp.datasets import MISSING, TableFile, held_out
 from fastbp.estimators import fitting, recipe
+from fastbp.estimators.columns import Columns
 
 FEW = {"max_iter": 60, "hidden_layer_sizes": (16,), "random_state": 0}
 BY_CHANCE = "rows of weight 2 are batches other than rows that come twice"
@@ -346,8 +347,22 @@ def test_columns_are_found_by_names_that_are_no_text(names, tmp_path):
 def test_places_of_an_array_are_places_of_a_frame():
     X = np.random.default_rng(1).normal(size=(100, 2))
     est = TabularClassifier(random_state=0, max_iter=5).fit(X, X[:, 0] > 0)
-    for frame in (pd.DataFrame(X), pd.DataFrame(X)[[1, 0]], pd.DataFrame(X, columns=[5, 6])):
+    for frame in (pd.DataFrame(X), pd.DataFrame(X, columns=[5, 6])):
         np.testing.assert_array_equal(est.predict(frame), est.predict(X))
+    with pytest.raises(ValueError, match=r"X must have its columns in the order of the fit, 0, 1, ..., got \[1, 0\]"):
+        est.predict(pd.DataFrame(X)[[1, 0]])
+    frame = pd.DataFrame(X)[[1, 0]]
+    other = TabularClassifier(random_state=0, max_iter=5).fit(frame, X[:, 0] > 0)
+    with pytest.warns(UserWarning, match="valid feature names"):
+        np.testing.assert_array_equal(other.predict(frame.to_numpy()), other.predict(frame))
+    np.testing.assert_array_equal(other.predict(pd.DataFrame(X)), other.predict(frame))
+
+
+def test_words_of_other_types_are_missing_beside_numbers():
+    X = pd.DataFrame({"x": pd.Series([*np.arange(96.0), True, False, b"x", datetime.date(2024, 1, 5)], dtype=object)})
+    with pytest.warns(UserWarning, match="taken for missing"):
+        columns = Columns().fit(X)
+    assert (columns.transform(X)[-4:] == 0).all()
 
 
 def test_two_columns_of_one_name_are_refused():

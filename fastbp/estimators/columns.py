@@ -8,11 +8,9 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from fastbp import datasets
-from fastbp.datasets import DATE, NUMBER, NUMBER_LIKE, pandas
+from fastbp.datasets import DATE, MOST, NUMBER, NUMBER_LIKE, pandas
 from fastbp.estimators import recipe
 
-# A column of text is of one kind when this share of its filled cells is.
-MOST = 0.9
 # From this many rows on, a column of text whose cells mostly differ is taken for names or prose.
 ENOUGH_ROWS = 20
 # What pandas calls kinds of objects that tell the time.

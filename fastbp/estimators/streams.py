@@ -21,6 +21,15 @@ def required(array, dtype):
     return np.require(array, dtype, ["C", "A"])
 
 
+def inputs_of(X, dtype, name="X"):
+    """Inputs, which may be sparse, of a float type; a ValueError where some are beyond it."""
+    with np.errstate(over="ignore"):
+        Z = X.astype(dtype, copy=False)
+    if Z is not X and not checks.is_finite(Z.data if scipy.sparse.issparse(Z) else Z):
+        raise ValueError(f"{name} must be numbers that {dtype} can hold, as the fit so far, got larger ones")
+    return Z
+
+
 def outputs_of(Y, dtype, name="y"):
     """Outputs to learn, as kernels read them; a ValueError where some are beyond the float type."""
     with np.errstate(over="ignore"):

@@ -135,21 +135,23 @@ class Tabular(Saved, BaseEstimator):
         if not X.columns.is_unique:
             twice = X.columns[X.columns.duplicated()][0]
             raise ValueError(f"X must have one column of each name, got two called {twice!r}")
-        X = self._named(X, reset or hasattr(self, "feature_names_in_"))
+        X = self._named(X, reset)
         if reset or not hasattr(self, "feature_names_in_"):
             validation.validate_data(self, X, skip_check_array=True, reset=reset)
         if not len(X):
             raise ValueError(f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1 is required.")
         return X if hasattr(self, "feature_names_in_") else X.set_axis(range(X.shape[1]), axis=1)
 
-    @staticmethod
-    def _named(X, named):
-        """X with its numbers, or other objects, as the names of columns; places 0, 1, ... are in order, and no names."""
-        places = [*range(X.shape[1])]
-        if {*X.columns} == {*places}:
-            return X if [*X.columns] == places else X[places]
-        none = not any(isinstance(name, str) for name in X.columns)
-        return X.set_axis([*map(str, X.columns)], axis=1) if named and none else X
+    def _named(self, X, reset):
+        """X with numbers, or other objects, as the names of its columns; 0, 1, ... in order are places, and no names."""
+        found, places = [*X.columns], [*range(X.shape[1])]
+        if any(isinstance(name, str) for name in found) or (reset and found == places):
+            return X
+        if reset or hasattr(self, "feature_names_in_"):
+            return X.set_axis([*map(str, found)], axis=1)
+        if found != places and {*found} == {*places}:
+            raise ValueError(f"X must have its columns in the order of the fit, 0, 1, ..., got {found}")
+        return X
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, sample_weight=None, *, progress=False, callback=None, checkpoint=None, every=60):

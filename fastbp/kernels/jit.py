@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.resources
 import logging  # noqa: F401, see at `register_at_fork`
+import operator
 import os
 import re
 import struct
@@ -19,7 +20,7 @@ import time
 
 import numpy as np
 
-from fastbp.kernels.levels import BUILDING, lacking, level
+from fastbp.kernels.levels import BUILDING, lacking, level, load_llvm
 from fastbp.kernels.objects import SYMBOL, read_object, write_object
 
 # Numba's own switch: the kernels run as plain Python on numpy arrays.
@@ -102,8 +103,7 @@ def link(code):
     Each file has a linker of its own, so that no two of them can be taken for each other.
     """
     with BUILDING:
-        import llvmlite.binding as llvm
-
+        llvm = load_llvm()
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         add_symbols()
@@ -121,8 +121,7 @@ def link(code):
 @functools.cache
 def add_symbols():
     """Let machine code find what it calls."""
-    import llvmlite.binding as llvm
-
+    llvm = load_llvm()
     give_way = ctypes.WinDLL("kernel32").SwitchToThread if sys.platform == "win32" else ctypes.CDLL(None).sched_yield
     locks = ctypes.pythonapi.PyThread_acquire_lock, ctypes.pythonapi.PyThread_release_lock
     for name, function in zip((YIELD, ACQUIRE, RELEASE), (give_way, *locks), strict=True):
@@ -140,18 +139,36 @@ def with_vectors_of(width, marked, work):
             vector_bytes, marks = before
 
 
+held: list = []  # what lets go of numba's lock after a fork
+
+
+def numba_lock():
+    """The lock of whoever compiles with numba, if that is loaded."""
+    numba_s = getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None)
+    return getattr(numba_s, "_lock", None)
+
+
+def hold_numba():
+    """Wait for the threads that compile functions of their own."""
+    held.clear()
+    lock = numba_lock()
+    if lock is not None and not lock._is_owned():
+        held.append(lock.release)  # first: a signal's handler may raise once it is taken
+        lock.acquire()
+
+
 def after_fork_in_child():
     """Let the new process go on, whatever became of the locks: nobody but the thread that has forked is here."""
-    if BUILDING._is_owned():
-        BUILDING.release()
-    else:
-        BUILDING._at_fork_reinit()
-    numba_s = getattr(sys.modules.get("numba.core.compiler_lock"), "global_compiler_lock", None)
-    if numba_s is not None and not numba_s._lock._is_owned():
-        numba_s._lock._at_fork_reinit()
+    for lock, taken in ((numba_lock(), bool(held)), (BUILDING, True)):
+        if lock is not None and not lock._is_owned():
+            lock._at_fork_reinit()
+        elif lock is not None and taken:
+            lock.release()
 
 
 if hasattr(os, "register_at_fork"):
+    # Sorting calls what is held, and is no function of Python's, either.
+    os.register_at_fork(before=hold_numba, after_in_parent=functools.partial(held.sort, key=operator.call))
     # A fork waits for the threads that compile: what they are changing would stay half changed in the new process, and
     # locked. These are no functions of Python's, in which a signal's handler could raise once the lock is taken. Before a
     # fork, what was registered last is called first: logging takes its lock, which numba's imports need, later.

@@ -6,10 +6,14 @@ it, the base of its kind is left, which nothing comes compiled for.
 """
 
 import functools
+import importlib
 import os
 import platform
+import sys
 import threading
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from fastbp.background import Ahead
 
 # Whoever asks LLVM, compiles, links or speaks of vectors holds it: LLVM and the words of `fastbp.kernels.jit` are one for
 # all threads. Whoever waits for numba's own lock holds this one already.
@@ -72,12 +76,18 @@ def lacking(one: Level) -> str:
     return f"has no {', '.join(missing)}" if missing else ""
 
 
+def load_llvm() -> Any:
+    """LLVM's binding, imported in another thread: what a signal's handler breaks off cannot always be imported again."""
+    spec = getattr(sys.modules.get("llvmlite.binding"), "__spec__", None)
+    if getattr(spec, "_initializing", True):
+        Ahead(importlib.import_module, "llvmlite.binding").result()
+    return sys.modules["llvmlite.binding"]
+
+
 def host_features() -> set[str]:
     """What this processor offers, in LLVM's words."""
     with BUILDING:
-        import llvmlite.binding as llvm
-
-        return {name for name, has in llvm.get_host_cpu_features().items() if has}
+        return {name for name, has in load_llvm().get_host_cpu_features().items() if has}
 
 
 @functools.cache
@@ -86,6 +96,4 @@ def halves_vectors() -> bool:
     if level().vector_bytes < 64:
         return False
     with BUILDING:
-        import llvmlite.binding as llvm
-
-        return llvm.get_host_cpu_name() == "znver4"
+        return load_llvm().get_host_cpu_name() == "znver4"
