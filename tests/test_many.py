@@ -157,7 +157,7 @@ MUTANTS = {
     "the first unit's weights below": ("group.parameter(at + j, rows), delta", "group.parameter(at, rows), delta"),
     "no biases": ("start = switch(layer.biased, [", "start = switch(0 * layer.biased, ["),
     "biases that do not learn": ("when(layer.biased, lambda: learn", "when(0 * layer.biased, lambda: learn"),
-    "derivatives of other activations": ("by_code(below.activation, DERIVATIVES, derive)", "by_code(below.activation, DERIVATIVES[::-1], derive)"),
+    "derivatives of other activations": ("activation, DERIVATIVES, derive)", "activation, DERIVATIVES[::-1], derive)"),
     "deltas of units that were left out": ("when(dropout.drops > 0, lambda: masked", "when(0 * group.L, lambda: masked"),
     "masks alike in all rows": (" + row_places(memory, self.first, layer.stride, self.rows)", ""),
     "masks alike in all networks": ("tiled(self.seeds, self.rows)", "tiled(self.seeds * 0, self.rows)"),
