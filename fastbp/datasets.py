@@ -82,9 +82,10 @@ def numbers(column, name, words=(), hint=""):
     if column.dtype.kind == "c":
         raise ValueError(f"Complex data not supported, got it in column {name!r}")
     values = pandas().to_numeric(column, errors="coerce").astype(float).to_numpy(float, na_value=np.nan)
-    cells = column.map(str, na_action="ignore") if words and column.dtype == object else column
-    filled = (column.notna() & ~cells.isin(list(words))).to_numpy() if words else column.notna().to_numpy()
-    if words:  # "inf" may be one
+    filled = column.notna().to_numpy()
+    if words:  # "inf" may be one; objects are known by their text
+        cells = column.map(str, na_action="ignore") if column.dtype == object else column
+        filled = filled & ~cells.isin(list(words)).to_numpy()
         values = np.where(filled, values, np.nan)
     bad = np.flatnonzero(filled & ~(np.abs(values) <= LARGEST))
     if bad.size:
