@@ -74,6 +74,14 @@ def pandas():
     return pandas
 
 
+def as_text(cells):
+    """The text by which cells are known, which takes the memory of a place for each of them where many are alike."""
+    if cells.dtype == object:  # where 1 is True
+        return cells.map(str, na_action="ignore")
+    codes, found = pandas().factorize(cells)
+    return pandas().Series(np.array([*map(str, found), np.nan], object)[codes], index=cells.index, name=cells.name)
+
+
 def numbers(column, name, words=(), hint=""):
     """A column of a DataFrame as float64, with nan for missing cells and `words`; a CellError, with a hint, for any other.
 
@@ -84,8 +92,7 @@ def numbers(column, name, words=(), hint=""):
     values = pandas().to_numeric(column, errors="coerce").astype(float).to_numpy(float, na_value=np.nan)
     filled = column.notna().to_numpy()
     if words:  # "inf" may be one; objects are known by their text
-        cells = column.map(str, na_action="ignore") if column.dtype == object else column
-        filled = filled & ~cells.isin(list(words)).to_numpy()
+        filled = filled & ~as_text(column).isin(list(words)).to_numpy()
         values = np.where(filled, values, np.nan)
     bad = np.flatnonzero(filled & ~(np.abs(values) <= LARGEST))
     if bad.size:

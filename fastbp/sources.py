@@ -27,7 +27,7 @@ import fastbp
 from fastbp import background, datasets, stream
 from fastbp.arguments import did_you_mean
 from fastbp.columnwise import Csvs, Parquets
-from fastbp.datasets import TableFile, pandas
+from fastbp.datasets import TableFile, as_text
 from fastbp.estimators.columns import Columns, one_hot
 from fastbp.files import replacing
 from fastbp.kernels import objects
@@ -428,21 +428,13 @@ def targets(table: Any, cells: Any, task: str) -> tuple[Array, tuple[str, ...]]:
         if (many or task == "regression") and sound and low != high:
             return values[~np.isnan(values)].astype(float, copy=False), ()
     if table.is_parquet:  # spelled as in a file of text
-        cells = spelled(cells)
+        cells = as_text(cells)
     codes, found, classes = datasets.targets(table, cells, task)
     if classes:
         classes = tuple(sorted(classes))  # as estimators have them
         kind, places = np.min_scalar_type(len(classes) - 1), {name: place for place, name in enumerate(classes)}
         return np.array([places[name] for name in found], kind)[codes], classes
     return found[codes], ()
-
-
-def spelled(cells: Any) -> Any:
-    """The text of cells, which takes the memory of a place for each of them where many are alike."""
-    if cells.dtype == object:  # where 1 is True
-        return cells.map(str, na_action="ignore")
-    codes, found = pandas().factorize(cells)
-    return pandas().Series(np.array([*map(str, found), np.nan], object)[codes], name=cells.name)
 
 
 def write_rows(stream: Any, room: Path, names: Sequence[str], columns: Columns, n: int, dtype: Any) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from fastbp import datasets
-from fastbp.datasets import DATE, MOST, NUMBER, NUMBER_LIKE, pandas
+from fastbp.datasets import DATE, MOST, NUMBER, NUMBER_LIKE, as_text, pandas
 from fastbp.estimators import recipe
 
 # From this many rows on, a column of text whose cells mostly differ is taken for names or prose.
@@ -171,13 +171,6 @@ class Columns(TransformerMixin, BaseEstimator):
         for name, known in self.categories_.items():
             parts.append(one_hot(known)[self._codes(name, X[name])])
         return np.hstack(parts)
-
-
-def as_text(column):
-    """The text by which cells are known."""
-    if isinstance(column.dtype, pandas().StringDtype):
-        return column
-    return column.astype(str) if column.dtype.kind in "biuf" else column.astype(object).map(str)
 
 
 def one_hot(known):

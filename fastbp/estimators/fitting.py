@@ -68,22 +68,27 @@ def check_held(weighted, training, validation, n_training, n_held):
         checks.check_sum("weights of the rows that early stopping holds back", validation.all_weights())
 
 
-heard = threading.local()  # of this thread: where what its fits warn of is noted instead
+class Heard(threading.local):
+    """Of each thread, the list in which what its fits warn of is noted instead, if there is one."""
+
+    said: list | None = None
+
+
+heard = Heard()
 
 
 def warn(text, category=UserWarning, stacklevel=1):
     """Warn, or let `hearing` note it: what the module `warnings` can record is of all threads."""
-    said = getattr(heard, "said", None)
-    if said is None:
+    if heard.said is None:
         warnings.warn(text, category, stacklevel + 1)
     else:
-        said.append((text, category))
+        heard.said.append((text, category))
 
 
 @contextlib.contextmanager
 def hearing(said):
     """Note in a list, as pairs of text and category, what fits of this thread warn of."""
-    before, heard.said = getattr(heard, "said", None), said
+    before, heard.said = heard.said, said
     try:
         yield
     finally:
@@ -581,7 +586,7 @@ def fit_lbfgs(est, rows, task, objective=None):
         keep(best)
         return
     est.n_iter_ = min(result.nit, est.max_iter)
-    if getattr(heard, "said", None) is None:
+    if heard.said is None:
         _check_optimize_result("lbfgs", result, est.max_iter)  # warns as scikit-learn does
     elif result.status != 0:
         warn(f"lbfgs failed to converge after {est.n_iter_} iterations: {result.message}", ConvergenceWarning)

@@ -238,7 +238,7 @@ class Product:
 
         def sampled():
             rows = ceil_div(self.rows, zeros.SAMPLED)
-            integers, found = rows * (ceil_div(depth, zeros.TERMS)), zeros.nonzeros(a, table, self.rows, depth)
+            integers, found = rows * ceil_div(depth, zeros.TERMS), zeros.nonzeros(a, table, self.rows, depth)
             saved = 2 * rows * depth * vectors - zeros.cost(job.plan, found, integers, vectors)
             # to look at all W_l takes about as long as to multiply it with one row: of a few rows, nothing is saved
             return switch(self.rows * saved > 2 * rows * layer.n_in * units, [lambda: 0, finite])

@@ -67,23 +67,23 @@ def note(job, rows, ticks):
     put(job.sync, at, choose(pace == 0, now, pace - pace // STEPS + smaller(now, pace * 2) // STEPS))
 
 
-def pace(job, rank):
-    """A thread's, and one tick, by which can be divided."""
+def pace_of(job, rank):
+    """A thread's pace and one tick more, so that it can be divided by."""
     return widened(element(job.sync, place_of(rank, "pace")) + 1)
 
 
-def time(job, rank, units, begin, end):
+def time_of(job, rank, units, begin, end):
     """What a thread would take for a share, half of which is of rows, in units, and half of weights, in smaller ones."""
     rows = (rounded(units, end) - rounded(units, begin)) * WHOLE // units
-    return pace(job, rank) * widened(rows + end - begin)
+    return pace_of(job, rank) * widened(rows + end - begin)
 
 
 def by_pace(job, values, body):
     """values = body(rank, begin, end, *values) for every thread, with the share that would go with its pace."""
-    (speed,) = carry(job.size, (0.0,), lambda rank, speed: (speed + 1.0 / pace(job, rank),))
+    (speed,) = carry(job.size, (0.0,), lambda rank, speed: (speed + 1.0 / pace_of(job, rank),))
 
     def one(rank, begin, before, *values):
-        before = before + 1.0 / pace(job, rank)
+        before = before + 1.0 / pace_of(job, rank)
         end = choose(rank == job.size - 1, WHOLE, whole(before / speed * WHOLE))
         return end, before, *body(rank, begin, end, *values)
 
@@ -94,7 +94,7 @@ def adapt(job, step, units):
     """Now and then, let shares follow the paces where the slowest thread gains by it; a block has so many units of rows."""
 
     def slowest(rank, begin, end, *most):
-        times = [time(job, rank, units, *share) for share in (equal(job, rank), of(job, rank), (begin, end))]
+        times = [time_of(job, rank, units, *share) for share in (equal(job, rank), of(job, rank), (begin, end))]
         return tuple(choose(one > before, one, before) for one, before in zip(times, most, strict=True))
 
     def compare():
