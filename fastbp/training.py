@@ -277,9 +277,10 @@ class Run:
             start = time.perf_counter()
             self.advance(blocks)
             seconds = time.perf_counter() - start
-            if self.blocks <= left or seconds > CALL_SECONDS:
-                # no more than fourfold: one fast call must not make the next one too long
-                self.blocks = max(1, int(blocks * min(4, CALL_SECONDS / seconds)))
+            # no more than fourfold: one fast call must not make the next one too long
+            more = max(1, int(blocks * min(4, CALL_SECONDS / seconds)))
+            if blocks == self.blocks or seconds > CALL_SECONDS or more > self.blocks:
+                self.blocks = more
             yield
 
     def speed(self):

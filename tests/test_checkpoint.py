@@ -251,7 +251,8 @@ def test_fewer_epochs_than_there_were_are_refused(path):
 
 
 def test_a_fit_that_is_killed_before_its_last_writing_stops_where_it_would_have(path, monkeypatch):
-    monkeypatch.setattr(fitting, "AHEAD_SECONDS", 1)
+    monkeypatch.setattr(fitting, "AHEAD_LEAST", 1)
+    monkeypatch.setattr(fitting, "AHEAD_MOST", 1)
     settings = {"max_iter": 500, "tol": 1e-3, "n_iter_no_change": 3, "learning_rate_init": 0.05}
     expected, kept = new(**settings).fit(X, LABELS), checkpoints.Checkpoint.save
 

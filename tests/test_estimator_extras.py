@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import types
 import warnings
 
 import draws
@@ -306,12 +307,32 @@ def test_running_ahead_changes_nothing(number, monkeypatch):
     found = []
     for growth in (0, 2, math.inf):
         monkeypatch.setattr(fitting, "AHEAD_GROWTH", growth)
-        monkeypatch.setattr(fitting, "AHEAD_SECONDS", math.inf)
+        monkeypatch.setattr(fitting, "AHEAD_LEAST", math.inf)
+        monkeypatch.setattr(fitting, "AHEAD_MOST", math.inf)
         random_state = np.random.RandomState(0)
         est = MLPClassifier(**settings, random_state=random_state).fit(X, y)
         kept = {name: value for name, value in vars(est).items() if name not in ("random_state", "_random_state")}
         found.append((pickle.dumps(kept), random_state.random_sample()))
     assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize(
+    ("losses", "tol", "epochs"),
+    [
+        (np.arange(50, 0, -1), 1 / 8, 50 * 0.94),  # they fall 7.3 tolerances an epoch, and the cube root of that is 1.94
+        (np.arange(20, 0, -1), 1e-9, 20 * 4), (np.arange(20, 0, -1), 0, 20 * 4), (np.arange(50), 1e-4, 3),
+        ([7.0], 1e-4, 3), ([math.inf] * 50, 1e-4, 3), ([math.inf, *range(9)], 1e-4, 10 * 4), ([math.nan] * 20, 0, 3),
+        (np.arange(5000, 0, -1), 0, 100),
+    ],
+)  # fmt: skip
+def test_how_far_training_runs_ahead(losses, tol, epochs):
+    """As long as losses fall fast, and never less than 0.3 ms nor more than 10; an epoch takes 0.1 here."""
+    est = types.SimpleNamespace(loss_curve_=list(map(float, losses)), tol=tol)
+    ran = len(losses)
+    training = types.SimpleNamespace(
+        est=est, safe=lambda: 11, ran=ran, seconds=1e-4 * ran, run=types.SimpleNamespace(chunks=1)
+    )
+    assert fitting.Epochs.ahead(training) == pytest.approx(epochs, rel=0.01)
 
 
 @pytest.mark.compiled
@@ -332,7 +353,8 @@ def test_an_interrupt_while_running_ahead_keeps_what_belongs_together(moment, mo
 
         return call
 
-    monkeypatch.setattr(fitting, "AHEAD_SECONDS", math.inf)
+    monkeypatch.setattr(fitting, "AHEAD_LEAST", math.inf)
+    monkeypatch.setattr(fitting, "AHEAD_MOST", math.inf)
     for name in ("losses", "note"):
         monkeypatch.setattr(fitting.Epochs, name, interrupted(getattr(fitting.Epochs, name)))
     with pytest.warns(UserWarning, match="interrupted by user"):

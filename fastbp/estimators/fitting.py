@@ -7,6 +7,7 @@ rules for stopping and the lines that are printed are scikit-learn's, so that th
 import contextlib
 import copy
 import math
+import sys
 import threading
 import time
 import warnings
@@ -31,8 +32,9 @@ from fastbp.training import Predictor, Run
 LEAST_LEARNING_RATE = 1e-6
 # Epochs that room is made for at a time, where nothing else limits them.
 MOST_EPOCHS = 1000
-# How far a training runs ahead of the losses that may stop it: so long, and so many times the epochs before.
-AHEAD_SECONDS, AHEAD_GROWTH = 1e-3, 4
+# How far a training runs ahead of the losses that may stop it: at least, and at most, so long, and at most so many times the
+# epochs before. Of how many epochs it knows how fast losses fall.
+AHEAD_LEAST, AHEAD_MOST, AHEAD_GROWTH, AHEAD_KNOWN = 3e-4, 1e-2, 4, 10
 
 
 def look(est):
@@ -293,11 +295,16 @@ class Epochs(Training):
     def ahead(self):
         """Epochs to run without a look at their losses: starting a call takes longer than a few epochs of a small network.
 
-        Where training should have stopped among them, they are taken back and run up to there.
+        Where training should have stopped among them, they are taken back and run up to there. Few losses fall less in each
+        epoch than with the inverse third power of the number of epochs: so many are left until they fall by less than `tol`.
         """
         if self.safe() == 1 or not self.ran or self.run.chunks > 1:
             return 0
-        return min(AHEAD_SECONDS / self.seconds, AHEAD_GROWTH) * self.ran
+        curve, tol, pace = self.est.loss_curve_, float(self.est.tol), self.seconds / self.ran
+        known = curve[-1 - AHEAD_KNOWN :]
+        fall = max(0.0, (known[0] - known[-1]) / len(known))
+        left = ((fall / max(tol, sys.float_info.min)) ** (1 / 3) - 1) * self.ran
+        return min(max(left, AHEAD_LEAST / pace), AHEAD_MOST / pace, AHEAD_GROWTH * self.ran)
 
     def some(self, most):
         """Run up to `most` epochs; returns whether to stop."""

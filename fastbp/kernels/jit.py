@@ -180,12 +180,13 @@ if hasattr(os, "register_at_fork"):
 
 
 addressof, from_buffer = ctypes.addressof, ctypes.c_char.from_buffer
+leading = ctypes.create_string_buffer(8)  # room for what numba's functions return and raise, which kernels do not
 
 
 def address_of(array):
-    """Where an array begins; what is none is a number, or None for 0."""
+    """Where an array begins; what is none is a number."""
     if not isinstance(array, np.ndarray):
-        return array or 0
+        return array
     if not array.size:
         return 0  # which nobody reads
     if array.flags.writeable:
@@ -241,7 +242,7 @@ class Kernel:
 
     def packed(self, *args):
         """The job as machine code reads it: an int64 for each field, addresses of arrays, which have to stay; None is 0."""
-        return self._pack(*[arg if type(arg) is int else address_of(arg) for arg in args])
+        return self._pack(*[arg if type(arg) is int else 0 if arg is None else address_of(arg) for arg in args])
 
     def prepare(self, args, width):
         """What is called with such arguments, compiled if need be."""
@@ -321,7 +322,7 @@ class Kernel:
         """A Python callable that releases the GIL. Numba's functions take two leading pointers: result and exception."""
         kinds = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64
         function = ctypes.CFUNCTYPE(ctypes.c_int32, *kinds)(address)
-        call = functools.partial(function, ctypes.create_string_buffer(8), ctypes.create_string_buffer(8))
+        call = functools.partial(function, addressof(leading), addressof(leading))
         call.address = address
         return call
 
