@@ -33,6 +33,11 @@ def carry(count, values, body):
     return tuple(map(count.new, loop(count.builder, count.value, list(map(value_of, values)), run)))
 
 
+def carry_any(count, values, body):
+    """`carry` for a count that may be 0."""
+    return switch(count > 0, [lambda: values, lambda: carry(count, values, body)])
+
+
 def until_zero(number, values, body):
     """(number, *values) = body(number, *values) until the number, an integer, is 0; the values."""
     if not isinstance(number, Traced):

@@ -25,7 +25,7 @@ import functools
 import numpy as np
 
 from fastbp.kernels import jit, steps
-from fastbp.kernels.control import carry, either, in_groups, repeat, switch, when
+from fastbp.kernels.control import carry, either, in_groups, repeat, side_by_side, switch, when
 from fastbp.kernels.dropout import Dropout
 from fastbp.kernels.jit import registers, tile_shape
 from fastbp.kernels.losses import Samples, head_and_hits, predict
@@ -434,11 +434,13 @@ def finish_gradient(job, step, n_partials):
     """(6): the partial gradients together, the L2 term, and no longer than `max_norm`."""
     memory, plan, L = job.memory, job.plan, lanes(job.memory)
 
-    def add_partials(v):
-        def add(s, total):
-            return (total + load(memory, plan.grad + s * plan.size + v * L),)
+    def add_partials(count, v):
+        at = plan.grad + v * L
 
-        store(memory, plan.grad + v * L, carry(n_partials, (splat(memory, 0.0),), add)[0])
+        def add(s, total):
+            return (total + load_many(memory, at + s * plan.size, count),)
+
+        store(memory, at, carry(n_partials, (full_like(load_many(memory, at, count), 0.0),), add)[0])
 
     def add_weights(level):
         layer, decay = layer_of(job, level), splat(memory, steps.decay_of(job, step))
@@ -457,7 +459,7 @@ def finish_gradient(job, step, n_partials):
 
         repeat(plan.size // L, vector)
 
-    when(plan.n_partials > 1, lambda: repeat(plan.size // L, add_partials))
+    when(plan.n_partials > 1, lambda: side_by_side(plan.size // L, add_partials))
     when(job.rule.alpha != 0.0, lambda: repeat(job.n_layers, add_weights))
     when(job.rule.max_norm < np.inf, shorten)
 

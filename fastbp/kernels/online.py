@@ -18,7 +18,17 @@ A row of X is read where it stands. There are no threads: a step is too short fo
 import numpy as np
 
 from fastbp.kernels import steps
-from fastbp.kernels.control import SIDE_BY_SIDE, by_code, carry, either, in_groups, repeat, side_by_side, switch, when
+from fastbp.kernels.control import (
+    SIDE_BY_SIDE,
+    by_code,
+    carry,
+    carry_any,
+    either,
+    in_groups,
+    repeat,
+    side_by_side,
+    when,
+)
 from fastbp.kernels.jit import registers
 from fastbp.kernels.losses import Row, head_of, hit
 from fastbp.kernels.numbers import choose, either_place, element, put, whole, widened
@@ -31,11 +41,6 @@ from fastbp.kernels.vectors import broadcast, fma, lanes, load, select, splat, s
 from fastbp.layout import LAYER
 
 HEIGHT = registers() // 4  # rows on the way down: their sums, factors and steps share the registers
-
-
-def carry_any(count, values, body):
-    """`carry` for a count that may be 0."""
-    return switch(count > 0, [lambda: values, lambda: carry(count, values, body)])
 
 
 def weighted_rows(job, layer, a, a_at, vectors):

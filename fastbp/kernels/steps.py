@@ -17,13 +17,13 @@ import functools
 
 from llvmlite import ir
 
-from fastbp.kernels.control import carry, switch, when
+from fastbp.kernels.control import SIDE_BY_SIDE, carry, carry_any, switch, when
 from fastbp.kernels.levels import level
 from fastbp.kernels.numbers import add_to, choose, element, named, put, smaller, widened
 from fastbp.kernels.phases import mark, start_clock
 from fastbp.kernels.threads import wait_for_all
 from fastbp.kernels.tracing import INT, INT32, Names, external, integer, word
-from fastbp.kernels.vectors import fma, lanes, load, splat, square_root, sum_lanes
+from fastbp.kernels.vectors import fma, full_like, lanes, load_some, square_root, sum_lanes
 from fastbp.layout import CURSOR, LAYER, PLACE, PLAN, RECORD, counters_of
 from fastbp.rule import RULE
 
@@ -128,14 +128,19 @@ def note_penalty(job, step):
 
 
 def sum_squares(data, at, count):
-    """The sum of the squares of `count` elements, a multiple of LANES, a vector of partial sums at a time."""
-    L = lanes(data)
+    """The sum of the squares of `count` elements, a multiple of LANES: many at a time, as an addition takes its time."""
 
-    def add(v, total):
-        x = load(data, at + v * L)
-        return (fma(x, x, total),)
+    def of(at, count, size):
+        def add(k, total):
+            x = load_some(data, at + k * size, size)
+            return (fma(x, x, total),)
 
-    return sum_lanes(carry(count // L, (splat(data, 0.0),), add)[0])
+        zero = full_like(load_some(data, at, size), 0.0)
+        return sum_lanes(carry_any(count // size, (zero,), add)[0])
+
+    wide = SIDE_BY_SIDE[0] * lanes(data)
+    done = count // wide * wide
+    return of(at, done, wide) + of(at + done, count - done, lanes(data))
 
 
 def shrink_of(job):
