@@ -224,6 +224,7 @@ def _train(arguments: argparse.Namespace) -> int:
         try:
             data = commands.load(arguments)
             from fastbp.lessons import PRESETS
+            from fastbp.training import InterruptedWarning
 
             train = _train_lesson if arguments.data in PRESETS else _train_table
             report, curves = train(data, arguments)
@@ -231,7 +232,7 @@ def _train(arguments: argparse.Namespace) -> int:
             for warning in caught:
                 _say(f"fastbp: warning: {warning.message}")
     report = {"data": data.name, "task": "classification" if data.class_names else "regression"} | report
-    report["interrupted"] = any("interrupted" in str(warning.message) for warning in caught)
+    report["interrupted"] = any(issubclass(warning.category, InterruptedWarning) for warning in caught)
     if arguments.save:
         report["save"] = arguments.save
     if "plot" in arguments:

@@ -49,6 +49,7 @@ from fastbp.shards import (
     weight_of,
 )
 from fastbp.stream import Rows
+from fastbp.training import INTERRUPTED, InterruptedWarning
 
 try:
     import dask
@@ -480,7 +481,7 @@ class Distributed(Perceptron):
                 if not stop:
                     fitting.warn_of_the_end(self, 4)
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=4)
+            warnings.warn(INTERRUPTED, InterruptedWarning, stacklevel=4)
         finally:
             epochs.keep()
 

@@ -12,7 +12,15 @@ from fastbp.lanes import LaneRun, Lanes, Member, by_kind
 from fastbp.layout import RECORD
 from fastbp.neural_network import NeuralNetwork, checked_steps
 from fastbp.stream import Rows
-from fastbp.training import NotFiniteError, ProgressBar, first_wild_epoch, remembers, usable_threads
+from fastbp.training import (
+    INTERRUPTED,
+    InterruptedWarning,
+    NotFiniteError,
+    ProgressBar,
+    first_wild_epoch,
+    remembers,
+    usable_threads,
+)
 
 
 def train_many(
@@ -113,7 +121,7 @@ def train_many(
                 bar.update(len(results))
             train_apart(apart, epochs, threads, results, lambda: bar.update(len(results)))
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=2)
+            warnings.warn(INTERRUPTED, InterruptedWarning, stacklevel=2)
     found = [results.get(task) or task.left() for task in tasks]
     if wild := [number for number, one in enumerate(found) if isinstance(one, ValueError)]:
         warnings.warn(f"weights of {len(wild)} of {len(networks)} networks stopped being finite: {wild}", RuntimeWarning, 2)

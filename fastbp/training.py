@@ -25,6 +25,7 @@ from fastbp.workspace import THREAD_FLOPS, workspace_for_prediction, workspace_f
 CALL_SECONDS = 0.05
 # Length of the first call, before anything is known: no longer than the others on a core that manages 1 GFLOP/s.
 FIRST_CALL_FLOPS = 4e7
+INTERRUPTED = "Training interrupted by user."
 # Epochs that the record has room for at first: 32 MiB that cost nothing until they are written. Then twice as many.
 RECORD_EPOCHS = 2**20
 
@@ -375,7 +376,7 @@ def watch(run, epochs, verbose=0, progress=False, callback=None, keep=lambda run
         except KeyboardInterrupt:
             run.interrupted = True
             keep(run)
-            warnings.warn("Training interrupted by user.", stacklevel=4)
+            warnings.warn(INTERRUPTED, InterruptedWarning, stacklevel=4)
         except BaseException:
             keep(run)
             raise
@@ -393,6 +394,10 @@ def print_lines(history, every, printed):
     for epoch in range(printed // every * every + every, len(history) + 1, every):
         mse, loss, accuracy = (curve[epoch - 1] for curve in (history.mse, history.loss, history.accuracy))
         print(f"epoch {epoch}: mse {mse:.6f}, loss {loss:.6g}, accuracy {accuracy:.4f}")
+
+
+class InterruptedWarning(UserWarning):
+    """A training was interrupted from the keyboard; what it has learnt is kept."""
 
 
 class UndoneError(ValueError):

@@ -415,6 +415,14 @@ def test_ctrl_c_keeps_what_was_learned(run, monkeypatch):
     assert run("predict", "wine.npz", "wine")[2].startswith(f"accuracy {shown['test_accuracy']:.3f} on 36 rows\n")
 
 
+def test_a_column_called_interrupted_interrupts_nothing(run, tmp_path):
+    path = tmp_path / "machines.csv"
+    path.write_text("interrupted,speed,kind\n" + "".join(f",{n},{'ab'[n % 2]}\n" for n in range(20)))
+    status, out, err = run("train", path, "--target", "kind", "--epochs", 2, "--json")
+    assert "column 'interrupted'" in err
+    assert (status, json.loads(out)["interrupted"]) == (0, False)
+
+
 def test_ctrl_c_elsewhere_leaves_one_line(run, monkeypatch):
     def interrupt(name):
         raise KeyboardInterrupt

@@ -16,7 +16,7 @@ from fastbp import background
 from fastbp.estimators import fitting
 from fastbp.estimators.mlp import MULTI_OUTPUT, MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import FLOATS, PARAMETERS, fill_in, store
-from fastbp.training import usable_threads
+from fastbp.training import INTERRUPTED, InterruptedWarning, usable_threads
 
 # What differs from the members' own.
 OWN_PARAMETERS = """
@@ -45,10 +45,6 @@ ATTRIBUTES = """\
     n_features_in_ : int
     feature_names_in_ : ndarray of str
         Where X had names for its features."""
-
-
-# What an interrupted member says; the ensemble says it for all.
-INTERRUPTED = "Training interrupted by user."
 
 
 class Ensemble(BaseEnsemble):
@@ -138,13 +134,14 @@ class Ensemble(BaseEnsemble):
         except KeyboardInterrupt as error:
             interrupt = error
         for text, category in dict.fromkeys(said):
-            if text != INTERRUPTED:
+            if category is not InterruptedWarning:  # which the ensemble says for all
                 warnings.warn(text, category, stacklevel=3)
         if interrupt is not None:
             kept = len(getattr(self, "estimators_", []))
             if not kept:
                 raise interrupt
-            warnings.warn(f"{INTERRUPTED[:-1]}: {kept} of {self.n_estimators} members are kept.", stacklevel=3)
+            text = f"{INTERRUPTED[:-1]}: {kept} of {self.n_estimators} members are kept."
+            warnings.warn(text, InterruptedWarning, stacklevel=3)
         if self.oob_score:
             self._score_out_of_bag(X, y)
         return self

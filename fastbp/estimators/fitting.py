@@ -26,7 +26,7 @@ from sklearn.utils.optimize import _check_optimize_result
 from fastbp import checks, kernels
 from fastbp.layout import RECORD
 from fastbp.stream import Rows, Stream, StreamRun
-from fastbp.training import Predictor, Run
+from fastbp.training import INTERRUPTED, InterruptedWarning, Predictor, Run
 
 # An adaptive step length this short is not shortened any more.
 LEAST_LEARNING_RATE = 1e-6
@@ -494,7 +494,7 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task, check
         epochs.keep()
         if not isinstance(error, KeyboardInterrupt):
             raise
-        warn("Training interrupted by user.", stacklevel=2)
+        warn(INTERRUPTED, InterruptedWarning, stacklevel=2)
     else:
         epochs.run.end()
     if est.early_stopping:
@@ -588,7 +588,7 @@ def fit_lbfgs(est, rows, task, objective=None):
             options={"maxfun": est.max_fun, "maxiter": est.max_iter, "gtol": est.tol},
         )
     except KeyboardInterrupt:
-        warn("Training interrupted by user.", stacklevel=2)
+        warn(INTERRUPTED, InterruptedWarning, stacklevel=2)
         est.loss_ = float(least)
         keep(best)
         return

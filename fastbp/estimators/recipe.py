@@ -18,7 +18,7 @@ from sklearn.base import is_classifier
 from fastbp import checks
 from fastbp.estimators.fitting import Training
 from fastbp.stream import Rows
-from fastbp.training import ProgressBar, permutations
+from fastbp.training import INTERRUPTED, InterruptedWarning, ProgressBar, permutations
 
 LABEL_SMOOTHING = 0.1
 BETA_2 = 0.95
@@ -242,7 +242,7 @@ class Recipe(Training):
         except KeyboardInterrupt:
             self.interrupted = True
             self.close()
-            warnings.warn("Training interrupted by user.", stacklevel=5)
+            warnings.warn(INTERRUPTED, InterruptedWarning, stacklevel=5)
 
     def set_step(self):
         """Set the step length of the next epoch, by the middle of it."""
