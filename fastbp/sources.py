@@ -24,7 +24,7 @@ import joblib
 import numpy as np
 
 import fastbp
-from fastbp import background, datasets, stream
+from fastbp import background, checks, datasets, stream
 from fastbp.arguments import did_you_mean
 from fastbp.columnwise import Csvs, Parquets
 from fastbp.datasets import TableFile, as_text
@@ -108,12 +108,8 @@ def rows(source: str | os.PathLike[str], target: str | None = None, *, columns: 
         raise ValueError("target must be the name of a column, or columns those of other rows, got None for both")
     if not isinstance(columns, Columns | None):
         raise ValueError(f"columns must be those of other rows, got {columns!r}")
-    if task not in ("auto", "classification", "regression"):
-        raise ValueError(f"task must be 'auto', 'classification' or 'regression', got {task!r}")
-    if dtype not in ("float32", "float64"):
-        raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
-    if type(max_categories) is not int or max_categories < 1:
-        raise ValueError(f"max_categories must be a whole number > 0, got {max_categories!r}")
+    checks.one_of(("auto", "classification", "regression"), "task", task)
+    float_type, max_categories = checks.float_dtype("dtype", dtype), checks.at_least(1, "max_categories", max_categories)
     ignore = (ignore,) if isinstance(ignore, str) else tuple(ignore)
     for name, value in [("target", target), *(("ignore", one) for one in ignore)]:
         if value is not None and not isinstance(value, str):
@@ -125,13 +121,13 @@ def rows(source: str | os.PathLike[str], target: str | None = None, *, columns: 
     paths = _files(source)
     if cache is not None and any(Path(cache).resolve() == path.resolve() for path in paths):
         raise ValueError(f"cache must not be a file of the source, got {cache}")
-    options = (target, columns and _state(columns), task, header, decimal, ignore, np.dtype(dtype).name, max_categories)
+    options = (target, columns and _state(columns), task, header, decimal, ignore, float_type.name, max_categories)
     mark = _fingerprint(paths, options)
     places = _places(Path(source), None if cache is None else Path(cache))
     for place in places:
         if (found := _opened(place, mark)) is not None:
             return found
-    make = _Conversion(Path(source), paths, target, columns, task, header, decimal, ignore, np.dtype(dtype), max_categories)
+    make = _Conversion(Path(source), paths, target, columns, task, header, decimal, ignore, float_type, max_categories)
     place = next((one for one in places if os.access(one.parent, os.W_OK)), places[-1])
     for _ in range(3):  # another process may replace it meanwhile, with other options
         _write(place, make, lambda: _fingerprint(paths, options), mark)

@@ -37,7 +37,9 @@ def lines_of_the_map():
         if names.endswith("/"):
             folder = names.replace("/", ".")
         else:
-            found |= {f"fastbp.{folder if len(indent) == 4 else ''}{name}": number for name in names.split()}
+            modules = {f"fastbp.{folder if len(indent) == 4 else ''}{name}": number for name in names.split()}
+            assert not modules.keys() & found.keys()
+            found |= modules
     return found
 
 

@@ -107,7 +107,7 @@ def weights_by_class(class_weight, counted, n):
     return found if len(found) > 1 else found[0]
 
 
-def stream_of(est, X, y, sample_weight, chunk_rows, first=False, incremental=False, name="y"):
+def stream_of(est, X, y, sample_weight, chunk_rows, first=False, incremental=False):
     """Rows of an estimator as a stream, by a first pass over y and the weights; a first fit learns the classes from it."""
     n, classifies, fresh = length_of("X", X), is_classifier(est), first and not incremental
     dtype = est._dtype(X, first)
@@ -129,11 +129,11 @@ def stream_of(est, X, y, sample_weight, chunk_rows, first=False, incremental=Fal
         counted = count(counted, part)
     if classifies:
         some = few_rows(counted, targets_of(y, 0, 1).ndim == 1)
-        n_out = est._encoded(some, fresh, name).shape[1]
+        n_out = est._encoded(some, fresh).shape[1]
         est._sparse_labels = scipy.sparse.issparse(y) if fresh else est._sparse_labels
         labels = est.classes_
         est.classes_ = labels if names is None else names[labels]
-        if est.class_weight is not None and name == "y":
+        if est.class_weight is not None:
             est._weights(some, None, incremental)  # is it sound?
             class_weight = weights_by_class(est.class_weight, counted, n)
     else:
@@ -144,7 +144,7 @@ def stream_of(est, X, y, sample_weight, chunk_rows, first=False, incremental=Fal
         if sample_weight is not None:
             weights = slice_of(sample_weight, start, stop)
             weights = check_array(weights, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
-        weights = est._weights(part, weights, incremental, class_weight) if name == "y" else weights
+        weights = est._weights(part, weights, incremental, class_weight)
         with np.errstate(over="ignore"):
             return None if weights is None else required(weights, dtype)
 
@@ -156,9 +156,9 @@ def stream_of(est, X, y, sample_weight, chunk_rows, first=False, incremental=Fal
         X_part, part = check_X_y(
             slice_of(X, start, stop), part, accept_sparse=SPARSE, dtype=dtype, multi_output=True, y_numeric=not classifies
         )
-        Y = outputs_of(est._coded(part, name, None if names is None else labels), dtype, name)
+        Y = outputs_of(est._coded(part, "y", None if names is None else labels), dtype, "y")
         if classifies and not est._has_labels(part, Y, None if names is None else labels):
-            raise ValueError(f"{name} must have the labels that it had when they were counted, got others")
+            raise ValueError("y must have the labels that it had when they were counted, got others")
         return Rows(contiguous(X_part), Y, weights_of(part, start, stop))
 
     weighted = class_weight is not None or sample_weight is not None
