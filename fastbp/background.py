@@ -1,4 +1,4 @@
-"""Calls in threads of their own, which nothing that a signal's handler raises can leave without an end.
+"""Calls in threads of their own, which come to an end whatever a signal's handler raises.
 
 Handlers run in the main thread alone, between any two lines of Python. No `threading.Thread` is started here and no executor
 of `concurrent.futures`: both wait for others, and hold what others wait for, in Python code. Where a handler raises there,

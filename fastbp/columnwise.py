@@ -17,7 +17,7 @@ from fastbp.datasets import CellError, TableFile, pandas
 CHUNK_ROWS = 1 << 16
 
 
-class Table:
+class Reader:
     """A table of which a column at a time is in memory, in one or more files."""
 
     is_parquet = has_header = threads = True
@@ -68,7 +68,7 @@ class Table:
             raise ValueError(f"{path} must have the columns of {first}, but {verb} column {differs[0]!r}")
 
 
-class Parquets(Table):
+class Parquets(Reader):
     """Parquet files."""
 
     def __init__(self, source: Path, paths: Sequence[Path]) -> None:
@@ -108,7 +108,7 @@ class Parquets(Table):
         self.names = [*self.numbered, *self.names]
 
     def column(self, name: str, labels: bool = False) -> Any:
-        """See `Table`; a column of numbers stands where the thread's last one did."""
+        """See `Reader`; a column of numbers stands where the thread's last one did."""
         import pyarrow as pa
 
         if name in self.numbered:
@@ -156,7 +156,7 @@ def _reopened(again: Callable[[], Any], metadata: Any) -> Any:
     return parquet.ParquetFile(again(), metadata=metadata, memory_map=True, pre_buffer=False)
 
 
-class Csvs(Table):
+class Csvs(Reader):
     """CSV files, whose columns are written into a file each, which is read as the whole table would be."""
 
     is_parquet = threads = False  # pandas sets filters of warnings, which are those of all threads
@@ -197,7 +197,7 @@ class Csvs(Table):
         return self.room / f"{number}.csv"
 
     def column(self, name, labels=False):
-        """See `Table`."""
+        """See `Reader`."""
         pd = pandas()
         place, kind = self.place(self.names.index(name)), str if name in (*self.text, *self.mixed) else None
         for low_memory in (True, False):

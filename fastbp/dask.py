@@ -33,7 +33,7 @@ from fastbp.shards import (
     PENALTY,
     ROWS,
     WEIGHT,
-    Task,
+    FitSpec,
     about_levels,
     added,
     facts_of,
@@ -416,22 +416,22 @@ class Distributed(Perceptron):
         # partitions without rows, which filters leave
         parts = [part for part, one in zip(parts, facts, strict=True) if one.rows]
         facts = [one for one in facts if one.rows]
-        task = self._learn(facts, random_state)
+        spec = self._learn(facts, random_state)
         shards = [
-            cluster.submit(shard_of, task, number, [cut[1:] for cut in cuts], *(f for cut in cuts for f in parts[cut[0]]))
+            cluster.submit(shard_of, spec, number, [cut[1:] for cut in cuts], *(f for cut in cuts for f in parts[cut[0]]))
             for number, cuts in enumerate(cuts_of([one.rows for one in facts], self.n_shards))
         ]
         weights = cluster.values(cluster.map(weight_of, shards))
         with np.errstate(over="ignore"):  # of the float type in which shards have them
             given = {"sample_weight": sample_weight, "class_weight": getattr(self, "class_weight", None)}
             names = " times ".join(name for name, value in given.items() if value is not None)
-            checks.check_sum(names or "rows", np.array(weights).astype(task.dtype))
+            checks.check_sum(names or "rows", np.array(weights).astype(spec.dtype))
         del parts  # the shards have them
-        self.level_ = task.level
-        layout = Layout(task.units, task.dtype, True, task.codes)
-        rounds = Rounds(self, cluster, shards, layout, task.level)
+        self.level_ = spec.level
+        layout = Layout(spec.units, spec.dtype, True, spec.codes)
+        rounds = Rounds(self, cluster, shards, layout, spec.level)
         # the shapes of the rows; the record is that of the mean one
-        rows = Rows(np.empty((1, task.units[0]), task.dtype), np.empty((1, task.units[-1])))
+        rows = Rows(np.empty((1, spec.units[0]), spec.dtype), np.empty((1, spec.units[-1])))
         self._train(rounds, rows, sum(weights), random_state)
         self._check_finite()
         return self
@@ -460,7 +460,7 @@ class Distributed(Perceptron):
         if isinstance(batch, str):
             shards = self.n_shards or len(facts)
             batch = max(LEAST_BATCH_ROWS, BATCH_ROWS // shards)
-        return Task(est, units, codes, dtype, seed, self.sync_steps, int(batch), facts[0].level)
+        return FitSpec(est, units, codes, dtype, seed, self.sync_steps, int(batch), facts[0].level)
 
     def _train(self, rounds, rows, weight, random_state):
         """Train by rounds, or by evaluations of the loss of all rows."""

@@ -43,9 +43,9 @@ class History:
     def loss(self):
         """The objective whose gradient is used, with its L2 term.
 
-        Summed over the rows ("sum"), divided by their weight and the number of outputs ("mean"), or the mean over the
-        batches of what each batch's gradient is the gradient of, where a batch counts with its number of rows ("row"). The
-        squared error counts half, as in the gradient. With "sum" the L2 term counts once for each batch.
+        "sum" adds up the rows; "mean" divides that by their weight and the number of outputs; "row" is the mean of the
+        batches' objectives, each weighted by its number of rows. The squared error counts half, as in the gradient. With
+        "sum" the L2 term counts once for each batch.
         """
         rows, penalty = self._record[:, RECORD.loss], self._rule.alpha / 2 * self._record[:, RECORD.penalty]
         if self._rule.reduction == "sum":

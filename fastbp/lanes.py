@@ -206,7 +206,7 @@ class Lanes:
         if some == self.some or seconds > CALL_SECONDS:
             self.some = int(some * min(4, CALL_SECONDS / seconds))
 
-    def wild(self):
+    def nonfinite(self):
         """Numbers of the networks with weights that are not finite."""
         return np.flatnonzero(~np.isfinite(self.params).all(axis=1).ravel()[: len(self.members)]).tolist()
 

@@ -17,7 +17,7 @@ from fastbp.training import (
     InterruptedWarning,
     NotFiniteError,
     ProgressBar,
-    first_wild_epoch,
+    first_nonfinite_epoch,
     remembers,
     usable_threads,
 )
@@ -104,16 +104,17 @@ def train_many(
     settings = {"learning_rate": learning_rate, "batch_size": batch_size, "reduction": reduction, "shuffle": shuffle}
     each |= {name: one_each(name, value, len(networks)) for name, value in (settings | {"callback": callback}).items()}
     seen: dict[Any, Any] = {}
-    tasks = [
-        Task(net, seen, **{name: values[number] for name, values in each.items()}) for number, net in enumerate(networks)
+    fits = [
+        NetworkFit(net, seen, **{name: values[number] for name, values in each.items()})
+        for number, net in enumerate(networks)
     ]
-    drawing = [id(task.net._rng.bit_generator) for task in tasks if task.draws()]
+    drawing = [id(fit.net._rng.bit_generator) for fit in fits if fit.draws()]
     if len({*drawing}) < len(drawing):
         raise ValueError(
             "networks must have random numbers of their own to draw from, got a random_state of several of them"
         )
-    results: dict[Task, History | ValueError] = {}
-    together, apart = parted(tasks)
+    results: dict[NetworkFit, History | ValueError] = {}
+    together, apart = parted(fits)
     with ProgressBar(len(networks), progress, "network") as bar:
         try:
             for group in together:
@@ -122,27 +123,29 @@ def train_many(
             train_apart(apart, epochs, threads, results, lambda: bar.update(len(results)))
         except KeyboardInterrupt:
             warnings.warn(INTERRUPTED, InterruptedWarning, stacklevel=2)
-    found = [results.get(task) or task.left() for task in tasks]
-    if wild := [number for number, one in enumerate(found) if isinstance(one, ValueError)]:
-        warnings.warn(f"weights of {len(wild)} of {len(networks)} networks stopped being finite: {wild}", RuntimeWarning, 2)
+    found = [results.get(fit) or fit.left() for fit in fits]
+    if nonfinite := [number for number, one in enumerate(found) if isinstance(one, ValueError)]:
+        warnings.warn(
+            f"weights of {len(nonfinite)} of {len(networks)} networks stopped being finite: {nonfinite}", RuntimeWarning, 2
+        )
     return found
 
 
-def train_apart(tasks, epochs, threads, results, look):
-    """Add what becomes of each task to the results, and look at them; an interrupt lets those end that run."""
+def train_apart(fits, epochs, threads, results, look):
+    """Add what becomes of each fit to the results, and look at them; an interrupt lets those end that run."""
     halt: list[int] = []
 
-    def train(task):
-        results[task] = task.train(epochs, halt)
+    def train(fit):
+        results[fit] = fit.train(epochs, halt)
 
     if threads > 1:
-        background.each(train, tasks, threads, halt, look)
+        background.each(train, fits, threads, halt, look)
         look()
         return
-    for task in tasks:
-        train(task)
+    for fit in fits:
+        train(fit)
         look()
-        if task.run.interrupted:
+        if fit.run.interrupted:
             raise KeyboardInterrupt
 
 
@@ -155,7 +158,7 @@ def one_each(name: str, value: Any, count: int, kind: type = object) -> list:
     return list(value)
 
 
-class Task:
+class NetworkFit:
     """A network with what it is to be trained on, checked."""
 
     def __init__(self, net, seen, X, y, sample_weight, learning_rate, batch_size, reduction, shuffle, callback):
@@ -213,36 +216,36 @@ class Task:
         return self.history(run.record)
 
 
-def parted(tasks: list[Task]) -> tuple[list[list[Task]], list[Task]]:
-    """Groups of tasks that share lanes, and those that do not: one with a callback is alone."""
-    free = [task for task in tasks if task.callback is None]
-    together, _ = by_kind([task.member() for task in free])
+def parted(fits: list[NetworkFit]) -> tuple[list[list[NetworkFit]], list[NetworkFit]]:
+    """Groups of fits that share lanes, and those that do not: one with a callback is alone."""
+    free = [fit for fit in fits if fit.callback is None]
+    together, _ = by_kind([fit.member() for fit in free])
     left = {id(free[number]) for numbers in together for number in numbers}
-    return [[free[number] for number in numbers] for numbers in together], [task for task in tasks if id(task) not in left]
+    return [[free[number] for number in numbers] for numbers in together], [fit for fit in fits if id(fit) not in left]
 
 
-def train_together(tasks, epochs, threads, results):
-    """Add what became of tasks that share lanes to the results, also where an interrupt is raised."""
-    undo = [task.net._undo(task.shuffle) for task in tasks]
-    for task in tasks:
-        task.net._draw_seed()
-        task.rule.seed = task.net._seed
-    lanes, wild = Lanes([task.member() for task in tasks], threads), dict[int, NotFiniteError]()
-    interrupt, left = None, list(enumerate(tasks))
+def train_together(fits, epochs, threads, results):
+    """Add what became of fits that share lanes to the results, also where an interrupt is raised."""
+    undo = [fit.net._undo(fit.shuffle) for fit in fits]
+    for fit in fits:
+        fit.net._draw_seed()
+        fit.rule.seed = fit.net._seed
+    lanes, nonfinite = Lanes([fit.member() for fit in fits], threads), dict[int, NotFiniteError]()
+    interrupt, left = None, list(enumerate(fits))
     try:
-        while lanes.done < epochs and len(wild) < len(tasks):
+        while lanes.done < epochs and len(nonfinite) < len(fits):
             lanes.advance(epochs - lanes.done)
-            for number in set(lanes.wild()) - wild.keys():
-                wild[number] = NotFiniteError(first_wild_epoch(lanes.recorded(number)), tasks[number].learning_rate)
+            for number in set(lanes.nonfinite()) - nonfinite.keys():
+                nonfinite[number] = NotFiniteError(first_nonfinite_epoch(lanes.recorded(number)), fits[number].learning_rate)
     except KeyboardInterrupt as error:
         interrupt = error
     while left:
         try:
-            for number, task in left.copy():
-                if number in wild:
+            for number, fit in left.copy():
+                if number in nonfinite:
                     undo[number]()
-                results[task] = wild.get(number) or task.keep(lanes, number)
-                left.remove((number, task))
+                results[fit] = nonfinite.get(number) or fit.keep(lanes, number)
+                left.remove((number, fit))
         except KeyboardInterrupt as error:  # what was kept in part is kept again
             interrupt = error
     if interrupt is not None:

@@ -62,7 +62,7 @@ class Saved:
 
 
 def arrays_of(name):
-    """Arrays of every layer, as a property: a callback that asks for those of its epoch has the network catch up."""
+    """A property: one array for each layer. In a callback, reading it first copies the running training's values."""
 
     def assign(net, arrays):
         getattr(net, name)[:] = map(np.copy, net._checked(name, arrays))
@@ -71,7 +71,7 @@ def arrays_of(name):
 
 
 def checked_steps(n_rows, learning_rate, batch_size, reduction, callback):
-    """Learning rate and rows of a batch of a training on so many rows; an error for these or the others."""
+    """The learning rate and the batch size for so many rows; an error names the argument that is not sound."""
     learning_rate = checks.above("learning_rate", learning_rate)
     batch_size = n_rows if batch_size is None else checks.at_least(1, "batch_size", batch_size)
     if batch_size > n_rows:

@@ -58,7 +58,7 @@ def facts_of(X, y, sample_weight, classifies):
 
 
 @dataclass
-class Task:
+class FitSpec:
     """What every shard of a fit needs to know: the estimator, but for its weights, and how rounds are cut."""
 
     est: Any
@@ -75,7 +75,7 @@ class Task:
 class Shard:
     """Rows that stay together, as a fit reads them, and their number."""
 
-    task: Task
+    spec: FitSpec
     number: int
     rows: Rows
 
@@ -93,19 +93,19 @@ class Shard:
 
     def run(self, params, rule, batch_rows, draw=None):
         """A training of these rows that begins with weights laid out flat."""
-        task, rows = self.task, self.rows
-        if jit.level_name() != task.level:
-            raise ValueError(about_levels([task.level, jit.level_name()]))
-        weights, biases = Layout(task.units, task.dtype, True, task.codes).views(params)
+        spec, rows = self.spec, self.rows
+        if jit.level_name() != spec.level:
+            raise ValueError(about_levels([spec.level, jit.level_name()]))
+        weights, biases = Layout(spec.units, spec.dtype, True, spec.codes).views(params)
         return Run(
-            weights, biases, rows.X, rows.Y, rule=rule, activations=task.codes, batch_size=batch_rows,
+            weights, biases, rows.X, rows.Y, rule=rule, activations=spec.codes, batch_size=batch_rows,
             row_weights=rows.weights, draw=draw,
         )  # fmt: skip
 
     def order(self, epoch):
         """The rows as an epoch visits them: a function of the fit's seed, the epoch and the shard."""
         n = self.rows.X.shape[0]
-        return row_order([self.task.seed, epoch], self.number, n) if self.task.est.shuffle else np.arange(n)
+        return row_order([self.spec.seed, epoch], self.number, n) if self.spec.est.shuffle else np.arange(n)
 
 
 class Share(NamedTuple):
@@ -158,26 +158,26 @@ def cut(array, start, stop):
     return array.iloc[start:stop] if hasattr(array, "iloc") else array[start:stop]
 
 
-def piece_of(task, X, y, sample_weight):
+def piece_of(spec, X, y, sample_weight):
     """Rows of a partition, checked and coded."""
-    est = task.est
+    est = spec.est
     X, y = est._validated(whole(X), targets(y), reset=False)
-    X = X.astype(task.dtype, copy=False)
+    X = X.astype(spec.dtype, copy=False)
     if sample_weight is not None:
         # not as scikit-learn checks weights, which must not all be 0; those of one partition may
         sample_weight = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
     weights = est._weights(y, sample_weight, True)
-    Y = required(est._encoded(y, False), task.dtype)
-    return contiguous(X), Y, None if weights is None else required(weights, task.dtype)
+    Y = required(est._encoded(y, False), spec.dtype)
+    return contiguous(X), Y, None if weights is None else required(weights, spec.dtype)
 
 
-def shard_of(task, number, cuts, *parts):
+def shard_of(spec, number, cuts, *parts):
     """A shard: of each partition with rows in it a cut, start and stop, and its X, y and weights."""
     pieces = []
     for place, (start, stop) in enumerate(cuts):
-        pieces.append(piece_of(task, *(cut(one, start, stop) for one in parts[3 * place : 3 * place + 3])))
+        pieces.append(piece_of(spec, *(cut(one, start, stop) for one in parts[3 * place : 3 * place + 3])))
     X, Y, weights = zip(*pieces, strict=True)
-    return Shard(task, number, Rows(contiguous(joined(X)), joined(Y), None if weights[0] is None else joined(weights)))
+    return Shard(spec, number, Rows(contiguous(joined(X)), joined(Y), None if weights[0] is None else joined(weights)))
 
 
 def weight_of(shard):
@@ -188,10 +188,10 @@ def weight_of(shard):
 
 def trained(shard, params, number, learning_rate):
     """A shard's share of a round of steps: its weights, by the sum of its rows' weights."""
-    task, n = shard.task, shard.rows.X.shape[0]
-    batch, est = min(task.batch_rows, n), task.est
+    spec, n = shard.spec, shard.rows.X.shape[0]
+    batch, est = min(spec.batch_rows, n), spec.est
     per_epoch = -(-n // batch)
-    steps = task.sync_steps or per_epoch
+    steps = spec.sync_steps or per_epoch
     first, last = number * steps, (number + 1) * steps
     epochs = itertools.count(first // per_epoch)
     rule = replace(est._rule(), learning_rate=learning_rate)
@@ -219,7 +219,7 @@ def trained(shard, params, number, learning_rate):
 
 def sloped(shard, params):
     """A shard's share of the loss of all rows, and of its gradient, without L2 terms."""
-    rule = replace(shard.task.est._rule("lbfgs"), alpha=0.0, reduction="sum")
+    rule = replace(shard.spec.est._rule("lbfgs"), alpha=0.0, reduction="sum")
     run = shard.run(params, rule, shard.rows.X.shape[0])
     if not run.weight:
         return Share(np.zeros_like(run.params), 1.0, np.zeros(4))

@@ -354,7 +354,7 @@ class _Conversion:
         return Csvs(self.source, self.paths, self.decimal, text, mixed, with_header, room)
 
     def look(self, table):
-        """Names of the columns to read; which rows have a target, or None for all; what the file keeps of these; classes."""
+        """Names of the columns to read, a mask of the rows with a target (None: all), their coded targets, the classes."""
         target, ignore = self.target, self.ignore
         datasets.check_columns(table, table.head(), target, self.header, ignore)
         names = [name for name in table.names if name not in (target, *ignore)]

@@ -58,7 +58,7 @@ class Rows:
 
 
 class OnFile:
-    """Rows that are mapped from a file, and stand still while others are asked for; of labels, their numbers and names."""
+    """Rows that are mapped from a file, whose slices stay valid. Labels also have `codes` and `classes`."""
 
     codes: Any = None
     classes: Any = ()
@@ -134,7 +134,7 @@ def rows_of_chunk(X):
 
 
 def whole(source):
-    """All rows of what is a source, or can be nothing else, in memory."""
+    """A source as an array in memory; anything else as it is."""
     if source is None or (type(source) is np.ndarray and source.base is None):
         return source
     sliced = all(hasattr(source, name) for name in ("shape", "dtype", "__getitem__")) and not hasattr(source, "__array__")

@@ -4,7 +4,7 @@ A call into the kernel runs as many blocks of rows as fit into about CALL_SECOND
 progress bar, lines to print, a callback. Where a call ends never changes a result.
 
 A signal's handler may raise an exception at any line. A call of the kernel changes a run's parameters, solver memory and
-cursor together, and whoever keeps it takes copies of them together: whoever is interrupted has what was kept last.
+cursor together, and they are copied together: an interrupt leaves the last complete copy.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ def within_dask():
 
 
 def is_sparse(X):
-    """Whether X lists its values, as a matrix of scipy."""
+    """Whether X is a sparse matrix of scipy."""
     return not isinstance(X, np.ndarray)
 
 
@@ -217,10 +217,10 @@ class Run:
         """The record of the epochs completed so far."""
         return History(self.recorded(), self.n_rows, self.weight, self.Y.shape[1], self.rule)
 
-    def first_wild_epoch(self):
+    def first_nonfinite_epoch(self):
         """Number of the first epoch whose record is not finite; of the last one that was begun, if all are."""
         done = self.epochs_done * self.chunks
-        return -(-first_wild_epoch(self.record[: done + len(self.recorded_partly())]) // self.chunks)
+        return -(-first_nonfinite_epoch(self.record[: done + len(self.recorded_partly())]) // self.chunks)
 
     def restart(self):
         """Count epochs, and keep their record, from here on, but for what an epoch has that is begun."""
@@ -361,7 +361,7 @@ def watch(run, epochs, verbose=0, progress=False, callback=None, keep=lambda run
         try:
             for _ in run.calls(epochs, each_epoch=callback is not None):
                 if not run.is_finite():
-                    raise NotFiniteError(run.first_wild_epoch(), run.rule.learning_rate)
+                    raise NotFiniteError(run.first_nonfinite_epoch(), run.rule.learning_rate)
                 before, done = done, run.epochs_done
                 if progress:
                     bar.update(run.passes, run.history().loss[-1] if done else None, run.speed())
@@ -383,10 +383,10 @@ def watch(run, epochs, verbose=0, progress=False, callback=None, keep=lambda run
     return run.history()
 
 
-def first_wild_epoch(record):
+def first_nonfinite_epoch(record):
     """Number of the first epoch whose record is not finite, or of the last one."""
-    wild = np.flatnonzero(~np.isfinite(record).all(axis=1))
-    return int(wild[0]) + 1 if len(wild) else len(record)
+    nonfinite = np.flatnonzero(~np.isfinite(record).all(axis=1))
+    return int(nonfinite[0]) + 1 if len(nonfinite) else len(record)
 
 
 def print_lines(history, every, printed):

@@ -258,8 +258,8 @@ def in_a_shard(function, *arguments):
         (X, y, weights), est = draw.rows(n), fitted(draw, hidden, MLPClassifier)
         units, codes = est._units(), est._activation_codes()
         Y, weights = one_hot(y, X.dtype), None if weights is None else weights.astype(X.dtype)
-        task = shards.Task(est, units, codes, X.dtype, 0, None, draw.batch_size, level_name())
-        shard = shards.Shard(task, 0, Rows(X, Y, weights))
+        spec = shards.FitSpec(est, units, codes, X.dtype, 0, None, draw.batch_size, level_name())
+        shard = shards.Shard(spec, 0, Rows(X, Y, weights))
         params = Layout(units, X.dtype, True, codes).gather(est.coefs_, est.intercepts_)
         return lambda: function(shard, params, *arguments)
 

@@ -110,9 +110,9 @@ class Checkpoint:
             raise ModelFileError(f"{self.path} cannot be gone on from: {error}") from error
 
     def offer(self, epochs):
-        """Write, if it is time to, and the kernel's scratch memory has nothing that is needed.
+        """Write, if it is time to, but not while the kernel's scratch memory holds something that is needed.
 
-        There, half a gradient stands within a batch, and in an epoch of rows as they stand those that were read before.
+        That is part of a gradient within a batch, and packed rows within an epoch that is not shuffled.
         """
         cursor = epochs.run.cursor
         whole = cursor[CURSOR.block] == 0 or (epochs.est.shuffle and cursor[CURSOR.batch] == cursor[CURSOR.row])

@@ -71,7 +71,7 @@ def check_held(weighted, training, validation, n_training, n_held):
 
 
 class Heard(threading.local):
-    """Of each thread, the list in which what its fits warn of is noted instead, if there is one."""
+    """For each thread, a list that takes the warnings of its fits, or None where they are to be raised."""
 
     said: list | None = None
 

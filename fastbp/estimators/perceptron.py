@@ -55,7 +55,7 @@ valid: set = set()
 MOST_VALID = 8
 PLAIN = {int, float, str, bool, type(None), tuple}
 
-# What only fits by epochs leave behind, and not all of them.
+# Attributes that only fits by epochs set, some of them not always; a new fit removes them.
 FOUND_BY_EPOCHS = (
     "loss_curve_", "best_loss_", "validation_scores_", "best_validation_score_", "validation_loss_curve_",
     "_no_improvement_count", "_best_coefs", "_best_intercepts", "_moments", "_steps", "_learning_rate",

@@ -91,7 +91,7 @@ def count(counted, y):
 
 
 def few_rows(counted, one_column):
-    """Few rows of targets that have all labels: each twice, as classes would look like ids if they were as many as rows."""
+    """A short y that has every label twice: as many labels as rows would not pass for classes."""
     most = max(len(labels) for labels, _ in counted)
     columns = [np.concatenate([labels, np.full(most - len(labels), labels[0], labels.dtype)]) for labels, _ in counted]
     return np.tile(columns[0], 2) if one_column else np.tile(np.stack(columns, axis=1), (2, 1))

@@ -49,7 +49,7 @@ n_iter_no_change : int or inf | Epochs without a lesser loss on these rows that 
 max_categories : int | How many categories a column can have; rarer ones are treated as unknown.
 dtype : {'float32', 'float64'} | Float type of the network.
 n_estimators : int | Networks that differ by their seeds and the rows held back, trained one after the other; their
-    probabilities or values are averaged, which predicts better than one, and says more surely how sure it is.
+    probabilities or values are averaged, which improves both scores and probabilities.
 verbose : bool | Print a line per epoch; the first says how long it will take."""
 
 ATTRIBUTES = """\

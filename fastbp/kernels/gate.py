@@ -23,7 +23,7 @@ INPUT_EXTRA = 2  # rows of a panel beside inputs and targets: class, sample weig
 
 
 class Arrays(tuple):
-    """What the kernels take as `work`, and what is known of it, which takes longer to find out than a small prediction.
+    """The kernels' `work` arrays, with facts about them that take longer to find out than a small prediction.
 
     The memory, the plan and the places (see `fastbp.layout`), the wide kernel's table of row offsets, the narrow kernel's
     losses by block, and what threads tell each other.

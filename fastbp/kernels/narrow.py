@@ -63,6 +63,7 @@ from fastbp.kernels.vectors import (
     store,
     sum_lanes,
     vector_count,
+    zeros,
 )
 from fastbp.layout import LAYER
 from fastbp.rule import HEADS
@@ -440,7 +441,7 @@ def finish_gradient(job, step, n_partials):
         def add(s, total):
             return (total + load_many(memory, at + s * plan.size, count),)
 
-        store(memory, at, carry(n_partials, (full_like(load_many(memory, at, count), 0.0),), add)[0])
+        store(memory, at, carry(n_partials, (zeros(memory, count * L),), add)[0])
 
     def add_weights(level):
         layer, decay = layer_of(job, level), splat(memory, steps.decay_of(job, step))

@@ -533,7 +533,7 @@ class Gradient(Product):
 
         def without_zeros():
             factors = self.left_rows()
-            zeros.Gradient(job, part, layer, self.learning, factors, begin, whole, self.depth, side > 1).run()
+            zeros.SparseGradient(job, part, layer, self.learning, factors, begin, whole, self.depth, side > 1).run()
 
         when(side > 0, without_zeros)
 

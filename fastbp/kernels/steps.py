@@ -23,7 +23,7 @@ from fastbp.kernels.numbers import add_to, choose, element, named, put, smaller,
 from fastbp.kernels.phases import mark, start_clock
 from fastbp.kernels.threads import wait_for_all
 from fastbp.kernels.tracing import INT, INT32, Names, external, integer, word
-from fastbp.kernels.vectors import fma, full_like, lanes, load_some, square_root, sum_lanes
+from fastbp.kernels.vectors import fma, lanes, load_some, square_root, sum_lanes, zeros
 from fastbp.layout import CURSOR, LAYER, PLACE, PLAN, RECORD, counters_of
 from fastbp.rule import RULE
 
@@ -135,8 +135,7 @@ def sum_squares(data, at, count):
             x = load_some(data, at + k * size, size)
             return (fma(x, x, total),)
 
-        zero = full_like(load_some(data, at, size), 0.0)
-        return sum_lanes(carry_any(count // size, (zero,), add)[0])
+        return sum_lanes(carry_any(count // size, (zeros(data, size),), add)[0])
 
     wide = SIDE_BY_SIDE[0] * lanes(data)
     done = count // wide * wide

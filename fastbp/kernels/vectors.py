@@ -63,6 +63,12 @@ def load_some(memory, at, count):
     return memory.new(memory.builder.load(pointer(memory, at, vector), align=BYTES[memory.of]))
 
 
+@word(lambda memory, count: np.zeros(count, memory.dtype))
+def zeros(memory, count):
+    """So many zeros, a constant number, as one vector."""
+    return memory.new(ir.Constant(ir.VectorType(memory.of, count), [0.0] * count))
+
+
 def python_store(memory, offset, vector):
     memory[offset : offset + len(vector)] = vector
 

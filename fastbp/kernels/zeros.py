@@ -175,7 +175,7 @@ def sum_columns(width, count, left, right, integers, sums):
     repeat(count, column)
 
 
-class Gradient:
+class SparseGradient:
     """(6), (7) for whole vectors of rows of W_l, without factors that are zero: of A_{l-1} or, `by_deltas`, of D_l.
 
     Sums are of SQUARE columns of the factors that may be zero, and of some vectors of a row of the others. Where these are

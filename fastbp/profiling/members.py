@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastbp.checks import above, at_least
-from fastbp.many import Task, train_many
+from fastbp.many import NetworkFit, train_many
 from fastbp.neural_network import NeuralNetwork
 from fastbp.profiling.report import SECONDS, Report, between
 from fastbp.profiling.workload import LEARNING_RATE, Rate, Timed, rate_of, take_turns
@@ -117,8 +117,8 @@ def members(
     trainers = [Timed(in_calls_of(epochs, train)) for train in (together, one_by_one)]
     take_turns(trainers, [1, 1], seconds)
     ours, theirs = ([1e9 / rate for rate in trainer.rates] for trainer in trainers)
-    task = Task(net, {}, X, y, None, callback=None, shuffle=False, **how)
+    fit = NetworkFit(net, {}, X, y, None, callback=None, shuffle=False, **how)
     return Members(
-        repr(net), count, len(task.X), task.batch_size, usable_threads(n_jobs), task.member().kind() is not None,
+        repr(net), count, len(fit.X), fit.batch_size, usable_threads(n_jobs), fit.member().kind() is not None,
         rate_of(ours), rate_of(theirs), rate_of([b / a for a, b in zip(ours, theirs, strict=True)]).median,
     )  # fmt: skip
