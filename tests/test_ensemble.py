@@ -67,6 +67,14 @@ def as_many_threads_as_asked_for(monkeypatch):
     monkeypatch.setattr("fastbp.estimators.ensemble.usable_threads", lambda n_jobs: n_jobs or 1)
 
 
+def test_a_member_that_draws_no_row_of_any_weight_learns_from_all():
+    X, y, weights = np.array([[0.0], [1.0]]), np.array([0, 1]), np.array([0.0, 1.0])
+    est = MLPEnsembleClassifier(3, n_estimators=20, bootstrap=True, max_iter=2, random_state=0).fit(X, y, weights)
+    drawn = [weights[sample].any() for sample in est.estimators_samples_]
+    alone = MLPClassifier(3, max_iter=2, random_state=est.estimators_[drawn.index(False)].random_state).fit(X, y, weights)
+    np.testing.assert_array_equal(alone.coefs_[0], est.estimators_[drawn.index(False)].coefs_[0])
+
+
 @pytest.fixture(params=KINDS)
 def kind(request):
     return request.param

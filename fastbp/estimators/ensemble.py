@@ -90,7 +90,8 @@ class Ensemble(BaseEnsemble):
         y : array-like of shape (n,) or (n, n_outputs)
             Values of a regressor; class labels of a classifier, or 0s and 1s in columns.
         sample_weight : array-like of shape (n,) or None, default=None
-            Factors of the rows' losses in every member, whatever it draws.
+            Factors of the rows' losses in every member, whatever it draws; one that draws no row of any weight learns from
+            all rows.
 
         Returns
         -------
@@ -167,6 +168,7 @@ class Ensemble(BaseEnsemble):
             if sample is not None:
                 counts = np.bincount(sample, minlength=X.shape[0])
                 drawn = counts if weights is None else counts * weights
+                drawn = drawn if drawn.any() else weights
             member._stop = lambda: halt and number > min(halt)
             try:
                 with fitting.hearing(said):
