@@ -107,63 +107,85 @@ def weights_by_class(class_weight, counted, n):
     return found if len(found) > 1 else found[0]
 
 
+class Reader:
+    """Rows of an estimator, checked as they are read; `sources` are what they are read from, by name."""
+
+    def __init__(self, est, X, y, sample_weight, first, incremental):
+        self.est, self.incremental, self.fresh = est, incremental, first and not incremental
+        self.dtype, self.classifies = est._dtype(X, first), is_classifier(est)
+        y, sample_weight = (one if one is None or is_array(one) else np.asarray(one) for one in (y, sample_weight))
+        if sample_weight is not None and sample_weight.shape == ():
+            sample_weight = np.full(length_of("X", X), sample_weight)
+        if sample_weight is not None and len(sample_weight.shape) != 1:
+            raise ValueError(f"sample_weight must be 1D array or scalar, got shape {tuple(sample_weight.shape)}")
+        # the names of classes, whose codes are read instead: words take long to compare
+        self.names = self.codes = self.class_weight = None
+        coded = isinstance(y, OnFile) and y.codes is not None
+        if coded and self.fresh and self.classifies and est.class_weight in (None, "balanced"):
+            self.names, y = np.array(y.classes, object), y.codes
+        self.X, self.y, self.sample_weight = X, y, sample_weight
+        self.sources = {"X": X, "y": y} | ({} if sample_weight is None else {"sample_weight": sample_weight})
+        check_consistent_length(*(range(length_of(*source)) for source in self.sources.items()))
+
+    @property
+    def weighted(self):
+        """Whether rows have weights."""
+        return self.class_weight is not None or self.sample_weight is not None
+
+    def learn_targets(self, ranges):
+        """Count the labels of a classifier, which a first fit learns; returns the number of outputs."""
+        est, y = self.est, self.y
+        first = targets_of(y, 0, 1)
+        if not self.classifies:
+            return first.reshape(1, -1).shape[1]
+        counted: list = []
+        for at in ranges:
+            part = targets_of(y, *at)
+            check_labels(part)
+            counted = count(counted, part)
+        some = few_rows(counted, first.ndim == 1)
+        n_out = est._encoded(some, self.fresh).shape[1]
+        est._sparse_labels = scipy.sparse.issparse(y) if self.fresh else est._sparse_labels
+        if self.names is not None:
+            self.codes, est.classes_ = est.classes_, self.names[est.classes_]
+        if est.class_weight is not None:
+            est._weights(some, None, self.incremental)  # is it sound?
+            self.class_weight = weights_by_class(est.class_weight, counted, length_of("y", y))
+        return n_out
+
+    def weights_of(self, part, start, stop):
+        """Weights of rows with these targets, or None."""
+        weights = self.sample_weight
+        if weights is not None:
+            weights = slice_of(weights, start, stop)
+            weights = check_array(weights, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+        weights = self.est._weights(part, weights, self.incremental, self.class_weight)
+        with np.errstate(over="ignore"):
+            return None if weights is None else required(weights, self.dtype)
+
+    def weigh(self, start, stop):
+        """Weights of some rows alone."""
+        return self.weights_of(targets_of(self.y, start, stop), start, stop)
+
+    def read(self, start, stop):
+        """Some rows."""
+        X, part = check_X_y(
+            slice_of(self.X, start, stop), targets_of(self.y, start, stop), accept_sparse=SPARSE, dtype=self.dtype,
+            multi_output=True, y_numeric=not self.classifies,
+        )  # fmt: skip
+        Y = outputs_of(self.est._coded(part, "y", self.codes), self.dtype, "y")
+        if self.classifies and not self.est._has_labels(part, Y, self.codes):
+            raise ValueError("y must have the labels that it had when they were counted, got others")
+        return Rows(contiguous(X), Y, self.weights_of(part, start, stop))
+
+
 def stream_of(est, X, y, sample_weight, chunk_rows, first=False, incremental=False):
     """Rows of an estimator as a stream, by a first pass over y and the weights; a first fit learns the classes from it."""
-    n, classifies, fresh = length_of("X", X), is_classifier(est), first and not incremental
-    dtype = est._dtype(X, first)
-    y, sample_weight = (one if one is None or is_array(one) else np.asarray(one) for one in (y, sample_weight))
-    if sample_weight is not None and sample_weight.shape == ():
-        sample_weight = np.full(n, sample_weight)
-    names = None
-    if isinstance(y, OnFile) and fresh and classifies and y.codes is not None and est.class_weight in (None, "balanced"):
-        names, y = np.array(y.classes, object), y.codes  # words take long to compare
-    sources = {"X": X, "y": y} | ({} if sample_weight is None else {"sample_weight": sample_weight})
-    if sample_weight is not None and len(sample_weight.shape) != 1:
-        raise ValueError(f"sample_weight must be 1D array or scalar, got shape {tuple(sample_weight.shape)}")
-    check_consistent_length(*(range(length_of(*source)) for source in sources.items()))
-    ranges, class_weight = ranges_of(n, chunk_rows), None
-    counted: list = []
-    for at in ranges if classifies else ():
-        part = targets_of(y, *at)
-        check_labels(part)
-        counted = count(counted, part)
-    if classifies:
-        some = few_rows(counted, targets_of(y, 0, 1).ndim == 1)
-        n_out = est._encoded(some, fresh).shape[1]
-        est._sparse_labels = scipy.sparse.issparse(y) if fresh else est._sparse_labels
-        labels = est.classes_
-        est.classes_ = labels if names is None else names[labels]
-        if est.class_weight is not None:
-            est._weights(some, None, incremental)  # is it sound?
-            class_weight = weights_by_class(est.class_weight, counted, n)
-    else:
-        n_out = targets_of(y, 0, 1).reshape(1, -1).shape[1]
-
-    def weights_of(part, start, stop):
-        weights = None
-        if sample_weight is not None:
-            weights = slice_of(sample_weight, start, stop)
-            weights = check_array(weights, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
-        weights = est._weights(part, weights, incremental, class_weight)
-        with np.errstate(over="ignore"):
-            return None if weights is None else required(weights, dtype)
-
-    def weigh(start, stop):
-        return weights_of(targets_of(y, start, stop), start, stop)
-
-    def read(start, stop):
-        part = targets_of(y, start, stop)
-        X_part, part = check_X_y(
-            slice_of(X, start, stop), part, accept_sparse=SPARSE, dtype=dtype, multi_output=True, y_numeric=not classifies
-        )
-        Y = outputs_of(est._coded(part, "y", None if names is None else labels), dtype, "y")
-        if classifies and not est._has_labels(part, Y, None if names is None else labels):
-            raise ValueError("y must have the labels that it had when they were counted, got others")
-        return Rows(contiguous(X_part), Y, weights_of(part, start, stop))
-
-    weighted = class_weight is not None or sample_weight is not None
-    stream = Stream(ranges, int(X.shape[1]), n_out, dtype, read, [*sources.values()], weigh if weighted else None)
-    if weighted:
+    rows, ranges = Reader(est, X, y, sample_weight, first, incremental), ranges_of(length_of("X", X), chunk_rows)
+    n_out = rows.learn_targets(ranges)
+    weigh = rows.weigh if rows.weighted else None
+    stream = Stream(ranges, int(X.shape[1]), n_out, rows.dtype, rows.read, [*rows.sources.values()], weigh)
+    if weigh is not None:
         if stream.weight == 0:
             raise ValueError("Sample weights must contain at least one non-zero number.")
         checks.check_sum("weights of the rows", stream.all_weights())
