@@ -32,7 +32,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from test_estimator_parity import all_classes
 
-from fastbp import MLPClassifier, MLPRegressor
+from fastbp import (
+    MLPClassifier,
+    MLPEnsembleClassifier,
+    MLPEnsembleRegressor,
+    MLPRegressor,
+    TabularClassifier,
+    TabularRegressor,
+)
 from fastbp.training import Run
 
 try:
@@ -619,3 +626,68 @@ def test_fit_leaves_assigned_arrays_alone():
     estimator.fit(X, y).partial_fit(X, y)
     assert_same_bits(read, kept)
     assert not np.array_equal(estimator.coefs_[0], kept[0])
+
+
+# ---- fits that fail --------------------------------------------------------------------------------------------------
+
+ROWS = np.random.default_rng(0).normal(size=(60, 3))
+DATES = pandas.DataFrame({"a": ROWS[:, 0], "b": pandas.date_range("2020-01-01", periods=60)})
+OTHER_CLASSES = (ROWS[:, 0] > 0) * 1 + (ROWS[:, 1] > 0)
+
+
+def ends(*args):
+    raise ZeroDivisionError
+
+
+FAILING = {
+    "other features for validation": (MLPClassifier, {"y": OTHER_CLASSES, "X_val": ROWS[:, :2], "y_val": [0] * 60}, {}),
+    "no targets for validation": (MLPClassifier, {"y": OTHER_CLASSES, "X_val": ROWS}, {}),
+    "targets beyond float32": (
+        MLPRegressor,
+        {"X": ROWS.astype("f"), "y": ROWS[:, 0], "X_val": ROWS, "y_val": [1e300] * 60},
+        {},
+    ),
+    "weights of other rows": (MLPClassifier, {"y": OTHER_CLASSES, "sample_weight": np.ones(3)}, {}),
+    "weights of no class": (MLPClassifier, {"y": OTHER_CLASSES}, {"class_weight": {7: 1.0}}),
+    "a file that cannot be written": (MLPClassifier, {"checkpoint": "/nonexistent/folder/file"}, {}),
+    "a table's weights": (TabularRegressor, {"X": ROWS * 9 + 100, "y": ROWS[:, 1], "sample_weight": np.ones(3)}, {}),
+    "a table's callback": (TabularClassifier, {"X": ROWS * 9 + 100, "callback": ends}, {}),
+    "a table with dates": (TabularClassifier, {"X": DATES}, {}),
+    "a table's class weights": (TabularClassifier, {"X": ROWS * 9}, {"class_weight": "odd"}),
+    "few targets": (MLPEnsembleClassifier, {"y": [0, 1, 1]}, {}),
+    "fewer members": (MLPEnsembleClassifier, {}, {"n_estimators": 1, "warm_start": True}),
+    "a score of rows that all are drawn": (MLPEnsembleRegressor, {"y": ROWS[:, 0]}, {"oob_score": True}),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("seed", [0, np.random.RandomState(1)], ids=["seed", "state"])
+@pytest.mark.parametrize("name", FAILING)
+def test_a_fit_that_fails_changes_nothing(name, seed):
+    kind, data, settings = FAILING[name]
+    networks = {"n_estimators": 2} if "Ensemble" in kind.__name__ else {}
+    new = kind(hidden_layer_sizes=3, max_iter=2, random_state=copy.deepcopy(seed), **networks)
+    fitted = copy.deepcopy(new).fit(ROWS, ROWS[:, 0] > 0 if is_classifier(new) else ROWS[:, 0])
+    for est in (fitted,) if name == "fewer members" else (fitted, new):
+        est.set_params(**settings)
+        before = pickle.dumps(vars(est))
+        with pytest.raises((ValueError, OSError, ZeroDivisionError)):
+            est.fit(**{"X": ROWS, "y": ROWS[:, 0] > 0} | data)
+        assert pickle.dumps(vars(est)) == before
+
+
+def test_classes_of_a_partial_fit_that_fails_are_forgotten():
+    est = MLPClassifier(3)
+    with pytest.raises(ValueError, match="y must have 2 columns"):
+        est.partial_fit(ROWS, OTHER_CLASSES, classes=[[0, 1], [0, 1]])
+    est.partial_fit(ROWS, OTHER_CLASSES, classes=[0, 1, 2])
+
+
+def test_classes_of_columns_are_the_same_ones_later():
+    indicators = (ROWS > 0).astype(int)
+    est = MLPClassifier(3, random_state=0)
+    for _ in range(2):
+        est.partial_fit(ROWS, indicators, classes=[0, 1, 2, 3])
+    columns = np.column_stack([OTHER_CLASSES, OTHER_CLASSES])
+    with pytest.raises(ValueError, match="classes must be a list for each column"):
+        MLPClassifier(3, max_iter=1, random_state=0).fit(ROWS, columns).partial_fit(ROWS, columns, classes=[7, 8])

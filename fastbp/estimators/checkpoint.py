@@ -42,11 +42,7 @@ class Checkpoint:
         if not (isinstance(every, (int, float, np.integer, np.floating)) and not isinstance(every, bool) and every >= 0):
             raise ValueError(f"every must be seconds, >= 0, got {every!r}")
         self.path, self.every, self.saved = path, every, dict[str, Any]()
-        # of the fit at its start: the estimator, its attributes, and its random state
-        self.est: Any = None
-        self.before: Any = None
-        self.random_state: Any = None
-        self.initial: Any = None
+        self.initial: Any = None  # the fit's random state at its start
         self.next = time.monotonic() + every
         if os.path.exists(path):
             with files.reading(path) as contents:
@@ -60,24 +56,16 @@ class Checkpoint:
         if self.saved and est.random_state is None:  # that of all of numpy is not this fit's to set back
             random_state = np.random.RandomState()
             random_state.set_state(self.saved["initial"])
-        self.est, self.before, self.random_state = est, vars(est).copy(), random_state
         self.initial = random_state.get_state(legacy=False)
         self.require(not self.saved or same(self.initial, self.saved["initial"]))
         return random_state
 
     def identify(self, est, rows, validation, free=FREE):
         """Compare what is to be trained with what was; a ValueError where it is something else."""
-        try:
-            self.fingerprint = fingerprint(est, rows, validation, free)
-            self.require(not self.saved or self.saved["fingerprint"] == self.fingerprint)
-            if self.saved and self.saved["n_iter_"] > est.max_iter:
-                raise ValueError(f"max_iter must be at least {self.saved['n_iter_']}, the epochs so far, got {est.max_iter}")
-        except (ValueError, TypeError):  # what was fitted before is not to be lost
-            self.est.__dict__.clear()
-            self.est.__dict__.update(self.before)
-            self.random_state.set_state(self.initial)
-            raise
-        self.est = self.before = self.random_state = None
+        self.fingerprint = fingerprint(est, rows, validation, free)
+        self.require(not self.saved or self.saved["fingerprint"] == self.fingerprint)
+        if self.saved and self.saved["n_iter_"] > est.max_iter:
+            raise ValueError(f"max_iter must be at least {self.saved['n_iter_']}, the epochs so far, got {est.max_iter}")
 
     def require(self, known):
         """Raise the ValueError of a file that is of something else unless it is known to be of this fit."""
@@ -97,14 +85,14 @@ class Checkpoint:
         try:
             if saved["level_"] != est.level_:
                 raise ValueError(f"it was trained on level {saved['level_']}, and this is {est.level_}")
-            vars(est).update({name: saved[name] for name in KEPT if name in saved})
             for mine, its in zip((run.params, *run.moments), saved["parameters"], strict=True):
                 mine[:] = its
-            run.cursor[:], run.record, run.before = saved["cursor"], saved["record"], est.n_iter_
+            run.cursor[:], run.record, run.before = saved["cursor"], saved["record"], saved["n_iter_"]
             if saved["order"] is not None:
                 run.order = saved["order"][np.newaxis]
             epochs.take_own(saved["own"])
             epochs.random_state.set_state(saved["drawn"])
+            vars(est).update({name: saved[name] for name in KEPT if name in saved})  # last: now it has learnt
             return bool(saved["stopped"])
         except (ValueError, TypeError, KeyError) as error:
             raise ModelFileError(f"{self.path} cannot be gone on from: {error}") from error

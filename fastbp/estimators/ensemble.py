@@ -110,21 +110,23 @@ class Ensemble(BaseEnsemble):
             If interrupted from the keyboard: the members that are trained are kept, and warm_start trains the others; where
             there are none, the present ones are kept with the weights that they have. If warm_start has nothing to add.
         """
-        if not self.warm_start or "estimators_" not in vars(self):
+        members = list(getattr(self, "estimators_", [])) if self.warm_start else []
+        with fitting.as_before(self):
+            X, y = validate_data(
+                self, X, y, accept_sparse="csr", dtype=FLOATS, multi_output=True, reset=not members,
+                y_numeric=self._member is MLPRegressor,
+            )  # fmt: skip
+            y = column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+            weights = None if sample_weight is None else _check_sample_weight(sample_weight, X)
+            self._learn(y, members)
+            if self.oob_score and (self.warm_start or not self.bootstrap):
+                raise ValueError("oob_score needs bootstrap=True and warm_start=False")
+            if self.n_estimators < len(members):
+                so_far = f"{len(members)}, the members so far"
+                raise ValueError(f"n_estimators must be at least {so_far}, got {self.n_estimators}")
+        if not members:
             for name in ("estimators_", "oob_score_", self._told["oob"]):
                 self.__dict__.pop(name, None)
-        members = list(getattr(self, "estimators_", []))
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=FLOATS, multi_output=True, reset=not members,
-            y_numeric=self._member is MLPRegressor,
-        )  # fmt: skip
-        y = column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
-        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X)
-        self._learn(y, members)
-        if self.oob_score and (self.warm_start or not self.bootstrap):
-            raise ValueError("oob_score needs bootstrap=True and warm_start=False")
-        if self.n_estimators < len(members):
-            raise ValueError(f"n_estimators must be at least {len(members)}, the members so far, got {self.n_estimators}")
         if self.n_estimators == len(members):
             warnings.warn("warm_start trains no member, as n_estimators is not larger than before", stacklevel=3)
             return self

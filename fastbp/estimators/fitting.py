@@ -25,7 +25,7 @@ from sklearn.utils.optimize import _check_optimize_result
 
 from fastbp import checks, kernels
 from fastbp.layout import RECORD
-from fastbp.stream import Rows, Stream, StreamRun
+from fastbp.stream import Rows, RowsError, Stream, StreamRun
 from fastbp.training import INTERRUPTED, InterruptedWarning, Predictor, Run
 
 # An adaptive step length this short is not shortened any more.
@@ -68,6 +68,27 @@ def check_held(weighted, training, validation, n_training, n_held):
     if weighted:
         checks.check_sum("weights of the rows that early stopping leaves for training", training.all_weights())
         checks.check_sum("weights of the rows that early stopping holds back", validation.all_weights())
+
+
+@contextlib.contextmanager
+def as_before(est, random_state=None, streamed=False):
+    """Let an exception leave an estimator as it was, and its random state, unless it has learnt in epochs of its own.
+
+    Where rows of a stream turn out to be unsound in the middle, it is as before all the same.
+    """
+    before = vars(est).copy()
+    if streamed:  # curves grow in their places
+        before |= {name: value.copy() for name, value in before.items() if isinstance(value, list)}
+    drawn = None if random_state is None or type(est.random_state) is int else random_state.get_state(legacy=False)
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, RowsError) or not vars(est).get("n_iter_"):
+            est.__dict__.clear()
+            est.__dict__.update(before)
+            if drawn is not None:
+                random_state.set_state(drawn)
+        raise
 
 
 class Heard(threading.local):

@@ -116,16 +116,23 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         -------
         self
         """
+        return self._fit(X, y, sample_weight, incremental=True, chunk_rows=chunk_rows, classes=classes)
+
+    def _take_classes(self, y, classes):
         if isinstance(classes, (list, tuple)) and len(classes) > 0 and np.ndim(classes[0]) == 1:
             columns = [np.unique(column) for column in classes]
             known = getattr(self, "classes_", columns)
             if not isinstance(known, list) or list(map(list, known)) != list(map(list, columns)):
                 raise ValueError(f"classes must be the same as before, {known}, got {classes}")
             self._y_type, self.classes_, self._sparse_labels = MULTI_OUTPUT, columns, False
-        elif getattr(self, "_y_type", None) != MULTI_OUTPUT and multiclass._check_partial_fit_first_call(self, classes):
+        elif getattr(self, "_y_type", None) == MULTI_OUTPUT:
+            if classes is not None:
+                raise ValueError(f"classes must be a list for each column, as before, {self.classes_}, got {classes!r}")
+        elif getattr(self, "_y_type", "").startswith("multilabel"):
+            pass  # what scikit-learn is told of indicators, it does not look at
+        elif multiclass._check_partial_fit_first_call(self, classes):
             some = some_of(y)
             self._learn_labels(some if multiclass.type_of_target(some).startswith("multilabel") else classes)
-        return self._fit(X, y, sample_weight, incremental=True, chunk_rows=chunk_rows)
 
     # --- labels: `classes_`, of which of the `KINDS` they are, and whether indicators come as a sparse matrix ---
 

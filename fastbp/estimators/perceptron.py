@@ -1,7 +1,6 @@
 """Perceptron: parameters, weights, fit and predict of both estimators."""
 
 import contextlib
-import copy
 import functools
 import inspect
 import itertools
@@ -27,7 +26,7 @@ from fastbp.estimators import fitting
 from fastbp.estimators.streams import SPARSE, contiguous, inputs_of, outputs_of, required, stream_of
 from fastbp.neural_network import Saved
 from fastbp.rule import ACTIVATIONS, HEADS, Rule
-from fastbp.stream import Rows, RowsError, chunks_of, is_source, joined, slices_of, whole
+from fastbp.stream import Rows, chunks_of, is_source, joined, slices_of, whole
 from fastbp.training import predict, usable_threads
 
 try:
@@ -402,32 +401,20 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         kept = checkpoints.checkpoint_for(self, checkpoint, every)
         return self._fit(X, y, sample_weight, X_val=X_val, y_val=y_val, checkpoint=kept, chunk_rows=chunk_rows)
 
-    def _fit(
-        self, X, y, sample_weight, incremental=False, X_val=None, y_val=None, checkpoint=None, chunk_rows=None
-    ):  # fmt: skip
-        seed = self.random_state
-        random_state = random_state_of(seed)
-        if chunk_rows is None and not is_source(X):
-            self._fitted(X, y, sample_weight, random_state, incremental, X_val, y_val, checkpoint, chunk_rows)
-            if type(seed) is int:
-                idle_random_states.append(random_state)
-            return self
-        # what is wrong with rows is found out when they are read; a source that fails later has been learnt from
-        before = {name: copy.copy(value) if isinstance(value, list) else value for name, value in vars(self).items()}
-        drawn, self.n_iter_ = random_state.get_state(legacy=False), 0
-        try:
-            return self._fitted(X, y, sample_weight, random_state, incremental, X_val, y_val, checkpoint, chunk_rows)
-        except BaseException as error:
-            if isinstance(error, RowsError) or not self.n_iter_:
-                self.__dict__.clear()
-                self.__dict__.update(before)
-                random_state.set_state(drawn)
-            raise
+    def _fit(self, X, y, sample_weight, incremental=False, checkpoint=None, chunk_rows=None, **more):
+        """Train; `more` are further arguments of `_begin`."""
+        random_state = random_state_of(self.random_state)
+        with fitting.as_before(self, random_state, chunk_rows is not None or is_source(X)):
+            self.n_iter_ = 0
+            self._learn_rows(X, y, sample_weight, random_state, incremental, checkpoint, chunk_rows=chunk_rows, **more)
+        if type(self.random_state) is int:
+            idle_random_states.append(random_state)
+        return self
 
-    def _fitted(self, X, y, sample_weight, random_state, incremental, X_val, y_val, checkpoint, chunk_rows):
+    def _learn_rows(self, X, y, sample_weight, random_state, incremental, checkpoint, **more):
         if checkpoint is not None:
             random_state = checkpoint.begin(self, random_state)
-        X, y, rows, validation = self._begin(X, y, sample_weight, random_state, incremental, X_val, y_val, chunk_rows)
+        X, y, rows, validation = self._begin(X, y, sample_weight, random_state, incremental, **more)
         self._draw_dropout_seed(random_state)
         self.coefs_, self.intercepts_ = list(self.coefs_), list(self.intercepts_)
         task = fitting.Task(self, X, y, sample_weight, None if self.solver == "lbfgs" else self.max_iter, incremental)
@@ -439,7 +426,6 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             fitting.fit_stochastic(self, rows, validation, random_state, incremental, task, checkpoint)
         self._check_finite()
         task.close()
-        return self
 
     def _check_finite(self):
         if not all(map(checks.is_finite, self.coefs_ + self.intercepts_)):
@@ -448,8 +434,12 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
                 " contain large values and need to be preprocessed."
             )
 
-    def _begin(self, X, y, sample_weight, random_state, incremental=False, X_val=None, y_val=None, chunk_rows=None):
+    def _begin(
+        self, X, y, sample_weight, random_state, incremental=False, X_val=None, y_val=None, chunk_rows=None, classes=None
+    ):  # fmt: skip
         """X and y, rows for training and validation, and on the estimator the weights to begin with."""
+        if incremental:
+            self._take_classes(y, classes)
         hidden = self._hidden_sizes()
         first = not hasattr(self, "coefs_") or not (self.warm_start or incremental)
         with within_floats("X, y and the weights of rows"):
@@ -485,6 +475,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             sample_weight = _check_sample_weight(sample_weight, X)
             if not sample_weight.any():  # scikit-learn says so from version 1.9 on
                 raise ValueError("Sample weights must contain at least one non-zero number.")
+        Y = outputs_of(self._encoded(y, fresh), X.dtype)
         weights = self._weights(y, sample_weight, incremental)
         if weights is not None:
             with np.errstate(over="ignore"):
@@ -492,7 +483,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
             names = ["sample_weight"] * (sample_weight is not None)
             names += ["the rows' class_weight"] * (getattr(self, "class_weight", None) is not None)
             checks.check_sum(" times ".join(names), weights)
-        return Rows(contiguous(X), outputs_of(self._encoded(y, fresh), X.dtype), weights)
+        return Rows(contiguous(X), Y, weights)
 
     def _validation_rows(self, X_val, y_val, dtype):
         """The rows given for validation."""
@@ -521,6 +512,9 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
 
     def _weights(self, y, sample_weight, incremental, class_weight=None):
         return sample_weight
+
+    def _take_classes(self, y, classes):
+        """Learn the classes that a first call of `partial_fit` is told."""
 
     def _loss_grad_lbfgs(self, packed, X, y, sample_weight, *room):
         """Loss and gradient as functions of the flattened weights and biases; scikit-learn's name and arguments."""

@@ -192,7 +192,13 @@ class Tabular(Saved, BaseEstimator):
         if self.solver == "lbfgs" and self.max_seconds is not None:
             raise ValueError(f"max_seconds needs solver 'sgd' or 'adam', got {self.max_seconds} with solver='lbfgs'")
         kept = checkpoint_for(self, checkpoint, every)
-        random_state, networks = check_random_state(self.random_state), []
+        random_state = check_random_state(self.random_state)
+        with fitting.as_before(self, random_state):
+            self._learn(X, y, sample_weight, random_state, start, progress, callback, kept)
+        return self
+
+    def _learn(self, X, y, sample_weight, random_state, start, progress, callback, kept):
+        networks = []
         if kept is not None:
             random_state = kept.begin(self, random_state)
         Z, y = self._learn_columns(X, y)
@@ -207,7 +213,6 @@ class Tabular(Saved, BaseEstimator):
             if not whole:
                 break
         self.networks_ = networks
-        return self
 
     def _trained(self, Z, y, weights, random_state, how):
         """A network that has learnt the rows, and whether no interrupt came."""
