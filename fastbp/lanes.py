@@ -112,7 +112,8 @@ class Lanes:
         self.shared = len({(id(member.X), id(member.Y)) for member in members}) == 1
         self.X, self.Y = (self.rows([getattr(member, name) for member in members], dtype) for name in ("X", "Y"))
         self.row_weights = np.empty(0, dtype) if first.row_weights is None else first.row_weights
-        self.settings = self.in_lanes([settings_of(member.rule) for member in members], dtype)
+        with np.errstate(over="ignore"):  # a max_norm beyond float32 is none
+            self.settings = self.in_lanes([settings_of(member.rule) for member in members], dtype)
         self.seeds = self.in_lanes([[member.rule.seed] for member in members], np.int64)[:, 0]
         self.per_epoch, self.done = -(-len(first.X) // first.batch_size), 0
         self.records: list[np.ndarray] = []

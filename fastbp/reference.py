@@ -196,9 +196,10 @@ def loss_grad(layers, params, X, Y, weights, rule, grad, work, step=0):
             D = (D @ W[level].T) * derivative
             if masks:
                 D = D * masks[level - 1]
-    norm = np.sqrt(np.sum(np.square(grad, dtype=np.float64)))
-    if norm > rule.max_norm:
-        grad *= grad.dtype.type(rule.max_norm / norm)
+    largest = float(np.abs(grad).max())  # its square may be no number
+    norm = np.sqrt(np.sum(np.square(grad / (largest or 1.0), dtype=np.float64)))
+    if largest * norm > rule.max_norm:
+        grad[...] = grad / largest * (rule.max_norm / norm)
     squares = np.sum(np.square(A - Y, dtype=np.float64) * w[:, None])
     penalty = sum(np.sum(np.square(one, dtype=np.float64)) for one in W) if rule.alpha else 0.0
     return float(squares), float(np.sum(losses * w, dtype=np.float64)), hits(A, Y), float(penalty)

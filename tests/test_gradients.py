@@ -87,6 +87,21 @@ def test_the_gradient_of_a_single_row_is_the_reference_s(case, dtype):
     assert ours[0] == pytest.approx(theirs[0], rel=RELATIVE[dtype])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kernel", [*WORKSPACES, "online"])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_gradient_where_z_is_0_is_the_reference_s(name, kernel, dtype):
+    """Rows of zeros where biases are still 0: some derivatives have a jump there."""
+    rows = 1 if kernel == "online" else 23
+    case = of_kind(replace(SMALL, activations=name, dtype=dtype, n_rows=rows, batch_size=1, zeros=1 - 1e-9), kernel)
+    params = case.parameters()
+    for bias in case.layout.views(params)[1]:
+        bias[:] = 0
+    ours, theirs = loss_grad(kernels, case, params), loss_grad(reference, case, params)
+    assert_same_gradient(ours[1], theirs[1], RELATIVE[dtype])
+    assert np.abs(theirs[1]).max() > 0
+
+
 @pytest.mark.compiled
 @pytest.mark.parametrize("case", LONG, ids=str)
 def test_threads_leave_the_same_gradient(case):

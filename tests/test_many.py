@@ -169,7 +169,7 @@ MUTANTS = {
     "rows that are visited twice": ("choose(left > r, 1.0, 0.0)", "1.0"),
     "rows that hit twice": ("when(left < rows, without)", "pass"),
     "the batch before": ("v.select(begun, v.load_some(memory, at, L), 0)", "v.load_some(memory, at, L)"),
-    "no shortening": ("settings.max_norm / norm, v.splat", "settings.max_norm / settings.max_norm, v.splat"),
+    "no shortening": ("v.select(longer, settings.max_norm / norm, one)", "one"),
     "a part of the norm": ("add_squares(memory, grad, group.n_params,", "add_squares(memory, grad, group.n_params - 1,"),
     "rows of the first networks": ("first=job.own * (number * (", "first=job.own * (0 * number * ("),
     "the first epoch's order": ("(group.number * group.epochs + epoch)", "(group.number * group.epochs)"),

@@ -1379,3 +1379,27 @@ def test_a_workspace_that_is_used_again_is_as_new(number):
     for seed in range(1, 4):
         train(seed, scale=float(rng.choice([1, 1e20, 1e-20])), callback=[None, interrupt][rng.integers(2)])
         assert train(0) == expected
+
+
+@pytest.mark.parametrize("rows", [1, 2, 40], ids=["online", "narrow", "wide"])
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("float32", 1e20), ("float32", 2e36), ("float32", 1e-25), ("float64", 1e160), ("float64", 1e-170)]
+)
+def test_clipping_where_squares_are_no_numbers(dtype, size, many, rows):
+    """A step as long as max_norm, and as long as the gradient where that is shorter."""
+    n_in, n_out = (300, 100) if rows == 40 and not many else (3, 2)
+    for part in (0.1, 1e3):
+        options = {"out_activation": "identity", "dtype": dtype, "bias": False, "max_norm": part * size}
+        nets = [NeuralNetwork(n_in, [], n_out, random_state=0, **options) for _ in range(3 if many else 1)]
+        for net in nets:
+            net.weights = [np.zeros((n_in, n_out), dtype)]
+        X, y = np.ones((rows, n_in)), np.full((rows, n_out), size / rows)
+        if many:
+            train_many(nets, X, y, 1, 1.0, batch_size=rows)
+        else:
+            nets[0].train(X, y, 1, 1.0)
+        norm = size * np.sqrt(n_in * n_out)
+        for net in nets:
+            expected = np.full((n_in, n_out), size * min(1, part * size / norm))
+            np.testing.assert_allclose(net.weights[0], expected, rtol=1e-5 if dtype == "float32" else 1e-12)

@@ -26,7 +26,7 @@ from fastbp.kernels.losses import Samples, head_and_hits
 from fastbp.kernels.numbers import ceil_div, choose, element, from_on, named, smaller, whole
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
 from fastbp.kernels.solvers import ADAM, Solver, descend, no_less, update
-from fastbp.kernels.steps import layer_of, loss_factor, loss_scale, weight_of, with_own_floats
+from fastbp.kernels.steps import LEAST_SQUARES, layer_of, loss_factor, loss_scale, scales, weight_of, with_own_floats
 from fastbp.kernels.threads import add_atomically
 from fastbp.kernels.tracing import (
     BYTES,
@@ -383,11 +383,11 @@ def backpropagate(group, dropout, rows, learn):
     repeat(group.n_layers, one)
 
 
-def add_squares(data, at, count, total):
-    """`total`, lane by lane, plus the squares of so many vectors."""
+def add_squares(data, at, count, total, factor=1.0):
+    """`total`, lane by lane, plus the squares of so many vectors times a factor."""
 
     def add(k, total):
-        x = v.load(data, at + k * v.lanes(data))
+        x = v.load(data, at + k * v.lanes(data)) * factor
         return (v.fma(x, x, total),)
 
     return carry(count, (total,), add)
@@ -445,12 +445,27 @@ def learn_batch(group, step, solver, rows):
 
         repeat(layer.n_in * layer.n_out, add)
 
+    def squares(factor):
+        return add_squares(memory, grad, group.n_params, v.splat(memory, 0.0), factor)[0]
+
     def clip():
-        norm = v.square_root(add_squares(memory, grad, group.n_params, v.splat(memory, 0.0))[0])
-        return v.select(norm > settings.max_norm, settings.max_norm / norm, v.splat(memory, 1.0))
+        total, one = squares(1.0), v.splat(memory, 1.0)
+        lost, whole = total < LEAST_SQUARES, total < np.inf
+
+        def by(factor, total):
+            norm = v.square_root(total)
+            longer = norm > settings.max_norm * factor
+            return v.select(longer, factor, one), v.select(longer, settings.max_norm / norm, one)
+
+        def by_lane():
+            ways = zip(by(1.0, total), *(by(factor, squares(factor)) for factor in scales(memory)), strict=True)
+            return tuple(v.select(lost, low, v.select(whole, plain, high)) for plain, low, high in ways)
+
+        usual = v.mask_bits(whole) - v.mask_bits(lost) == 2**L - 1
+        return switch(usual, [by_lane, lambda: by(1.0, total)])
 
     def finish():
-        shrink = switch(group.clips, [lambda: v.splat(memory, 1.0), clip])
+        shrink = switch(group.clips, [lambda: (v.splat(memory, 1.0),) * 2, clip])
         descend(group, now, 0, group.plan.size, shrink)
 
     if rows == 1:

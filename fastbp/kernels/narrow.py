@@ -453,10 +453,10 @@ def finish_gradient(job, step, n_partials):
         repeat(layer.n_in * layer.stride // L, vector)
 
     def shorten():
-        shrink = splat(memory, steps.shrink_of(job))
+        first, second = (splat(memory, factor) for factor in steps.shrink_of(job))
 
         def vector(v):
-            store(memory, plan.grad + v * L, load(memory, plan.grad + v * L) * shrink)
+            store(memory, plan.grad + v * L, load(memory, plan.grad + v * L) * first * second)
 
         repeat(plan.size // L, vector)
 
@@ -501,7 +501,7 @@ def train(job):
         when(job.rule.alpha != 0.0, lambda: steps.note_penalty(job, step))
         finish_gradient(job, step, smaller(plan.n_partials, step.number + 1))
         now = solver.at(rate=splat(memory, step_length(job.rule, step.steps + 1)))
-        descend(job, now, 0, plan.size, splat(memory, 1.0))
+        descend(job, now, 0, plan.size)
         mark(job, "update")
 
     def block(step):

@@ -201,7 +201,7 @@ def train(job):
         backpropagate(job, x_at, now.at(code=choose(clips, 0, now.code)))
 
         def clip():
-            descend(job, now, 0, job.plan.size, splat(memory, steps.shrink_of(job)))
+            descend(job, now, 0, job.plan.size, [splat(memory, factor) for factor in steps.shrink_of(job)])
             mark(job, "update")
 
         when(clips, clip)

@@ -371,8 +371,8 @@ def relu_derivative(a):
 
 
 def leaky_relu_derivative(a):
-    """1 or the slope; 1 for a NaN."""
-    return select(a < 0, LEAKY_SLOPE, full_like(a, 1))
+    """1 or the slope, which it is at 0 as well."""
+    return select(a > 0, 1, full_like(a, LEAKY_SLOPE))
 
 
 def elu_derivative(a):

@@ -3,6 +3,9 @@
 The equations are (7) in `fastbp.reference`. A solver is a function of the gradient of LANES weights and their place.
 """
 
+import functools
+import operator
+
 from fastbp.kernels.control import in_groups, switch, until_zero
 from fastbp.kernels.numbers import choose, whole
 from fastbp.kernels.tracing import Names
@@ -95,15 +98,15 @@ def update(job, solver, over, decays=True):
     switch(solver.code, [each(one) for one in (gradient_only, sgd, momentum, nesterov, adam)])
 
 
-def descend(job, solver, at, elements, shrink, decays=False):
-    """(7) for some elements of the parameters from `at` on, from the stored gradient times `shrink`."""
+def descend(job, solver, at, elements, shrink=(), decays=False):
+    """(7) for some elements of the parameters from `at` on, from the stored gradient times factors, one after the other."""
     L = lanes(job.memory)
 
     def over(step):
         def some(count, first):
             for v in range(count):
                 place = at + (first + v) * L
-                step(load(job.memory, job.plan.grad + place) * shrink, place)
+                step(functools.reduce(operator.mul, shrink, load(job.memory, job.plan.grad + place)), place)
 
         in_groups(elements // L, (4, 1), some)
 

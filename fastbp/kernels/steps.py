@@ -15,6 +15,7 @@ weight        the sum of the weights of the batch's rows; without any, no step i
 
 import functools
 
+import numpy as np
 from llvmlite import ir
 
 from fastbp.kernels.control import SIDE_BY_SIDE, carry, carry_any, switch, when
@@ -23,9 +24,12 @@ from fastbp.kernels.numbers import add_to, choose, element, named, put, smaller,
 from fastbp.kernels.phases import mark, start_clock
 from fastbp.kernels.threads import wait_for_all
 from fastbp.kernels.tracing import INT, INT32, Names, external, integer, word
-from fastbp.kernels.vectors import fma, lanes, load_some, square_root, sum_lanes, zeros
+from fastbp.kernels.vectors import fma, is_float32, lanes, load_some, square_root, sum_lanes, zeros
 from fastbp.layout import CURSOR, LAYER, PLACE, PLAN, RECORD, counters_of
 from fastbp.rule import RULE
+
+# Of a smaller sum of squares, squares may be missing that were too small to be numbers.
+LEAST_SQUARES = 2.0**-60
 
 
 def run(job, block, resident=0, single=False):
@@ -127,12 +131,15 @@ def note_penalty(job, step):
     note(job, step, "penalty", carry(job.n_layers, (0.0,), add)[0] * loss_factor(job, step))
 
 
-def sum_squares(data, at, count):
-    """The sum of the squares of `count` elements, a multiple of LANES: many at a time, as an addition takes its time."""
+def sum_squares(data, at, count, factor=1.0):
+    """The sum of the squares of `count` elements, a multiple of LANES, each times a factor, a constant.
+
+    It takes many at a time, as an addition takes its time.
+    """
 
     def of(at, count, size):
         def add(k, total):
-            x = load_some(data, at + k * size, size)
+            x = load_some(data, at + k * size, size) * factor
             return (fma(x, x, total),)
 
         return sum_lanes(carry_any(count // size, (zeros(data, size),), add)[0])
@@ -143,9 +150,27 @@ def sum_squares(data, at, count):
 
 
 def shrink_of(job):
-    """What makes the stored gradient no longer than `max_norm`."""
-    most, norm = job.rule.max_norm, square_root(widened(sum_squares(job.memory, job.plan.grad, job.plan.size)))
-    return choose(norm > most, most / norm, 1.0)
+    """Two factors that make the stored gradient no longer than `max_norm`, one after the other.
+
+    The first one is not 1 where its squares are beyond the numbers, or lost below them.
+    """
+    memory, plan, most = job.memory, job.plan, job.rule.max_norm
+    total = widened(sum_squares(memory, plan.grad, plan.size))
+
+    def by(factor, total):
+        norm = square_root(total)
+        return switch(norm > most * factor, [lambda: (1.0, 1.0), lambda: (factor, most / norm)])
+
+    def scaled(factor):
+        return lambda: by(factor, widened(sum_squares(memory, plan.grad, plan.size, factor)))
+
+    case = choose(total < np.inf, choose(total < LEAST_SQUARES, 1, 0), 2)
+    return switch(case, [lambda: by(1.0, total), *map(scaled, scales(memory))])
+
+
+def scales(like):
+    """Factors of gradients whose squares are lost, and of those whose squares are beyond the numbers."""
+    return (2.0**64, 2.0**-96) if is_float32(like) else (2.0**512, 2.0**-768)
 
 
 # --- how processors compute with floats ---------------------------------------------------------------------------------

@@ -118,7 +118,7 @@ def csr_gradients(job, part, layer, learning, rows):
 
     repeat(learning.fresh * elements // L, lambda v: store(memory, here + v * L, splat(memory, 0.0)))
     repeat(part.count, sample)
-    when(learning.finished, lambda: descend(job, learning.solver, at, elements, splat(memory, 1.0), decays=True))
+    when(learning.finished, lambda: descend(job, learning.solver, at, elements, decays=True))
 
 
 # --- a block ----------------------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def gradient_and_update(job, part, learning, level):
 
 @outlined
 def descend_all(job, solver, shrink):
-    """(7) for the rows of the weights that belong to a thread, from the stored gradient times `shrink`."""
+    """(7) for the rows of the weights that belong to a thread, from the stored gradient times factors."""
 
     def one(level):
         layer = layer_of(job, level)
@@ -337,8 +337,8 @@ def train(job):
             wait_for_all(job)  # all have read the gradient, which solver 0 now changes
             return result
 
-        shrink = switch(rule.max_norm < np.inf, [lambda: 1.0, shrunk])
-        descend_all(job, solver, splat(memory, shrink))
+        shrink = switch(rule.max_norm < np.inf, [lambda: (1.0, 1.0), shrunk])
+        descend_all(job, solver, [splat(memory, factor) for factor in shrink])
         mark(job, "update")
 
     def gradients_and_update(step):
