@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,7 +92,7 @@ class Parquets(Reader):
             schemas = [self.schema or file.schema_arrow, file.schema_arrow]
             try:
                 self.schema = pa.unify_schemas(schemas, promote_options="permissive")
-            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            except pa.ArrowException as error:
                 raise ValueError(f"{path} must have columns of the types of {paths[0]}: {error}") from None
             if unnamed := [name for name in self.names if name not in self.schema.names]:
                 raise ValueError(f"{path} has an index without a name, but not as its only one: {unnamed[0]!r} of pandas")
@@ -119,8 +118,8 @@ class Parquets(Reader):
                 values = self.numbers(field)
                 if values is not None:
                     return pandas().Series(values, name=name, copy=False)
-            parts = [one().read(columns=[name], use_threads=False).column(name).cast(field.type) for one in self.opened]
-        except (ValueError, OSError) as error:
+            parts = [_cast(one().read(columns=[name], use_threads=False).column(name), field) for one in self.opened]
+        except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{self.path} is not a Parquet file: {error}") from None
         cells = pa.chunked_array([chunk for part in parts for chunk in part.chunks], field.type)
         # of which pandas' own would make floats of labels that were its index
@@ -141,12 +140,23 @@ class Parquets(Reader):
         values = self.kept.bytes[:size].view(dtype)
         for one in self.opened:
             for batch in one().iter_batches(CHUNK_ROWS, columns=[field.name], use_threads=False):
-                cells = batch.column(batch.schema.get_field_index(field.name)).cast(field.type)
+                cells = _cast(batch.column(batch.schema.get_field_index(field.name)), field)
                 if cells.null_count and dtype.kind != "f":
                     return None
                 values[start : start + len(cells)] = cells.to_numpy(zero_copy_only=False)
                 start += len(cells)
         return values
+
+
+def _cast(cells: Any, field: Any) -> Any:
+    """Cells in the type of all files, as pandas makes floats of whole numbers; a ValueError where they have no such type."""
+    import pyarrow as pa
+
+    try:
+        return cells.cast(field.type, safe=not (pa.types.is_integer(cells.type) and pa.types.is_floating(field.type)))
+    except pa.ArrowException as error:
+        types = f"{cells.type} and {field.type}"
+        raise ValueError(f"column {field.name!r} must have one type in all files, got {types}: {error}") from None
 
 
 def _reopened(again: Callable[[], Any], metadata: Any) -> Any:
@@ -168,6 +178,8 @@ class Csvs(Reader):
             table = TableFile(path, decimal)
             table.read(text=text, by=self.split, **with_header)
             self.has_header = table.has_header
+        if not self.n:
+            raise ValueError(f"{source} has a header but no rows")
 
     def split(self, table):
         """Append the cells of another file to the columns."""
@@ -188,7 +200,7 @@ class Csvs(Reader):
                     cells = lib.Table.from_arrays([lib.array(chunk[name], lib.string(), from_pandas=True)], ["cells"])
                     with self.place(place).open("ab") as stream:
                         csv.write_csv(cells, stream, options)
-        table.check_last(n, missing)
+        table.check_last(missing)
         self.end = [self.place(place).stat().st_size for place in range(len(self.names))]
         self.files.append((table, n))
 
@@ -201,8 +213,7 @@ class Csvs(Reader):
         pd = pandas()
         place, kind = self.place(self.names.index(name)), str if name in (*self.text, *self.mixed) else None
         for low_memory in (True, False):
-            with contextlib.suppress(pd.errors.DtypeWarning), warnings.catch_warnings():
-                warnings.simplefilter("error", pd.errors.DtypeWarning)
+            with contextlib.suppress(pd.errors.DtypeWarning), datasets.as_errors(pd.errors.DtypeWarning):
                 frame = pd.read_csv(place, sep="\t", header=None, names=[name], skip_blank_lines=False, dtype=kind,
                                     decimal=self.decimal, low_memory=low_memory)  # fmt: skip
                 break

@@ -10,8 +10,10 @@ import gzip
 import io
 import itertools
 import lzma
+import os
 import re
 import sys
+import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -63,6 +65,20 @@ class CellError(ValueError):
     def __init__(self, column, row, problem):
         super().__init__(f"column {column!r}, row {row}: {problem}")
         self.column, self.row, self.problem = column, row, problem
+
+
+filters: Any = threading.RLock()  # whoever sets filters of warnings, which are those of all threads, holds it
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=filters._at_fork_reinit)  # where those threads are not
+
+
+@contextlib.contextmanager
+def as_errors(*categories):
+    """Let warnings be errors, in one thread at a time."""
+    with filters, warnings.catch_warnings():
+        for category in categories:
+            warnings.simplefilter("error", category)
+        yield
 
 
 def pandas():
@@ -280,7 +296,9 @@ class TableFile:
         for low_memory in (True, False):
             with contextlib.suppress(pandas().errors.DtypeWarning), self.parsed(dtype=known, low_memory=low_memory) as frame:
                 break
-        self.check_last(len(frame), frame[self.names[-1]].isna().any())
+        if not len(frame):
+            raise ValueError(f"{self.path} has a header but no rows")
+        self.check_last(frame[self.names[-1]].isna().any())
         self.frame = stripped(frame, text, self.decimal, mixed)
 
     @contextlib.contextmanager
@@ -290,9 +308,7 @@ class TableFile:
         # a plain file is read at its best by its name
         plain = self.content is self.opener is None and self.encoding == "utf-8"
         where = contextlib.nullcontext(self.path) if plain else self._text()
-        with where as stream, warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.DtypeWarning)
-            warnings.simplefilter("error", pd.errors.ParserWarning)
+        with where as stream, as_errors(pd.errors.DtypeWarning, pd.errors.ParserWarning):
             try:
                 yield pd.read_csv(
                     stream, sep=self.separator, header=0 if self.has_header else None, skiprows=self.skipped,
@@ -302,10 +318,8 @@ class TableFile:
                 self._refuse_uneven_rows()
                 raise ValueError(f"{self.path} is not a CSV file: {error}") from None
 
-    def check_last(self, n: int, missing: bool) -> None:
-        """Raise a ValueError where there are no rows, or where cells of the last column are missing as rows are uneven."""
-        if not n:
-            raise ValueError(f"{self.path} has a header but no rows")
+    def check_last(self, missing: bool) -> None:
+        """Raise a ValueError where cells of the last column are missing as rows are uneven."""
         if missing and not self._is_plainly_even():
             self._refuse_uneven_rows()
 

@@ -398,7 +398,7 @@ class NeuralNetwork(Saved):
             Show a progress bar on standard error.
         callback : callable or None, default None
             Called as ``callback(epoch, history)`` after each epoch; training stops where it returns True. It may read and
-            change the weights.
+            change the weights, but not X, y and sample_weight, of which there may be copies.
         chunk_rows : int or None, default None
             Rows of a chunk; None takes 16 MiB of X from a source, and arrays in memory as a whole. Of more than one chunk,
             an epoch with `shuffle` visits the chunks in random order, and then the rows of each. No batch has rows of two

@@ -34,6 +34,7 @@ from fastbp.kernels import objects
 
 FORMAT_VERSION = 2  # of caches; larger, too, where columns are made into inputs in another way
 MAGIC = b"fastbp rows\n"
+ARCHIVE = b"PK"  # how models and checkpoints begin, which may be called as a cache is
 FOOTER = struct.Struct(f"<Q32s{len(MAGIC)}s")
 ALIGNED = 64
 # Bytes of inputs at a time, and threads at most, each of which has a column in memory.
@@ -121,12 +122,16 @@ def rows(source: str | os.PathLike[str], target: str | None = None, *, columns: 
     paths = _files(source)
     if cache is not None and any(Path(cache).resolve() == path.resolve() for path in paths):
         raise ValueError(f"cache must not be a file of the source, got {cache}")
-    options = (target, columns and _state(columns), task, header, decimal, ignore, float_type.name, max_categories)
+    options: tuple = (target, columns and _state(columns), task, header, decimal, ignore, float_type.name, max_categories)
+    options += () if cache is None else (str(Path(source).resolve()),)  # which several sources may be given
     mark = _fingerprint(paths, options)
     places = _places(Path(source), None if cache is None else Path(cache))
     for place in places:
         if (found := _opened(place, mark)) is not None:
             return found
+    places = [place for place in places if _is_free(place, cache is not None)]
+    if not places:
+        raise ValueError(f"cache must name a file that fastbp.rows has written, or none that is there, got {cache}")
     make = _Conversion(Path(source), paths, target, columns, task, header, decimal, ignore, float_type, max_categories)
     place = next((one for one in places if os.access(one.parent, os.W_OK)), places[-1])
     for _ in range(3):  # another process may replace it meanwhile, with other options
@@ -281,6 +286,17 @@ def _opened(path: Path, mark: str) -> Rows | None:
     return Rows(path, inputs, y, columns)
 
 
+def _is_free(path: Path, given: bool) -> bool:
+    """Whether nothing but a cache would be lost if one were written there; one whose name was not given may be damaged."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(len(ARCHIVE))
+            stream.seek(-min(len(MAGIC), os.fstat(stream.fileno()).st_size), os.SEEK_END)
+            return not start or stream.read() == MAGIC or not (given or start == ARCHIVE)
+    except OSError:  # there is none
+        return True
+
+
 def _write(path: Path, make: "_Conversion", mark_now: Callable[[], str], mark: str) -> None:
     """Make a cache, all of it or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -326,9 +342,12 @@ class _Conversion:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fastbp-") as room:
             table = self.table(room)
             names, known, y, classes = self.look(table)
-            columns = self.read(table, names, known, Path(room))
             n = table.n if known is None else int(known.sum())
-            width = write_rows(stream, Path(room), names, columns, n, self.dtype)
+            file = Path(room) / "columns"  # one, as systems put up with few hundreds that are open
+            with file.open("wb") as whole:
+                whole.truncate(len(names) * n * self.dtype.itemsize)
+            columns = self.read(table, names, known, n, file)
+            width = write_rows(stream, file, names, columns, n, self.dtype)
         stream.write(bytes(_aligned(stream.tell()) - stream.tell()))
         if y is not None:
             stream.write(y.data)
@@ -379,8 +398,8 @@ class _Conversion:
         self.said.append(lost)
         return names, known, y, classes
 
-    def read(self, table, names, known, room):
-        """Write what each column comes to, where it is used, into a file of the folder; returns the columns."""
+    def read(self, table, names, known, n, file):
+        """Write what each column comes to, where it is used, into its room in a file; returns the columns."""
 
         def learnt(name, column):
             if self.columns is not None:
@@ -401,7 +420,8 @@ class _Conversion:
             return mine, said
 
         def put(place, parts):
-            with (room / str(place)).open("wb") as stream:
+            with file.open("r+b") as stream:
+                stream.seek(place * n * self.dtype.itemsize)
                 for part in parts:
                     stream.write(part.data)
 
@@ -433,13 +453,13 @@ def targets(table: Any, cells: Any, task: str) -> tuple[Array, tuple[str, ...]]:
     return found[codes], ()
 
 
-def write_rows(stream: Any, room: Path, names: Sequence[str], columns: Columns, n: int, dtype: Any) -> int:
-    """Write the matrix of columns that stand in files, as values or numbers of categories; returns how many there are."""
+def write_rows(stream: Any, file: Path, names: Sequence[str], columns: Columns, n: int, dtype: Any) -> int:
+    """Write the matrix of columns that stand in a file, as values or numbers of categories; returns how many there are."""
     used = [name for name in columns.kinds_ if name not in columns.categories_] + list(columns.categories_)
     spread = [one_hot(columns.categories_[name]).astype(dtype) if name in columns.categories_ else None for name in used]
     kinds = [dtype if table is None else np.min_scalar_type(-table.shape[1]) for table in spread]
-    places = {name: room / str(place) for place, name in enumerate(names)}
-    stored = [np.memmap(places[name], kind, "r", shape=n) for name, kind in zip(used, kinds, strict=True)]
+    rooms = dict(zip(names, np.memmap(file, np.uint8, "r", shape=(len(names), n * dtype.itemsize)), strict=True))
+    stored = [rooms[name][: n * np.dtype(kind).itemsize].view(kind) for name, kind in zip(used, kinds, strict=True)]
     ends = np.cumsum([1 if table is None else table.shape[1] for table in spread])
     width = int(ends[-1])
     many = max(1, BLOCK_BYTES // (width * dtype.itemsize))

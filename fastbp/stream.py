@@ -121,7 +121,7 @@ def joined(parts):
 def length_of(name, source):
     """The number of rows of a source, which has to be known."""
     n = source.shape[0]
-    if n != n or not isinstance(n, (int, np.integer)):
+    if not isinstance(n, (int, np.integer)):
         raise ValueError(
             f"{name} must have a known number of rows, got shape {source.shape}: compute_chunk_sizes() finds it"
         )
@@ -264,7 +264,7 @@ class Stream:
     def without(self, share):
         """Two streams: of all but the last rows of every chunk, and of these, a share of all rows."""
         ends = [int(np.ceil(row * share)) for row in [0, *(stop for _, stop in self.ranges)]]
-        counts = np.diff(ends)
+        counts = np.diff(ends).tolist()
         parts = (
             [(start, stop - count) for (start, stop), count in zip(self.ranges, counts, strict=True)],
             [(stop - count, stop) for (start, stop), count in zip(self.ranges, counts, strict=True)],

@@ -4,12 +4,14 @@ import errno
 import gzip
 import multiprocessing
 import os
+import threading
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import draws
 import numpy as np
+import pandas
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -287,6 +289,50 @@ def test_a_damaged_cache_is_made_anew(monkeypatch):
         assert Path("t.parquet.fastbp").read_bytes() == whole
 
 
+def test_one_cache_of_two_sources_is_each_one_s_in_turn():
+    """Files of one name, size and time, as archives unpack them."""
+    for folder, first in (("d1", 1), ("d2", 2)):
+        Path(folder).mkdir()
+        pandas.DataFrame({"a": np.arange(100.0), "y": np.arange(100) % 7 + first / 2}).to_csv(f"{folder}/t.csv", index=False)
+        os.utime(f"{folder}/t.csv", (1e9, 1e9))
+    for folder, first in (("d1", 0.5), ("d2", 1.0), ("d1", 0.5)):
+        assert float(fastbp.rows(f"{folder}/t.csv", "y", cache="cache").y[0]) == first
+
+
+def test_filters_of_warnings_are_as_before_whatever_threads_read():
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        columns = {"a": rng.normal(size=20_000), "b": rng.choice(["x", "y"], 20_000), "y": rng.normal(size=20_000)}
+        pandas.DataFrame(columns).to_csv(f"t{number}.csv", index=False)
+    fastbp.rows("t0.csv", "y", cache="first")
+    before = list(warnings.filters)
+    for attempt in range(4):
+        calls = [(f"t{number}.csv", {"cache": f"{attempt} {number}"}) for number in range(3)]
+        threads = [threading.Thread(target=fastbp.rows, args=(name, "y"), kwargs=options) for name, options in calls]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert warnings.filters == before
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_what_is_no_cache_is_not_overwritten():
+    table()
+    Path("notes.txt").write_text("not to be lost")
+    with pytest.raises(ValueError, match=r"cache must name a file that fastbp.rows has written, .* got notes.txt"):
+        fastbp.rows("t.parquet", "y", cache="notes.txt")
+    assert Path("notes.txt").read_text() == "not to be lost"
+    Path("notes.txt").write_bytes(b"")
+    assert fastbp.rows("t.parquet", "y", cache="notes.txt").path.name == "notes.txt"
+    Path("run").mkdir()
+    Path("t.parquet").rename("run/t.parquet")
+    fastbp.MLPRegressor(max_iter=1).fit(np.eye(3), [1.0, 2, 3], checkpoint="run.fastbp")
+    kept = Path("run.fastbp").read_bytes()
+    assert fastbp.rows("run", "y").path.resolve() != Path("run.fastbp").resolve()
+    assert Path("run.fastbp").read_bytes() == kept
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device"), MemoryError()])
 @pytest.mark.parametrize("where", ["write_rows", "targets"])
 def test_a_failure_leaves_nothing(monkeypatch, error, where):
@@ -524,3 +570,59 @@ def test_pyarrow_is_asked_for(monkeypatch):
     with pytest.raises(ImportError, match=r"fastbp.rows needs pyarrow: pip install 'fastbp\[stream\]'"):
         fastbp.rows("t.parquet", "y")
     assert os.listdir() == ["t.parquet"]
+
+
+# ---- odd files --------------------------------------------------------------------------------------------------------
+
+
+def test_more_columns_than_files_may_be_open():
+    resource = pytest.importorskip("resource")
+    rng, limits = np.random.default_rng(0), resource.getrlimit(resource.RLIMIT_NOFILE)
+    frame = pandas.DataFrame(rng.normal(size=(20, 300)), columns=[f"c{number}" for number in range(300)])
+    frame["y"] = frame.c0
+    frame.to_parquet("wide.parquet")
+    frame.to_csv("wide.csv", index=False)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, limits[1]))
+    try:
+        found = [fastbp.rows(name, "y", dtype="float64") for name in ("wide.parquet", "wide.csv")]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert [one.shape for one in found] == [(20, 300)] * 2
+    np.testing.assert_allclose(*found, rtol=1e-9)
+
+
+def test_whole_numbers_in_one_file_and_others_in_the_next():
+    Path("shards").mkdir()
+    pandas.DataFrame({"a": [2**60, 2**60 + 1], "y": [1.0, 2.0]}).to_parquet("shards/0.parquet")
+    pandas.DataFrame({"a": [0.5, None], "y": [1.0, 3.0]}).to_parquet("shards/1.parquet")
+    whole = pandas.concat([pandas.read_parquet(f"shards/{number}.parquet") for number in (0, 1)])
+    whole.to_parquet("whole.parquet", index=False)
+    np.testing.assert_array_equal(fastbp.rows("shards", "y"), fastbp.rows("whole.parquet", "y"))
+
+
+def test_types_that_do_not_go_together_are_named():
+    Path("shards").mkdir()
+    pandas.DataFrame({"a": [1, 2], "y": [1.0, 2.0]}).to_parquet("shards/0.parquet")
+    pandas.DataFrame({"a": np.array([2**63 + 5, 1], np.uint64), "y": [1.0, 3.0]}).to_parquet("shards/1.parquet")
+    with pytest.raises(ValueError, match="column 'a' must have one type in all files, got uint64 and int64"):
+        fastbp.rows("shards", "y")
+
+
+def test_a_file_without_rows_among_others():
+    Path("shards").mkdir()
+    frame = pandas.DataFrame({"a": [1.5, 2.5, 0.5], "y": [1.0, 2.0, 4.5]})
+    frame.to_csv("shards/0.csv", index=False)
+    frame[:0].to_csv("shards/1.csv", index=False)
+    assert fastbp.rows("shards", "y").shape == (3, 1)
+    Path("shards/0.csv").unlink()
+    with pytest.raises(ValueError, match="shards has a header but no rows"):
+        fastbp.rows("shards", "y")
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_classes_are_of_one_type_however_many_chunks_there_are():
+    pandas.DataFrame({"a": np.arange(60.0), "y": ["no", "yes", "perhaps"] * 20}).to_parquet("t.parquet")
+    rows = fastbp.rows("t.parquet", "y")
+    fits = [fastbp.MLPClassifier(3, max_iter=1).fit(rows, rows.y, chunk_rows=chunk_rows) for chunk_rows in (None, 25)]
+    assert fits[0].classes_.dtype == fits[1].classes_.dtype
+    assert list(fits[0].classes_) == list(fits[1].classes_)

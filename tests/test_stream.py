@@ -740,3 +740,16 @@ def test_methods_of_a_source_that_sound_alike_are_left_alone():
     words = np.array(["a", "b", "c"])[y]
     for labels in (pd.Categorical(words), pd.Series(words, dtype="category", index=range(900, 1100))):
         same_fit(clone(est).fit(Source(X), labels, chunk_rows=30), clone(est).fit(X, words, chunk_rows=30))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("chunk_rows", [1, 10, 50])
+@pytest.mark.parametrize("kind", [np.asarray, scipy.sparse.csr_matrix])
+@pytest.mark.parametrize("hidden", [(3,), (64, 64)])
+def test_a_chunk_of_no_weight_adds_nothing_to_the_gradient(hidden, kind, chunk_rows):
+    rng = np.random.default_rng(0)
+    X, weights = rng.normal(size=(100, 5)), np.ones(100)
+    y, weights[50:100] = X @ np.arange(5.0), 0
+    new = MLPRegressor(hidden_layer_sizes=hidden, solver="lbfgs", alpha=0.1, max_iter=5, random_state=3)
+    expected, found = clone(new).fit(kind(X), y, weights), clone(new).fit(kind(X), y, weights, chunk_rows=chunk_rows)
+    assert found.loss_ == pytest.approx(expected.loss_, rel=1e-9)

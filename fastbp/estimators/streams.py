@@ -5,7 +5,7 @@ import scipy.sparse
 from sklearn.base import is_classifier
 from sklearn.utils import check_array, check_consistent_length, check_X_y
 from sklearn.utils.class_weight import compute_class_weight
-from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.multiclass import check_classification_targets, unique_labels
 from sklearn.utils.validation import assert_all_finite
 
 from fastbp import checks
@@ -147,7 +147,7 @@ class Reader:
         n_out = est._encoded(some, self.fresh).shape[1]
         est._sparse_labels = scipy.sparse.issparse(y) if self.fresh else est._sparse_labels
         if self.names is not None:
-            self.codes, est.classes_ = est.classes_, self.names[est.classes_]
+            self.codes, est.classes_ = est.classes_, unique_labels(self.names[est.classes_])
         if est.class_weight is not None:
             est._weights(some, None, self.incremental)  # is it sound?
             self.class_weight = weights_by_class(est.class_weight, counted, length_of("y", y))

@@ -96,6 +96,9 @@ def forward(layers, params, X, out, rule, work):
 
 def loss_grad(layers, params, X, Y, weights, rule, grad, work):
     """As `fastbp.reference.loss_grad` for a workspace whose batch is all rows."""
+    if weights.size and not weights.any():  # no step is taken, and the gradient of an earlier one is still there
+        grad[...] = 0
+        return 0.0, 0.0, 0, 0.0
     rule = rule.copy()
     rule[RULE.solver] = rule[RULE.dropout] = rule[RULE.by_rows] = 0
     plan = PLAN._make(work[1].tolist())
