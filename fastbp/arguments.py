@@ -1,6 +1,7 @@
 """What arguments of the command line may be."""
 
 import argparse
+import csv
 import difflib
 import importlib.util
 import itertools
@@ -46,8 +47,8 @@ def sizes(text: str) -> tuple[int, ...]:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Names between commas."""
-    return tuple(text.split(","))
+    """Names between commas, which may be quoted as in a CSV file."""
+    return tuple(next(csv.reader([text])))
 
 
 def units(text: str) -> tuple[int, ...]:

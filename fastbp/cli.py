@@ -114,7 +114,8 @@ def _complain(message: str, status: int = options.EXIT_USAGE) -> int:
 def _say(line: str) -> None:
     """Print a line on standard error, if there is one."""
     if sys.stderr is not None:
-        print(printable(line), file=sys.stderr)
+        with contextlib.suppress(OSError):  # there is nowhere else to say it
+            print(printable(line), file=sys.stderr)
 
 
 def _has_terminal() -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -192,14 +193,19 @@ class Csvs(Reader):
         for place, end in enumerate(self.end):  # nor is what it has left wanted
             with self.place(place).open("ab") as stream:
                 stream.truncate(end)
-        n, missing, options = 0, False, csv.WriteOptions(include_header=False)
-        with table.parsed(dtype=str, chunksize=CHUNK_ROWS) as chunks:
+        options = csv.WriteOptions(include_header=False)
+
+        def append(chunks):
+            n, missing = 0, False
             for chunk in chunks:
                 n, missing = n + len(chunk), missing or chunk[table.names[-1]].isna().any()
                 for place, name in enumerate(self.names):
                     cells = lib.Table.from_arrays([lib.array(chunk[name], lib.string(), from_pandas=True)], ["cells"])
                     with self.place(place).open("ab") as stream:
                         csv.write_csv(cells, stream, options)
+            return n, missing
+
+        n, missing = table.parse(append, dtype=str, chunksize=CHUNK_ROWS)
         table.check_last(missing)
         self.end = [self.place(place).stat().st_size for place in range(len(self.names))]
         self.files.append((table, n))
@@ -213,7 +219,8 @@ class Csvs(Reader):
         pd = pandas()
         place, kind = self.place(self.names.index(name)), str if name in (*self.text, *self.mixed) else None
         for low_memory in (True, False):
-            with contextlib.suppress(pd.errors.DtypeWarning), datasets.as_errors(pd.errors.DtypeWarning):
+            with contextlib.suppress(pd.errors.DtypeWarning), datasets.filters, warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.DtypeWarning)
                 frame = pd.read_csv(place, sep="\t", header=None, names=[name], skip_blank_lines=False, dtype=kind,
                                     decimal=self.decimal, low_memory=low_memory)  # fmt: skip
                 break

@@ -67,18 +67,11 @@ class CellError(ValueError):
         self.column, self.row, self.problem = column, row, problem
 
 
-filters: Any = threading.RLock()  # whoever sets filters of warnings, which are those of all threads, holds it
+# Whoever sets filters of warnings, which are those of all threads, holds it: in a `with` of its own, which no signal's
+# handler can leave half done, as it could a function that yields.
+filters: Any = threading.RLock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=filters._at_fork_reinit)  # where those threads are not
-
-
-@contextlib.contextmanager
-def as_errors(*categories):
-    """Let warnings be errors, in one thread at a time."""
-    with filters, warnings.catch_warnings():
-        for category in categories:
-            warnings.simplefilter("error", category)
-        yield
 
 
 def pandas():
@@ -90,12 +83,17 @@ def pandas():
     return pandas
 
 
+def text_of(cell):
+    """The text by which a cell is known: of 1.0 that of 1, as whole numbers become floats where others are missing."""
+    return str(int(cell)) if isinstance(cell, (float, np.floating)) and cell % 1 == 0 else str(cell)
+
+
 def as_text(cells):
     """The text by which cells are known, which takes the memory of a place for each of them where many are alike."""
     if cells.dtype == object:  # where 1 is True
-        return cells.map(str, na_action="ignore")
+        return cells.map(text_of, na_action="ignore")
     codes, found = pandas().factorize(cells)
-    return pandas().Series(np.array([*map(str, found), np.nan], object)[codes], index=cells.index, name=cells.name)
+    return pandas().Series(np.array([*map(text_of, found), np.nan], object)[codes], index=cells.index, name=cells.name)
 
 
 def numbers(column, name, words=(), hint=""):
@@ -105,6 +103,8 @@ def numbers(column, name, words=(), hint=""):
     """
     if column.dtype.kind == "c":
         raise ValueError(f"Complex data not supported, got it in column {name!r}")
+    if isinstance(column.dtype, pandas().ArrowDtype) and column.dtype.kind == "O":  # decimals, of which none may be missing
+        column = column.astype(object)
     values = pandas().to_numeric(column, errors="coerce").astype(float).to_numpy(float, na_value=np.nan)
     filled = column.notna().to_numpy()
     if words:  # "inf" may be one; objects are known by their text
@@ -130,6 +130,8 @@ def held_out(size, n, classes=None, random_state=None):
     A class is only held out with rows to spare: of one or two rows, all are kept, and of others one at least.
     """
     order = (random_state or np.random.RandomState(0)).permutation(n)
+    if classes is not None and not classes.dtype.isnative:  # which pandas does not read
+        classes = classes.astype(classes.dtype.newbyteorder("="))
     labels = np.zeros(n, int) if classes is None else pandas().factorize(classes)[0][order]
     by_class = np.argsort(labels, kind="stable")
     counts = np.bincount(labels)
@@ -207,6 +209,8 @@ class TableFile:
         self.path, self.decimal = str(path), decimal
         self.content: bytes | None = None
         if self.path == "-":
+            if sys.stdin is None:
+                raise ValueError("- is standard input, which is closed")
             self.content = sys.stdin.buffer.read()
         elif not Path(path).is_file():
             self.content = Path(path).read_bytes()
@@ -294,26 +298,28 @@ class TableFile:
         known = {name: str for name in (*text, *mixed) if name in self.names}
         # the first way takes less memory, but not columns that are numbers here and text there
         for low_memory in (True, False):
-            with contextlib.suppress(pandas().errors.DtypeWarning), self.parsed(dtype=known, low_memory=low_memory) as frame:
+            with contextlib.suppress(pandas().errors.DtypeWarning):
+                frame = self.parse(lambda frame: frame, dtype=known, low_memory=low_memory)
                 break
         if not len(frame):
             raise ValueError(f"{self.path} has a header but no rows")
         self.check_last(frame[self.names[-1]].isna().any())
         self.frame = stripped(frame, text, self.decimal, mixed)
 
-    @contextlib.contextmanager
-    def parsed(self, **options: Any) -> Iterator[Any]:
-        """What pandas makes of the cells; a ValueError for cells that are no table also of what is read in the block."""
+    def parse(self, use: Callable[[Any], Any], **options: Any) -> Any:
+        """use(what pandas makes of the cells); a ValueError for cells that are no table, also where it is read in parts."""
         pd = pandas()
         # a plain file is read at its best by its name
         plain = self.content is self.opener is None and self.encoding == "utf-8"
         where = contextlib.nullcontext(self.path) if plain else self._text()
-        with where as stream, as_errors(pd.errors.DtypeWarning, pd.errors.ParserWarning):
+        with where as stream, filters, warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.DtypeWarning)
+            warnings.simplefilter("error", pd.errors.ParserWarning)
             try:
-                yield pd.read_csv(
+                return use(pd.read_csv(
                     stream, sep=self.separator, header=0 if self.has_header else None, skiprows=self.skipped,
                     names=self.names, index_col=False, skipinitialspace=True, decimal=self.decimal, **options,
-                )  # fmt: skip
+                ))  # fmt: skip
             except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
                 self._refuse_uneven_rows()
                 raise ValueError(f"{self.path} is not a CSV file: {error}") from None
@@ -362,7 +368,7 @@ class TableFile:
             if name in table.column_names and types.is_integer(table.schema.field(name).type):
                 # which would become floats, where some are missing
                 frame[name] = table.column(name).to_pandas(integer_object_nulls=True).to_numpy()
-            frame[name] = frame[name].map(str, na_action="ignore")
+            frame[name] = frame[name].map(text_of, na_action="ignore")
         return frame
 
     def spelled(self, words: Any) -> Any:

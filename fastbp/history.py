@@ -56,7 +56,10 @@ class History:
 
     @property
     def accuracy(self):
-        """Fraction of right rows: the largest output in the place of the largest target, or one on the right side of 0.5."""
+        """Fraction of right rows: the largest output in the place of the largest target, or one on the right side of 0.5.
+
+        Of all rows, whatever they weigh; those of a batch that is passed over count as wrong.
+        """
         return self._record[:, RECORD.hits] / self._n_rows
 
     def columns(self):

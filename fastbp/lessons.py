@@ -128,7 +128,8 @@ NETWORK_STATE = kinds_of({
     "target_low target_span": lambda value: type(value) is float and math.isfinite(value),
     "moments": lambda value: count(value) and value <= 2,
     "level": (None, str),
-    "steps": count,
+    "steps": lambda value: count(value) and value < 2**63,
+    "dropout_seed": lambda value: count(value) and value < 2**32,
 })  # fmt: skip
 
 

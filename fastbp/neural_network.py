@@ -331,13 +331,13 @@ class NeuralNetwork(Saved):
         Returns
         -------
         ndarray, shape (n,)
-            The number of the largest output; with one output, 1 where it is above 1/2. Values have one column for each of
+            The number of the largest output; with one output, 1 where it is at least 1/2. Values have one column for each of
             several outputs.
         """
         outputs = self.feedforward(X)
         if self.out_activation in ("identity", "exp"):
             return outputs[:, 0] if outputs.shape[1] == 1 else outputs
-        return outputs.argmax(axis=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0.5).astype(int)
+        return outputs.argmax(axis=1) if outputs.shape[1] > 1 else (outputs[:, 0] >= 0.5).astype(int)
 
     def backward(self, X, y, learning_rate=0.1, reduction="sum", *, sample_weight=None):
         """One step of the solver on all rows at once, in place.
@@ -495,7 +495,7 @@ class NeuralNetwork(Saved):
         self._draw_seed()
         try:
             run = self._run(rows, self._rule(learning_rate, reduction), batch_size, shuffle)
-        except UndoneError:  # of the first chunk
+        except BaseException:  # also of a source, whose first chunk is read here
             undo()
             raise
         run.undo = undo

@@ -66,7 +66,7 @@ class Table:
 
         table = Table(box=box.SIMPLE, show_header=self.columns is not None)
         for place, column in enumerate(self.columns or [""] * len(self.rows[0])):
-            table.add_column(column, justify="left" if self.left(place) else "right", no_wrap=place == 0)
+            table.add_column(Text(printable(column)), justify="left" if self.left(place) else "right", no_wrap=place == 0)
         for row in self.rows:
             table.add_row(*(Text(printable(cell)) for cell in row))
 

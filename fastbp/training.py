@@ -421,7 +421,7 @@ class ProgressBar:
     """Bar on standard error: rich's where it is installed, else one line of text that is written over."""
 
     def __init__(self, total, shown, unit="epoch", doing="training"):
-        self.total, self.shown, self.bar = total, shown, None
+        self.total, self.shown, self.bar = total, shown and sys.stderr is not None, None
         self.unit, self.doing = unit, doing
 
     def __enter__(self):

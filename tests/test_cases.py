@@ -255,7 +255,7 @@ MUTANTS = {
         "",
         lambda case: case.loss == "clipped_log_loss" and case.out_activation == "logistic",
     ),
-    "gradient not shortened": ("if norm > rule.max_norm:", "if False:", lambda case: case.max_norm < math.inf),
+    "gradient not shortened": ("if largest * norm > rule.max_norm:", "if False:", lambda case: case.max_norm < math.inf),
     "dropout without its factor": ("1 / (1 - rule.dropout)))", "1))", lambda case: case.dropout),
     "dropout not of the deltas": ("D = D * masks[level - 1]", "pass", lambda case: case.dropout),
     "dropout alike in every step": ("int(step) * len(layers)", "0", lambda case: case.dropout),

@@ -1,4 +1,5 @@
 import importlib.util
+import io
 import json
 import os
 import re
@@ -577,3 +578,35 @@ def test_the_model_is_saved_before_it_is_scored(run, monkeypatch):
     monkeypatch.setattr(cli, "_scores", interrupt)
     assert run("train", "wine", "--epochs", 2, "--save", "wine.npz")[0] == 130
     assert fastbp.load("wine.npz").n_iter_ == 2
+
+
+def test_classes_that_look_like_markup(run):
+    Path("m.csv").write_text("x,y,k\n" + "1,2,[/b]\n3,4,[red]\n" * 10)
+    status, out, err = run("train", "m.csv", "--target", "k", "--epochs", 3)
+    assert (status, err) == (0, "")
+    assert "[/b]" in out
+    assert "[red]" in out
+
+
+@pytest.mark.parametrize("command", [["train", "-", "--target", "y"], ["predict", "xor.npz", "-"]])
+def test_closed_standard_input(run, monkeypatch, command):
+    run("train", "xor", "--epochs", 1, "--save", "xor.npz")
+    monkeypatch.setattr("sys.stdin", None)
+    status, out, err = run(*command)
+    assert (status, out) == (2, "")
+    assert "standard input, which is closed" in err
+
+
+def test_names_with_commas_are_quoted(run):
+    Path("t.csv").write_text('"a,b",c,y\n' + "1,2,3.5\n2,1,0.5\n4,1,1.25\n" * 4)
+    status, _, err = run("train", "t.csv", "--target", "y", "--ignore", '"a,b"', "--epochs", 1, "--json")
+    assert (status, err) == (0, "")
+
+
+def test_standard_error_that_takes_nothing(run, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sys.stderr", Full())
+    assert cli.main(["train", "nosuch"]) == 2

@@ -22,6 +22,7 @@ from cases import assert_same_bits, unaligned
 from joblib.externals.loky import get_reusable_executor
 from processes import run_python
 from scipy import sparse
+from sklearn import neural_network
 from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_iris
@@ -32,6 +33,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from test_estimator_parity import all_classes
 
+import fastbp
 from fastbp import (
     MLPClassifier,
     MLPEnsembleClassifier,
@@ -691,3 +693,75 @@ def test_classes_of_columns_are_the_same_ones_later():
     columns = np.column_stack([OTHER_CLASSES, OTHER_CLASSES])
     with pytest.raises(ValueError, match="classes must be a list for each column"):
         MLPClassifier(3, max_iter=1, random_state=0).fit(ROWS, columns).partial_fit(ROWS, columns, classes=[7, 8])
+
+
+# ---- what is not told apart silently ---------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("kind", [MLPRegressor, MLPEnsembleRegressor, TabularRegressor])
+@pytest.mark.parametrize("unit", ["datetime64[D]", "timedelta64[D]"])
+def test_times_are_no_targets(kind, unit):
+    y = np.arange(60).astype(unit)
+    y[3] = "NaT"
+    for targets in (y, pandas.Series(y)):
+        with pytest.raises(ValueError, match="y must be|NaT|dtype|numbers|Cannot cast|contains NaN"):
+            kind(max_iter=2).fit(ROWS, targets)
+
+
+def test_sparse_targets_of_a_regressor_are_refused():
+    with pytest.raises(ValueError, match="y must be an array of numbers"):
+        MLPRegressor(max_iter=1).fit(ROWS, sparse.csr_matrix(ROWS))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_scores_of_labels_that_do_not_fit_are_refused():
+    columns = np.column_stack([OTHER_CLASSES, OTHER_CLASSES])
+    est = MLPClassifier(3, max_iter=2, random_state=0).fit(ROWS, columns)
+    for X, y in ((ROWS[:1], columns), (ROWS, columns[:1]), (ROWS, columns[:, :1])):
+        with pytest.raises(ValueError, match="y must have shape"):
+            est.score(X, y)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        est.score(ROWS, columns, sample_weight=[1])
+    assert est.score(ROWS, columns.tolist()) == est.score(ROWS, columns)
+    words = MLPClassifier(3, max_iter=2, random_state=0).fit(ROWS, OTHER_CLASSES.astype(str))
+    with pytest.raises(ValueError, match="[Mm]ix"):
+        words.score(ROWS, OTHER_CLASSES)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("chunk_rows", [None, 20])
+def test_class_weights_of_rows_that_lack_classes(chunk_rows):
+    """A dict may leave classes out, and rows may lack others."""
+    est = MLPClassifier(3, random_state=0, batch_size=10, class_weight={0: 2.0, 2: 3.0})
+    est.partial_fit(ROWS, OTHER_CLASSES, classes=[0, 1, 2])
+    some = OTHER_CLASSES != 2
+    other = copy.deepcopy(est).set_params(class_weight=None)
+    est.partial_fit(ROWS[some], OTHER_CLASSES[some], chunk_rows=chunk_rows)
+    other.partial_fit(ROWS[some], OTHER_CLASSES[some], np.where(OTHER_CLASSES[some] == 0, 2.0, 1.0), chunk_rows=chunk_rows)
+    np.testing.assert_array_equal(est.coefs_[0], other.coefs_[0])
+    labels = np.array(["a", "b"], object)[np.arange(150) % 2]
+    labels[:2] = "c"
+    X = np.random.default_rng(0).normal(size=(150, 2))
+    TabularClassifier(max_iter=2, random_state=0, class_weight={"a": 2.0, "c": 3.0}).fit(X, labels)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("momentum", [0.9, 0.5, 0.0])
+def test_another_momentum_leaves_the_learning_rate(momentum):
+    options = {"learning_rate": "adaptive", "tol": 10.0, "n_iter_no_change": 1, "max_iter": 9, "learning_rate_init": 0.1}
+    est = MLPClassifier(3, solver="sgd", random_state=0, **options).fit(ROWS, OTHER_CLASSES)
+    before = est._optimizer.learning_rate
+    assert before < 0.01
+    assert est.set_params(momentum=momentum).partial_fit(ROWS, OTHER_CLASSES)._optimizer.learning_rate <= before
+
+
+def test_a_model_whose_loss_has_changed_cannot_be_saved(tmp_path):
+    with pytest.warns(match="reached"):
+        est = MLPRegressor(max_iter=2).fit(ROWS, ROWS[:, 0])
+    with pytest.raises(ValueError, match="loss 'poisson' and out_activation_ 'identity' must go together"):
+        est.set_params(loss="poisson").save(tmp_path / "model.npz")
+
+
+def test_level_of_a_model_from_elsewhere():
+    assert fastbp.from_sklearn(neural_network.MLPRegressor(max_iter=300, tol=1).fit(ROWS, ROWS[:, 0])).level_ is None

@@ -244,3 +244,15 @@ def test_the_file_is_a_plain_archive(tmp_path):
         assert archive.testzip() is None
         names = {"header.npy", "weights_0.npy", "weights_1.npy", "input_mean.npy", "input_scale.npy"}
         assert set(archive.namelist()) == names
+
+
+@pytest.mark.parametrize(("name", "value"), [
+    ("dropout_seed", "x"), ("dropout_seed", -1), ("dropout_seed", 1.5), ("dropout_seed", 2**32), ("steps", 2**63),
+])  # fmt: skip
+def test_numbers_beyond_what_training_takes_are_refused(tmp_path, name, value):
+    net = NeuralNetwork(3, 2, 1, solver="adam", dropout=0.1, random_state=0)
+    net.train(np.ones((2, 3)), np.ones(2), 1)
+    net.save(tmp_path / "model.npz")
+    rewrite(tmp_path / "model.npz", {name: value})
+    with pytest.raises(ModelFileError, match=name):
+        NeuralNetwork.load(tmp_path / "model.npz")

@@ -1403,3 +1403,33 @@ def test_clipping_where_squares_are_no_numbers(dtype, size, many, rows):
         for net in nets:
             expected = np.full((n_in, n_out), size * min(1, part * size / norm))
             np.testing.assert_allclose(net.weights[0], expected, rtol=1e-5 if dtype == "float32" else 1e-12)
+
+
+@pytest.mark.parametrize("rich", [True, False])
+def test_a_bar_without_standard_error(rich, monkeypatch):
+    if not rich:
+        monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    assert len(NeuralNetwork(2, 3, 1).train(np.ones((4, 2)), np.ones(4), 5, progress=True)) == 5
+
+
+def test_an_output_of_a_half_is_of_one_class():
+    net = NeuralNetwork(2, [3], 1, activation="relu", random_state=0)
+    net.weights = [W * 0 for W in net.weights]
+    assert net.train(np.zeros((4, 2)), np.ones(4), 1, 1e-30).accuracy == 1
+    assert net.predict(np.zeros((4, 2))).tolist() == [1] * 4
+
+
+def test_a_source_that_fails_at_once_draws_nothing():
+    class Failing:
+        shape, dtype = (100, 2), np.dtype(float)
+
+        def __getitem__(self, key):
+            raise OSError("gone")
+
+    nets, rows = [NeuralNetwork(2, 3, 1, random_state=0) for _ in range(2)], np.random.default_rng(0).normal(size=(100, 2))
+    with pytest.raises(OSError, match="gone"):
+        nets[0].train(Failing(), np.ones(100), 1, batch_size=10, chunk_rows=20, shuffle=True)
+    for net in nets:
+        net.train(rows, np.ones(100), 1, batch_size=10, shuffle=True)
+    np.testing.assert_array_equal(nets[0].weights[0], nets[1].weights[0])

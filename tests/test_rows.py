@@ -57,7 +57,7 @@ def by_frame(frame, target, task="auto", ignore=(), dtype="float32", **options):
     table = SimpleNamespace(path="t", spelled=lambda words: words)
     filled = frame[target].notna().to_numpy()
     X = frame.drop(columns=[target, *ignore])[filled]
-    cells = frame[target].map(str, na_action="ignore")
+    cells = frame[target].map(datasets.text_of, na_action="ignore")
     y, classes = datasets._targets(table, cells, task)
     columns = Columns(**options)
     Z = columns.fit_transform(X).astype(dtype)

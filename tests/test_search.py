@@ -169,3 +169,15 @@ def test_lanes_close_ranks(monkeypatch):
 def test_warnings_are_those_of_a_fit():
     with pytest.warns(ConvergenceWarning, match=r"Maximum iterations \(3\) reached"):
         search(MLPClassifier(4, max_iter=3), {"alpha": [0.1]}, X, LABELS)
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("hidden", [(3,), (300, 300)])
+@pytest.mark.parametrize("kind", [np.asarray, sparse.csr_matrix])
+def test_a_random_state_of_its_own_is_drawn_from_once(kind, hidden):
+    """Also where a network turns out to be too large, or its rows sparse, for vectors of networks."""
+    X = np.random.default_rng(0).normal(size=(60, 5))
+    y, grid = X[:, 0], {"alpha": [1e-4, 1.0]}
+    est = MLPRegressor(hidden_layer_sizes=hidden, max_iter=3, random_state=np.random.RandomState(0))
+    expected = GridSearchCV(est, grid, cv=3, refit=False).fit(kind(X), y).cv_results_["mean_test_score"]
+    np.testing.assert_allclose(search(est, grid, kind(X), y, 3)["mean_test_score"], expected, rtol=1e-9)

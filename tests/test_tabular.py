@@ -1,4 +1,5 @@
 import datetime
+import decimal
 import inspect
 import io
 import json
@@ -381,3 +382,37 @@ def test_times_as_objects_are_refused(cell):
     X = pd.DataFrame({"when": pd.Series([cell] * 30, dtype=object), "x": np.arange(30)})
     with pytest.raises(ValueError, match="column 'when' holds dates or times"):
         TabularRegressor(max_iter=2).fit(X, np.arange(30.0))
+
+
+def test_whole_numbers_that_become_floats_are_the_same_categories():
+    """As pandas makes of them where others are missing."""
+    frame = pd.DataFrame({"store": [1, 2, 3, 4] * 20})
+    est = TabularRegressor(random_state=0, max_iter=60).fit(frame.astype("category"), [1.0, 2, 3, 4] * 20)
+    expected = est.predict(frame[:3])
+    for other in (pd.DataFrame({"store": [1, 2, 3, None]}), frame[:3].astype(float).astype("category"), frame[:3] * 1.0):
+        np.testing.assert_array_equal(est.predict(other)[:3], expected)
+
+
+def test_lists_of_several_kinds_are_read_cell_by_cell():
+    rows = [[bool(number % 2), "ab"[number % 3 == 0], number / 2] for number in range(30)]
+    rows[5][0] = None
+    est = TabularRegressor(max_iter=3, random_state=0).fit(rows, np.arange(30.0))
+    np.testing.assert_array_equal(est.predict(rows[4:5]), est.predict(rows[4:6])[:1])
+    assert est.columns_ == {0: "boolean", 1: "category", 2: "number"}
+
+
+def test_decimals_of_arrow_of_which_some_are_missing():
+    pyarrow = pytest.importorskip("pyarrow")
+    cells = [decimal.Decimal("1.5"), None, decimal.Decimal("2.5")] * 10
+    frames = [pd.DataFrame({"c": pd.Series(cells, dtype=kind)})
+              for kind in (object, pd.ArrowDtype(pyarrow.decimal128(5, 2)))]  # fmt: skip
+    found = [TabularRegressor(max_iter=2, random_state=0).fit(frame, np.arange(30.0)).predict(frame) for frame in frames]
+    np.testing.assert_array_equal(*found)
+
+
+def test_labels_in_the_other_order_of_bytes():
+    X, y = np.random.default_rng(0).normal(size=(150, 4)), np.arange(150) % 3
+    found = [
+        TabularClassifier(max_iter=2, random_state=0).fit(X, y.astype(kind)).predict_proba(X) for kind in ("<i4", ">i4")
+    ]
+    np.testing.assert_array_equal(*found)

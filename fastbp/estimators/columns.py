@@ -145,9 +145,9 @@ class Columns(TransformerMixin, BaseEstimator):
         """Places of the cells of a column among its categories, -1 where that is none."""
         pd, known = pandas(), pandas().Index(self.categories_[name], dtype=object)
         if column.dtype == object:  # where 1 is True
-            return known.get_indexer(column.map(str, na_action="ignore"))
+            return known.get_indexer(column.map(datasets.text_of, na_action="ignore"))
         codes, cells = pd.factorize(column)
-        return np.append(known.get_indexer([str(cell) for cell in cells]), -1)[codes]
+        return np.append(known.get_indexer([datasets.text_of(cell) for cell in cells]), -1)[codes]
 
     def input_of(self, name, column, dtype):
         """What a used column comes to, in parts: values as `transform` has them, as a float type, or codes of categories.

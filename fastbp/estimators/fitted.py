@@ -14,6 +14,7 @@ from fastbp.estimators.perceptron import FLOATS
 from fastbp.estimators.tabular import Tabular, TabularClassifier, TabularRegressor
 from fastbp.files import count, fits, require
 from fastbp.neural_network import NeuralNetwork, Saved
+from fastbp.rule import HEADS
 
 CLASSES: dict[str, Any] = {
     kind.__name__: kind for kind in (MLPClassifier, MLPRegressor, TabularClassifier, TabularRegressor)
@@ -98,9 +99,10 @@ def _check(estimator: Any, state: dict[str, Any], networks: list[Any]) -> None:
     _check_shapes(state)
     if is_classifier:
         _check_classes(state, estimator._output())
-    # both raise it themselves
-    estimator._activation_codes()
-    estimator._rule().numbers(estimator.n_outputs_)
+    estimator._activation_codes()  # raises it itself
+    rule = estimator._rule()
+    words = f"loss {estimator.loss!r} and out_activation_ {estimator.out_activation_!r}"
+    require((rule.out_activation, rule.loss) in HEADS, f"{words} must go together")
 
 
 def _check_shapes(state: dict[str, Any]) -> None:

@@ -477,9 +477,9 @@ class Epochs(Training):
         return False
 
 
-def begun(est, rows, validation, random_state, memory, task, run=None):
-    """Epochs of an estimator at their beginning."""
-    if memory is None or est._learning_rate_start != est.learning_rate_init:
+def begun(est, rows, validation, random_state, memory, task, run=None, incremental=False):
+    """Epochs of an estimator at their beginning, or `incremental` ones, which go on with its learning rate."""
+    if not incremental or getattr(est, "_learning_rate_start", None) != est.learning_rate_init:
         est._learning_rate = est._learning_rate_start = float(est.learning_rate_init)
     est.n_iter_ = 0
     return Epochs(est, rows, validation, random_state, memory, task, run)
@@ -498,7 +498,7 @@ def fit_stochastic(est, rows, validation, random_state, incremental, task, check
     if est.early_stopping and validation is None:
         rows, validation = split(est, rows, random_state)
     memory = est._solver_memory() if incremental else None
-    epochs = begun(est, rows, validation, random_state, memory, task)
+    epochs = begun(est, rows, validation, random_state, memory, task, incremental=incremental)
     most, stop = 1 if incremental else est.max_iter, False
     if checkpoint is not None:
         stop, epochs.checkpoint = checkpoint.restore(epochs), checkpoint

@@ -184,7 +184,7 @@ def from_sklearn(estimator: Any, kind: type | None = None) -> Any:
     if name == "MLPClassifier":
         binarizer = estimator._label_binarizer
         ours._y_type, ours._sparse_labels = binarizer.y_type_, bool(binarizer.sparse_input_)
-    ours._dropout_seed = 0
+    ours._dropout_seed, ours.level_ = 0, None
     if hasattr(estimator, "_optimizer"):
         _take_optimizer(ours, estimator._optimizer)
     return ours

@@ -8,13 +8,14 @@ from scipy import sparse
 from sklearn import metrics
 from sklearn.base import ClassifierMixin, RegressorMixin, _fit_context
 from sklearn.preprocessing import LabelBinarizer, label_binarize
-from sklearn.utils import multiclass
+from sklearn.utils import check_consistent_length, multiclass
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.class_weight import compute_sample_weight
+from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 
 from fastbp.estimators.perceptron import Perceptron, has_epochs, store
 from fastbp.estimators.streams import some_of
+from fastbp.stream import whole
 
 MULTI_OUTPUT = "multiclass-multioutput"
 # scikit-learn's types of targets: one logistic output, a softmax, one logistic per label, or one per class and column.
@@ -227,7 +228,12 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             return sample_weight
         if incremental and not isinstance(self.class_weight, dict):
             raise ValueError(f"class_weight must be a dict or None for partial_fit, got {self.class_weight!r}")
-        weights = compute_sample_weight(self.class_weight if class_weight is None else class_weight, y)
+        if class_weight is None and isinstance(self.class_weight, dict) and self._y_type in ("binary", "multiclass"):
+            # by all classes, some of which these rows may lack
+            by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
+            weights = (y[:, None] == self.classes_) @ by_class
+        else:
+            weights = compute_sample_weight(self.class_weight if class_weight is None else class_weight, y)
         return weights if sample_weight is None else weights * sample_weight
 
     def _score_of(self, y, predicted, sample_weight):
@@ -249,8 +255,14 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         -------
         float
         """
-        predicted, y = self.predict(X), np.asarray(y) if isinstance(y, list) else y
+        predicted, y = self.predict(X), whole(y)
+        y = np.asarray(y) if isinstance(y, list) or self._y_type == MULTI_OUTPUT else y
         plain = isinstance(y, np.ndarray) and y.shape == predicted.shape == (len(predicted),) and y.dtype.kind in "biuU"
+        plain = plain and (y.dtype.kind == "U") == (predicted.dtype.kind == "U")
+        if self._y_type == MULTI_OUTPUT:
+            if y.shape != predicted.shape:
+                raise ValueError(f"y must have shape {predicted.shape}, a label for each row and column, got {y.shape}")
+            check_consistent_length(predicted, sample_weight)
         if self._y_type == MULTI_OUTPUT or (plain and sample_weight is None):
             return self._score_of(y, predicted, sample_weight)
         return float(metrics.accuracy_score(y, predicted, sample_weight=sample_weight))
@@ -368,6 +380,8 @@ class MLPRegressor(RegressorMixin, Perceptron):
         return self._coded(y, name)
 
     def _coded(self, y, name, classes=None):
+        if sparse.issparse(y) or y.dtype.kind not in "biuf":
+            raise ValueError(f"{name} must be an array of numbers, got {type(y).__name__} of {y.dtype}")
         if self.loss == "poisson" and y.min() < 0:
             raise ValueError(f"{name} must be >= 0 for loss 'poisson', got {y.min()}")
         return y.reshape(len(y), -1)

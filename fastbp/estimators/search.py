@@ -119,6 +119,7 @@ class Fit:
         (self.X, self.y), self.test, self.error, self.seconds = training, test, "", 0.0
         self.member: Any = None
         self.epochs: Any = None
+        self.drawn: Any = None
 
     def attempt(self, work):
         """Do it, and take the time; returns whether it went well."""
@@ -142,6 +143,8 @@ class Fit:
             return
         est._validate_params()
         random_state = check_random_state(est.random_state)
+        if random_state is est.random_state:  # of its own: a fit that turns out to be alone draws anew
+            self.drawn = random_state.get_state(legacy=False)
         X, y, rows, _ = est._begin(X, self.y, None, random_state)
         if not isinstance(rows.X, np.ndarray):
             self.member = Alone()
@@ -167,7 +170,10 @@ class Fit:
 
     def alone(self):
         """Fit the network by itself."""
-        network_of(self.estimator).fit(self.X, self.y)
+        est = network_of(self.estimator)
+        if self.drawn is not None:
+            est.random_state.set_state(self.drawn)
+        est.fit(self.X, self.y)
 
     def end(self, stopped):
         """What a fit does in the end."""

@@ -130,7 +130,7 @@ class Reader:
     @property
     def weighted(self):
         """Whether rows have weights."""
-        return self.class_weight is not None or self.sample_weight is not None
+        return getattr(self.est, "class_weight", None) is not None or self.sample_weight is not None
 
     def learn_targets(self, ranges):
         """Count the labels of a classifier, which a first fit learns; returns the number of outputs."""
@@ -150,7 +150,8 @@ class Reader:
             self.codes, est.classes_ = est.classes_, unique_labels(self.names[est.classes_])
         if est.class_weight is not None:
             est._weights(some, None, self.incremental)  # is it sound?
-            self.class_weight = weights_by_class(est.class_weight, counted, length_of("y", y))
+            if not isinstance(est.class_weight, dict):  # which says it for each class
+                self.class_weight = weights_by_class(est.class_weight, counted, length_of("y", y))
         return n_out
 
     def weights_of(self, part, start, stop):

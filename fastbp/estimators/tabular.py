@@ -130,8 +130,12 @@ class Tabular(Saved, BaseEstimator):
         pd = pandas()
         X = X.to_pandas() if hasattr(X, "to_pandas") else X
         if not isinstance(X, pd.DataFrame):
+            # numpy would make text of all cells of a list where one is text
+            listed = isinstance(X, (list, tuple))
+            X = np.array(X, object) if listed else X
             X = validation.validate_data(self, X, dtype=None, ensure_all_finite=False, reset=reset)
-            return pd.DataFrame(X, columns=getattr(self, "feature_names_in_", range(X.shape[1])))
+            frame = pd.DataFrame(X, columns=getattr(self, "feature_names_in_", range(X.shape[1])))
+            return frame.infer_objects() if listed else frame
         if not X.columns.is_unique:
             twice = X.columns[X.columns.duplicated()][0]
             raise ValueError(f"X must have one column of each name, got two called {twice!r}")
@@ -490,7 +494,10 @@ class TabularRegressor(RegressorMixin, Tabular):
     _network_type = MLPRegressor
 
     def _checked_targets(self, y):
-        y = column_or_1d(y, warn=True).astype(float)
+        y = column_or_1d(y, warn=True)
+        if y.dtype.kind in "mMV":
+            raise ValueError(f"y must be numbers, got {y.dtype}")
+        y = y.astype(float)
         validation.assert_all_finite(y, input_name="y")
         return y
 
