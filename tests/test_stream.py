@@ -753,3 +753,14 @@ def test_a_chunk_of_no_weight_adds_nothing_to_the_gradient(hidden, kind, chunk_r
     new = MLPRegressor(hidden_layer_sizes=hidden, solver="lbfgs", alpha=0.1, max_iter=5, random_state=3)
     expected, found = clone(new).fit(kind(X), y, weights), clone(new).fit(kind(X), y, weights, chunk_rows=chunk_rows)
     assert found.loss_ == pytest.approx(expected.loss_, rel=1e-9)
+
+
+@pytest.mark.skipif(not hasattr(np.dtypes, "StringDType"), reason="an older numpy has no such strings")
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("chunk_rows", [None, 20])
+def test_labels_that_are_numpy_s_newer_strings(chunk_rows):
+    X, words = np.random.default_rng(0).normal(size=(60, 2)), np.array(["no", "perhaps", "yes"] * 20)
+    fits = [MLPClassifier(3, max_iter=2, random_state=0).fit(X, words.astype(kind), chunk_rows=chunk_rows)
+            for kind in (object, np.dtypes.StringDType())]  # fmt: skip
+    assert list(fits[0].classes_) == list(fits[1].classes_)
+    np.testing.assert_array_equal(fits[0].coefs_[0], fits[1].coefs_[0])

@@ -23,7 +23,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from fastbp import checks
 from fastbp.estimators import checkpoint as checkpoints
 from fastbp.estimators import fitting
-from fastbp.estimators.streams import SPARSE, contiguous, inputs_of, outputs_of, required, stream_of
+from fastbp.estimators.streams import SPARSE, contiguous, inputs_of, outputs_of, required, stream_of, with_objects
 from fastbp.neural_network import Saved
 from fastbp.rule import ACTIVATIONS, HEADS, Rule
 from fastbp.stream import Rows, chunks_of, is_source, joined, slices_of, whole
@@ -445,7 +445,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         with within_floats("X, y and the weights of rows"):
             chunk_rows, X = chunks_of(chunk_rows, X)
             if chunk_rows is None or not is_source(X):
-                y, sample_weight = whole(y), whole(sample_weight)
+                y, sample_weight = with_objects(whole(y)), whole(sample_weight)
                 X, y = self._validated(X, y, reset=first)
                 X = X if first else inputs_of(X, self._dtype(X))
             elif y is None:
@@ -492,7 +492,7 @@ class Perceptron(ClassNamePrefixFeaturesOutMixin, TransformerMixin, CallbackSupp
         if self.solver == "lbfgs":
             raise ValueError("X_val and y_val must be left out for solver 'lbfgs', which does not stop by a score")
         with within_floats("X_val and y_val"):
-            X, y = self._validated(whole(X_val), whole(y_val), reset=False)
+            X, y = self._validated(whole(X_val), with_objects(whole(y_val)), reset=False)
         return Rows(contiguous(inputs_of(X, dtype, "X_val")), outputs_of(self._encoded(y, False, "y_val"), dtype, "y_val"))
 
     def _validated(self, X, y, reset):

@@ -52,9 +52,14 @@ def contiguous(X):
     return X.tocsr()
 
 
+def with_objects(y):
+    """Strings of numpy's newer kind as objects, as scikit-learn knows them; other targets as they are."""
+    return y.astype(object) if getattr(getattr(y, "dtype", None), "kind", "") == "T" else y
+
+
 def targets_of(y, start, stop):
     """Dense targets of some rows, (n,) also where there is one column."""
-    y = slice_of(y, start, stop)
+    y = with_objects(slice_of(y, start, stop))
     y = y.toarray() if scipy.sparse.issparse(y) else y
     return y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 

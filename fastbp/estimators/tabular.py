@@ -198,27 +198,27 @@ class Tabular(Saved, BaseEstimator):
         kept = checkpoint_for(self, checkpoint, every)
         random_state = check_random_state(self.random_state)
         with fitting.as_before(self, random_state):
-            self._learn(X, y, sample_weight, random_state, start, progress, callback, kept)
+            self._learn(X, y, sample_weight, random_state, start, progress=progress, callback=callback, checkpoint=kept)
         return self
 
-    def _learn(self, X, y, sample_weight, random_state, start, progress, callback, kept):
+    def _learn(self, X, y, sample_weight, random_state, start, checkpoint, **options):
         networks = []
-        if kept is not None:
-            random_state = kept.begin(self, random_state)
+        if checkpoint is not None:
+            random_state = checkpoint.begin(self, random_state)
         Z, y = self._learn_columns(X, y)
         weights = None if sample_weight is None else validation._check_sample_weight(sample_weight, Z)
         seeds = random_state.randint(2**31 - 1, size=self.n_estimators) if self.n_estimators > 1 else [random_state]
         seconds = None if self.max_seconds is None else self.max_seconds / self.n_estimators
         for seed in seeds:
-            how = start, seconds, progress, callback, kept
-            network, whole = self._trained(Z, y, weights, check_random_state(seed), how)
+            options |= {"start": start, "max_seconds": seconds, "checkpoint": checkpoint}
+            network, whole = self._trained(Z, y, weights, check_random_state(seed), options)
             networks.append(network)
             start = time.perf_counter()
             if not whole:
                 break
         self.networks_ = networks
 
-    def _trained(self, Z, y, weights, random_state, how):
+    def _trained(self, Z, y, weights, random_state, options):
         """A network that has learnt the rows, and whether no interrupt came."""
         by_epochs, held = self.solver != "lbfgs", np.zeros(len(Z), bool)
         if self.early_stopping and by_epochs and len(Z) >= EARLY_STOPPING_ROWS:
@@ -228,7 +228,7 @@ class Tabular(Saved, BaseEstimator):
         rows, others = ((Z[of], targets[of], None if weights is None else weights[of]) for of in (~held, held))
         network = self._new_network(len(rows[0]), early_stopping=bool(held.any()), random_state=random_state)
         if by_epochs:
-            training = recipe.Recipe(network, *rows, others if held.any() else None, random_state, *how)
+            training = recipe.Recipe(network, *rows, others if held.any() else None, random_state, **options)
             training.train()
             whole = not training.interrupted
         else:
