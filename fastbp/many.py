@@ -91,28 +91,14 @@ def train_many(
     >>> sum(bool((net.predict(X) == y).all()) for net in networks) > 50
     True
     """
-    networks = list(networks)
-    for number, net in enumerate(networks):
-        if not isinstance(net, NeuralNetwork):
-            raise TypeError(f"networks must be NeuralNetworks, got {net!r} at {number}")
-    if len({*map(id, networks)}) < len(networks):
-        raise ValueError("networks must be different ones, got one of them twice")
-    epochs = checks.at_least(0, "epochs", epochs)
+    networks, epochs = distinct(networks), checks.at_least(0, "epochs", epochs)
     threads = usable_threads(checks.jobs("n_jobs", n_jobs))
     arrays = {"X": X, "y": y, "sample_weight": sample_weight}
-    each = {name: one_each(name, value, len(networks), np.ndarray) for name, value in arrays.items()}
-    settings = {"learning_rate": learning_rate, "batch_size": batch_size, "reduction": reduction, "shuffle": shuffle}
-    each |= {name: one_each(name, value, len(networks)) for name, value in (settings | {"callback": callback}).items()}
-    seen: dict[Any, Any] = {}
-    fits = [
-        NetworkFit(net, seen, **{name: values[number] for name, values in each.items()})
-        for number, net in enumerate(networks)
-    ]
-    drawing = [id(fit.net._rng.bit_generator) for fit in fits if fit.draws()]
-    if len({*drawing}) < len(drawing):
-        raise ValueError(
-            "networks must have random numbers of their own to draw from, got a random_state of several of them"
-        )
+    settings = {
+        "learning_rate": learning_rate, "batch_size": batch_size, "reduction": reduction, "shuffle": shuffle,
+        "callback": callback,
+    }  # fmt: skip
+    fits = fits_of(networks, arrays, settings)
     results: dict[NetworkFit, History | ValueError] = {}
     together, apart = parted(fits)
     with ProgressBar(len(networks), progress, "network") as bar:
@@ -129,6 +115,34 @@ def train_many(
             f"weights of {len(nonfinite)} of {len(networks)} networks stopped being finite: {nonfinite}", RuntimeWarning, 2
         )
     return found
+
+
+def distinct(networks):
+    """The networks as a list; an error for what is none, or one of them twice."""
+    networks = list(networks)
+    for number, net in enumerate(networks):
+        if not isinstance(net, NeuralNetwork):
+            raise TypeError(f"networks must be NeuralNetworks, got {net!r} at {number}")
+    if len({*map(id, networks)}) < len(networks):
+        raise ValueError("networks must be different ones, got one of them twice")
+    return networks
+
+
+def fits_of(networks, arrays, settings):
+    """Networks with what each is to be trained on, of arrays and settings for all or for each of them."""
+    each = {name: one_each(name, value, len(networks), np.ndarray) for name, value in arrays.items()}
+    each |= {name: one_each(name, value, len(networks)) for name, value in settings.items()}
+    seen: dict[Any, Any] = {}
+    fits = [
+        NetworkFit(net, seen, **{name: values[number] for name, values in each.items()})
+        for number, net in enumerate(networks)
+    ]
+    drawing = [id(fit.net._rng.bit_generator) for fit in fits if fit.draws()]
+    if len({*drawing}) < len(drawing):
+        raise ValueError(
+            "networks must have random numbers of their own to draw from, got a random_state of several of them"
+        )
+    return fits
 
 
 def train_apart(fits, epochs, threads, results, look):
