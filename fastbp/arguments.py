@@ -4,6 +4,7 @@ import argparse
 import csv
 import difflib
 import importlib.util
+import io
 import itertools
 import os
 import tempfile
@@ -47,8 +48,11 @@ def sizes(text: str) -> tuple[int, ...]:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Names between commas, which may be quoted as in a CSV file."""
-    return tuple(next(csv.reader([text])))
+    """Names between commas; where one is quoted, as in a line of a CSV file."""
+    try:
+        return tuple(next(csv.reader(io.StringIO(text, newline=""), strict=True)) if '"' in text else text.split(","))
+    except csv.Error as error:
+        raise argparse.ArgumentTypeError(f"must be names between commas, got {text!r}: {error}") from None
 
 
 def units(text: str) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from fastbp.rule import ACTIVATIONS
 DTYPES = ("float32", "float64")
 # How far targets may be beyond what an output can give: a few roundings of float32 at 1.
 ROUNDED = 1e-6
+NO_NUMBERS = str, bytes, np.datetime64, np.timedelta64
 # Numbers whose squares numpy adds up in one thread, whatever library it has for that.
 SMALL = 4096
 
@@ -101,9 +102,9 @@ def numeric(name, array, dtype):
     try:
         array = np.asarray(array)
         if array.dtype.kind == "O":
-            # astype would read numbers out of text
-            if any(isinstance(item, (str, bytes)) for item in array.flat):
-                raise TypeError("got text")
+            # astype would read numbers out of these
+            if any(isinstance(item, NO_NUMBERS) for item in array.flat):
+                raise TypeError("got text or times")
             array = array.astype(dtype)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} must be numeric: {error}") from None

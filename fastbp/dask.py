@@ -411,29 +411,31 @@ class Distributed(Perceptron):
         if getattr(self, "_skl_callbacks", ()):
             raise ValueError("callbacks are left to the local estimators")
         cluster, random_state = Cluster(self.client), check_random_state(self.random_state)
-        parts = cluster.partitions(X=X, y=y, sample_weight=sample_weight)
-        facts = cluster.values(cluster.map(facts_of, *zip(*parts, strict=True), classifies=is_classifier(self)))
-        # partitions without rows, which filters leave
-        parts = [part for part, one in zip(parts, facts, strict=True) if one.rows]
-        facts = [one for one in facts if one.rows]
-        spec = self._learn(facts, random_state)
-        shards = [
-            cluster.submit(shard_of, spec, number, [cut[1:] for cut in cuts], *(f for cut in cuts for f in parts[cut[0]]))
-            for number, cuts in enumerate(cuts_of([one.rows for one in facts], self.n_shards))
-        ]
-        weights = cluster.values(cluster.map(weight_of, shards))
-        with np.errstate(over="ignore"):  # of the float type in which shards have them
-            given = {"sample_weight": sample_weight, "class_weight": getattr(self, "class_weight", None)}
-            names = " times ".join(name for name, value in given.items() if value is not None)
-            checks.check_sum(names or "rows", np.array(weights).astype(spec.dtype))
-        del parts  # the shards have them
-        self.level_ = spec.level
-        layout = Layout(spec.units, spec.dtype, True, spec.codes)
-        rounds = Rounds(self, cluster, shards, layout, spec.level)
-        # the shapes of the rows; the record is that of the mean one
-        rows = Rows(np.empty((1, spec.units[0]), spec.dtype), np.empty((1, spec.units[-1])))
-        self._train(rounds, rows, sum(weights), random_state)
-        self._check_finite()
+        with fitting.as_before(self, random_state):
+            self.n_iter_ = 0
+            parts = cluster.partitions(X=X, y=y, sample_weight=sample_weight)
+            facts = cluster.values(cluster.map(facts_of, *zip(*parts, strict=True), classifies=is_classifier(self)))
+            # partitions without rows, which filters leave
+            parts = [part for part, one in zip(parts, facts, strict=True) if one.rows]
+            facts = [one for one in facts if one.rows]
+            spec = self._learn(facts, random_state)
+            shards = []
+            for number, cuts in enumerate(cuts_of([one.rows for one in facts], self.n_shards)):
+                cut_parts = (future for cut in cuts for future in parts[cut[0]])
+                shards.append(cluster.submit(shard_of, spec, number, [cut[1:] for cut in cuts], *cut_parts))
+            weights = cluster.values(cluster.map(weight_of, shards))
+            with np.errstate(over="ignore"):  # of the float type in which shards have them
+                given = {"sample_weight": sample_weight, "class_weight": getattr(self, "class_weight", None)}
+                names = " times ".join(name for name, value in given.items() if value is not None)
+                checks.check_sum(names or "rows", np.array(weights).astype(spec.dtype))
+            del parts  # the shards have them
+            self.level_ = spec.level
+            layout = Layout(spec.units, spec.dtype, True, spec.codes)
+            rounds = Rounds(self, cluster, shards, layout, spec.level)
+            # the shapes of the rows; the record is that of the mean one
+            rows = Rows(np.empty((1, spec.units[0]), spec.dtype), np.empty((1, spec.units[-1])))
+            self._train(rounds, rows, sum(weights), random_state)
+            self._check_finite()
         return self
 
     def _learn(self, facts, random_state):

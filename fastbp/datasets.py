@@ -85,7 +85,8 @@ def pandas():
 
 def text_of(cell):
     """The text by which a cell is known: of 1.0 that of 1, as whole numbers become floats where others are missing."""
-    return str(int(cell)) if isinstance(cell, (float, np.floating)) and cell % 1 == 0 else str(cell)
+    text = str(cell)
+    return class_key(text) if "." in text else text
 
 
 def as_text(cells):

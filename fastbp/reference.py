@@ -143,7 +143,8 @@ def loss_and_delta(Z, Y, head):
         shifted = Z - Z.max(axis=1, keepdims=True)
         losses = Y * (np.log(np.exp(shifted).sum(axis=1, keepdims=True)) - shifted)
     else:
-        losses = softplus(Z) - Y * Z
+        # softplus(z) - y z, of which nothing is lost where y is 1 and z large
+        losses = np.log1p(np.exp(-np.abs(Z))) + ((Z > 0) - Y) * Z
     return A, losses.sum(axis=1), delta
 
 

@@ -32,7 +32,7 @@ from fastbp.estimators.columns import Columns, one_hot
 from fastbp.files import replacing
 from fastbp.kernels import objects
 
-FORMAT_VERSION = 2  # of caches; larger, too, where columns are made into inputs in another way
+FORMAT_VERSION = 3  # of caches; larger, too, where columns are made into inputs in another way
 MAGIC = b"fastbp rows\n"
 ARCHIVE = b"PK"  # how models and checkpoints begin, which may be called as a cache is
 FOOTER = struct.Struct(f"<Q32s{len(MAGIC)}s")

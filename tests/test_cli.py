@@ -601,6 +601,9 @@ def test_names_with_commas_are_quoted(run):
     Path("t.csv").write_text('"a,b",c,y\n' + "1,2,3.5\n2,1,0.5\n4,1,1.25\n" * 4)
     status, _, err = run("train", "t.csv", "--target", "y", "--ignore", '"a,b"', "--epochs", 1, "--json")
     assert (status, err) == (0, "")
+    Path("t.csv").write_text('a,"k\nz",y\n' + "1,2,3.5\n2,1,0.5\n4,1,1.25\n" * 4)
+    assert run("train", "t.csv", "--target", "y", "--ignore", "k\nz", "--epochs", 1, "--json")[0] == 0
+    assert "must be names between commas" in run("train", "t.csv", "--target", "y", "--ignore", '"a')[2]
 
 
 def test_standard_error_that_takes_nothing(run, monkeypatch):

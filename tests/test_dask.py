@@ -444,6 +444,18 @@ def test_wrong_data_is_one_error(given, message, client):
         est.fit(*given)
 
 
+def test_a_fit_that_fails_changes_nothing(client):
+    est = DaskMLPClassifier(3, max_iter=2, random_state=np.random.RandomState(0), client=client)
+    est.fit(*spread_out(X, LABELS))
+    wrong, before = X.copy(), vars(est).copy()
+    wrong[7, 2] = np.nan
+    drawn = pickle.dumps(est.random_state.get_state())
+    with pytest.raises(ValueError, match="NaN"):
+        est.fit(*spread_out(wrong, np.char.upper(LABELS)))
+    assert vars(est) == before
+    assert pickle.dumps(est.random_state.get_state()) == drawn
+
+
 def test_wrong_parameters_are_one_error(client):
     lazy = spread_out(X, LABELS)
     for name, value, message in [

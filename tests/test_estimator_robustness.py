@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 import tracemalloc
+import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -27,6 +28,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.datasets import load_iris
 from sklearn.ensemble import BaggingClassifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV, cross_validate
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
@@ -765,3 +767,46 @@ def test_a_model_whose_loss_has_changed_cannot_be_saved(tmp_path):
 
 def test_level_of_a_model_from_elsewhere():
     assert fastbp.from_sklearn(neural_network.MLPRegressor(max_iter=300, tol=1).fit(ROWS, ROWS[:, 0])).level_ is None
+
+
+@pytest.mark.parametrize("kind", [MLPRegressor, TabularRegressor])
+@pytest.mark.parametrize("chunk_rows", [None, 20])
+def test_times_among_objects_are_no_targets(kind, chunk_rows):
+    y = np.array([np.datetime64("2020-01-01") + number for number in range(60)], object)
+    more = {"chunk_rows": chunk_rows} if kind is MLPRegressor else {}
+    with pytest.raises(ValueError, match="y must be numbers"):
+        kind(max_iter=2).fit(ROWS, y, **more)
+
+
+def test_weights_of_lbfgs_are_kept_before_it_warns():
+    est = MLPClassifier(5, solver="lbfgs", max_iter=500, random_state=0).fit(ROWS, OTHER_CLASSES)
+    est.set_params(max_iter=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ConvergenceWarning):
+            est.fit(ROWS, np.array(["a", "b", "c"])[OTHER_CLASSES])
+    with pytest.warns(ConvergenceWarning):
+        expected = MLPClassifier(5, solver="lbfgs", max_iter=2, random_state=0).fit(ROWS, OTHER_CLASSES)
+    np.testing.assert_array_equal(est.coefs_[0], expected.coefs_[0])
+    assert est.loss_ == expected.loss_
+
+
+@pytest.mark.parametrize("settings", [{"hidden_layer_sizes": (0,)}, {"early_stopping": True, "validation_fraction": 0.01}])
+def test_members_that_cannot_be_trained_leave_those_before(settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        est = MLPEnsembleClassifier(3, n_estimators=2, max_iter=2, random_state=np.random.RandomState(0)).fit(
+            ROWS, OTHER_CLASSES
+        )
+        before = pickle.dumps({name: value for name, value in vars(est).items() if name not in settings})
+        with pytest.raises(ValueError, match="hidden_layer_sizes|validation set"):
+            est.set_params(**settings).fit(ROWS, np.array(["a", "b", "c"])[OTHER_CLASSES])
+    assert pickle.dumps({name: value for name, value in vars(est).items() if name not in settings}) == before
+
+
+def test_scores_of_columns_of_labels_of_another_kind_are_refused():
+    columns = np.column_stack([OTHER_CLASSES, OTHER_CLASSES])
+    with pytest.warns(ConvergenceWarning):
+        est = MLPClassifier(3, max_iter=2, random_state=0).fit(ROWS, columns)
+    with pytest.raises(ValueError, match="y must have labels of the kind"):
+        est.score(ROWS, columns.astype(str))

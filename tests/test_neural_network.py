@@ -1433,3 +1433,36 @@ def test_a_source_that_fails_at_once_draws_nothing():
     for net in nets:
         net.train(rows, np.ones(100), 1, batch_size=10, shuffle=True)
     np.testing.assert_array_equal(nets[0].weights[0], nets[1].weights[0])
+
+
+@pytest.mark.parametrize(("dtype", "bias"), [("float32", 100.0), ("float64", 720.0)])
+@pytest.mark.parametrize("rows", [1, 2, 3, 5, 8, 17, 33])
+@pytest.mark.parametrize("loss", ["poisson", "squared_error"])
+def test_no_output_overflows_but_those_of_rows(loss, rows, dtype, bias):
+    """Vectors of samples have lanes without one."""
+    net = NeuralNetwork(1, [], 1, out_activation="exp", loss=loss, dtype=dtype, random_state=0)
+    net.weights, net.biases = [[[1.0]]], [[bias]]
+    X, y = np.linspace(-1, 1, rows)[:, np.newaxis] - bias, np.ones((rows, 1))
+    gradient = np.exp(X[:, 0] + bias) - 1
+    gradient *= 1 if loss == "poisson" else np.exp(X[:, 0] + bias)
+    found = net.gradients(X, y)[1][0]
+    np.testing.assert_allclose(found, gradient.sum(), rtol=1e-4 if dtype == "float32" else 1e-10, atol=1e-5 * rows)
+    assert np.isfinite(net.train(X, y, 1, 1e-6).loss).all()
+
+
+@pytest.mark.parametrize(("dtype", "z", "expected"), [
+    ("float32", 10, 4.539890e-5), ("float32", 17, 4.139938e-8), ("float64", 36, 2.319523e-16), ("float64", 2, 0.126928011),
+])  # fmt: skip
+def test_the_log_loss_of_what_is_almost_sure_keeps_its_digits(dtype, z, expected):
+    losses = []
+    for sign, y in ((1, 1.0), (-1, 0.0)):
+        net = NeuralNetwork(1, [], 1, loss="log_loss", dtype=dtype, random_state=0)
+        net.weights = [[[1.0]]]
+        losses.append(float(net.train([[sign * z]], [[y]], 1, 1e-30).loss[0]))
+    assert losses == pytest.approx([expected] * 2, rel=1e-6)
+
+
+def test_times_among_objects_are_no_numbers():
+    y = np.array([np.datetime64("2020-01-01") + number for number in range(4)], object)
+    with pytest.raises(ValueError, match="y must be numeric: got text or times"):
+        NeuralNetwork(2, 3, 1, out_activation="identity").train(np.ones((4, 2)), y, 1)

@@ -416,3 +416,32 @@ def test_labels_in_the_other_order_of_bytes():
         TabularClassifier(max_iter=2, random_state=0).fit(X, y.astype(kind)).predict_proba(X) for kind in ("<i4", ">i4")
     ]
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("spelling", ["1.0", "1"])
+def test_categories_are_the_same_as_text_and_as_numbers(spelling, tmp_path):
+    texts = pd.DataFrame({"k": [spelling, spelling.replace("1", "2"), "x", "y"] * 20})
+    est = TabularRegressor(random_state=0, max_iter=30).fit(texts, [1.0, 2, 3, 4] * 20)
+    expected = est.predict(texts[:2])
+    for other in (pd.DataFrame({"k": [1.0, 2.0]}), pd.DataFrame({"k": [1, 2]}), pd.DataFrame({"k": ["1", "2.0"]})):
+        np.testing.assert_array_equal(est.predict(other), expected)
+    est.preprocessing_.categories_ = {"k": ["1.0", "2.0", "x", "y"]}  # as an older model has them
+    np.testing.assert_array_equal(est.predict(pd.DataFrame({"k": [1.0, 2.0]})), expected)
+
+
+def test_quartiles_that_differ_by_rounding_are_one():
+    rng = np.random.default_rng(0)
+    x = np.array([0.1 + 0.2, 0.3])[rng.integers(0, 2, 1000)]
+    x[:150] = rng.normal(size=150) * 5 + 10
+    _, factors = recipe.range_of(np.column_stack([x, np.where(np.isclose(x, 0.3), 0.3, x)]))
+    assert factors[0] == pytest.approx(factors[1], rel=1e-9)
+
+
+@pytest.mark.parametrize(("offset", "spread"), [(1e9, 1e-4), (0, 1e-170), (0, 1e140), (-1e12, 1.0), (5, 2)])
+def test_targets_are_scaled_whatever_their_size(offset, spread):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 3))
+    y, est = X @ [1.0, 2, 3], TabularRegressor(random_state=0, max_iter=20)
+    expected, found = est.fit(X, y).predict(X), est.fit(X, offset + spread * y).predict(X)
+    np.testing.assert_allclose((found - offset) / spread, expected, atol=0.2)
+    assert np.corrcoef(expected, y)[0, 1] > 0.9

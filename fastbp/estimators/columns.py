@@ -143,11 +143,14 @@ class Columns(TransformerMixin, BaseEstimator):
 
     def _codes(self, name, column):
         """Places of the cells of a column among its categories, -1 where that is none."""
-        pd, known = pandas(), pandas().Index(self.categories_[name], dtype=object)
+        pd, categories = pandas(), self.categories_[name]
+        # from the last one on: an older model may have two spellings of a category
+        by_text = {datasets.text_of(categories[place]): place for place in reversed(range(len(categories)))}
+        known, places = pd.Index([*by_text], dtype=object), np.array([*by_text.values(), -1])
         if column.dtype == object:  # where 1 is True
-            return known.get_indexer(column.map(datasets.text_of, na_action="ignore"))
+            return places[known.get_indexer(column.map(datasets.text_of, na_action="ignore"))]
         codes, cells = pd.factorize(column)
-        return np.append(known.get_indexer([datasets.text_of(cell) for cell in cells]), -1)[codes]
+        return np.append(places[known.get_indexer([datasets.text_of(cell) for cell in cells])], -1)[codes]
 
     def input_of(self, name, column, dtype):
         """What a used column comes to, in parts: values as `transform` has them, as a float type, or codes of categories.

@@ -111,7 +111,9 @@ class Ensemble(BaseEnsemble):
             there are none, the present ones are kept with the weights that they have. If warm_start has nothing to add.
         """
         members = list(getattr(self, "estimators_", [])) if self.warm_start else []
-        with fitting.as_before(self):
+        random_state = check_random_state(self.random_state)
+        before = vars(self).get("estimators_")
+        with fitting.as_before(self, random_state, learnt=lambda: vars(self).get("estimators_") is not before):
             X, y = validate_data(
                 self, X, y, accept_sparse="csr", dtype=FLOATS, multi_output=True, reset=not members,
                 y_numeric=self._member is MLPRegressor,
@@ -124,34 +126,32 @@ class Ensemble(BaseEnsemble):
             if self.n_estimators < len(members):
                 so_far = f"{len(members)}, the members so far"
                 raise ValueError(f"n_estimators must be at least {so_far}, got {self.n_estimators}")
-        if not members:
-            for name in ("estimators_", "oob_score_", self._told["oob"]):
+            if self.n_estimators == len(members):
+                warnings.warn("warm_start trains no member, as n_estimators is not larger than before", stacklevel=3)
+                return self
+            for name in ("oob_score_", self._told["oob"]):
                 self.__dict__.pop(name, None)
-        if self.n_estimators == len(members):
-            warnings.warn("warm_start trains no member, as n_estimators is not larger than before", stacklevel=3)
-            return self
-        self._draw(X, members)
-        interrupt, said = None, list[tuple]()  # what members warn of comes once, when all are done
-        try:
-            self._train(X, y, weights, members, said)
-        except KeyboardInterrupt as error:
-            interrupt = error
+            self._draw(X, members, random_state)
+            interrupt, said = None, list[tuple]()  # what members warn of comes once, when all are done
+            try:
+                self._train(X, y, weights, members, said)
+            except KeyboardInterrupt as error:
+                if vars(self).get("estimators_") is before:
+                    raise
+                interrupt = error
         for text, category in dict.fromkeys(said):
             if category is not InterruptedWarning:  # which the ensemble says for all
                 warnings.warn(text, category, stacklevel=3)
         if interrupt is not None:
-            kept = len(getattr(self, "estimators_", []))
-            if not kept:
-                raise interrupt
-            text = f"{INTERRUPTED[:-1]}: {kept} of {self.n_estimators} members are kept."
+            text = f"{INTERRUPTED[:-1]}: {len(self.estimators_)} of {self.n_estimators} members are kept."
             warnings.warn(text, InterruptedWarning, stacklevel=3)
         if self.oob_score:
             self._score_out_of_bag(X, y)
         return self
 
-    def _draw(self, X, members):
+    def _draw(self, X, members, random_state):
         """Draw the seeds of further members, where scikit-learn's bagging looks for them."""
-        random_state, most = check_random_state(self.random_state), np.iinfo(np.int32).max
+        most = np.iinfo(np.int32).max
         if members:
             random_state.randint(most, size=len(members))
         seeds = random_state.randint(most, size=self.n_estimators - len(members))

@@ -71,21 +71,21 @@ def check_held(weighted, training, validation, n_training, n_held):
 
 
 @contextlib.contextmanager
-def as_before(est, random_state=None, streamed=False):
-    """Let an exception leave an estimator as it was, and its random state, unless it has learnt in epochs of its own.
+def as_before(est, random_state, streamed=False, learnt=None):
+    """Let an exception leave an estimator as it was, and its random state, unless it has `learnt`, by default in epochs.
 
     Where rows of a stream turn out to be unsound in the middle, it is as before all the same.
     """
+    learnt = learnt or (lambda: vars(est).get("n_iter_"))
     before = vars(est).copy()
     if streamed:  # curves grow in their places
         before |= {name: value.copy() for name, value in before.items() if isinstance(value, list)}
-    drawn = None if random_state is None or type(est.random_state) is int else random_state.get_state(legacy=False)
+    drawn = None if type(est.random_state) is int else random_state.get_state(legacy=False)
     try:
         yield
     except BaseException as error:
-        if isinstance(error, RowsError) or not vars(est).get("n_iter_"):
-            est.__dict__.clear()
-            est.__dict__.update(before)
+        if isinstance(error, RowsError) or not learnt():
+            est.__dict__ = before  # at once, whatever interrupts it
             if drawn is not None:
                 random_state.set_state(drawn)
         raise
@@ -140,7 +140,7 @@ def mean_loss(est, rows, outputs):
         A = np.clip(A, eps, 1 - eps)
         losses = -xlogy(Y, A) if est.out_activation_ == "softmax" else -xlogy(Y, A) - xlogy(1 - Y, 1 - A)
     elif est.loss == "poisson":
-        losses = xlogy(Y, Y / A) - Y + A
+        losses = xlogy(Y, Y) - xlogy(Y, A) - Y + A
     else:
         losses = (np.abs(A - Y) if est.loss == "absolute_error" else (A - Y) ** 2 / 2) / Y.shape[1]
     return float(np.average(losses.sum(axis=1), weights=rows.weights))
@@ -613,10 +613,9 @@ def fit_lbfgs(est, rows, task, objective=None):
         est.loss_ = float(least)
         keep(best)
         return
-    est.n_iter_ = min(result.nit, est.max_iter)
+    keep(result.x)
+    vars(est).update(loss_=float(result.fun), n_iter_=min(result.nit, est.max_iter))
     if heard.said is None:
         _check_optimize_result("lbfgs", result, est.max_iter)  # warns as scikit-learn does
     elif result.status != 0:
         warn(f"lbfgs failed to converge after {est.n_iter_} iterations: {result.message}", ConvergenceWarning)
-    est.loss_ = float(result.fun)
-    keep(result.x)

@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight, compute_sample_weig
 from sklearn.utils.metaestimators import available_if
 
 from fastbp.estimators.perceptron import Perceptron, has_epochs, store
-from fastbp.estimators.streams import some_of
+from fastbp.estimators.streams import has_times, some_of
 from fastbp.stream import whole
 
 MULTI_OUTPUT = "multiclass-multioutput"
@@ -231,7 +231,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):
         if class_weight is None and isinstance(self.class_weight, dict) and self._y_type in ("binary", "multiclass"):
             # by all classes, some of which these rows may lack
             by_class = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_)
-            weights = (y[:, None] == self.classes_) @ by_class
+            weights = by_class[np.searchsorted(self.classes_, y).clip(max=len(by_class) - 1)]
         else:
             weights = compute_sample_weight(self.class_weight if class_weight is None else class_weight, y)
         return weights if sample_weight is None else weights * sample_weight
@@ -263,6 +263,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):
             if y.shape != predicted.shape:
                 raise ValueError(f"y must have shape {predicted.shape}, a label for each row and column, got {y.shape}")
             check_consistent_length(predicted, sample_weight)
+            if any((known.dtype.kind in "biuf") != (y.dtype.kind in "biuf") for known in self.classes_ if y.dtype != object):
+                raise ValueError(f"y must have labels of the kind of {self.classes_}, got {y.dtype}")
         if self._y_type == MULTI_OUTPUT or (plain and sample_weight is None):
             return self._score_of(y, predicted, sample_weight)
         return float(metrics.accuracy_score(y, predicted, sample_weight=sample_weight))
@@ -375,6 +377,11 @@ class MLPRegressor(RegressorMixin, Perceptron):
 
     def _output(self):
         return "exp" if self.loss == "poisson" else "identity"
+
+    def _validated(self, X, y, reset):
+        if has_times(y):  # which scikit-learn would make numbers of
+            raise ValueError("y must be numbers, got times")
+        return super()._validated(X, y, reset)
 
     def _encoded(self, y, fresh, name="y"):
         return self._coded(y, name)

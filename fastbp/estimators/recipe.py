@@ -65,12 +65,14 @@ def range_of(X):
     Where these are equal, half the whole range takes the place of their distance; the factor of a constant is 0.
     """
     low, lower, center, upper, high = np.array([quartiles(column) for column in X.T]).reshape(-1, 5).T
-    spread = np.where(upper > lower, upper - lower, (high - low) / 2)
-    # what is left of a constant after rounding is no spread
-    constant = high - low <= 10 * np.finfo(float).eps * np.maximum(np.abs(high), np.abs(low))
+
+    def alike(one, other):
+        """Whether two numbers differ by no more than rounding may leave of a constant."""
+        return np.abs(one - other) <= 10 * np.finfo(float).eps * np.maximum(np.abs(one), np.abs(other))
+
     with np.errstate(divide="ignore", over="ignore"):
-        factor = 1 / spread
-    return center, np.where(constant | ~np.isfinite(factor), 0, factor)
+        factor = 1 / np.where(alike(upper, lower), (high - low) / 2, upper - lower)
+    return center, np.where(alike(high, low) | ~np.isfinite(factor), 0, factor)
 
 
 def quartiles(values):

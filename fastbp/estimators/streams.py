@@ -57,6 +57,12 @@ def with_objects(y):
     return y.astype(object) if getattr(getattr(y, "dtype", None), "kind", "") == "T" else y
 
 
+def has_times(y):
+    """Whether targets are objects of which some tell the time."""
+    objects = getattr(getattr(y, "dtype", None), "kind", "") == "O"
+    return objects and any(isinstance(one, (np.datetime64, np.timedelta64)) for one in np.asarray(y).flat)
+
+
 def targets_of(y, start, stop):
     """Dense targets of some rows, (n,) also where there is one column."""
     y = with_objects(slice_of(y, start, stop))
@@ -175,9 +181,12 @@ class Reader:
 
     def read(self, start, stop):
         """Some rows."""
+        part = targets_of(self.y, start, stop)
+        if not self.classifies and has_times(part):
+            raise ValueError("y must be numbers, got times")
         X, part = check_X_y(
-            slice_of(self.X, start, stop), targets_of(self.y, start, stop), accept_sparse=SPARSE, dtype=self.dtype,
-            multi_output=True, y_numeric=not self.classifies,
+            slice_of(self.X, start, stop), part, accept_sparse=SPARSE, dtype=self.dtype, multi_output=True,
+            y_numeric=not self.classifies,
         )  # fmt: skip
         Y = outputs_of(self.est._coded(part, "y", self.codes), self.dtype, "y")
         if self.classifies and not self.est._has_labels(part, Y, self.codes):

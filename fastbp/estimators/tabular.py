@@ -26,6 +26,7 @@ from fastbp.estimators.checkpoint import checkpoint_for
 from fastbp.estimators.columns import Columns
 from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.estimators.perceptron import PARAMETERS, fill_in, store
+from fastbp.estimators.streams import has_times
 from fastbp.neural_network import Saved
 
 EARLY_STOPPING_ROWS = 100
@@ -462,6 +463,24 @@ class TabularClassifier(ClassifierMixin, Tabular):
         return self.classes_.take(self._probabilities(Z).argmax(axis=1))
 
 
+def with_scale(mean, scale):
+    """A StandardScaler of one column."""
+    scaler = StandardScaler().fit([[mean]])
+    scaler.scale_ = np.array([scale])
+    scaler.var_ = scaler.scale_**2
+    return scaler
+
+
+def scaler_of(y):
+    """A StandardScaler of values, whose own takes what differs little from a large mean, or from 0, for a constant."""
+    mean = y.mean()
+    mean += (y - mean).mean()  # which rounding has left
+    most = np.abs(y - mean).max()
+    if most <= 10 * np.finfo(float).eps * np.abs(y).max():
+        return with_scale(mean, 1.0)
+    return with_scale(mean, most * np.sqrt(np.mean(np.square((y - mean) / most))))
+
+
 class TabularRegressor(RegressorMixin, Tabular):
     """Multi-layer perceptron that predicts a number for each row of a table.
 
@@ -495,14 +514,14 @@ class TabularRegressor(RegressorMixin, Tabular):
 
     def _checked_targets(self, y):
         y = column_or_1d(y, warn=True)
-        if y.dtype.kind in "mMV":
+        if has_times(y) or y.dtype.kind in "mMV":
             raise ValueError(f"y must be numbers, got {y.dtype}")
         y = y.astype(float)
         validation.assert_all_finite(y, input_name="y")
         return y
 
     def _targets(self, y, training):
-        self.scaler_ = StandardScaler().fit(y[training, np.newaxis])
+        self.scaler_ = scaler_of(y[training])
         return self.scaler_.transform(y[:, np.newaxis])[:, 0].astype(self.dtype)
 
     def _together(self, Z):
@@ -517,10 +536,7 @@ class TabularRegressor(RegressorMixin, Tabular):
 
     def _restore(self, state, networks):
         super()._restore(state, networks)
-        mean, scale = state["target"]
-        self.scaler_ = StandardScaler().fit([[mean]])
-        self.scaler_.scale_ = np.array([scale])
-        self.scaler_.var_ = self.scaler_.scale_**2
+        self.scaler_ = with_scale(*state["target"])
 
     def _last_step(self, network):
         step = TransformedTargetRegressor(network, transformer=self.scaler_)

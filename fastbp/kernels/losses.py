@@ -21,7 +21,7 @@ from fastbp.kernels.pointwise import (
     log,
     log_of_normal,
     logistic,
-    logistic_and_softplus,
+    logistic_and_rest,
     logistic_derivative,
 )
 from fastbp.kernels.vectors import (
@@ -66,8 +66,9 @@ def exp_squared(z, y):
 
 
 def logistic_log(z, y):
-    a, rest = logistic_and_softplus(z)
-    return a, rest - y * z, a - y
+    """softplus(z) - y z, of which nothing is lost where y is 1 and z large."""
+    a, rest = logistic_and_rest(z)
+    return a, fma(select(z > 0, 1, full_like(z, 0)) - y, z, rest), a - y
 
 
 def exp_poisson(z, y):

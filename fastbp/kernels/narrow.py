@@ -49,7 +49,6 @@ from fastbp.kernels.tiles import fold, in_place, load_tile, outer, store_tile, t
 from fastbp.kernels.tracing import Names, outlined
 from fastbp.kernels.vectors import (
     broadcast,
-    first_lanes,
     fma,
     full_like,
     lanes,
@@ -85,7 +84,8 @@ HEIGHT, COLS = tile_shape()
 def pack(values, width, row_of, order, place, count, memory, panel, columns):
     """Rows of X or Y, which are so wide, as the columns of a panel, a square of vectors at a time.
 
-    The rows are those at `count` places of the order from `place` on. In the last vectors, columns behind them are zero.
+    The rows are those at `count` places of the order from `place` on. Columns behind them, in the last vectors, repeat the
+    last one: of other inputs an output could overflow, and infinity times a weight of 0 is no number.
     """
     L = lanes(memory)
 
@@ -95,10 +95,9 @@ def pack(values, width, row_of, order, place, count, memory, panel, columns):
             row = row_of(order, place + smaller(number, count - 1))
             return load_first(values, row * width + i, width - i)
 
-        there = first_lanes(memory, count - v * L)
         for unit, column in enumerate(transposed([sample(lane) for lane in range(L)])):
             at = panel + (i + unit) * columns + v * L
-            when(i + unit < width, lambda at=at, column=column: store(memory, at, select(there, column, 0)))
+            when(i + unit < width, lambda at=at, column=column: store(memory, at, column))
 
     repeat(vector_count(memory, count), lambda v: repeat(vector_count(memory, width), lambda i: square(v, i * L)))
 

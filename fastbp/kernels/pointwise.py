@@ -337,10 +337,10 @@ def softplus(z):
     return relu(z) + log1p(exp_of_negative(negative_size(z)))
 
 
-def logistic_and_softplus(z):
-    """Both from the same e**-|z|, at most 2.5 ULP and 2 ULP."""
+def logistic_and_rest(z):
+    """s(z), at most 2.5 ULP, and log(1 + e**-|z|), which is what softplus has beyond relu, both from the same power."""
     power = exp_of_negative(negative_size(z))
-    return select(z < 0, power, 1) / (1 + power), relu(z) + log1p(power)
+    return select(z < 0, power, 1) / (1 + power), log1p(power)
 
 
 def selu(z):
