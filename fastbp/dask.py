@@ -31,7 +31,8 @@ from fastbp.layout import RECORD, Layout
 from fastbp.shards import (
     LOSS,
     PENALTY,
-    ROWS,
+    STEPPED,
+    VISITED,
     WEIGHT,
     FitSpec,
     about_levels,
@@ -286,8 +287,8 @@ class Rounds:
         else:
             self.params = self.params - est.outer_learning_rate * (change + est.outer_momentum * self.velocity)
         self.number += 1
-        self.record[0, [RECORD.loss, RECORD.penalty]] = counts[[LOSS, PENALTY]] / counts[ROWS]
-        return int(counts[ROWS])
+        self.record[0, [RECORD.loss, RECORD.penalty, RECORD.rows]] = counts[[LOSS, PENALTY, STEPPED]]
+        return int(counts[VISITED])
 
     def recorded(self, first):
         """The record of the round."""

@@ -22,8 +22,8 @@ class History:
     of float64.
     """
 
-    def __init__(self, record, n_rows, weight, n_outputs, rule):
-        self._record, self._n_rows, self._weight, self._n_outputs = record, n_rows, weight, n_outputs
+    def __init__(self, record, weight, n_outputs, rule):
+        self._record, self._weight, self._n_outputs = record, weight, n_outputs
         self._rule = rule
 
     def __len__(self):
@@ -51,16 +51,16 @@ class History:
         if self._rule.reduction == "sum":
             return rows + penalty
         if self._rule.reduction == "row":
-            return rows / self._n_rows + penalty / self._n_rows
+            return (rows + penalty) / self._record[:, RECORD.rows]
         return rows / (self._weight * self._n_outputs) + penalty / self._weight
 
     @property
     def accuracy(self):
         """Fraction of right rows: the largest output in the place of the largest target, or one on the right side of 0.5.
 
-        Of all rows, whatever they weigh; those of a batch that is passed over count as wrong.
+        Of all rows, whatever they weigh, but for those of batches that are passed over.
         """
-        return self._record[:, RECORD.hits] / self._n_rows
+        return self._record[:, RECORD.hits] / self._record[:, RECORD.rows]
 
     def columns(self):
         """All curves by name."""

@@ -32,8 +32,9 @@ LAYER = positions("n_in n_rows n_out offset stride activation")
 # Entries of a cursor: completed epochs, rows of the current epoch done, steps done; then the kernel's own: the first row of
 # the current batch, blocks of the current epoch done, whether all panels are packed.
 CURSOR = positions("epoch row step batch block packed")
-# Columns of a record, one row per epoch: sum (A_L - Y)**2, the loss, right rows, the sum of W**2 over all steps.
-RECORD = positions("squares loss hits penalty")
+# Columns of a record, one row per epoch: sum (A_L - Y)**2, the loss, right rows, the sum of W**2 over all steps, and the
+# rows of all steps, which are not all where batches of no weight are passed over.
+RECORD = positions("squares loss hits penalty rows")
 # Entries of a workspace's plan: those of every kernel, then the narrow, the wide, and the wide and the online one's. Offsets
 # and sizes are in elements of its memory; `resident` is how many panels stay from epoch to epoch.
 PLAN = positions(

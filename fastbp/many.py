@@ -205,7 +205,7 @@ class NetworkFit:
     def history(self, record):
         """The record as a history."""
         weight = len(self.X) if self.weights is None else float(self.weights.sum(dtype=np.float64))
-        return History(record, len(self.X), weight, self.Y.shape[1], self.rule)
+        return History(record, weight, self.Y.shape[1], self.rule)
 
     def left(self):
         """The history of what an interrupt has left."""

@@ -234,8 +234,8 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
     cursor : INOUT (len(CURSOR),) int64; epochs completed, rows of the current epoch done, steps done; the rest is the
         kernel's own.
     record : INOUT (all epochs, len(RECORD)) float64; sums over each epoch of what `loss_grad` returns, every row taken
-        before the update that uses it. With reduction "row", the loss and sum W**2 are divided by the batch's weight and
-        multiplied by its number of rows.
+        before the update that uses it, and of the rows. With reduction "row", the loss and sum W**2 are divided by the
+        batch's weight and multiplied by its number of rows.
 
     A batch whose weights sum to 0 changes nothing.
     """
@@ -251,7 +251,7 @@ def train(layers, params, state, X, Y, weights, order, batch_size, rule, blocks,
             step = cursor[CURSOR.step]
             squares, loss, right, penalty = loss_grad(layers, params, X[rows], Y[rows], w, rule, grad, work, step)
             factor = len(w) / w.sum(dtype=np.float64) if rule.by_rows and len(w) else 1
-            record[epoch] += squares, loss * factor, right, penalty * factor
+            record[epoch] += squares, loss * factor, right, penalty * factor, min(batch_size, n - row)
             cursor[CURSOR.step] = step + 1
             update(params, grad, state, rule, step + 1)
         cursor[CURSOR.row] = min(row + batch_size, n)

@@ -109,14 +109,14 @@ class Shard:
 
 
 class Share(NamedTuple):
-    """Part of a sum over shards: `factor` times a vector; and sums of WEIGHT, LOSS, PENALTY and ROWS."""
+    """Part of a sum over shards: `factor` times a vector; and sums of WEIGHT, LOSS, PENALTY, VISITED and STEPPED rows."""
 
     vector: np.ndarray
     factor: float
     counts: np.ndarray
 
 
-WEIGHT, LOSS, PENALTY, ROWS = range(4)
+WEIGHT, LOSS, PENALTY, VISITED, STEPPED = range(5)
 
 
 def added(one, other):
@@ -214,7 +214,7 @@ def trained(shard, params, number, learning_rate):
         run.advance(ended - position)
         visited, first = visited + (n if stop == whole else int(run.cursor[CURSOR.row])) - before, stop
     record = RECORD._make(run.record.sum(axis=0))
-    return Share(run.params.copy(), weight, np.array([weight, record.loss, record.penalty, visited]))
+    return Share(run.params.copy(), weight, np.array([weight, record.loss, record.penalty, visited, record.rows]))
 
 
 def sloped(shard, params):
@@ -222,9 +222,9 @@ def sloped(shard, params):
     rule = replace(shard.spec.est._rule("lbfgs"), alpha=0.0, reduction="sum")
     run = shard.run(params, rule, shard.rows.X.shape[0])
     if not run.weight:
-        return Share(np.zeros_like(run.params), 1.0, np.zeros(4))
+        return Share(np.zeros_like(run.params), 1.0, np.zeros(5))
     loss, _, grad = run.loss_grad()
-    return Share(grad, 1.0, np.array([run.weight, loss, 0.0, run.n_rows]))
+    return Share(grad, 1.0, np.array([run.weight, loss, 0.0, run.n_rows, run.n_rows]))
 
 
 def predicted(X, est, method, meta):

@@ -215,7 +215,7 @@ class Run:
 
     def history(self):
         """The record of the epochs completed so far."""
-        return History(self.recorded(), self.n_rows, self.weight, self.Y.shape[1], self.rule)
+        return History(self.recorded(), self.weight, self.Y.shape[1], self.rule)
 
     def first_nonfinite_epoch(self):
         """Number of the first epoch whose record is not finite; of the last one that was begun, if all are."""

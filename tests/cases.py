@@ -271,7 +271,7 @@ class Trained(NamedTuple):
     mse: np.ndarray  # by epoch, as all that follow
     loss: np.ndarray
     penalty: np.ndarray
-    hits: np.ndarray
+    hits: np.ndarray  # and rows
     epochs: int
     steps: int
 
@@ -336,9 +336,8 @@ def train(implementation, case, calls=None, rows=None, weights=None, place=lambd
     )
     # as arrays of their own, a result that is kept does not keep the workspace, which may be a thousand times as large
     params, state = params.copy(), state.copy()
-    return Trained(
-        params, state, mse, loss, penalty, record[:, RECORD.hits], int(cursor[CURSOR.epoch]), int(cursor[CURSOR.step])
-    )
+    hits = record[:, [RECORD.hits, RECORD.rows]]
+    return Trained(params, state, mse, loss, penalty, hits, int(cursor[CURSOR.epoch]), int(cursor[CURSOR.step]))
 
 
 @np.errstate(all="ignore")

@@ -447,7 +447,7 @@ def test_a_broken_pipe_leaves_no_traceback(arguments):
 
 @pytest.mark.parametrize("length", [1, 2, 9, 10, 11, 99, 5000])
 def test_milestones_span_the_run(length):
-    history = History(np.zeros((length, len(RECORD))), n_rows=1, weight=1, n_outputs=1, rule=Rule())
+    history = History(np.ones((length, len(RECORD))), weight=1, n_outputs=1, rule=Rule())
     epochs = [row["epoch"] for row in cli._milestones(history.columns())]
     assert epochs == sorted(set(epochs))
     assert (epochs[0], epochs[-1]) == (1, length)

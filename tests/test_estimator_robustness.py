@@ -810,3 +810,21 @@ def test_scores_of_columns_of_labels_of_another_kind_are_refused():
         est = MLPClassifier(3, max_iter=2, random_state=0).fit(ROWS, columns)
     with pytest.raises(ValueError, match="y must have labels of the kind"):
         est.score(ROWS, columns.astype(str))
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 7, 60])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_losses_are_those_of_the_rows_that_weigh_something(shuffle, batch_size):
+    """Batches whose rows all weigh nothing are passed over, and are no part of a mean."""
+    weights = np.where(np.arange(60) % 10 == 0, 1.0, 0.0)
+    options = {"solver": "sgd", "learning_rate_init": 1e-12, "alpha": 0, "max_iter": 2, "random_state": 0}
+    new = MLPRegressor("squared_error", (), batch_size=batch_size, shuffle=shuffle, **options)
+    with pytest.warns(ConvergenceWarning):
+        est = new.fit(ROWS, np.full(60, 2.0), weights)
+    errors = (est.predict(ROWS) - 2) ** 2 / 2
+    rows = [chunk for chunk in np.split(np.arange(60), range(batch_size, 60, batch_size)) if weights[chunk].any()]
+    if not shuffle:
+        means = [np.average(errors[chunk], weights=weights[chunk]) for chunk in rows]
+        assert est.loss_ == pytest.approx(np.average(means, weights=[len(chunk) for chunk in rows]))
+    if batch_size in (1, 60):
+        assert est.loss_ == pytest.approx(np.average(errors, weights=weights))

@@ -180,7 +180,7 @@ def curve(implementation, kernel, rule, layout, parameters, rows, weights, batch
         layout.layers, workspace.params, workspace.state, *rows, weights, np.empty((0, n_rows), np.int64), batch_size,
         rule.numbers(n_outputs), epochs * blocks, np.zeros(len(CURSOR), np.int64), record, workspace.arrays,
     )  # fmt: skip
-    return History(record, n_rows, weights.sum() if len(weights) else n_rows, n_outputs, rule), record
+    return History(record, weights.sum() if len(weights) else n_rows, n_outputs, rule), record
 
 
 @implementations
@@ -192,7 +192,7 @@ def test_the_loss_of_an_epoch_by_hand(implementation, kernel):
     losses, penalties = np.array([2.25, 50]), np.array([0.3 / 2, 0.3 / 2])
     weights = np.array([1.5, 4])
     expected = {
-        "row": (2 * (losses[0] + penalties[0]) / 1.5 + 1 * (losses[1] + penalties[1]) / 4) / 5,
+        "row": (2 * (losses[0] + penalties[0]) / 1.5 + 1 * (losses[1] + penalties[1]) / 4) / 3,
         "mean": (losses.sum() + penalties.sum()) / weights.sum(),
         "sum": losses.sum() + penalties.sum(),
     }
@@ -200,6 +200,7 @@ def test_the_loss_of_an_epoch_by_hand(implementation, kernel):
         rule = Rule("identity", "squared_error", "gradient_only", alpha=0.3, reduction=reduction)
         history, record = curve(implementation, kernel, rule, layout, ([np.ones((1, 1))], []), (X, Y), w, 2, 1)
         assert history.loss[0] == pytest.approx(value, rel=1e-15)
+        assert record[0, RECORD.rows] == 3
         assert record[0, RECORD.loss] == pytest.approx(2.25 * 2 / 1.5 + 50 / 4 if reduction == "row" else 52.25, rel=1e-15)
 
 

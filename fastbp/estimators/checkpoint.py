@@ -85,6 +85,8 @@ class Checkpoint:
         try:
             if saved["level_"] != est.level_:
                 raise ValueError(f"it was trained on level {saved['level_']}, and this is {est.level_}")
+            if saved["record"].shape[1] != run.record.shape[1]:
+                raise ValueError("it was written by another fastbp")
             for mine, its in zip((run.params, *run.moments), saved["parameters"], strict=True):
                 mine[:] = its
             run.cursor[:], run.record, run.before = saved["cursor"], saved["record"], saved["n_iter_"]

@@ -213,7 +213,7 @@ class Training:
         """Losses of the epochs that the run has completed from its `first` one on."""
         record = self.run.recorded(first)
         rows, penalty = record[:, RECORD.loss], record[:, RECORD.penalty]
-        return ((rows / self.outputs_of_loss + float(self.est.alpha) / 2 * penalty) / self.n).tolist()
+        return ((rows / self.outputs_of_loss + float(self.est.alpha) / 2 * penalty) / record[:, RECORD.rows]).tolist()
 
     def note(self, losses):
         """Take note of completed epochs by their losses, which it returns."""

@@ -23,7 +23,7 @@ from fastbp.kernels.control import by_code, carry, in_groups, repeat, switch, wh
 from fastbp.kernels.dropout import Dropout, counters, scrambled
 from fastbp.kernels.jit import registers
 from fastbp.kernels.losses import Samples, head_and_hits
-from fastbp.kernels.numbers import ceil_div, choose, element, from_on, named, smaller, whole
+from fastbp.kernels.numbers import ceil_div, choose, element, from_on, named, smaller, whole, widened
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
 from fastbp.kernels.solvers import ADAM, Solver, descend, no_less, update
 from fastbp.kernels.steps import LEAST_SQUARES, layer_of, loss_factor, loss_scale, scales, weight_of, with_own_floats
@@ -410,6 +410,7 @@ def learn_batch(group, step, solver, rows):
     decay = settings.alpha * v.splat(memory, choose(rule.per_row == 0.0, 1.0, 1.0 / step.weight))
     length = switch(rule.solver == ADAM, [lambda: -1.0, lambda: -1.0 * element(group.rates, step.steps)])
     now = solver.at(rate=settings.rate * v.splat(memory, length), decay=decay)
+    note(group, "rows", v.splat(memory, widened(step.count)))
     when(group.decays, lambda: note(group, "penalty", penalty_of(group) * v.splat(memory, loss_factor(group, step))))
 
     def at_once(over, decays):

@@ -497,6 +497,7 @@ def train(job):
             steps.note(job, step, "hits", element(job.totals, number * 3 + 2))
 
         repeat(step.number + 1, note)
+        steps.note(job, step, "rows", widened(step.count))
         when(job.rule.alpha != 0.0, lambda: steps.note_penalty(job, step))
         finish_gradient(job, step, smaller(plan.n_partials, step.number + 1))
         now = solver.at(rate=splat(memory, step_length(job.rule, step.steps + 1)))

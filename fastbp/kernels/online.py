@@ -187,6 +187,7 @@ def train(job):
         steps.note(job, step, "loss", widened(sum_lanes(loss)) * steps.loss_factor(job, step))
         steps.note(job, step, "squares", widened(sum_lanes(squares)))
         steps.note(job, step, "hits", widened(hit(outputs, last.a, y, n_out == 1)))
+        steps.note(job, step, "rows", 1.0)
         mark(job, "loss")
 
         def penalty():

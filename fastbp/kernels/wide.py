@@ -224,6 +224,7 @@ def total(job, step):
     loss, squares = carry(groups, (splat(memory, 0.0),) * 2, add)
     steps.note(job, step, "loss", widened(sum_lanes(loss)) * steps.loss_factor(job, step))
     steps.note(job, step, "squares", widened(sum_lanes(squares)))
+    steps.note(job, step, "rows", widened(step.stop - step.row))
     repeat(job.size, lambda rank: steps.note(job, step, "hits", widened(element(job.sync, shares.place_of(rank, "hits")))))
 
 
