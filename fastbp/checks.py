@@ -13,7 +13,9 @@ from fastbp.rule import ACTIVATIONS
 DTYPES = ("float32", "float64")
 # How far targets may be beyond what an output can give: a few roundings of float32 at 1.
 ROUNDED = 1e-6
-NO_NUMBERS = str, bytes, np.datetime64, np.timedelta64
+# Of objects, those of which numpy would make numbers, which they are not meant as.
+TIMES = np.datetime64, np.timedelta64
+NO_NUMBERS = str, bytes, *TIMES
 # Numbers whose squares numpy adds up in one thread, whatever library it has for that.
 SMALL = 4096
 

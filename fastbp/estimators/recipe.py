@@ -65,14 +65,14 @@ def range_of(X):
     Where these are equal, half the whole range takes the place of their distance; the factor of a constant is 0.
     """
     low, lower, center, upper, high = np.array([quartiles(column) for column in X.T]).reshape(-1, 5).T
-
-    def alike(one, other):
-        """Whether two numbers differ by no more than rounding may leave of a constant."""
-        return np.abs(one - other) <= 10 * np.finfo(float).eps * np.maximum(np.abs(one), np.abs(other))
-
     with np.errstate(divide="ignore", over="ignore"):
         factor = 1 / np.where(alike(upper, lower), (high - low) / 2, upper - lower)
     return center, np.where(alike(high, low) | ~np.isfinite(factor), 0, factor)
+
+
+def alike(one, other):
+    """Whether two numbers differ by no more than rounding may leave of a constant."""
+    return np.abs(one - other) <= 10 * np.finfo(float).eps * np.maximum(np.abs(one), np.abs(other))
 
 
 def quartiles(values):

@@ -60,7 +60,7 @@ def with_objects(y):
 def has_times(y):
     """Whether targets are objects of which some tell the time."""
     objects = getattr(getattr(y, "dtype", None), "kind", "") == "O"
-    return objects and any(isinstance(one, (np.datetime64, np.timedelta64)) for one in np.asarray(y).flat)
+    return objects and any(isinstance(one, checks.TIMES) for one in np.asarray(y).flat)
 
 
 def targets_of(y, start, stop):
@@ -118,7 +118,7 @@ def weights_by_class(class_weight, counted, n):
     return found if len(found) > 1 else found[0]
 
 
-class Reader:
+class EstimatorRows:
     """Rows of an estimator, checked as they are read; `sources` are what they are read from, by name."""
 
     def __init__(self, est, X, y, sample_weight, first, incremental):
@@ -196,7 +196,8 @@ class Reader:
 
 def stream_of(est, X, y, sample_weight, chunk_rows, first=False, incremental=False):
     """Rows of an estimator as a stream, by a first pass over y and the weights; a first fit learns the classes from it."""
-    rows, ranges = Reader(est, X, y, sample_weight, first, incremental), ranges_of(length_of("X", X), chunk_rows)
+    rows = EstimatorRows(est, X, y, sample_weight, first, incremental)
+    ranges = ranges_of(length_of("X", X), chunk_rows)
     n_out = rows.learn_targets(ranges)
     weigh = rows.weigh if rows.weighted else None
     stream = Stream(ranges, int(X.shape[1]), n_out, rows.dtype, rows.read, [*rows.sources.values()], weigh)

@@ -474,10 +474,10 @@ def with_scale(mean, scale):
 def scaler_of(y):
     """A StandardScaler of values, whose own takes what differs little from a large mean, or from 0, for a constant."""
     mean = y.mean()
+    if recipe.alike(y.min(), y.max()):
+        return with_scale(mean, 1.0)
     mean += (y - mean).mean()  # which rounding has left
     most = np.abs(y - mean).max()
-    if most <= 10 * np.finfo(float).eps * np.abs(y).max():
-        return with_scale(mean, 1.0)
     return with_scale(mean, most * np.sqrt(np.mean(np.square((y - mean) / most))))
 
 
