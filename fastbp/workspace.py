@@ -193,12 +193,13 @@ def narrow_width(batch_size, itemsize):
 
 # --- the choice of a kernel -------------------------------------------------------------------------------------------
 
-# Costs are counted in multiply-adds of vectors. The coefficients were fitted to the ratio of both kernels' times in 5,734
-# steps (332 networks of 1 to 3 layers and up to 16,000 weights, 2 to 500 rows, both float types, on a core with AVX-512):
-# the chosen kernel takes 0.9% longer than the better one on average, and over 15% longer in 2% of the steps. When a kernel
-# changes, bench/test_choice.py tells whether they still hold.
-# Beyond so many weights the wide kernel's blocking for the caches, which no term tells of, decides. Up to 21,000, in 12
-# steps of networks as a table's (13-128-128-3, 64 rows), the wide kernel took 2 to 12% longer, as the costs say.
+# Costs are counted in the narrow kernel's multiply-adds of vectors. The coefficients were fitted so that the chosen kernel
+# loses little against the better one, and to the ratio of both kernels' times, in 24,800 steps (networks of 1 to 3 layers
+# and up to 150,000 weights, 2 to 500 rows, both float types, vectors of 64 and of 32 bytes on a core of Zen 4). In 5,800
+# other steps of up to 21,000 weights the chosen one took 0.3% longer on average, and over 15% longer in 0.5% of them. When a
+# kernel changes, bench/test_choice.py tells whether they still hold.
+# Beyond so many weights the wide kernel's blocking for the caches, which no term tells of, decides: up to 40,000 the costs
+# would have chosen as well as this does, in 2,500 steps.
 NARROW_WEIGHTS = 21_000
 # A prediction's kernel must not depend on its rows: each is the one that would train with so many of them.
 PREDICTED_ROWS = 256
@@ -213,8 +214,8 @@ def narrow_cost(layout, rows):
     width = narrow_width(rows, itemsize)
     vectors, units = -(-rows * itemsize // width), sum(layer.n_out for layer in layout.rows)
     products = vectors * (3 * weights - first.n_in * first.n_out)  # the first layer passes no delta on
-    update = jit.native_width() // width * weights
-    return products + update + vectors * (24 * units + 14 * first.n_in) + 1400 * len(layout.rows)
+    update = 0.9 * (jit.native_width() // width) * weights
+    return products + update + vectors * (54 * units + 7.5 * first.n_in) + 1800 * len(layout.rows)
 
 
 def wide_cost(layout, rows):
@@ -223,7 +224,8 @@ def wide_cost(layout, rows):
     vectors = [-(-layer.n_out * layout.dtype.itemsize // jit.native_width()) for layer in layers]
     weights = sum(layer.n_in * count for layer, count in zip(layers, vectors, strict=True))
     passed_on = sum(layer.n_out * count for layer, count in zip(layers[1:], vectors[:-1], strict=True))
-    return rows * (2 * weights + passed_on) + 2 * weights + rows * (24 * sum(vectors) + 80) + 2500 * len(layers)
+    products = 0.8 * rows * (2 * weights + passed_on)
+    return products + 4.8 * weights + rows * (105 * sum(vectors) + 250) + 3350 * len(layers)
 
 
 def choice_for_training(layout, batch_size, sparse=False, dropout=False):

@@ -350,10 +350,10 @@ def test_both_kernels_predict_the_same_bits(case):
         ((20, 16, 1), 2, NarrowWorkspace),
         ((784, 128, 10), 1, OnlineWorkspace),
         ((20, 64, 64, 1), 64, NarrowWorkspace),
-        ((20, 64, 64, 1), 20, WideWorkspace),
+        ((32, 64, 64, 16), 2, WideWorkspace),
         ((64, 100, 10), 200, NarrowWorkspace),
         ((64, 128, 128, 10), 200, WideWorkspace),
-        ((200, 30, 10), 200, WideWorkspace),
+        ((200, 30, 10), 200, NarrowWorkspace),
         ((784, 30, 10), 10, WideWorkspace),
     ],
 )
