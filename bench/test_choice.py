@@ -1,11 +1,13 @@
-"""The choice between the kernels, by timing them all: over a grid of shapes, and for networks that are drawn."""
+"""The choice of a kernel, and of lanes, by timing them all: over a grid of shapes, and for networks that are drawn."""
 
 import itertools
+import time
 
 import numpy as np
 import pytest
 from work import kernel_of
 
+from fastbp import NeuralNetwork, lanes, train_many
 from fastbp.profiling.workload import Trainer, of_units, take_turns
 from fastbp.workspace import NARROW_WEIGHTS
 
@@ -31,6 +33,9 @@ REPEATS = 15
 # Networks that are drawn, how much slower the chosen kernels may be on average, and how many may be slower than allowed.
 DRAWN = 200
 ALLOWED_ON_AVERAGE, MOST_BEYOND = 1.01, 0.03
+# The same for lanes, which are left where they would gain less than 15%, as they may not be full.
+DRAWN_MEMBERS, MEMBERS, MEMBERS_SECONDS = 100, 32, 0.015
+ALLOWED_FOR_LANES = 1.05
 
 
 def slowdown(units, batch_size, dtype, solver="sgd", activation="logistic"):
@@ -55,15 +60,15 @@ def test_the_chosen_kernel_is_close_to_the_better_one(benchmark, units, dtype):
     assert max(slower.values()) <= ALLOWED, slower
 
 
-def draw(rng):
-    """Arguments of `slowdown`: up to three layers of which the narrow kernel may be the better one, log-uniformly."""
+def draw(rng, most_weights=NARROW_WEIGHTS, least_hidden=0):
+    """Arguments of `slowdown`, log-uniformly: up to three layers, of no more weights."""
 
     def between(low, high):
         return int(np.exp(rng.uniform(np.log(low), np.log(high))))
 
     while True:
-        units = between(2, 300), *(between(4, 128) for _ in range(rng.integers(3))), between(1, 24)
-        if sum(n_in * n_out for n_in, n_out in itertools.pairwise(units)) <= NARROW_WEIGHTS:
+        units = between(2, 300), *(between(4, 128) for _ in range(rng.integers(least_hidden, 3))), between(1, 24)
+        if sum(n_in * n_out for n_in, n_out in itertools.pairwise(units)) <= most_weights:
             names = (str(rng.choice(some)) for some in (DTYPES, ("sgd", "adam"), ("logistic", "relu")))
             return units, between(2, 500), *names
 
@@ -79,3 +84,40 @@ def test_the_chosen_kernels_are_close_to_the_better_ones_on_average(benchmark):
     benchmark.pedantic(lambda: None)
     assert slower.mean() <= ALLOWED_ON_AVERAGE, (slower.mean(), beyond)
     assert len(beyond) <= MOST_BEYOND * DRAWN, beyond
+
+
+def slowdown_of_lanes(monkeypatch, units, batch_size, dtype, solver, activation):
+    """How many times as long as the faster way the chosen one takes: in lanes, or one network after the other."""
+    rng = np.random.default_rng(0)
+    X, Y = (rng.random((batch_size * max(1, 200 // batch_size), width)).astype(dtype) for width in (units[0], units[-1]))
+    settings = {"activation": activation, "solver": solver, "dtype": dtype}
+    nets = [NeuralNetwork(units[0], units[1:-1], units[-1], **settings) for _ in range(MEMBERS)]
+
+    def seconds(epochs, **limits):
+        with monkeypatch.context() as patch:
+            for name, value in limits.items():
+                patch.setattr(lanes, name, value)
+            start = time.perf_counter()
+            train_many(nets, X, Y, epochs, 1e-6, batch_size=batch_size)
+            return time.perf_counter() - start
+
+    ways: list[dict] = [{}, {"MOST_PARAMETERS": 0}, {"MOST_PARAMETERS": np.inf, "ROWS_PER_LANE": np.inf}]
+    epochs = 1
+    while min(seconds(epochs, **limits) for limits in ways) < MEMBERS_SECONDS:
+        epochs *= 2
+    chosen, *both = np.min([[seconds(epochs, **limits) for limits in ways] for _ in range(3)], axis=0)
+    return max(1.0, chosen / min(both))
+
+
+def test_lanes_are_taken_where_they_pay(benchmark, monkeypatch):
+    if not benchmark.enabled:
+        pytest.skip("a question of time")
+    rng = np.random.default_rng()
+    drawn = [draw(rng, most_weights=10_000, least_hidden=1) for _ in range(DRAWN_MEMBERS)]
+    slower = np.array([slowdown_of_lanes(monkeypatch, *arguments) for arguments in drawn])
+    benchmark.extra_info |= {
+        "on_average": slower.mean(),
+        "slower": {str(one): s for one, s in zip(drawn, slower, strict=True)},
+    }
+    benchmark.pedantic(lambda: None)
+    assert slower.mean() <= ALLOWED_FOR_LANES, slower

@@ -15,10 +15,12 @@ from fastbp.training import CALL_SECONDS, FIRST_CALL_FLOPS
 
 # Lanes pay where a network alone cannot fill vectors with the rows of a batch: up to so many rows per lane, of a network
 # without parameters, and the fewer the more parameters there are, as a group of networks then fills the L1 cache.
-# 64 networks in lanes against one `NeuralNetwork.train` after the other, one core, sgd, float32 (float64), batches of
-# 1, 8 and 32 rows: 2-4-1 11.8, 3.7, 1.7 (5.1, 2.4, 1.1) times as fast, 8-16-16-1 3.2, 1.8, 1.1 (1.7, 1.1, 1.1), 20-32-8
-# with 936 parameters 1.6, 2.1, 1.0 (1.0, 1.0, 0.9).
-ROWS_PER_LANE, HALVED_BY, MOST_PARAMETERS = 4, 200, 2000
+# 32 networks in lanes against one `NeuralNetwork.train` after the other, one core of Zen 4, medians over random networks of
+# up to 50, 150 to 400 and 1,000 to 2,500 parameters, batches of 4 to 7 and of 32 to 63 rows, float32 (float64): with vectors
+# of 64 bytes 3.2, 2.2, 1.6 and 1.3, 1.2, 0.9 (2.1, 1.5, 1.2 and 1.1, 0.9, 0.8) times as fast, with 32 bytes 2.9, 1.9, 1.5
+# and 1.3, 1.2, 0.9 (1.7, 1.5, 1.0 and 1.1, 1.1, 0.8). Lanes are taken where they should save 15% at least, as few networks
+# do not fill them.
+ROWS_PER_LANE, HALVED_BY, MOST_PARAMETERS = 5, 400, 4000
 # Of records there is room at first, and then for twice as many epochs each time.
 RECORD_BYTES = 2**30
 # Operations of a call in which starting threads, half a millisecond, no longer counts.

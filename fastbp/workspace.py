@@ -2,7 +2,6 @@
 
 import abc
 import types
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +33,6 @@ RESIDENT_BYTES = 512 * 1024  # panels kept from epoch to epoch: a part of the L2
 # for some 10. On two processors that share a core, 64-100-10 with 200 rows (8e6) broke even, 20-64-64-1 with 64 (2e6) lost.
 THREAD_FLOPS = 4e6
 MOST_PARTIALS = 8  # gradients of one batch that are summed by themselves, and may be summed at the same time
-RENEWED_BYTES = 512 * 1024  # of a workspace that may be used again
 # What the bits of some factors cost beside the multiplications of those that are not zero, in halves of one of a vector.
 PER_INTEGER = 240
 WIDE_ROWS = 256  # rows of a wide block: activations and deltas of a few hundred units stay in the L2 cache
@@ -80,9 +78,12 @@ class Workspace(abc.ABC):
     blocks_per_epoch : int
     arrays : fastbp.kernels.gate.Arrays
         What the kernels take as `work`.
+    nbytes : int
+        Size of all of it.
     """
 
     def __init__(self, layout, n_rows, batch_size, shuffled, moments=0, dropout=False, threads=1, sparse=False):
+        self.layout = layout
         layers, lanes, size = layout.rows, ALIGNMENT_BYTES // layout.dtype.itemsize, 0
         plan = types.SimpleNamespace(**dict.fromkeys(PLAN._fields, 0))
         plan.threads, plan.size = min(threads, MOST_THREADS), layout.size
@@ -112,22 +113,29 @@ class Workspace(abc.ABC):
         counts = (1 + moments) * layout.size + size, n_totals, len(table), len(CURSOR), SYNC_SIZE
         kinds = layout.dtype, np.float64, np.int64, np.int64, np.int64
         self.whole, (both, totals, rows, self.cursor, sync) = side_by_side(*zip(counts, kinds, strict=True))
-        rows[:] = table
+        self.nbytes = self.whole.nbytes
         self.params, state, scratch = np.split(both, [layout.size, (1 + moments) * layout.size])
         self.state, self.grad = state.reshape(moments, layout.size), scratch[plan.grad : plan.grad + layout.size]
-        for place, layer in zip(places, layers, strict=True):
-            if plan.kernel != KERNELS.narrow:
-                scratch[place.valid : place.valid + layer.n_out] = 1
+        wide = plan.kernel != KERNELS.narrow
+        valid = [scratch[place.valid :][: layer.n_out] for place, layer in zip(places, layers, strict=True) if wide]
+        # what is not 0 when it is new
+        self.constants = [(rows, table), *((ones, 1) for ones in valid)]
+        self.write_constants()
         numbers = np.array(plan, np.int64), np.array(places, np.int64)
         self.rule = np.zeros(len(RULE))
         self.arrays = gate.Arrays((scratch, *numbers, rows, totals, sync))
         self.arrays.belong(layout.layers, self.params, self.state, self.cursor, self.rule)
         self.network, *self.memory = (layout.views(flat) for flat in (self.params, *self.state))
-        self.new: Any = self.whole.copy() if self.whole.nbytes <= RENEWED_BYTES else None
+
+    def write_constants(self):
+        """Write into new memory what is not 0."""
+        for array, value in self.constants:
+            array[:] = value
 
     def renew(self):
         """Let all memory be what it was when it was new, which takes a fraction of the time of making it."""
-        self.whole[:] = self.new
+        self.whole.fill(0)
+        self.write_constants()
 
     @abc.abstractmethod
     def decide(self, plan, layout, n_rows, batch_size, shuffled, sparse):

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import warnings
+from types import SimpleNamespace
 
 import by_hand
 import draws
@@ -1347,11 +1348,21 @@ def test_targets_of_one_output_may_be_a_vector():
         NeuralNetwork(3, 4, 3).train(X, y, 5)
 
 
+def test_what_is_idle_is_bounded():
+    idle, rng = {}, np.random.default_rng([draws.SEED, 8])
+    for number in range(200):
+        one = SimpleNamespace(nbytes=int(2 ** rng.uniform(0, 24)))
+        training.keep_idle(idle, number, one)
+        assert (number in idle) == (one.nbytes <= training.IDLE_BYTES)
+        assert len(idle) <= training.MOST_IDLE
+        assert sum(kept.nbytes for kept in idle.values()) <= training.IDLE_BYTES
+
+
 @pytest.mark.parametrize("number", range(draws.examples(40)))
 def test_a_workspace_that_is_used_again_is_as_new(number):
     """After trainings of other data and weights, of which some diverge or are interrupted."""
     rng = np.random.default_rng([draws.SEED, 7, number])
-    units = [int(size) for size in rng.integers(1, 40, rng.integers(2, 5))]
+    units = [int(size) for size in rng.integers(1, rng.choice([40, 300]), rng.integers(2, 5))]
     n, shuffle = int(rng.integers(1, 60)), bool(rng.random() < 0.5)
     batch_size = int(rng.integers(1, n + 1))
     options = {

