@@ -35,7 +35,7 @@ DRAWN = 200
 ALLOWED_ON_AVERAGE, MOST_BEYOND = 1.01, 0.03
 # The same for lanes, which are left where they would gain less than 15%, as they may not be full.
 DRAWN_MEMBERS, MEMBERS, MEMBERS_SECONDS = 100, 32, 0.015
-ALLOWED_FOR_LANES = 1.05
+ALLOWED_FOR_LANES = 1.07
 
 
 def slowdown(units, batch_size, dtype, solver="sgd", activation="logistic"):

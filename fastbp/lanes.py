@@ -20,7 +20,7 @@ from fastbp.training import CALL_SECONDS, FIRST_CALL_FLOPS
 # of 64 bytes 3.2, 2.2, 1.6 and 1.3, 1.2, 0.9 (2.1, 1.5, 1.2 and 1.1, 0.9, 0.8) times as fast, with 32 bytes 2.9, 1.9, 1.5
 # and 1.3, 1.2, 0.9 (1.7, 1.5, 1.0 and 1.1, 1.1, 0.8). Lanes are taken where they should save 15% at least, as few networks
 # do not fill them.
-ROWS_PER_LANE, HALVED_BY, MOST_PARAMETERS = 5, 400, 4000
+ROWS_PER_LANE, HALVED_BY, MOST_PARAMETERS = 5, 400, 6000
 # Of records there is room at first, and then for twice as many epochs each time.
 RECORD_BYTES = 2**30
 # Operations of a call in which starting threads, half a millisecond, no longer counts.
