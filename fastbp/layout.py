@@ -36,13 +36,15 @@ CURSOR = positions("epoch row step batch block packed")
 # rows of all steps, which are not all where batches of no weight are passed over.
 RECORD = positions("squares loss hits penalty rows")
 # Entries of a workspace's plan: those of every kernel, then the narrow, the wide, and the wide and the online one's. Offsets
-# and sizes are in elements of its memory; `resident` is how many panels stay from epoch to epoch.
+# and sizes are in elements of its memory; `resident` is how many panels stay from epoch to epoch, `direct` the size of each
+# row of `columns`.
 PLAN = positions(
     "kernel threads width block_rows grad size zeros "
-    "resident panel panel_size n_partials private transposed "
+    "resident panel panel_size n_partials private transposed direct columns "
     "depth per_integer row_weights pack pack_size panels panel_rows sums targets"
 )
 KERNELS = positions("narrow wide online")
+DIRECT_UNITS = 8  # of a first layer, at most, for which the narrow kernel reads rows of X where they stand, see `direct`
 # What differs between networks that train side by side, see `fastbp.kernels.many`.
 # `_gain` is 1 less the number before it, which a float32 of that number would tell too roughly.
 SETTINGS = positions("rate momentum momentum_gain beta_2 beta_2_gain epsilon alpha max_norm")

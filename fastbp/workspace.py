@@ -11,6 +11,7 @@ from fastbp.layout import (
     ALIGNMENT_BYTES,
     CURSOR,
     DEPTH,
+    DIRECT_UNITS,
     GROUP,
     KERNELS,
     LONG_DEPTH,
@@ -35,6 +36,10 @@ THREAD_FLOPS = 4e6
 MOST_PARTIALS = 8  # gradients of one batch that are summed by themselves, and may be summed at the same time
 # What the bits of some factors cost beside the multiplications of those that are not zero, in halves of one of a vector.
 PER_INTEGER = 240
+# Of so many inputs, rows that are read where they stand save the narrow kernel time. With rows in panels a step of 900-1
+# with 301 rows took 1.8 (1.6) times as long in float32 (float64), of 784-4 with 128 1.5 (1.3), of 300-8 with 230 1.3
+# (1.3), of 64-1 with 200 1.15 (1.3), of 32-4 with 200 0.85 (1.0). Rows that stay in their panels are faster.
+DIRECT_INPUTS = 64
 WIDE_ROWS = 256  # rows of a wide block: activations and deltas of a few hundred units stay in the L2 cache
 
 
@@ -162,6 +167,8 @@ class NarrowWorkspace(Workspace):
         panels = gate.blocks_per_epoch(n_rows, batch_size, plan.block_rows)
         if not shuffled and panels * plan.panel_size * itemsize <= RESIDENT_BYTES:
             plan.resident = panels
+        elif is_direct(layout, batch_size):
+            plan.direct = gate.direct_elements(layers[0].n_in, ALIGNMENT_BYTES // itemsize)
         return (), 3 * per_batch
 
 
@@ -216,6 +223,14 @@ PREDICTED_ROWS = 256
 # 784-128-10 17, 19; 512-512-10 48, 54. The narrow one took 0.31 for the first of these and 0.95 for the second.
 
 
+def is_direct(layout, rows):
+    """Whether the narrow kernel reads rows of X where they stand, unless they stay in their panels."""
+    (first, *_), native = layout.rows, jit.native_width()
+    return (
+        first.n_out <= DIRECT_UNITS and first.n_in >= DIRECT_INPUTS and narrow_width(rows, layout.dtype.itemsize) == native
+    )
+
+
 def narrow_cost(layout, rows):
     """Of a step whose vectors hold samples: products, the update, activations and inputs, and what each layer takes."""
     (first, *_), itemsize, weights = layout.rows, layout.dtype.itemsize, layout.n_weights
@@ -223,7 +238,8 @@ def narrow_cost(layout, rows):
     vectors, units = -(-rows * itemsize // width), sum(layer.n_out for layer in layout.rows)
     products = vectors * (3 * weights - first.n_in * first.n_out)  # the first layer passes no delta on
     update = 0.9 * (jit.native_width() // width) * weights
-    return products + update + vectors * (54 * units + 7.5 * first.n_in) + 1800 * len(layout.rows)
+    inputs = (3.7 if is_direct(layout, rows) else 7.5) * first.n_in
+    return products + update + vectors * (54 * units + inputs) + 1800 * len(layout.rows)
 
 
 def wide_cost(layout, rows):

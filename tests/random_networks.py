@@ -86,7 +86,10 @@ def draw(rng):
     kernel = next(name for name, kind in KERNELS.items() if kind is chosen)
     if flag(0.3):
         kernel = any_of(tuple(KERNELS)) if products <= NARROW_PRODUCTS else "wide"
-    return of_kind(case, kernel)
+    case = of_kind(case, kernel)
+    if kernel == "narrow" and flag(0.3):  # a first layer that reads rows where they stand
+        case = replace(case, units=(int(rng.integers(64, 700)), int(rng.integers(1, 9)), *case.units[2:]))
+    return case
 
 
 def exact(case, dtype=np.float64):

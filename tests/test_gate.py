@@ -261,7 +261,7 @@ def test_a_workspace_for_fewer_rows_is_refused():
 
 # Entries of a plan that say where, or how much.
 USED = {
-    "narrow": "block_rows grad panel panel_size n_partials private transposed zeros",
+    "narrow": "block_rows columns direct grad panel panel_size n_partials private transposed zeros",
     "wide": "block_rows grad targets row_weights pack pack_size panels panel_rows sums zeros",
     "online": "block_rows grad targets zeros",
 }

@@ -38,14 +38,19 @@ def test_rounding_errors_that_numpy_makes_by_chance_alone_are_allowed(seed, numb
     assert run(seed, [number]) == ([], 0, 1)
 
 
-# Mistakes in the wide kernel's gradient that only some shapes show: what stands in its products, and what it is made into.
+# Mistakes that only some shapes show: a kernel, a file, what stands there, and what it is made into.
 MUTANTS = {
-    "panels begin a row late": ("element(job.table, lines + k) + first, job.memory, to",
+    "panels begin a row late": ("wide", "products", "element(job.table, lines + k) + first, job.memory, to",
                                 "element(job.table, lines + k) + first + (first > 5), job.memory, to"),
-    "a strip's last tile is dropped": ("repeat(ceil_div(count, tallest), lambda number: self.tile",
+    "a strip's last tile is dropped": ("wide", "products", "repeat(ceil_div(count, tallest), lambda number: self.tile",
                                        "repeat(count // tallest, lambda number: self.tile"),
-    "rows are read from the middle of a panel": ("from_on(job.table, learning.panel_rows + i), HEIGHT)",
+    "rows are read from the middle of a panel": ("wide", "products", "from_on(job.table, learning.panel_rows + i), HEIGHT)",
                                                  "from_on(job.table, learning.panel_rows + i // HEIGHT * HEIGHT), HEIGHT)"),
+    "inputs that fill no vector are left out": ("narrow", "direct", "[load_first(x, whole * L, layer.n_in - whole * L)",
+                                                "[load_first(x, whole * L, 0)"),
+    "gradients of a second block replace the first one's": ("narrow", "direct", "either(fresh,", "either(1,"),
+    "the first rows are read again": ("narrow", "direct", "x = inputs_of(job, layer, first + r)",
+                                      "x = inputs_of(job, layer, r)"),
 }  # fmt: skip
 
 
@@ -55,13 +60,13 @@ MUTANTS = {
 @pytest.mark.draw(3)
 @pytest.mark.parametrize("name", MUTANTS)
 def test_random_networks_find_a_wrong_gradient(name, tmp_path):
-    file, (old, new) = "kernels/products.py", MUTANTS[name]
+    kernel, file, old, new = MUTANTS[name]
     package = tmp_path / "fastbp"
     shutil.copytree(Path(fastbp.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
-    source = (package / file).read_text(encoding="utf-8")
+    source = (package / "kernels" / f"{file}.py").read_text(encoding="utf-8")
     assert source.count(old) == 1
-    (package / file).write_text(source.replace(old, new), encoding="utf-8")
-    options = "--count", 150, "--like", "wide", "float64", "--seed", 1, "--first"
+    (package / "kernels" / f"{file}.py").write_text(source.replace(old, new), encoding="utf-8")
+    options = "--count", 600, "--like", kernel, "float64", "--seed", 1, "--first"
     result = run_python("-m", "random_networks", *options, first=[tmp_path], cwd=tmp_path, timeout=300)
     assert result.returncode == 1, result.stderr[-2000:]
     assert "differ by" in result.stdout

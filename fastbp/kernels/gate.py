@@ -250,11 +250,20 @@ def network(layers, params, work):
     for at, room, *words in parts:
         require(0 <= at < memory.size and at + room <= starts[bisect.bisect_right(starts, at)], *words)
     if plan.kernel == KERNELS.narrow:
-        require(plan.panel_size >= panel_rows(named) * plan.block_rows, *parts[0][2:])
+        sound = plan.panel_size >= panel_rows(named) * plan.block_rows
+        if plan.direct:
+            few = named[0].n_out <= layout.DIRECT_UNITS and plan.width == jit.native_width()
+            sound = sound and few and plan.direct == direct_elements(named[0].n_in, lanes)
+        require(sound, *parts[0][2:])
     least = (len(layers) + 2) * plan.block_rows * (plan.kernel == KERNELS.wide)
     require(table.size >= least, "work's table", f"of {least} numbers at least", table.size)
     work.belong(layers)
     return work
+
+
+def direct_elements(n_in, lanes):
+    """Elements of `columns` for each unit, with room for a vector of zeros behind the inputs; `lanes` of 64 bytes."""
+    return (n_in // lanes + 1) * lanes
 
 
 def panel_rows(layers):
@@ -278,6 +287,7 @@ def rooms(plan, layers, lanes):
             "transposed": widest * rows + (threads - 1) * plan.private,
             "panel": (plan.resident or threads) * plan.panel_size,
             "zeros": layout.ALIGNMENT_BYTES,
+            "columns": 2 * threads * plan.direct * layers[0].n_out,
         },
         KERNELS.wide: {
             "targets": rows * last,

@@ -14,7 +14,8 @@ For a gradient of many weights from few samples, the sums over the lanes would t
 transposed back, sample by sample, and dW[i, :] is the sum over the columns of A^T[i, c] D[c, :], with lanes over units.
 
 A panel has one row per input unit, one row per target, a row with the class of the target, and the weights of the samples.
-Padding columns run through every product and are removed by their weight of zero.
+Padding columns run through every product and are removed by their weight of zero. Rows of X that have many inputs for few
+units have no part in a panel: the first layer's products read them where they stand, see `fastbp.kernels.direct`.
 
 The blocks of a batch take turns in adding to a few partial gradients, which are summed in their order in the end. A thread
 takes all blocks of a partial gradient, so their number does not change a bit.
@@ -26,6 +27,7 @@ import numpy as np
 
 from fastbp.kernels import jit, steps
 from fastbp.kernels.control import carry, either, in_groups, repeat, side_by_side, switch, when
+from fastbp.kernels.direct import direct_activations, direct_gradients
 from fastbp.kernels.dropout import Dropout
 from fastbp.kernels.jit import registers, tile_shape
 from fastbp.kernels.losses import Samples, head_and_hits, predict
@@ -126,15 +128,15 @@ def pack_classes(memory, targets, n_out, count, columns):
     repeat(vector_count(memory, count), samples)
 
 
-def pack_rows(job, place, count, panel, n_out):
-    """A panel: A_0^T, Y^T, the class of each target, and the weights of the samples; rows as in `pack`."""
+def pack_rows(job, place, count, panel, n_out, direct):
+    """A panel: A_0^T but where that is read from X, Y^T, classes of targets, and weights of samples; rows as in `pack`."""
     memory, columns, n_in = job.memory, job.plan.block_rows, job.n_in
     targets = panel + n_in * columns
     classes, row_weights = targets + n_out * columns, targets + (n_out + 1) * columns
 
     def pack_both(row_of):
         def both():
-            pack(job.X, n_in, row_of, job.order, place, count, memory, panel, columns)
+            when(direct == 0, lambda: pack(job.X, n_in, row_of, job.order, place, count, memory, panel, columns))
             pack(job.Y, n_out, row_of, job.order, place, count, memory, targets, columns)
 
         return both
@@ -159,8 +161,8 @@ def pack_rows(job, place, count, panel, n_out):
 class Block(Names):
     """The samples that go through the network together, unit by unit, in the memory of a thread."""
 
-    def __init__(self, job, panel, count, dropout):
-        super().__init__(job=job, panel=panel, dropout=dropout, columns=job.plan.block_rows,
+    def __init__(self, job, panel, first, count, dropout):
+        super().__init__(job=job, panel=panel, first=first, count=count, dropout=dropout, columns=job.plan.block_rows,
                          vectors=vector_count(job.memory, count), private=job.rank * job.plan.private)  # fmt: skip
 
     def layer(self, level):
@@ -294,12 +296,26 @@ def deltas(job, layer, below, block):
     product(start, finish, weights, layer.n_out, memory, layer.d, below.d, layer.n_in, block, before=before)
 
 
-def propagate(job, block):
-    """(1), (2): every A_l^T of a block from the panel's A_0^T."""
+def takes_rows(job):
+    """Whether the first layer reads rows of X where they stand: None where it never does, with shorter vectors."""
+    return job.plan.direct > 0 if jit.vector_bytes == jit.native_width() else None
+
+
+def propagate(job, block, direct=None):
+    """(1), (2): every A_l^T of a block from the panel's A_0^T or, if the first layer is `direct`, from X."""
 
     def one(level):
         layer, (_, below) = block.layer(level), block.taken(level)
-        activations(job, layer, below, block)
+
+        def from_panel():
+            activations(job, layer, below, block)
+
+        if direct is None:
+            from_panel()
+        else:
+            either(
+                direct * (level == 0), lambda: direct_activations(job, block, layer, block.first, block.count), from_panel
+            )
         # A_l stays whole; what the next layer takes in stands beside it
         when(block.dropout.drops, lambda: when(level < job.n_layers - 1, lambda: block.drop(layer.a, layer.seen, layer)))
         mark(job, "forward", level)
@@ -402,7 +418,7 @@ def transposed_gradients(job, block, a, layer, grad, fresh):
     when(few * left, lambda: gradients(memory, vectors, columns, *rest, fresh))
 
 
-def backpropagate(job, block, partial, fresh):
+def backpropagate(job, block, partial, fresh, direct):
     """(5), (6): the gradient of a block, into a partial one where that is `fresh`, else added to it."""
     L = lanes(job.memory)
 
@@ -421,7 +437,8 @@ def backpropagate(job, block, partial, fresh):
             many = layer.n_rows * TRANSPOSED_SAMPLES >= block.vectors * L
             wide = layer.n_out >= TRANSPOSED_VECTORS * L
             transpose = functools.partial(transposed_gradients, job, block, a, layer, grad, fresh)
-            either(wide * many, transpose, lambda: gradients(*args))
+            rows = functools.partial(direct_gradients, job, block, layer, block.first, block.count, grad, fresh)
+            switch(choose(direct * (level == 0), 2, wide * many), [lambda: gradients(*args), transpose, rows])
         else:
             gradients.__wrapped__(*args)  # of a single vector of samples, which a call would take longer than
         mark(job, "gradient", level)
@@ -469,23 +486,23 @@ def train(job):
     """As `fastbp.reference.train`; a block is what one panel holds."""
     steps.name_numbers(job)
     job.n_in = element(job.layers, LAYER.n_in)
-    memory, plan, solver = job.memory, job.plan, Solver(job)
+    memory, plan, solver, direct = job.memory, job.plan, Solver(job), takes_rows(job)
 
     def gradient(step, number):
         """The gradient of one block, which its thread computes."""
         panel = plan.panel + plan.panel_size * choose(plan.resident, step.done, job.rank)
-        block = Block(job, panel, step.stop - step.row, Dropout(job, step))
+        block = Block(job, panel, step.first + step.row, step.stop - step.row, Dropout(job, step))
         last, targets = block.layer(job.n_layers - 1), panel + job.n_in * plan.block_rows
 
         def fill_panel():
-            pack_rows(job, step.first + step.row, step.stop - step.row, panel, last.n_out)
+            pack_rows(job, block.first, block.count, panel, last.n_out, 0 if direct is None else direct)
             mark(job, "gather")
 
         when(step.packed == 0, fill_panel)
-        propagate(job, block)
+        propagate(job, block, direct)
         loss_and_delta(job, block, targets, last, splat(memory, steps.loss_scale(job, step)), step.number)
         mark(job, "loss")
-        backpropagate(job, block, plan.grad + number * plan.size, step.number < plan.n_partials)
+        backpropagate(job, block, plan.grad + number * plan.size, step.number < plan.n_partials, direct)
 
     def finish(step):
         """The first thread's step, when all have done their blocks of the batch."""
@@ -531,7 +548,7 @@ def forward(job):
     def one(number):
         start = (number * job.size + job.rank) * columns
         count = smaller(columns, job.n - start)
-        block = Block(job, panel, count, dropout)
+        block = Block(job, panel, start, count, dropout)
         last = block.layer(job.n_layers - 1)
         samples = Samples(memory, last.n_out, columns)
         pack(job.X, job.n_in, as_they_stand, job.places, start, count, memory, panel, columns)

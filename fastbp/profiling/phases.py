@@ -165,8 +165,8 @@ def work_of(workload: Workload, run: Run, functions: dict[str, float]) -> dict[t
     size, moments = np.dtype(workload.dtype).itemsize, workload.rule.moments
     units, words, output = workload.units, workload.activations, workload.rule.out_activation
     copied = units[-1]
-    if isinstance(run.work, NarrowWorkspace):  # whose rows may stay in their panel
-        copied = 0 if run.work.plan.resident else units[0] + units[-1]
+    if isinstance(run.work, NarrowWorkspace):  # whose rows may stay in their panel, or be read where they stand
+        copied = 0 if run.work.plan.resident else units[0] * (not run.work.plan.direct) + units[-1]
     exponential = functions["exp" if output == "softmax" else output]
     work: dict[tuple[str, int | None], tuple] = {
         ("gather", None): (0, 2 * size * n * copied, 0),
