@@ -133,7 +133,8 @@ def main(argv=None):
     if arguments.write:
         store(published(figures))
     if not (arguments.stored or arguments.source or arguments.quick or others):
-        run("test_choice.py", "--benchmark-columns=rounds")
+        for bench in ("test_choice.py", "test_drawn.py"):
+            run(bench, "--benchmark-columns=rounds")
 
 
 if __name__ == "__main__":

@@ -241,9 +241,9 @@ WIDER = [
         for n, (activation, loss) in zip((15, 16, 17, 33, 49, 31, 48, 65, 97, 64), HEADS, strict=True)
     ],
     # rows of X that the narrow kernel reads where they stand
-    *[replace(SMALL, units=(64 + 7 * n, n, 3), n_rows=70, batch_size=40, shuffled=True) for n in range(1, 9)],
-    *[replace(SMALL, units=(64 + 8 * n, n), n_rows=70, batch_size=39, shuffled=True, weighted=True) for n in range(1, 9)],
-    replace(SMALL, units=(90, 4, 3), n_rows=70, batch_size=35, shuffled=True, solver="adam", dropout=0.2, bias=False),
+    *[Case((64 + 7 * n, n, 3), 70, 40, reduction="row", shuffled=True) for n in range(1, 9)],
+    *[Case((64 + 8 * n, n), 70, 39, reduction="row", shuffled=True, weighted=True) for n in range(1, 9)],
+    Case((90, 4, 3), 70, 35, bias=False, reduction="row", shuffled=True, solver="adam", dropout=0.2),
     replace(SMALL, units=(5, 128, 64, 3), solver="momentum", alpha=0.1, max_norm=0.1),
     replace(SMALL, units=(3, 64, 128), activations="relu", out_activation="softmax", loss="log_loss", dropout=0.2),
     replace(SMALL, units=(300, 140, 5), activations="relu", out_activation="identity", n_rows=60, batch_size=50),

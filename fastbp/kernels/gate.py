@@ -252,7 +252,7 @@ def network(layers, params, work):
     if plan.kernel == KERNELS.narrow:
         sound = plan.panel_size >= panel_rows(named) * plan.block_rows
         if plan.direct:
-            few = named[0].n_out <= layout.DIRECT_UNITS and plan.width == jit.native_width()
+            few = named[0].n_out <= layout.DIRECT_UNITS and named[0].n_in >= lanes and plan.width == jit.native_width()
             sound = sound and few and plan.direct == direct_elements(named[0].n_in, lanes)
         require(sound, *parts[0][2:])
     least = (len(layers) + 2) * plan.block_rows * (plan.kernel == KERNELS.wide)

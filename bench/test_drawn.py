@@ -1,0 +1,50 @@
+"""Networks that nobody has chosen, beside numpy and jax: others in every run; a table shows what its author thought of."""
+
+import numpy as np
+import pytest
+from measure import measured
+from table import DTYPES, Case, side_by_side
+
+DRAWN = 16
+MOST_FLOPS = 3e8  # of a step
+STEPS = 4  # of an epoch
+# How many times as long as fastbp's the better one's steps take: at least, and the geometric mean.
+LEAST_LEAD, LEAST_MEAN_LEAD = 0.9, 1.5
+
+
+def draw(rng):
+    """A network of one to four layers, its batches and its float type, all sizes log-uniformly."""
+
+    def between(low, high):
+        return int(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+    while True:
+        units = between(2, 2000), *(between(2, 1000) for _ in range(rng.integers(4))), between(1, 100)
+        subject = "-".join(map(str, units)) + rng.choice(["", " relu"])
+        case = Case("epoch", subject, "fastbp", str(rng.choice(DTYPES)), between(1, 1000))
+        if 6 * case.batch * sum(np.array(units[1:]) * units[:-1]) <= MOST_FLOPS:
+            return {
+                "kind": "epoch",
+                "subject": subject,
+                "dtype": case.dtype,
+                "batch": case.batch,
+                "rows": STEPS * case.batch,
+            }
+
+
+def test_drawn_networks_train_faster_than_by_peers(benchmark, cores):
+    if not benchmark.enabled:
+        pytest.skip("a question of time")
+    rng, leads = np.random.default_rng(), {}
+    for _ in range(DRAWN):
+        ours, *others = side_by_side(("fastbp", "numpy", "jax"), **draw(rng))
+        found = measured([ours, *others], cores)
+        found = {case: one for case, one in found.items() if not isinstance(one, pytest.skip.Exception)}
+        for wrong in (one for one in found.values() if isinstance(one, BaseException)):
+            raise wrong
+        leads[ours.group] = min(found[case]["seconds"] for case in others if case in found) / found[ours]["seconds"]
+    benchmark.extra_info |= leads
+    benchmark.pedantic(lambda: None)
+    told = "\n".join(f"{lead:.2f} {group}" for group, lead in sorted(leads.items(), key=lambda one: one[1]))
+    assert min(leads.values()) >= LEAST_LEAD, told
+    assert np.exp(np.mean(np.log([*leads.values()]))) >= LEAST_MEAN_LEAD, told
