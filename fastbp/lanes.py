@@ -18,11 +18,13 @@ from fastbp.training import CALL_SECONDS, FIRST_CALL_FLOPS
 # 32 networks in lanes against one `NeuralNetwork.train` after the other, one core of Zen 4, medians over random networks of
 # up to 50, 150 to 400 and 1,000 to 2,500 parameters, batches of 4 to 7 and of 32 to 63 rows, float32 (float64): with vectors
 # of 64 bytes 3.2, 2.2, 1.6 and 1.3, 1.2, 0.9 (2.1, 1.5, 1.2 and 1.1, 0.9, 0.8) times as fast, with 32 bytes 2.9, 1.9, 1.5
-# and 1.3, 1.2, 0.9 (1.7, 1.5, 1.0 and 1.1, 1.1, 0.8). Lanes are taken where they should save 15% at least, as few networks
-# do not fill them.
+# and 1.3, 1.2, 0.9 (1.7, 1.5, 1.0 and 1.1, 1.1, 0.8); of up to 5,000, with batches of 2 or 3, 1.4 (1.2) and 1.7 (1.1). Lanes
+# are taken where they should save 15% at least, as few networks do not fill them.
 ROWS_PER_LANE, HALVED_BY, MOST_PARAMETERS = 5, 400, 6000
-# Of records there is room at first, and then for twice as many epochs each time.
+# Records have room for so many bytes at most at first, and then for twice as many epochs each time.
 RECORD_BYTES = 2**30
+# Rows of networks that have their own, and orders of rows, that are in memory at a time, beside copies while they are made.
+PORTION_BYTES = 2**27
 # Operations of a call in which starting threads, half a millisecond, no longer counts.
 THREADS_FLOPS = 2e7
 
@@ -61,7 +63,9 @@ class Member:
         """
         size = sum(array.size for array in (*self.weights, *self.biases))
         most_rows = rows_factor * ROWS_PER_LANE * (jit.native_width() // self.X.itemsize) / (1 + size / HALVED_BY)
-        even = self.row_weights is None or (self.order is None and bool(self.row_weights.all()))
+        # weights below the normal numbers are 0 while a network trains
+        least = 0 if self.row_weights is None else np.finfo(self.row_weights.dtype).tiny
+        even = self.row_weights is None or (self.order is None and self.row_weights.min() >= least)
         if self.batch_size > most_rows or size > MOST_PARAMETERS or not even:
             return None
         rule, adam = self.rule, self.rule.solver == "adam"
@@ -78,7 +82,15 @@ def by_kind(members: Sequence[Member], rows_factor: float = 1) -> tuple[list[lis
     for number, member in enumerate(members):
         alike.setdefault(member.kind(rows_factor), []).append(number)
     apart = alike.pop(None, [])
-    return list(alike.values()), apart
+    return [part for numbers in alike.values() for part in portions(members[numbers[0]], numbers)], apart
+
+
+def portions(member: Member, numbers: list[int]) -> list[list[int]]:
+    """Numbers of members of one kind, as few as have rows and orders of an epoch of PORTION_BYTES, but full vectors."""
+    itemsize, lanes = member.X.itemsize, jit.native_width() // member.X.itemsize
+    row_bytes = itemsize * (member.X.shape[1] + member.Y.shape[1]) + np.dtype(np.int64).itemsize
+    most = max(1, PORTION_BYTES // (len(member.X) * row_bytes * lanes)) * lanes
+    return [numbers[first : first + most] for first in range(0, len(numbers), most)]
 
 
 def settings_of(rule):
@@ -192,7 +204,9 @@ class Lanes:
             most = max(1, RECORD_BYTES // self.new_record(1).nbytes, room)
             self.records.append(self.new_record(min(epochs, most)))
             room += self.records[-1].shape[2]
-        some, start = max(1, min(self.some, room - self.done, epochs)), time.perf_counter()
+        ordered = self.groups * self.lanes * self.X.shape[1] * any(member.order is not None for member in self.members)
+        in_memory = PORTION_BYTES // max(1, ordered * np.dtype(np.int64).itemsize)
+        some, start = max(1, min(self.some, room - self.done, epochs, in_memory)), time.perf_counter()
         order, rates, record = self.orders(some), self.rates(some), self.records[-1]
         first = record.shape[2] - (room - self.done)
         threads, last = self.threads if some * self.flops > THREADS_FLOPS else 1, record[-1, RECORD.hits, first + some - 1]

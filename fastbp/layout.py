@@ -37,7 +37,7 @@ CURSOR = positions("epoch row step batch block packed")
 RECORD = positions("squares loss hits penalty rows")
 # Entries of a workspace's plan: those of every kernel, then the narrow, the wide, and the wide and the online one's. Offsets
 # and sizes are in elements of its memory; `resident` is how many panels stay from epoch to epoch, `direct` the size of each
-# row of `columns`.
+# row of `columns`, or 0 where rows of X go through panels.
 PLAN = positions(
     "kernel threads width block_rows grad size zeros "
     "resident panel panel_size n_partials private transposed direct columns "

@@ -55,7 +55,7 @@ def train_many(
         Passes over the rows, >= 0.
     learning_rate, batch_size, reduction, shuffle, callback
         As of `NeuralNetwork.train`, with the same defaults: one value, or a list with one for each network. A network with a
-        callback has a thread of its own.
+        callback shares no lanes.
     sample_weight : array-like, list of ndarray, or None, default None
         Weights of the rows, for all networks or one array for each.
     n_jobs : int or None, default None

@@ -38,7 +38,8 @@ MOST_PARTIALS = 8  # gradients of one batch that are summed by themselves, and m
 PER_INTEGER = 240
 # Of so many inputs, rows that are read where they stand save the narrow kernel time. With rows in panels a step of 900-1
 # with 301 rows took 1.8 (1.6) times as long in float32 (float64), of 784-4 with 128 1.5 (1.3), of 300-8 with 230 1.3
-# (1.3), of 64-1 with 200 1.15 (1.3), of 32-4 with 200 0.85 (1.0). Rows that stay in their panels are faster.
+# (1.3), of 64-1 with 200 1.15 (1.3), of 32-4 with 200 0.85 (1.0). Rows that stay in their panels are faster. Panels have
+# room for the rows all the same, which predictions use; as many make a block, which stays in the L2 cache to be read again.
 DIRECT_INPUTS = 64
 WIDE_ROWS = 256  # rows of a wide block: activations and deltas of a few hundred units stay in the L2 cache
 
@@ -224,7 +225,7 @@ PREDICTED_ROWS = 256
 
 
 def is_direct(layout, rows):
-    """Whether the narrow kernel reads rows of X where they stand, unless they stay in their panels."""
+    """Whether the narrow kernel trains on rows of X where they stand, unless they stay in their panels."""
     (first, *_), native = layout.rows, jit.native_width()
     return (
         first.n_out <= DIRECT_UNITS and first.n_in >= DIRECT_INPUTS and narrow_width(rows, layout.dtype.itemsize) == native

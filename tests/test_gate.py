@@ -281,6 +281,14 @@ def test_every_place_of_a_workspace_is_checked(kernel):
                 assert_refused(kernels.train, given, "layers", (column, wrong))
 
 
+@pytest.mark.parametrize(("name", "wrong"), [("block_rows", 47), ("n_partials", 0), ("direct", 16), ("direct", 64)])
+def test_plans_that_no_workspace_has_are_refused(name, wrong):
+    right = arguments(Case((15, 2), 50, 40, shuffled=True, dtype="float32"))
+    assert_refused(
+        kernels.train, right | other_work(1, replaced(getattr(PLAN, name), wrong))(right), "work's plan|layers", name
+    )
+
+
 @pytest.mark.parametrize("batch_size", [16, 400])
 def test_a_pack_without_room_is_refused(batch_size):
     """Factors are copied there, sums and bits stand there."""

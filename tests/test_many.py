@@ -539,3 +539,42 @@ def test_a_network_comes_once():
     net = NeuralNetwork(2, 4, 1)
     with pytest.raises(ValueError, match="got one of them twice"):
         train_many([net, net], *XOR, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_weights_below_the_normal_numbers_are_no_steps(dtype):
+    """They are 0 while a network trains: lanes, which count steps for all networks, would count those as well."""
+    rng = np.random.default_rng([draws.SEED, 21])
+    X, y = rng.normal(size=(6, 3)), rng.random((6, 1))
+    weights = np.where(np.arange(6) % 3 == 1, float(np.finfo(dtype).tiny) / 1000, 1.0)
+    together, alone = (NeuralNetwork(3, 4, 1, solver="adam", dtype=dtype, random_state=0) for _ in range(2))
+    for _ in range(2):
+        train_many([together], X, y, 3, batch_size=1, sample_weight=weights)
+        alone.train(X, y, 3, batch_size=1, sample_weight=weights)
+    for one, other in zip(together.weights + together.biases, alone.weights + alone.biases, strict=True):
+        np.testing.assert_allclose(one, other, rtol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_portions_of_networks_change_no_bit(shuffle, monkeypatch):
+    """Where rows and orders of all would take too much memory."""
+    rng = np.random.default_rng([draws.SEED, 22])
+    X, y = rng.normal(size=(30, 3)), rng.random((30, 2))
+
+    def train():
+        nets = [NeuralNetwork(3, 4, 2, random_state=seed) for seed in range(40)]
+        train_many(nets, X, y, 3, batch_size=4, shuffle=shuffle)
+        return [array.tobytes() for net in nets for array in net.weights + net.biases]
+
+    expected, seen = train(), []
+    monkeypatch.setattr(lanes_module, "PORTION_BYTES", 1)
+    begin = lanes_module.Lanes.__init__
+
+    def noted(self, members, threads):
+        seen.append(len(members))
+        begin(self, members, threads)
+
+    monkeypatch.setattr(lanes_module.Lanes, "__init__", noted)
+    assert train() == expected
+    assert sum(seen) == 40
+    assert max(seen) == min(40, jit.native_width() // 8)

@@ -1,5 +1,6 @@
 """Grids of candidates in lanes: the scores are those of scikit-learn's GridSearchCV, and depend on nothing else."""
 
+import tracemalloc
 import warnings
 
 import draws
@@ -13,7 +14,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from fastbp import MLPClassifier, MLPRegressor, search
+from fastbp import MLPClassifier, MLPRegressor, lanes, search
 from fastbp.estimators import search as search_module
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -181,3 +182,21 @@ def test_a_random_state_of_its_own_is_drawn_from_once(kind, hidden):
     est = MLPRegressor(hidden_layer_sizes=hidden, max_iter=3, random_state=np.random.RandomState(0))
     expected = GridSearchCV(est, grid, cv=3, refit=False).fit(kind(X), y).cv_results_["mean_test_score"]
     np.testing.assert_allclose(search(est, grid, kind(X), y, 3)["mean_test_score"], expected, rtol=1e-9)
+
+
+def test_orders_of_rows_are_not_kept(monkeypatch):
+    """Fits with random numbers of their own once kept those of all epochs: 8 bytes for each row of each."""
+    monkeypatch.setattr(lanes, "PORTION_BYTES", 2**20)
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(5000, 2)), rng.integers(0, 2, 5000)
+
+    def peak(epochs):
+        net = MLPClassifier(2, batch_size=50, max_iter=epochs, tol=0, n_iter_no_change=1000)
+        tracemalloc.start()
+        search(net, {"alpha": np.logspace(-6, -1, 4)}, X, y, 3)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(2)
+    assert peak(42) - peak(2) < 12 * 40 * 3333 * 8 / 4

@@ -35,7 +35,8 @@ def search(estimator, grid, X, y, cv=None, n_jobs=None, *, scoring=None) -> dict
     Parameters
     ----------
     estimator : MLPClassifier, MLPRegressor, or Pipeline that ends in one
-        Stays as it is. Networks with early stopping, "lbfgs", callbacks, sparse rows or large layers have a thread each.
+        Stays as it is. Networks with early stopping, warm starts, "lbfgs", callbacks, sparse rows, class weights, large
+        batches or large layers are trained one in each thread.
     grid : dict or list of dict
         Values to try of each parameter, as of ParameterGrid.
     X : {array-like, sparse matrix} of shape (n, n_features)
@@ -156,10 +157,13 @@ class Fit:
         order = None
         if est.shuffle:
             key = est.random_state, tuple(est._units()), len(rows.X), est.dropout > 0
+            shared = type(est.random_state) is int
             own: tuple[list, Any] = [], self.epochs.draw
-            drawn, draw = orders.setdefault(key, own) if type(est.random_state) is int else own
+            drawn, draw = orders.setdefault(key, own) if shared else own
 
             def order(epoch):
+                if not shared:  # nobody asks for one again, and each takes as much memory as a column
+                    return draw(1)[0]
                 while len(drawn) <= epoch:
                     drawn.extend(draw(1))
                 return drawn[epoch]

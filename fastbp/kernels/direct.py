@@ -5,8 +5,8 @@ Where a row has many inputs for few units, putting it into a panel takes as long
     forward     Z[r, j] = b[j] + the sum over the lanes of sum over vectors i of X[r, i] W^T[j, i]
     gradient    dW^T[j, i] = sum over rows r of D[r, j] X[r, i]
 
-W^T, and dW^T before it is put among the other gradients, stand in `columns`: for each unit a row of `direct` elements, where
-at least a vector of zeros follows the inputs.
+W^T, and dW^T before it is put among the other gradients, stand in `columns`: for each unit a row of `direct` elements, whose
+last vector the inputs do not fill, with zeros behind them.
 """
 
 import functools
@@ -46,7 +46,7 @@ def inputs_of(job, layer, place):
 
 @outlined
 def direct_activations(job, block, layer, first, count):
-    """(1), (2): A_1^T of the rows at `count` places of the order; the samples behind them repeat the last one."""
+    """(1), (2): A_1^T, of a single layer Z_1^T, of rows at `count` places of the order; samples behind repeat the last."""
     memory, columns, direct, L = job.memory, block.columns, job.plan.direct, lanes(job.memory)
     weights, whole = columns_of(job, layer), layer.n_in // L
 
@@ -113,7 +113,7 @@ def direct_gradients(job, block, layer, first, count, grad, fresh):
             store_tile(sums, memory, [sums_at + j * direct + v * L for j in range(units)])
 
         most = largest(ROOM // units)
-        in_groups(whole, (most, *(size for size in (most // 4, 1) if 0 < size < most)), lambda cols, v: strip(cols, v, load))
+        in_groups(whole, sorted({most, max(1, most // 4), 1}, reverse=True), lambda cols, v: strip(cols, v, load))
         strip(1, whole, lambda x, at: load_first(x, at, layer.n_in - at))
 
     def add(i, j, gradient):

@@ -250,7 +250,8 @@ def network(layers, params, work):
     for at, room, *words in parts:
         require(0 <= at < memory.size and at + room <= starts[bisect.bisect_right(starts, at)], *words)
     if plan.kernel == KERNELS.narrow:
-        sound = plan.panel_size >= panel_rows(named) * plan.block_rows
+        whole = plan.block_rows % (plan.width // params.itemsize) == 0
+        sound = whole and plan.n_partials > 0 and plan.panel_size >= panel_rows(named) * plan.block_rows
         if plan.direct:
             few = named[0].n_out <= layout.DIRECT_UNITS and named[0].n_in >= lanes and plan.width == jit.native_width()
             sound = sound and few and plan.direct == direct_elements(named[0].n_in, lanes)
@@ -262,7 +263,7 @@ def network(layers, params, work):
 
 
 def direct_elements(n_in, lanes):
-    """Elements of `columns` for each unit, with room for a vector of zeros behind the inputs; `lanes` of 64 bytes."""
+    """Elements of `columns` for each unit, whose last vector the inputs do not fill; `lanes` are those of 64 bytes."""
     return (n_in // lanes + 1) * lanes
 
 

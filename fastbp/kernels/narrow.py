@@ -14,8 +14,8 @@ For a gradient of many weights from few samples, the sums over the lanes would t
 transposed back, sample by sample, and dW[i, :] is the sum over the columns of A^T[i, c] D[c, :], with lanes over units.
 
 A panel has one row per input unit, one row per target, a row with the class of the target, and the weights of the samples.
-Padding columns run through every product and are removed by their weight of zero. Rows of X that have many inputs for few
-units have no part in a panel: the first layer's products read them where they stand, see `fastbp.kernels.direct`.
+Padding columns run through every product and are removed by their weight of zero. Where a workspace says so, training puts
+no rows of X into panels: the products of a first layer of few units read them where they stand, see `fastbp.kernels.direct`.
 
 The blocks of a batch take turns in adding to a few partial gradients, which are summed in their order in the end. A thread
 takes all blocks of a partial gradient, so their number does not change a bit.
