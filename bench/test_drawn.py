@@ -8,8 +8,8 @@ from table import DTYPES, Case, side_by_side
 DRAWN = 16
 MOST_FLOPS = 3e8  # of a step
 STEPS = 4  # of an epoch
-# How many times as long as fastbp's the better one's steps take: the geometric mean. Single ones may be behind, as are batches
-# of a row or two with one output: 0.5 for 313-1, one row, float32, and 0.8 for 2-314-1, two rows, float64, both beside jax.
+# How many times as long as fastbp's the better one's steps take: the geometric mean. Single ones may be behind, as batches
+# of a row or two with one output are: 0.5 for 313-1, one row, float32, and 0.8 for 2-314-1, two rows, float64, beside jax.
 LEAST_MEAN_LEAD = 1.5
 
 
