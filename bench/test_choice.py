@@ -5,7 +5,8 @@ import time
 
 import numpy as np
 import pytest
-from work import kernel_of
+from table import DTYPES
+from work import between, kernel_of
 
 from fastbp import NeuralNetwork, lanes, train_many
 from fastbp.profiling.workload import Trainer, of_units, take_turns
@@ -25,7 +26,6 @@ SHAPES = [
     (64, 100, 10),
 ]
 BATCHES = (1, 4, 16, 64, 256)
-DTYPES = ("float32", "float64")
 # How much slower than the better kernel the chosen one may be.
 ALLOWED = 1.15
 TURN_SECONDS = 2e-3
@@ -61,16 +61,13 @@ def test_the_chosen_kernel_is_close_to_the_better_one(benchmark, units, dtype):
 
 
 def draw(rng, most_weights=NARROW_WEIGHTS, least_hidden=0):
-    """Arguments of `slowdown`, log-uniformly: up to three layers, of no more weights."""
-
-    def between(low, high):
-        return int(np.exp(rng.uniform(np.log(low), np.log(high))))
-
+    """Arguments of `slowdown`: up to three layers, of no more weights."""
     while True:
-        units = between(2, 300), *(between(4, 128) for _ in range(rng.integers(least_hidden, 3))), between(1, 24)
+        hidden = (between(rng, 4, 128) for _ in range(rng.integers(least_hidden, 3)))
+        units = between(rng, 2, 300), *hidden, between(rng, 1, 24)
         if sum(n_in * n_out for n_in, n_out in itertools.pairwise(units)) <= most_weights:
             names = (str(rng.choice(some)) for some in (DTYPES, ("sgd", "adam"), ("logistic", "relu")))
-            return units, between(2, 500), *names
+            return units, between(rng, 2, 500), *names
 
 
 def test_the_chosen_kernels_are_close_to_the_better_ones_on_average(benchmark):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from measure import measured
-from table import DTYPES, Case, side_by_side
+from table import DTYPES, side_by_side
+from work import between
 
 DRAWN = 16
 MOST_FLOPS = 3e8  # of a step
@@ -14,23 +15,13 @@ LEAST_MEAN_LEAD = 1.5
 
 
 def draw(rng):
-    """A network of one to four layers, its batches and its float type, all sizes log-uniformly."""
-
-    def between(low, high):
-        return int(np.exp(rng.uniform(np.log(low), np.log(high))))
-
+    """A network of one to four layers, its batches and its float type, as a case has them."""
     while True:
-        units = between(2, 2000), *(between(2, 1000) for _ in range(rng.integers(4))), between(1, 100)
-        subject = "-".join(map(str, units)) + rng.choice(["", " relu"])
-        case = Case("epoch", subject, "fastbp", str(rng.choice(DTYPES)), between(1, 1000))
-        if 6 * case.batch * sum(np.array(units[1:]) * units[:-1]) <= MOST_FLOPS:
-            return {
-                "kind": "epoch",
-                "subject": subject,
-                "dtype": case.dtype,
-                "batch": case.batch,
-                "rows": STEPS * case.batch,
-            }
+        hidden = (between(rng, 2, 1000) for _ in range(rng.integers(4)))
+        units, batch = (between(rng, 2, 2000), *hidden, between(rng, 1, 100)), between(rng, 1, 1000)
+        subject, dtype = "-".join(map(str, units)) + rng.choice(["", " relu"]), str(rng.choice(DTYPES))
+        if 6 * batch * sum(np.array(units[1:]) * units[:-1]) <= MOST_FLOPS:
+            return {"kind": "epoch", "subject": subject, "dtype": dtype, "batch": batch, "rows": STEPS * batch}
 
 
 def test_drawn_networks_train_faster_than_by_peers(benchmark, cores):

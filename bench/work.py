@@ -63,3 +63,8 @@ def bytes_of(*lists):
 def kernel_of(workspace):
     """The name of the kernel that a workspace is for."""
     return type(workspace).__name__.removesuffix("Workspace").lower()
+
+
+def between(rng, low, high):
+    """A size below `high`, drawn log-uniformly."""
+    return int(np.exp(rng.uniform(np.log(low), np.log(high))))

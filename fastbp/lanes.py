@@ -131,6 +131,9 @@ class Lanes:
         self.seeds = self.in_lanes([[member.rule.seed] for member in members], np.int64)[:, 0]
         self.per_epoch, self.done = -(-len(first.X) // first.batch_size), 0
         self.records: list[np.ndarray] = []
+        ordered = any(member.order is not None for member in members)
+        orders = self.groups * self.lanes * len(first.X) * np.dtype(np.int64).itemsize * ordered
+        self.most = PORTION_BYTES // max(1, orders)  # epochs of a call
         self.flops = 6 * self.params.size * len(first.X)  # of an epoch
         self.some = int(FIRST_CALL_FLOPS * threads / self.flops)  # epochs of the next call
 
@@ -204,9 +207,7 @@ class Lanes:
             most = max(1, RECORD_BYTES // self.new_record(1).nbytes, room)
             self.records.append(self.new_record(min(epochs, most)))
             room += self.records[-1].shape[2]
-        ordered = self.groups * self.lanes * self.X.shape[1] * any(member.order is not None for member in self.members)
-        in_memory = PORTION_BYTES // max(1, ordered * np.dtype(np.int64).itemsize)
-        some, start = max(1, min(self.some, room - self.done, epochs, in_memory)), time.perf_counter()
+        some, start = max(1, min(self.some, room - self.done, epochs, self.most)), time.perf_counter()
         order, rates, record = self.orders(some), self.rates(some), self.records[-1]
         first = record.shape[2] - (room - self.done)
         threads, last = self.threads if some * self.flops > THREADS_FLOPS else 1, record[-1, RECORD.hits, first + some - 1]

@@ -13,9 +13,9 @@ import functools
 
 from fastbp.kernels.control import by_code, carry, either, in_groups, repeat, switch
 from fastbp.kernels.jit import registers
-from fastbp.kernels.numbers import either_place, element, from_on, put, smaller
+from fastbp.kernels.numbers import element, from_on, put, smaller
 from fastbp.kernels.pointwise import ACTIVATIONS
-from fastbp.kernels.steps import row_at
+from fastbp.kernels.steps import bias_of, row_at
 from fastbp.kernels.tiles import fold, outer, store_tile, zero_tile
 from fastbp.kernels.tracing import outlined
 from fastbp.kernels.vectors import broadcast, lanes, load, load_first, splat, store, sum_lanes
@@ -73,9 +73,7 @@ def direct_activations(job, block, layer, first, count):
 
         repeat(block.vectors * L // height, rows)
 
-    bias, bias_at = either_place(
-        layer.biased, (job.params, layer.offset + layer.n_in * layer.stride), (memory, job.plan.zeros)
-    )
+    bias, bias_at = bias_of(job, layer)
 
     def add_bias(j, v):
         at = layer.a + j * columns + v * L

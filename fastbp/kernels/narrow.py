@@ -31,7 +31,7 @@ from fastbp.kernels.direct import direct_activations, direct_gradients
 from fastbp.kernels.dropout import Dropout
 from fastbp.kernels.jit import registers, tile_shape
 from fastbp.kernels.losses import Samples, head_and_hits, predict
-from fastbp.kernels.numbers import ceil_div, choose, either_place, element, from_there, put, smaller, whole, widened
+from fastbp.kernels.numbers import ceil_div, choose, element, from_there, put, smaller, whole, widened
 from fastbp.kernels.phases import mark
 from fastbp.kernels.pointwise import (
     ACTIVATIONS,
@@ -45,7 +45,7 @@ from fastbp.kernels.pointwise import (
     tanh_derivative,
 )
 from fastbp.kernels.solvers import Solver, descend, step_length
-from fastbp.kernels.steps import layer_of, row_at
+from fastbp.kernels.steps import bias_of, layer_of, row_at
 from fastbp.kernels.threads import wait_for_all
 from fastbp.kernels.tiles import fold, in_place, load_tile, outer, store_tile, transposed, zero_tile
 from fastbp.kernels.tracing import Names, outlined
@@ -249,8 +249,7 @@ def drop(memory, units, to, columns, rows, vectors, step, level, dropout):
 def activations(job, layer, below, block):
     """(1), (2): A_l^T = s(W_l^T A_{l-1}^T + b_l); without s for the last layer, whose loss takes it."""
     memory = job.memory
-    bias = job.params, layer.offset + layer.n_in * layer.stride
-    bias, bias_at = either_place(layer.biased, bias, (memory, job.plan.zeros))
+    bias, bias_at = bias_of(job, layer)
     least = switch(layer.activation == RELU, [lambda: splat(memory, -np.inf), lambda: splat(memory, 0.0)])
 
     def start(rows, cols):

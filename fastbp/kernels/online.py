@@ -35,7 +35,7 @@ from fastbp.kernels.numbers import choose, either_place, element, put, whole, wi
 from fastbp.kernels.phases import mark
 from fastbp.kernels.pointwise import ACTIVATIONS, DERIVATIVES
 from fastbp.kernels.solvers import Solver, descend, step_length, update
-from fastbp.kernels.steps import layer_of, row_at
+from fastbp.kernels.steps import bias_of, layer_of, row_at
 from fastbp.kernels.tiles import fold
 from fastbp.kernels.vectors import broadcast, fma, lanes, load, select, splat, store, sum_lanes, vector_count
 from fastbp.layout import LAYER
@@ -70,12 +70,6 @@ def weighted_rows(job, layer, a, a_at, vectors):
             store(memory, layer.a + (v + c) * L, x + y)
 
     side_by_side(vectors, group)
-
-
-def bias_of(job, layer):
-    """Where b_l stands, or as many zeros."""
-    bias = job.params, layer.offset + layer.n_in * layer.stride
-    return either_place(layer.biased, bias, (job.memory, job.plan.zeros))
 
 
 def propagate(job, x_at):

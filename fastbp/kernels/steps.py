@@ -20,7 +20,7 @@ from llvmlite import ir
 
 from fastbp.kernels.control import SIDE_BY_SIDE, carry, carry_any, switch, when
 from fastbp.kernels.levels import level
-from fastbp.kernels.numbers import add_to, choose, element, named, put, smaller, widened
+from fastbp.kernels.numbers import add_to, choose, either_place, element, named, put, smaller, widened
 from fastbp.kernels.phases import mark, start_clock
 from fastbp.kernels.threads import wait_for_all
 from fastbp.kernels.tracing import INT, INT32, Names, external, integer, word
@@ -84,6 +84,12 @@ def layer_of(job, number):
     row = named(job.layers, LAYER._fields, number * len(LAYER))
     places = named(job.places, PLACE._fields, number * len(PLACE))
     return Names(**vars(row), **vars(places), number=number, biased=row.n_rows > row.n_in)
+
+
+def bias_of(job, layer):
+    """Where b_l stands, or as many zeros."""
+    bias = job.params, layer.offset + layer.n_in * layer.stride
+    return either_place(layer.biased, bias, (job.memory, job.plan.zeros))
 
 
 def row_at(job, place):
