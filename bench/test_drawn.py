@@ -9,8 +9,9 @@ from work import between
 DRAWN = 16
 MOST_FLOPS = 3e8  # of a step
 STEPS = 4  # of an epoch
-# How many times as long as fastbp's the better one's steps take: the geometric mean. Single ones may be behind, as batches
-# of a row or two with one output are: 0.5 for 313-1, one row, float32, and 0.8 for 2-314-1, two rows, float64, beside jax.
+# How many times as long as fastbp's the better one's steps take: the geometric mean. Single ones may be behind, as those of
+# a few rows are whose layer of hundreds of inputs has one or two units: 0.5 for 313-1, one row, float32, 0.8 for 2-314-1,
+# two rows, and 0.7 for 1726-2-42, three rows, both float64.
 LEAST_MEAN_LEAD = 1.5
 
 
